@@ -1,0 +1,21 @@
+"""See the waste in a network while it trains, and give it back: Neural Rejuvenation as torch.fx graph passes."""
+
+from nrfx.budget import Budget
+from nrfx.errors import NrfxError
+from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
+from nrfx.trace import TracedModule, trace
+from nrfx.utilization import Utilization, utilization
+from nrfx.verify import verify
+
+__all__ = [
+    "Budget",
+    "NrfxError",
+    "Rejuvenation",
+    "TracedModule",
+    "Utilization",
+    "compact",
+    "rejuvenate",
+    "trace",
+    "utilization",
+    "verify",
+]

@@ -1,0 +1,48 @@
+"""What nrfx raises for a user's mistake. Each message names the place, what was found, what was expected, what to do.
+
+    NrfxError
+    |-- TraceError           a model that cannot be captured as a graph
+    |-- AnalysisError        a graph whose channels or costs cannot be analysed (NaN gammas, no shapes, no gammas)
+    |-- BudgetError          a budget that is no budget, or that the live part alone exceeds
+    |-- RewriteError         a rewrite that would not be sound; nothing was changed
+    |   `-- VerificationError    a rewritten network that differs from the one it came from
+    |-- TrainingError        an optimizer or a loop that does not fit its module
+    |-- CheckpointError      a file that cannot be read, or does not fit
+    `-- UsageError           a command line that names something unknown
+"""
+
+
+class NrfxError(Exception):
+    """The base of every error that nrfx raises on purpose."""
+
+
+class TraceError(NrfxError):
+    """The model cannot be captured as a graph that behaves like it."""
+
+
+class AnalysisError(NrfxError):
+    """The graph cannot be analysed as it stands."""
+
+
+class BudgetError(NrfxError):
+    """The budget is not one, or cannot be met."""
+
+
+class RewriteError(NrfxError):
+    """The rewrite would not be sound. Nothing was changed."""
+
+
+class VerificationError(RewriteError):
+    """The rewritten network differs from the one it came from."""
+
+
+class TrainingError(NrfxError):
+    """The optimizer or the training loop does not fit the module."""
+
+
+class CheckpointError(NrfxError):
+    """The file cannot be read or written, or does not fit the model."""
+
+
+class UsageError(NrfxError):
+    """The command line names something that does not exist."""

@@ -1,0 +1,86 @@
+"""Label tensors: which channel each element of an activation carries.
+
+A label tensor has the shape of the activation and dtype int64. A value >= 0 is the id of a channel, NONE (-1) says that
+the element carries no channel and may meet any (a padded zero), a value <= OPAQUE (-2) that it carries something fixed
+that is not understood: OPAQUE - k refers to the k-th reason that the analysis keeps. Dims along which the labels do not
+change have stride 0, which keeps label tensors of large activations small: `collapse` gives just the part that varies.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NONE = -1
+OPAQUE = -2
+
+
+def collapse(labels: Tensor) -> Tensor:
+    """The labels with every dim that repeats by stride 0 cut to size 1.
+
+    >>> collapse(torch.arange(3).view(1, 3, 1).expand(2, 3, 5)).shape
+    torch.Size([1, 3, 1])
+    """
+    index = tuple(
+        slice(0, 1) if stride == 0 and size > 1 else slice(None)
+        for stride, size in zip(labels.stride(), labels.shape, strict=True)
+    )
+    return labels[index]
+
+
+def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
+    """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
+    view = [1] * len(shape)
+    view[dim] = layout.numel()
+    return layout.view(view).expand(shape)
+
+
+def fill(value: int, shape: Sequence[int]) -> Tensor:
+    """A label tensor of `shape` that is `value` everywhere, in the memory of one element."""
+    return torch.full((1,) * len(shape), value, dtype=torch.int64).expand(tuple(shape))
+
+
+def spread(labels: Tensor, dim: int) -> Tensor:
+    """[shape[dim], m]: for each index of `dim`, the m distinct places that share it (m = 1 where labels only vary along dim)."""
+    small = collapse(labels).movedim(dim, 0)
+    rows = small.reshape(small.shape[0], -1)
+    return rows.expand(labels.shape[dim], -1)
+
+
+def layout(labels: Tensor, dim: int) -> Tensor:
+    """The labels along `dim` as a vector; where an index carries several, a channel is preferred, then an opaque value.
+
+    >>> layout(torch.arange(3).view(1, 3, 1).expand(2, 3, 5), 1)
+    tensor([0, 1, 2])
+    """
+    rows = spread(labels, dim)
+    if rows.shape[1] == 1:
+        return rows[:, 0].contiguous()
+    highest = rows.amax(1)
+    return torch.where(highest >= 0, highest, rows.amin(1))
+
+
+def merge(labels: Sequence[Tensor]) -> Tensor:
+    """The labels of an element-wise result: of the first operand that carries a channel, else of one that is opaque."""
+    merged = labels[0]
+    for other in labels[1:]:
+        fallback = torch.where(other >= 0, other, torch.minimum(merged, other))
+        merged = torch.where(merged >= 0, merged, fallback)
+    return merged
+
+
+def components(count: int, left: Tensor, right: Tensor) -> Tensor:
+    """[count] int64: for each of the ids 0..count-1 the smallest id that ties (left[k], right[k]) connect it to.
+
+    >>> components(5, torch.tensor([0, 3]), torch.tensor([2, 4]))
+    tensor([0, 1, 0, 3, 3])
+    """
+    root = torch.arange(count)
+    while True:
+        lowest = torch.minimum(root[left], root[right])
+        linked = root.scatter_reduce(0, root[left], lowest, "amin").scatter_reduce(0, root[right], lowest, "amin")
+        while not torch.equal(linked, linked[linked]):
+            linked = linked[linked]
+        if torch.equal(linked, root):
+            return root
+        root = linked

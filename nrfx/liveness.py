@@ -1,0 +1,249 @@
+"""Which channels are dead: constant for everyone who reads them, because a gamma on their way is.
+
+    gamma-dead    abs(gamma) < threshold * max abs(gamma) of its layer
+    dead          gamma-dead, free, and constant at every weight that reads it: it can go without changing the function
+    held          gamma-dead but kept, with the reason; live in every cost
+
+Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here one that is not constant, or that
+somebody else keeps, is held.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.channels import Channels, channels
+from nrfx.constants import Affine, Constants, constants
+from nrfx.errors import AnalysisError
+from nrfx.rules import Norm
+from nrfx.trace import TracedModule
+
+Residual = Literal["live", "fixed", "coupled"]
+
+ALL_DEAD = 1e-3
+"""A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A gamma-dead channel that is kept: `gamma` is the norm that says dead, `index` its position there."""
+
+    gamma: str
+    index: int
+    channel: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """`live[c]`: whether channel c stays. `gamma_dead[name][i]`: whether that gamma is dead. `strength[c]`: its largest |gamma|."""
+
+    live: Tensor
+    gamma_dead: Mapping[str, Tensor]
+    held: tuple[Held, ...]
+    strength: Tensor
+    affine: Mapping[str, Affine]
+    constants: Constants
+    notes: tuple[str, ...]
+    threshold: float
+    residual: Residual
+
+
+def liveness(
+    traced: TracedModule,
+    found: Channels,
+    threshold: float = 0.01,
+    residual: Residual = "live",
+    hold: Mapping[int, str] | None = None,
+) -> Liveness:
+    """The liveness of every channel, from the values of the gammas (fetched from the device at once).
+
+    Args:
+        threshold: relative to the largest abs(gamma) of the same layer, in [0, 1).
+        residual: "live" and "fixed" keep the channels of streams, "coupled" lets one die when all its gammas are dead.
+        hold: channels to keep, with the reason.
+
+    Raises:
+        AnalysisError: threshold or residual is out of range, or a gamma is NaN or infinite.
+    """
+    _check(threshold, residual)
+    norms = tuple({step.effect.norm.path: step.effect.norm for step in found.steps if step.effect.norm}.values())
+    values = _fetch(traced, norms)
+    gamma_dead = {}
+    notes: list[str] = []
+    for norm in norms:
+        if norm.gamma is not None:
+            gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
+            notes += note
+    affine = {norm.path: _affine(norm, values, gamma_dead) for norm in norms}
+    fixed = constants(found, affine, reader(traced), reader(traced))
+    marked = _marked(found, gamma_dead)
+    policy = torch.tensor([space.stream and residual != "coupled" for space in found.spaces], dtype=torch.bool)
+    free = torch.tensor([space.free for space in found.spaces], dtype=torch.bool)
+    keep = ~marked | policy[found.space_of] | ~free[found.space_of] | _read_varying(found, fixed)
+    for channel in hold or {}:
+        keep[channel] = True
+    strength = _strength(found, values)
+    keep, revived = _never_empty(found, keep, strength)
+    notes += [f"{found.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
+    held = tuple(_held(found, gamma_dead, keep, fixed, policy, hold or {}, residual))
+    return Liveness(keep, gamma_dead, held, strength, affine, fixed, tuple(notes), threshold, residual)
+
+
+def dead_gammas(traced: TracedModule, threshold: float = 0.01, residual: Residual = "live") -> dict[str, Tensor]:
+    """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
+    found = channels(traced)
+    return removed_gammas(found, liveness(traced, found, threshold, residual))
+
+
+def removed_gammas(found: Channels, alive: Liveness) -> dict[str, Tensor]:
+    """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
+    return {name: dead & ~live_along(found, alive.live, found.norms[name]) for name, dead in alive.gamma_dead.items()}
+
+
+def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
+    """Per gamma parameter that can die, bool [channels]: those on a free channel, outside streams unless "coupled".
+
+    These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main stream).
+    """
+    _check(0.0, residual)
+    found = channels(traced)
+    mortal = torch.tensor(
+        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
+    )
+    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
+    masks = {name: (layout >= 0) & mortal[found.spaces_along(layout).clamp(min=0)] for name, layout in found.norms.items()}
+    return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
+
+
+def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:
+    """bool [len layout]: whether each position stays; what carries no channel does."""
+    ids = found.channels(layout)
+    return (ids < 0) | live[ids.clamp(min=0)]
+
+
+def _check(threshold: float, residual: str) -> None:
+    if not (isinstance(threshold, int | float) and 0 <= threshold < 1):
+        raise AnalysisError(f"threshold is {threshold!r}; expected a number in [0, 1), relative to a layer's largest gamma.")
+    if residual not in get_args(Residual):
+        raise AnalysisError(f"residual is {residual!r}; expected one of {', '.join(get_args(Residual))}.")
+
+
+def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
+    """The parameters and statistics of all norms in float64 on the CPU, in one transfer."""
+    tensors = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
+    names = sorted({name for norm in norms for name in (norm.gamma, norm.beta, norm.mean, norm.var) if name is not None})
+    if not names:
+        return {}
+    if any(tensors[name].is_meta for name in names):
+        raise AnalysisError("The model lies on the meta device and has no gammas to read: move it to the CPU or a GPU.")
+    joined = torch.cat([tensors[name].detach().reshape(-1).double() for name in names]).cpu()
+    return dict(zip(names, joined.split([tensors[name].numel() for name in names]), strict=True))
+
+
+def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
+    if not bool(gamma.isfinite().all()):
+        index = int((~gamma.isfinite()).nonzero()[0])
+        raise AnalysisError(
+            f"{name}[{index}] is {float(gamma[index])}; every gamma must be finite. "
+            "Training has diverged: go back to an earlier checkpoint or lower the learning rate."
+        )
+    size = gamma.abs()
+    if size.numel() and float(size.max()) < ALL_DEAD and threshold > 0:
+        dead = torch.ones_like(size, dtype=torch.bool)
+        dead[int(size.argmax())] = False
+        return dead, [f"{name}: all gammas are below {ALL_DEAD}; only the strongest counts as live."]
+    return size < threshold * size.max() if size.numel() else size < 0, []
+
+
+def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
+    width = norm.layout.numel()
+    ones, zeros = torch.ones(width).double(), torch.zeros(width).double()
+    return Affine(
+        gamma=values[norm.gamma] if norm.gamma else ones,
+        beta=values[norm.beta] if norm.beta else zeros,
+        mean=values[norm.mean] if norm.mean else None,
+        var=values[norm.var] if norm.var else None,
+        eps=norm.eps,
+        dead=gamma_dead[norm.gamma] if norm.gamma else zeros.bool(),
+    )
+
+
+def reader(module: nn.Module) -> Callable[[str], Tensor]:
+    """Reads a parameter by name, in float64 on the CPU."""
+    return lambda name: module.get_parameter(name).detach().double().cpu()
+
+
+def _marked(found: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
+    """bool [channels]: some gamma on the channel is dead."""
+    marked = torch.zeros(found.space_of.numel(), dtype=torch.bool)
+    for name, dead in gamma_dead.items():
+        labels = found.norms[name][dead]
+        marked[found.channel_of[labels[labels >= 0]]] = True
+    return marked
+
+
+def _read_varying(found: Channels, fixed: Constants) -> Tensor:
+    """bool [channels]: some weight reads the channel where it is not constant."""
+    varying = torch.zeros(found.space_of.numel(), dtype=torch.bool)
+    for step in found.steps:
+        reading = step.effect.reading
+        if reading is not None:
+            for value in fixed.read.get(reading.key, ()):
+                labels = reading.cols[value.isnan()]
+                varying[found.channel_of[labels[labels >= 0]]] = True
+    return varying
+
+
+def _strength(found: Channels, values: Mapping[str, Tensor]) -> Tensor:
+    strength = torch.zeros(found.space_of.numel()).double()
+    for name, layout in found.norms.items():
+        known = layout >= 0
+        strength.scatter_reduce_(0, found.channel_of[layout[known]], values[name].abs()[known], "amax")
+    return strength
+
+
+def _never_empty(found: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
+    """`keep`, with the strongest channel of every space that would be empty."""
+    kept = torch.bincount(found.space_of[keep], minlength=len(found.spaces))
+    empty = (kept == 0).nonzero().flatten().tolist()
+    keep = keep.clone()
+    for space in empty:
+        members = (found.space_of == space).nonzero().flatten()
+        keep[members[strength[members].argmax()]] = True
+    return keep, empty
+
+
+def _held(
+    found: Channels,
+    gamma_dead: Mapping[str, Tensor],
+    keep: Tensor,
+    fixed: Constants,
+    policy: Tensor,
+    hold: Mapping[int, str],
+    residual: Residual,
+) -> Iterator[Held]:
+    for name, dead in gamma_dead.items():
+        layout = found.norms[name]
+        for index in (dead & (layout >= 0)).nonzero().flatten().tolist():
+            channel = int(found.channel_of[layout[index]])
+            if bool(keep[channel]):
+                yield Held(name, index, channel, _reason(found, channel, fixed, policy, hold, residual))
+
+
+def _reason(
+    found: Channels, channel: int, fixed: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
+) -> str:
+    space = found.spaces[int(found.space_of[channel])]
+    if not space.free:
+        return f"pinned: {space.pinned}"
+    if bool(policy[space.index]):
+        return f'on a residual stream, which residual="{residual}" keeps'
+    if channel in hold:
+        return hold[channel]
+    if channel in fixed.lost:
+        return fixed.lost[channel][1]
+    return "alive on another path, or for another norm that reads it"

@@ -1,0 +1,398 @@
+"""The whole rewrite: see what is dead, find the widths, build the new network, check it, or change nothing.
+
+Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nrfx.budget import Budget
+from nrfx.channels import Channels, Mismatch, channels
+from nrfx.cost import Cost, total_cost
+from nrfx.errors import AnalysisError, RewriteError
+from nrfx.liveness import Liveness, Residual, liveness
+from nrfx.nn import Cross
+from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
+from nrfx.rewrite import cross
+from nrfx.rewrite.build import Built, Plan, build
+from nrfx.rewrite.rescale import NOT_RESCALED, rescaling
+from nrfx.rewrite.resize import Resized, resize
+from nrfx.rewrite.settle import Settlement, nothing, settle
+from nrfx.rules import Reading
+from nrfx.trace import TracedModule, as_traced
+from nrfx.utilization import Utilization, measure
+from nrfx.verify import check_labels
+
+Scheme = Literal["attention", "dense", "removed"]
+Reinitialize = Literal["rejuvenated", "all"]
+
+
+@dataclass(frozen=True)
+class Rejuvenation:
+    """A rewritten network, and where each of its numbers comes from.
+
+    Attributes:
+        module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the old.
+        before, after: utilization of both.
+        alpha: the factor by which all live widths grew (1.0 where nothing grew).
+        notes: what was not done, and why.
+        origins: per parameter and buffer of `module`, per dim: int64 old positions (-1 = new), or None for unchanged.
+        parents: per parameter and buffer, the old name that its origins point into; None if it has none. Differs from the
+            name only where a weight was split into blocks.
+        factors: per dim, float64: new value = gathered old value * product of the factors; 0 marks positions that were
+            written anew (carriers). None for 1 everywhere.
+        changed: False where there was nothing to do; `module` then is an equal copy.
+    """
+
+    module: TracedModule
+    before: Utilization
+    after: Utilization
+    alpha: float
+    notes: tuple[str, ...]
+    origins: Mapping[str, tuple[Tensor | None, ...]]
+    parents: Mapping[str, str | None]
+    factors: Mapping[str, tuple[Tensor | None, ...]]
+    changed: bool
+    keeps_function: bool
+    threshold: float
+    residual: Residual
+    held_back: tuple[int, ...]
+    carriers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        from nrfx.report import render, rejuvenation_report
+
+        return render(rejuvenation_report(self))
+
+
+def rejuvenate(
+    gm: Any,
+    budget: Budget,
+    *,
+    scheme: Scheme = "attention",
+    rescale: bool = True,
+    reallocate: bool = True,
+    reinitialize: Reinitialize = "rejuvenated",
+    residual: Residual = "live",
+    threshold: float = 0.01,
+    gamma0: float | None = None,
+    round_to: int = 1,
+    constants: bool = True,
+    generator: torch.Generator | None = None,
+    example_inputs: Any = None,
+) -> Rejuvenation:
+    """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
+
+    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to rounding.
+    `gm` is left as it is. Nothing dead, or nothing that may change: an equal copy, with a note (`changed` is False).
+
+    Args:
+        gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
+        budget: what the new network may cost; it never costs more.
+        scheme: how S and R channels meet. "attention": cross attention (Eqs. 9, 10); "dense": plain layers whose cross
+            weights start at 0 (Eq. 5); "removed": no cross connections (Eq. 6), which then cost nothing.
+        rescale: bring small gammas of survivors back to gamma0 and divide the weights that read them (neural rescaling).
+        reallocate: False gives every layer its own old width back instead of one factor for all.
+        reinitialize: "all" starts every parameter of the found architecture from scratch.
+        residual: "live": channels of residual streams do not die, as in the paper; "fixed": nor do streams widen;
+            "coupled": a stream channel dies when all the gammas that feed it are dead.
+        threshold: a gamma is dead below threshold * the largest abs(gamma) of its layer; in [0, 1).
+        gamma0: initial level of gammas; None: the value each norm had when traced, where constant, else 1.
+        round_to: new widths are multiples of it, or the live width where the next multiple does not fit.
+        constants: False drops the constants that dead channels emit; the outputs then move.
+        generator: of the random numbers of new weights.
+        example_inputs: where `gm` carries no shapes.
+
+    Raises:
+        BudgetError: the live part alone exceeds the budget.
+        AnalysisError: a gamma is not finite, or an option is not one of those above.
+        RewriteError: the result would not be sound; nothing was changed.
+
+    >>> import nrfx
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3),
+    ...     torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 16, 16))
+    >>> result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    >>> result.before.params.ratio < 0.7, result.after.params.total <= result.before.params.total
+    (True, True)
+
+    Source: Neural Rejuvenation, Sec. 3.2 and 3.3. We keep constants of dead channels, which the paper drops, count every
+    parameter, and meet the budget exactly.
+    """
+    options = _Options(
+        *(scheme, rescale, reallocate, reinitialize, residual, threshold, gamma0, round_to, constants, generator)
+    )
+    options.check()
+    if not isinstance(budget, Budget):
+        raise AnalysisError(f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0).")
+    return _rewritten(as_traced(gm, example_inputs), budget, options)
+
+
+def compact(
+    gm: Any,
+    *,
+    residual: Residual = "live",
+    threshold: float = 0.01,
+    constants: bool = True,
+    example_inputs: Any = None,
+) -> Rejuvenation:
+    """A network without the dead channels of `gm`, and nothing in their place: network slimming.
+
+    Options and errors as for `rejuvenate`; the layers stay what they are.
+
+    >>> import nrfx
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
+    Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
+    """
+    options = _Options("dense", False, True, "rejuvenated", residual, threshold, None, 1, constants, None)
+    options.check()
+    return _rewritten(as_traced(gm, example_inputs), None, options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    scheme: Scheme
+    rescale: bool
+    reallocate: bool
+    reinitialize: Reinitialize
+    residual: Residual
+    threshold: float
+    gamma0: float | None
+    round_to: int
+    constants: bool
+    generator: torch.Generator | None
+
+    def check(self) -> None:
+        for name, value, allowed in (
+            ("scheme", self.scheme, get_args(Scheme)),
+            ("reinitialize", self.reinitialize, get_args(Reinitialize)),
+        ):
+            if value not in allowed:
+                raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
+        if self.gamma0 is not None and not (isinstance(self.gamma0, int | float) and 0 < self.gamma0 < float("inf")):
+            raise AnalysisError(f"gamma0 is {self.gamma0!r}; expected a positive number, or None.")
+
+    @property
+    def scratch(self) -> bool:
+        return self.reinitialize == "all"
+
+    @property
+    def settles(self) -> bool:
+        return self.constants and not self.scratch
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What is known once constants are settled: who stays, and which layers may take a cross form."""
+
+    found: Channels
+    alive: Liveness
+    settled: Settlement
+    forms: Mapping[str, Reading]
+    form_notes: tuple[str, ...]
+    held_back: Mapping[int, str]
+
+    @property
+    def kept(self) -> Tensor:
+        return self.alive.live | self.settled.carriers
+
+
+def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -> Rejuvenation:
+    """Decides, allocates and resizes; where an op does not take the new widths, its spaces are fixed and it starts over."""
+    fixed: dict[str, str] = {}
+    while True:
+        decision = _decide(traced, channels(traced, fixed), options)
+        if not decision.found.norms:
+            raise AnalysisError(
+                "No batch norm with a gamma was found, so nothing tells which channels are dead. "
+                "Neural Rejuvenation needs normalised layers (Sec. 3.1.1)."
+            )
+        allocation = _allocate(traced, decision, budget, options)
+        idle = _idle(decision, allocation, options)
+        if idle:
+            return _unchanged(traced, decision, options, idle)
+        try:
+            resized = resize(traced, decision.found, decision.kept, allocation.width)
+        except Mismatch as mismatch:
+            _fix(decision.found, mismatch, fixed)
+            continue
+        return _carried_out(traced, decision, allocation, resized, budget, options)
+
+
+def _decide(traced: TracedModule, found: Channels, options: _Options) -> _Decision:
+    """Liveness and constants; channels whose constant has no place are held, and the question asked again."""
+    forms, notes = cross.crossable(traced, found)
+    attention = set(forms) if options.scheme == "attention" else _attending(traced, forms)
+    hold: dict[int, str] = {}
+    while True:
+        alive = liveness(traced, found, options.threshold, options.residual, hold)
+        settled = settle(traced, found, alive, attention) if options.settles else nothing(found)
+        if not settled.hold:
+            return _Decision(found, alive, settled, forms, notes, hold)
+        assert settled.hold.keys() - hold.keys(), "channels that are held already cannot be held again"
+        hold |= settled.hold
+
+
+def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
+    """Keys of the layers that are cross-attention layers already, and stay so under any scheme."""
+    layers = {key: traced.get_submodule(reading.path) for key, reading in forms.items()}
+    return {key for key, layer in layers.items() if isinstance(layer, Cross) and layer.scheme == "attention"}
+
+
+def _allocate(
+    traced: TracedModule, decision: _Decision, budget: Budget | None, options: _Options
+) -> Allocation:
+    found = decision.found
+    count = len(found.spaces)
+    demand = Demand(
+        live=torch.bincount(found.space_of[decision.alive.live], minlength=count),
+        kept=torch.bincount(found.space_of[decision.kept], minlength=count),
+        grows=torch.tensor([_grows(space, options.residual) for space in found.spaces], dtype=torch.bool),
+        unit=units(found, options.round_to),
+    )
+    price = Price(traced, found, decision.kept, _crossing(traced, decision, options))
+    if budget is None:
+        return Allocation(demand.kept, 1.0, price(demand.kept))
+    if options.reallocate:
+        return reallocate(price, demand, budget)
+    return restore(price, demand, torch.bincount(found.space_of, minlength=count), budget)
+
+
+def _grows(space: Any, residual: Residual) -> bool:
+    return space.free and space.normed and not space.frozen and not (space.stream and residual == "fixed")
+
+
+def _crossing(traced: TracedModule, decision: _Decision, options: _Options) -> dict[str, Reading]:
+    """By path, the layers whose cross connections are, or may become, absent."""
+    layers = {reading.path: (reading, traced.get_submodule(reading.path)) for reading in decision.forms.values()}
+    return {
+        path: reading
+        for path, (reading, layer) in layers.items()
+        if (layer.scheme == "removed" if isinstance(layer, Cross) else options.scheme == "removed")
+    }
+
+
+def _idle(decision: _Decision, allocation: Allocation, options: _Options) -> str:
+    """Why there is nothing to do, "" where there is something."""
+    found = decision.found
+    if not any(space.free and space.normed for space in found.spaces):
+        return "Nothing may change width: every space with a gamma is pinned. `pins` of the utilization says by what."
+    old = torch.bincount(found.space_of, minlength=len(found.spaces))
+    if bool(decision.alive.live.all()) and torch.equal(allocation.width, old) and not options.scratch:
+        return "Nothing is dead and the budget leaves no room for another channel: the network is unchanged."
+    return ""
+
+
+def _unchanged(traced: TracedModule, decision: _Decision, options: _Options, reason: str) -> Rejuvenation:
+    import copy
+
+    twin = copy.deepcopy(traced)
+    tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
+    nowhere = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+    usage = measure(traced, decision.found, decision.alive)
+    return Rejuvenation(
+        *(twin, usage, usage, 1.0, (reason, *decision.alive.notes), nowhere),
+        parents={name: name for name in tensors},
+        factors=nowhere,
+        changed=False,
+        keeps_function=True,
+        threshold=options.threshold,
+        residual=options.residual,
+        held_back=tuple(decision.held_back),
+        carriers=(),
+    )
+
+
+def _fix(found: Channels, mismatch: Mismatch, fixed: dict[str, str]) -> None:
+    """Fixes the births of every space that the mismatch concerns."""
+    reason = f"{mismatch.node}: {mismatch.reason}"
+    count = found.channel_of.numel()
+    labels = torch.cat([labels.reshape(-1) for labels in mismatch.labels])
+    known = labels[(labels >= 0) & (labels < count)].unique()
+    spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
+    births = {key for space in spaces for key in found.spaces[space].births} - fixed.keys()
+    if not births:
+        raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
+    fixed.update(dict.fromkeys(births, reason))
+
+
+def _carried_out(
+    traced: TracedModule,
+    decision: _Decision,
+    allocation: Allocation,
+    resized: Resized,
+    budget: Budget | None,
+    options: _Options,
+) -> Rejuvenation:
+    def gamma0(name: str) -> float:
+        return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
+
+    scales = (
+        rescaling(decision.found, decision.alive, decision.settled.carriers, gamma0, options.residual != "coupled")
+        if options.rescale and not options.scratch
+        else NOT_RESCALED
+    )
+    plan = Plan(
+        *(decision.found, decision.alive, decision.settled, scales, resized, decision.forms, options.scheme, gamma0),
+        scratch=options.scratch,
+        generator=options.generator,
+    )
+    built = build(traced, plan)
+    after = channels(built.module)
+    check_labels(after, resized)
+    _check_cost(total_cost(built.module, after), allocation.cost, budget)
+    return _result(traced, decision, allocation, built, after, plan, options)
+
+
+def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
+    if counted != predicted or (budget is not None and not budget.admits(counted)):
+        raise RewriteError(
+            f"The new network costs {counted.params:,} params and {counted.flops:,} flops; predicted were "
+            f"{predicted.params:,} and {predicted.flops:,}, within {budget}. The network is unchanged. Please report this."
+        )
+
+
+def _result(
+    traced: TracedModule,
+    decision: _Decision,
+    allocation: Allocation,
+    built: Built,
+    after: Channels,
+    plan: Plan,
+    options: _Options,
+) -> Rejuvenation:
+    alive_after = liveness(built.module, after, options.threshold, options.residual)
+    found, carriers = decision.found, decision.settled.carriers
+    carried = tuple(found.spaces[space].name for space in found.space_of[carriers].tolist())
+    notes = [*decision.alive.notes, *plan.scales.notes]
+    if options.scheme != "dense" and allocation.alpha > 1:
+        notes += decision.form_notes
+    frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
+    if frozen:
+        notes.append(f"{', '.join(frozen[:4])}{' ...' if len(frozen) > 4 else ''}: frozen parameters, so not widened.")
+    notes += [f"{space.name}: width fixed: {space.pinned}." for space in found.spaces if space.pinned_by == space.name and space.normed]
+    usage = measure(traced, found, decision.alive)
+    return Rejuvenation(
+        *(built.module, usage, measure(built.module, after, alive_after), allocation.alpha, tuple(notes), built.origins),
+        parents=built.parents,
+        factors=built.factors,
+        changed=True,
+        keeps_function=options.constants and not options.scratch,
+        threshold=options.threshold,
+        residual=options.residual,
+        held_back=tuple(decision.held_back),
+        carriers=carried,
+    )
+
+

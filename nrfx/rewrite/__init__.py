@@ -1,0 +1,1 @@
+"""Passes that change a network: resize by origins, settle constants, rescale, start new channels, cross layers."""

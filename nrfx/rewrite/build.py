@@ -1,0 +1,334 @@
+"""The new module: every tensor gathered by its origins, with constants settled, scales moved and new channels started.
+
+Arithmetic is float64 and cast back at the end, so that a rewrite adds one rounding to each number that it changes.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.channels import Channels
+from nrfx.liveness import Liveness
+from nrfx.nn import Cross
+from nrfx.rewrite import cross
+from nrfx.rewrite.initialise import from_scratch, rejuvenated
+from nrfx.rewrite.origins import NEW, gather, origin, scaled
+from nrfx.rewrite.rescale import Rescaling
+from nrfx.rewrite.resize import Resized
+from nrfx.rewrite.settle import Settlement, merged, offset
+from nrfx.rewrite.widths import fit_widths
+from nrfx.rules import Family, Norm, Reading
+from nrfx.trace import TracedModule, propagate
+
+Origins = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided about a rewrite, before any tensor is touched."""
+
+    found: Channels
+    alive: Liveness
+    settled: Settlement
+    scales: Rescaling
+    resized: Resized
+    forms: Mapping[str, Reading]  # key -> layers that may take a cross form
+    scheme: str
+    gamma0: Callable[[str], float]
+    scratch: bool  # every parameter starts anew
+    generator: torch.Generator | None
+
+
+@dataclass(frozen=True)
+class Built:
+    """The new module, and for each parameter and buffer where it comes from (see Rejuvenation)."""
+
+    module: TracedModule
+    origins: Mapping[str, Origins]
+    parents: Mapping[str, str | None]
+    factors: Mapping[str, Origins]
+
+
+def build(traced: TracedModule, plan: Plan) -> Built:
+    """Carries the plan out on a copy of `traced`, which stays as it is."""
+    return _Builder(traced, plan).build()
+
+
+@dataclass
+class _Builder:
+    """Collects the new tensors by name, then puts them into a copy."""
+
+    traced: TracedModule
+    plan: Plan
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    origins: dict[str, Origins] = field(default_factory=dict)
+    parents: dict[str, str | None] = field(default_factory=dict)
+    factors: dict[str, Origins] = field(default_factory=dict)
+    layers: dict[str, Cross] = field(default_factory=dict)
+
+    def build(self) -> Built:
+        self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
+        self.norm_of = self._roles()
+        self.offsets = self._offsets()
+        done: set[str] = set()
+        for step in self.plan.found.steps:
+            reading = step.effect.reading
+            if reading is not None and reading.key not in done:
+                done.add(reading.key)
+                self._weight(reading, step.effect.family)
+        for name in self.plan.found.layouts:
+            if name not in self.origins and not self._replaced(name):
+                self._vector(name)
+        return self._assemble()
+
+    def _roles(self) -> dict[str, tuple[str, Norm]]:
+        """Parameter or buffer of a norm -> (its role, the norm)."""
+        roles = {}
+        for step in self.plan.found.steps:
+            norm = step.effect.norm
+            if norm is not None:
+                named = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "var": norm.var}
+                roles.update({name: (role, norm) for role, name in named.items() if name is not None})
+        return roles
+
+    def _offsets(self) -> dict[str, Tensor]:
+        """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
+        added: dict[str, Tensor] = {}
+        readings = {step.effect.reading.key: step.effect.reading for step in self.plan.found.steps if step.effect.reading}
+        for key, norms in self.plan.settled.absorbers.items():
+            reading = readings[key]
+            rows = offset(self._dense(reading).double(), reading, self.plan.settled)
+            if norms is None:
+                assert reading.bias is not None
+                added[reading.bias] = rows
+                continue
+            for norm in norms:
+                assert norm.mean is not None
+                at = origin(reading.rows, norm.layout)
+                shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
+                added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
+        return added
+
+    def _dense(self, reading: Reading) -> Tensor:
+        module = self.traced.get_submodule(reading.path)
+        if isinstance(module, Cross):
+            return module.dense_weight().detach()
+        return module.get_parameter("weight").detach()
+
+    def _weight(self, reading: Reading, family: Family) -> None:
+        """The weight of a convolution or linear layer, in its dense form, then cut into blocks where it has some."""
+        plan, new = self.plan, self.plan.resized.readings[reading.key]
+        rows, columns = origin(reading.rows, new.rows), origin(reading.cols, new.cols)
+        weight = self._dense(reading).double()
+        grouped = family is Family.GROUPED
+        if not grouped:
+            weight = merged(weight, plan.found, reading, plan.settled) if reading.key in self._carrying() else weight
+        places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
+        factors = self._weight_factors(reading, places, grouped)
+        weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
+        per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // columns.numel(), 1)
+        if plan.scratch:
+            weight = from_scratch(weight, per_output, plan.generator)
+        else:
+            weight = rejuvenated(weight, rows, places[1], per_output, plan.generator)
+        self._store(reading, weight, places, factors)
+
+    def _carrying(self) -> set[str]:
+        """Keys of the weights that read carriers rather than absorb."""
+        return set(self.plan.settled.given) - set(self.plan.settled.absorbers)
+
+    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Origins:
+        divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)
+        by_row = divisors if grouped else None
+        by_column = None if grouped else divisors
+        factors = [_inverse(by_row, places[0]), _inverse(by_column, places[1])]
+        if not grouped and reading.key in self._carrying():
+            factors[1] = self._restart(factors[1], reading.cols, places[1])
+        return (*factors, *(None,) * (len(places) - 2))
+
+    def _restart(self, factor: Tensor | None, layout: Tensor, places: Tensor | None) -> Tensor | None:
+        """The factor, 0 at carriers: their values are written anew, and their optimizer state starts at zero."""
+        assert places is not None
+        ids = self.plan.found.channels(layout)
+        carried = (ids >= 0) & self.plan.settled.carriers[ids.clamp(min=0)]
+        here = (places >= 0) & carried[places.clamp(min=0)]
+        if not bool(here.any()):
+            return factor
+        ones = torch.ones(places.shape).double() if factor is None else factor
+        return torch.where(here, 0.0, ones)
+
+    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
+        module = self.traced.get_submodule(reading.path)
+        found = self._blocks(module, reading, places)
+        if found is None:
+            name = f"{reading.key}.weight"
+            self._keep(name, name, weight, places, factors)
+            return
+        layer = self.layers[reading.path] = cross.layer(module, found, self.plan.scheme)
+        if layer.scheme == "attention":
+            name = f"{reading.path}.weight"
+            self._keep(name, name, weight, places, factors)
+            return
+        for index, rows, columns in found.parts():
+            name = f"{reading.path}.weights.{index}"
+            block = weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
+            cut = tuple(part[at] for part, at in zip(places, (rows, columns), strict=False) if part is not None)
+            cut_factors = tuple(
+                None if part is None else part[at] for part, at in zip(factors[:2], (rows, columns), strict=True)
+            )
+            tail = (None,) * (len(places) - 2)
+            parent, cut = self._parent(module, reading, index, cut)
+            self._keep(name, parent, block, (*cut, *tail), (*cut_factors, *tail))
+
+    def _blocks(self, module: nn.Module, reading: Reading, places: Origins) -> cross.Blocks | None:
+        crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
+        if not crossing or reading.key not in self.plan.forms:
+            return None
+        assert places[0] is not None and places[1] is not None
+        return cross.blocks(module, reading, places[0], places[1])
+
+    def _parent(
+        self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]
+    ) -> tuple[str | None, tuple[Tensor, ...]]:
+        """The old parameter that a block of rows comes from, and its origins in that parameter's own positions."""
+        if not isinstance(module, Cross):
+            return f"{reading.path}.weight", cut
+        if module.scheme == "attention":
+            return f"{reading.path}.weight", cut
+        if str(index) not in module.weights:
+            return None, tuple(torch.full_like(part, NEW) for part in cut)
+        rows, columns = torch.tensor(module.rows(index)), torch.tensor(module.columns(index))
+        return f"{reading.path}.weights.{index}", (_within(cut[0], rows), _within(cut[1], columns))
+
+    def _replaced(self, name: str) -> bool:
+        """Whether the parameter is a block weight of a cross layer, which _weight has taken care of."""
+        owner = name.rpartition(".")[0].removesuffix(".weights")
+        return owner in self.layers and not name.endswith(".bias")
+
+    def _vector(self, name: str) -> None:
+        """A bias, or a parameter or statistic of a norm."""
+        (old_layout,) = self.plan.found.layouts[name]
+        (new_layout,) = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
+        assert old_layout is not None and new_layout is not None
+        places: Origins = (origin(old_layout, new_layout),)
+        value = self.old[name].detach().double()
+        if name in self.offsets:
+            value = value + self.offsets[name].to(value)
+        factor = self._vector_factor(name, old_layout, places)
+        value = scaled(gather(value, places), tuple(_values(part) for part in factor))
+        self._keep(name, name, self._started(name, value, old_layout, places), places, factor)
+
+    def _bias_layout(self, name: str) -> Tensor:
+        key = name.removesuffix(".bias")
+        return self.plan.resized.readings[key].rows
+
+    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Origins:
+        role, norm = self.norm_of.get(name, ("", None))
+        scale = self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
+        factor = None if scale is None else _taken(scale, places[0])
+        if role in ("gamma", "beta"):
+            factor = self._restart(factor, layout, places[0])
+        return (factor,)
+
+    def _started(self, name: str, value: Tensor, layout: Tensor, places: Origins) -> Tensor:
+        """New positions of a norm at their initial level; carriers at gamma 0 and beta 1."""
+        role, norm = self.norm_of.get(name, ("", None))
+        if norm is None:
+            return torch.zeros_like(value) if self.plan.scratch else value
+        start = {"gamma": self.plan.gamma0(name), "beta": 0.0, "mean": 0.0, "var": 1.0}[role]
+        assert places[0] is not None
+        fresh = torch.ones_like(places[0]).bool() if self.plan.scratch else places[0] == NEW
+        value = torch.where(fresh.to(value.device), start, value)
+        ids = self.plan.found.channels(layout)
+        carried = (ids >= 0) & self.plan.settled.carriers[ids.clamp(min=0)]
+        here = (places[0] >= 0) & carried[places[0].clamp(min=0)]
+        constant = {"gamma": 0.0, "beta": 1.0}
+        return torch.where(here.to(value.device), constant[role], value) if role in constant else value
+
+    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Origins) -> None:
+        old = self.old[parent] if parent is not None else self._like(name)
+        self.tensors[name] = value.to(old.dtype).contiguous(memory_format=_memory_format(old))
+        self.origins[name] = tuple(None if _unchanged(part, old, dim) else part for dim, part in enumerate(places))
+        self.parents[name] = parent
+        self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
+
+    def _like(self, name: str) -> Tensor:
+        """A sibling of a parameter without a parent, for its dtype and device."""
+        owner = name.rpartition(".")[0].removesuffix(".weights")
+        return next(tensor for other, tensor in self.old.items() if other.startswith(f"{owner}."))
+
+    def _assemble(self) -> Built:
+        memo: dict[int, Any] = {}
+        for name, tensor in self.tensors.items():
+            if name in self.old:
+                memo[id(self.old[name])] = _as(self.old[name], tensor)
+        twin: TracedModule = copy.deepcopy(self.traced, memo)
+        for path, layer in self.layers.items():
+            self._fill(layer, path, twin)
+            twin.set_submodule(path, layer.train(self.traced.get_submodule(path).training))
+        for module in twin.modules():
+            fit_widths(module)
+        propagate(twin)
+        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+            self.origins.setdefault(name, (None,) * tensor.dim())
+            self.factors.setdefault(name, (None,) * tensor.dim())
+            self.parents.setdefault(name, name)
+        names = {name for name, _ in [*twin.named_parameters(), *twin.named_buffers()]}
+        return Built(
+            twin,
+            *({name: part[name] for name in part if name in names} for part in (self.origins, self.parents, self.factors)),
+        )
+
+    def _fill(self, layer: Cross, path: str, twin: TracedModule) -> None:
+        for name, _ in list(layer.named_parameters()):
+            full = f"{path}.{name}"
+            old = self.old.get(self.parents[full] or "", None)
+            trained = old.requires_grad if old is not None else True
+            owner, _, attribute = name.rpartition(".")
+            target = layer.get_submodule(owner)
+            parameter = nn.Parameter(self.tensors[full], requires_grad=trained)
+            if isinstance(target, nn.ParameterDict):
+                target[attribute] = parameter
+            else:
+                setattr(target, attribute, parameter)
+
+
+def _values(factor: Tensor | None) -> Tensor | None:
+    """A factor for values: what restarts keeps the value that was written."""
+    return None if factor is None else torch.where(factor == 0, 1.0, factor)
+
+
+def _inverse(divisors: Tensor | None, places: Tensor | None) -> Tensor | None:
+    return None if divisors is None else _taken(1 / divisors, places)
+
+
+def _taken(values: Tensor, places: Tensor | None) -> Tensor:
+    """The values at their new positions, 1 at new ones."""
+    assert places is not None
+    return torch.where(places >= 0, values[places.clamp(min=0)], 1.0)
+
+
+def _within(places: Tensor, part: Tensor) -> Tensor:
+    """Positions in a whole axis -> positions in the part of it that a block holds (ascending), NEW kept."""
+    at = torch.searchsorted(part, places.clamp(min=0)).clamp(max=part.numel() - 1)
+    return torch.where((places >= 0) & (part[at] == places), at, NEW)
+
+
+def _unchanged(places: Tensor | None, old: Tensor, dim: int) -> bool:
+    return places is None or (
+        places.numel() == old.shape[dim] and torch.equal(places, torch.arange(places.numel()))
+    )
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _as(old: Tensor, new: Tensor) -> Tensor:
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new

@@ -1,0 +1,134 @@
+"""Which layers become cross layers, and what their blocks are.
+
+A layer can take the form when it is an ungrouped convolution or a linear layer called through its own module, with a weight
+of its own. It does take it when it has new channels on both sides; a cross layer stays one and gains a generation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.channels import Channels
+from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
+from nrfx.rewrite.origins import NEW
+from nrfx.rules import Family, Reading
+from nrfx.trace import TracedModule
+
+FORMS: Mapping[type[nn.Module], type[Cross]] = {
+    nn.Conv1d: CrossConv1d,
+    nn.Conv2d: CrossConv2d,
+    nn.Conv3d: CrossConv3d,
+    nn.Linear: CrossLinear,
+}
+
+
+def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
+    """The readings, by key, of the layers that have a cross form; and a note for each layer with weights that has none."""
+    readings, notes = {}, []
+    tied = {first for name, first in found.aliases.items() if first != name}
+    for step in found.steps:
+        reading = step.effect.reading
+        if reading is None:
+            continue
+        module = traced.get_submodule(reading.path)
+        reason = _no_form(module, step.effect.family, tied, reading)
+        if reason is None:
+            readings[reading.key] = reading
+        elif step.effect.family is not Family.GROUPED:
+            notes.append(f"{reading.path} stays dense: {reason}.")
+    return readings, tuple(dict.fromkeys(notes))
+
+
+def _no_form(module: nn.Module, family: Family, tied: set[str], reading: Reading) -> str | None:
+    if isinstance(module, Cross):
+        return None
+    if family is Family.GROUPED:
+        return "a grouped convolution has no cross connections"
+    if f"{reading.key}.weight" in tied:
+        return "its weight is tied to another layer's"
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return f"a cross layer pads with zeros, not {module.padding_mode!r}"
+    return None if _form(module) else f"{type(module).__name__} has no cross form"
+
+
+def _form(module: nn.Module) -> type[Cross] | None:
+    if isinstance(module, Cross):
+        return type(module)
+    return next((FORMS[kind] for kind in type(module).__mro__ if kind in FORMS), None)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The generations of a cross layer to be: of each row and column, how many, and which each output generation reads."""
+
+    rows: Tensor
+    columns: Tensor
+    count: int
+    present: tuple[tuple[int, ...], ...]
+
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """(generation, width) runs of the columns, in order."""
+        return tuple((generation, len(list(run))) for generation, run in groupby(self.columns.tolist()))
+
+    def parts(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(generation, rows, columns) of each output generation that has rows and reads columns; int64 positions."""
+        for index, reads in enumerate(self.present):
+            rows = (self.rows == index).nonzero().flatten()
+            columns = torch.isin(self.columns, torch.tensor(reads, dtype=torch.int64)).nonzero().flatten()
+            if rows.numel() and columns.numel():
+                yield index, rows, columns
+
+
+def blocks(module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor) -> Blocks | None:
+    """The blocks of a layer after a rejuvenation, None where it needs no cross form.
+
+    rows, columns: [len] int64, the origin of each row and column of the new weight.
+    """
+    fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
+    if not isinstance(module, Cross):
+        if not (fresh_rows and fresh_columns):
+            return None
+        zeros = torch.zeros(1, dtype=torch.int64)
+        return _grown(zeros.expand(reading.rows.numel()), zeros.expand(reading.cols.numel()), 1, ((0,),), rows, columns)
+    assert reading.out_generation is not None and reading.generation is not None
+    present = module.present if module.scheme == "removed" else tuple((i,) for i in range(len(module.in_generations)))
+    count = len(module.in_generations)
+    return _grown(reading.out_generation, reading.generation, count, present, rows, columns)
+
+
+def _grown(
+    old_rows: Tensor, old_columns: Tensor, count: int, present: Sequence[Sequence[int]], rows: Tensor, columns: Tensor
+) -> Blocks:
+    """The old blocks with one generation more, where there is anything new."""
+    fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
+    row_of = torch.where(rows == NEW, count, old_rows[rows.clamp(min=0)])
+    column_of = torch.where(columns == NEW, count, old_columns[columns.clamp(min=0)])
+    if not fresh_rows and not fresh_columns:
+        return Blocks(row_of, column_of, count, tuple(tuple(reads) for reads in present))
+    if fresh_rows and fresh_columns:
+        return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), (count,)))
+    if fresh_columns:  # nobody new to read them: everybody does
+        return Blocks(row_of, column_of, count + 1, (*((*reads, count) for reads in present), ()))
+    return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), tuple(range(count))))
+
+
+def layer(module: nn.Module, found: Blocks, scheme: str) -> Cross:
+    """The cross layer with these blocks, of the module's kernel, stride and so on, without weights (on the meta device)."""
+    form = _form(module)
+    assert form is not None
+    scheme = module.scheme if isinstance(module, Cross) else scheme
+    config: dict[str, Any] = {
+        "in_generations": torch.bincount(found.columns, minlength=found.count).tolist(),
+        "out_generations": torch.bincount(found.rows, minlength=found.count).tolist(),
+        "in_runs": found.runs(),
+        "scheme": scheme,
+        "bias": getattr(module, "bias", None) is not None,
+        "present": found.present if scheme == "removed" else None,
+    }
+    if form is not CrossLinear:
+        config |= {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    return form(**config, device="meta")

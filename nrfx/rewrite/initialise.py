@@ -1,0 +1,56 @@
+"""How rejuvenated channels start, so that the function is kept and they can learn.
+
+    W_S->S kept      W_R->S = 0      W_R->R ~ normal(0, sqrt(2 / (k k out)))
+    W_S->R = 0 where the layer has R inputs; else random, for zero in and zero out would have no gradient
+    gamma = gamma0   beta = 0   running mean 0   running variance 1   bias 0
+
+Source: Neural Rejuvenation, Sec. 3.2, "Parameter reinitialization"; the exception for layers without R inputs is the
+authors' code's, not in the text.
+"""
+
+from math import prod, sqrt
+
+import torch
+from torch import Tensor
+
+from nrfx.rewrite.origins import NEW
+
+
+def he_normal(shape: tuple[int, ...], out: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """normal(0, sqrt(2 / (kernel elements * out))) of `shape` [rows, columns, *kernel], drawn where the generator lives."""
+    return normal(shape, sqrt(2 / max(prod(shape[2:]) * out, 1)), like, generator)
+
+
+def normal(shape: tuple[int, ...], deviation: float, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """normal(0, deviation) of `shape` on the device and in the dtype of `like`."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+    return (drawn * deviation).to(like)
+
+
+def rejuvenated(
+    weight: Tensor, rows: Tensor, columns: Tensor | None, per_output: int, generator: torch.Generator | None
+) -> Tensor:
+    """A gathered weight whose R rows (origin NEW) are drawn and whose R columns feed R rows alone.
+
+    weight: [rows, columns, *kernel], zero at new positions. per_output: output channels that share a fan out.
+    """
+    new_rows = (rows == NEW).nonzero().flatten().to(weight.device)
+    if new_rows.numel() == 0:
+        return weight
+    new_columns = torch.arange(weight.shape[1]) if columns is None else (columns == NEW).nonzero().flatten()
+    if new_columns.numel() == 0:
+        new_columns = torch.arange(weight.shape[1])
+    new_columns = new_columns.to(weight.device)
+    block = he_normal((new_rows.numel(), new_columns.numel(), *weight.shape[2:]), per_output, weight, generator)
+    fresh = torch.zeros(new_rows.numel(), *weight.shape[1:], dtype=weight.dtype, device=weight.device)
+    return weight.index_copy(0, new_rows, fresh.index_copy(1, new_columns, block))
+
+
+def from_scratch(
+    weight: Tensor, per_output: int, generator: torch.Generator | None
+) -> Tensor:
+    """A weight as its layer starts: He normal for convolutions, normal(0, 1 / sqrt(3 in)) for linear layers."""
+    if weight.dim() > 2:
+        return he_normal(tuple(weight.shape), per_output, weight, generator)
+    return normal(tuple(weight.shape), 1 / sqrt(3 * weight.shape[1]), weight, generator)

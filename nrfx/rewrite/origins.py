@@ -1,0 +1,65 @@
+"""Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are this one operation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+NEW = -1
+
+
+def occurrence(layout: Tensor) -> Tensor:
+    """[len] int64: how many times the same label stands earlier in the layout.
+
+    >>> occurrence(torch.tensor([4, 7, 4, 4]))
+    tensor([0, 0, 1, 2])
+    """
+    order = torch.argsort(layout, stable=True)
+    ordered = layout[order]
+    place = torch.arange(layout.numel())
+    first = torch.searchsorted(ordered, ordered, side="left")
+    rank = torch.empty_like(order)
+    rank[order] = place - first
+    return rank
+
+
+def origin(old: Tensor, new: Tensor) -> Tensor:
+    """[len new] int64: the old position of each new one, NEW where its label is new; repeated labels keep their order.
+
+    >>> origin(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 9]))
+    tensor([ 0,  2, -1])
+    """
+    lowest = min(int(old.min()), int(new.min())) if old.numel() and new.numel() else 0
+    times = max(old.numel(), new.numel()) + 1
+    old_keys = (old - lowest) * times + occurrence(old)
+    new_keys = (new - lowest) * times + occurrence(new)
+    ordered, order = torch.sort(old_keys)
+    place = torch.searchsorted(ordered, new_keys).clamp(max=max(old.numel() - 1, 0))
+    if not old.numel():
+        return torch.full_like(new, NEW)
+    return torch.where(ordered[place] == new_keys, order[place], NEW)
+
+
+def gather(tensor: Tensor, origins: Sequence[Tensor | None]) -> Tensor:
+    """The tensor with each dim resized by its origins; new positions are zero.
+
+    >>> gather(torch.tensor([[1, 2], [3, 4]]), (torch.tensor([1, -1]), None))
+    tensor([[3, 4],
+            [0, 0]])
+    """
+    for dim, places in enumerate(origins):
+        if places is not None:
+            places = places.to(tensor.device)
+            tensor = tensor.index_select(dim, places.clamp(min=0))
+            tensor = tensor.index_fill(dim, (places == NEW).nonzero().flatten(), 0)
+    return tensor
+
+
+def scaled(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
+    """The tensor times one vector a dim."""
+    for dim, factor in enumerate(factors):
+        if factor is not None:
+            view = [1] * tensor.dim()
+            view[dim] = -1
+            tensor = tensor * factor.to(tensor).view(view)
+    return tensor

@@ -1,0 +1,41 @@
+"""The attributes of modules that repeat a width of their parameters."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+
+def _convolution(conv: Any) -> dict[str, int]:
+    out, each_in = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else out // (conv.out_channels // conv.groups)
+    return {"out_channels": out, "in_channels": each_in * groups, "groups": groups}
+
+
+def _linear(linear: Any) -> dict[str, int]:
+    return {"out_features": linear.weight.shape[0], "in_features": linear.weight.shape[1]}
+
+
+def _norm(norm: Any) -> dict[str, int]:
+    known = [tensor for tensor in (norm.weight, norm.running_mean) if tensor is not None]
+    return {"num_features": known[0].shape[0]} if known else {}
+
+
+WIDTHS: Mapping[type[nn.Module], Callable[[Any], dict[str, int]]] = {
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _norm,
+    nn.BatchNorm2d: _norm,
+    nn.BatchNorm3d: _norm,
+    nn.SyncBatchNorm: _norm,
+}
+
+
+def fit_widths(module: nn.Module) -> None:
+    """Makes `out_channels` and the like agree with the shapes of the module's parameters, in place."""
+    widths = next((WIDTHS[kind] for kind in type(module).__mro__ if kind in WIDTHS), None)
+    if widths is not None:
+        for name, width in widths(module).items():
+            setattr(module, name, width)

@@ -1,0 +1,165 @@
+"""What a rule sees (Call) and what it returns (Effect).
+
+A rule describes one op by its effect on label tensors. Everything else (costs, liveness, rewriting, checking) is a
+generic consumer of effects, so that an op is described once, here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.labels import fill
+
+
+class Family(Enum):
+    """What an op does to a value that is known to be constant, or to be scaled, channel by channel."""
+
+    VALUE = "gives a Python value: a size, a shape, a number"
+    SOURCE = "brings in something that is not understood: an input, a bare parameter"
+    IDENTITY = "gives its first operand, in eval mode"
+    MOVEMENT = "moves elements, changes none"
+    POINTWISE = "acts on each element alone"
+    NORM = "scales and shifts each channel"
+    POOL = "summarises each channel over positions"
+    GROUPED = "contracts inside each channel or group, and keeps them apart"
+    CONTRACTION = "sums over its input channels with learnt weights"
+    SINK = "the output of the network"
+    UNKNOWN = "has no rule"
+
+
+@dataclass(frozen=True)
+class Site:
+    """An axis of a parameter or buffer, and the layout that it follows."""
+
+    parameter: str
+    dim: int
+    layout: Tensor
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Channels that must not change, with the node and the reason."""
+
+    labels: Tensor
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """`times` * len(rows) * len(cols) multiply-adds of one example; a None layout counts once."""
+
+    times: int
+    rows: Tensor | None
+    cols: Tensor | None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation with running statistics and, where affine, one gamma and beta a channel (names, or None)."""
+
+    path: str
+    layout: Tensor
+    axis: int
+    gamma: str | None
+    beta: str | None
+    mean: str | None
+    var: str | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Weights that sum over the channels `cols` on their input's `axis` and give the channels `rows`.
+
+    `key` names what they bring into being. `padded` says that zeros are read at the border. In a cross layer, `generation`
+    is that of each column and `out_generation` that of each row; elsewhere both are None.
+    """
+
+    path: str
+    key: str
+    bias: str | None
+    rows: Tensor
+    cols: Tensor
+    axis: int
+    padded: bool
+    generation: Tensor | None = None
+    out_generation: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one op does. `out`: labels (a tensor or a nest of them), or the Python value of a VALUE."""
+
+    family: Family
+    out: Any = None
+    sites: tuple[Site, ...] = ()
+    ties: tuple[tuple[Tensor, Tensor], ...] = ()
+    pins: tuple[Pin, ...] = ()
+    work: tuple[Work, ...] = ()
+    reading: Reading | None = None
+    norm: Norm | None = None
+    apply: Callable[..., Any] | None = field(default=None, repr=False)  # the op on values other than labels
+    homogeneous: bool = False  # op(s * x) = s * op(x) for every s > 0
+    uniform: bool = True  # a value constant over a channel's positions stays so, borders included
+    joins: bool = False  # an addition: its operands are streams
+    uncounted: bool = False  # its multiply-adds are not known
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node of a graph, as its rule sees it."""
+
+    node: fx.Node
+    args: tuple[Any, ...]  # label tensors and Python values
+    kwargs: dict[str, Any]
+    module: nn.Module | None
+    path: str  # of the module; the node's name where there is none
+    val: Any  # the node's value on the meta device, at the widths of the trace
+    batch: int
+    birth: Callable[[str, int], Tensor]  # (key, width) -> the labels that key brings into being
+    opaque: Callable[[str], int]  # reason -> the label value that stands for it
+    resized: bool  # whether the births have other widths than the modules
+    name: Callable[[str], str]  # a parameter's name -> its first name, where parameters are tied
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """The value passed at `index` or as `name`."""
+        return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
+
+    def own(self, attribute: str) -> str | None:
+        """The full name of the module's parameter or buffer `attribute`, None where it is absent."""
+        if getattr(self.module, attribute, None) is None:
+            return None
+        return self.name(f"{self.path}.{attribute}" if self.path else attribute)
+
+    def pin(self, labels: Tensor, reason: str) -> Pin:
+        return Pin(labels, self.node.name, reason)
+
+    def opaque_like(self, val: Any, reason: str) -> Any:
+        """Opaque labels of the shape of `val` (nests included)."""
+        code = self.opaque(reason)
+        return torch.utils._pytree.tree_map(
+            lambda leaf: fill(code, leaf.shape) if isinstance(leaf, Tensor) else leaf, val
+        )
+
+
+def tensors(nest: Any) -> list[Tensor]:
+    """The label tensors in a nest of arguments, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def unknown(call: Call, reason: str) -> Effect:
+    """The effect of what is not understood: whatever it touches is pinned, whatever it gives is opaque."""
+    touched = tensors((call.args, call.kwargs))
+    return Effect(
+        Family.UNKNOWN,
+        out=call.opaque_like(call.val, reason),
+        pins=tuple(call.pin(labels, reason) for labels in touched),
+        uncounted=True,
+    )
+
+

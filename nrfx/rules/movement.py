@@ -1,0 +1,109 @@
+"""Ops that move elements and change none: they need no rule of their own, the op itself runs on the labels.
+
+Views become reshapes, for label tensors repeat by stride 0. Concatenation and padding have a form of their own: the first
+to keep the dims that repeat cut to size 1, the second because the zero that it writes carries no channel.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nrfx.labels import NONE, collapse
+from nrfx.rules.effect import Call, Effect, Family, tensors, unknown
+from nrfx.rules.registry import register, rule
+
+FUNCTIONS = (
+    *(torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.movedim, torch.chunk, torch.split),
+    *(torch.narrow, torch.select, torch.stack, torch.roll, torch.flip, torch.unbind, torch.reshape, torch.swapaxes, torch.t),
+    *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
+)
+METHODS = ("flatten", "permute", "transpose", "squeeze", "unsqueeze", "movedim", "chunk", "split", "narrow", "select", "roll",
+    "flip", "unbind", "reshape", "swapaxes", "t", "repeat", "tile", "unflatten", "expand", "expand_as",
+    "repeat_interleave")  # fmt: skip
+MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
+
+
+def moved(call: Call, apply: Callable[..., Any]) -> Effect:
+    """The effect of a movement: the op applied to the labels."""
+    return Effect(Family.MOVEMENT, out=apply(*call.args, **call.kwargs), apply=apply, homogeneous=True)
+
+
+def _function(call: Call) -> Effect:
+    assert callable(call.node.target)
+    return moved(call, call.node.target)
+
+
+def _method(call: Call) -> Effect:
+    name = str(call.node.target)
+    return moved(call, lambda x, *rest, **named: getattr(x, name)(*rest, **named))
+
+
+def _module(call: Call) -> Effect:
+    assert call.module is not None
+    return moved(call, call.module)
+
+
+register(_function, *FUNCTIONS, tuple)  # tuple: named tuples hold what they are given
+register(_method, *METHODS)
+register(_module, *MODULES)
+
+
+@rule("view")
+def view(call: Call) -> Effect:
+    if len(call.args) > 1 and isinstance(call.args[1], torch.dtype):
+        return unknown(call, "view(dtype) reinterprets the bits of its input")
+    return moved(call, lambda x, *shape: x.reshape(*shape))
+
+
+@rule(operator.getitem)
+def getitem(call: Call) -> Effect:
+    container, index = call.args
+    if not isinstance(container, Tensor):
+        part = container[index]
+        return Effect(Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True)
+    if tensors(index):
+        return unknown(call, "the index is computed by the network")
+    return moved(call, operator.getitem)
+
+
+@rule(torch.cat, torch.concat, torch.concatenate)
+def cat(call: Call) -> Effect:
+    return moved(call, _cat)
+
+
+def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
+    """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
+    dim %= parts[0].dim()
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
+    common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
+    common.insert(dim, -1)
+    return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(shape)
+
+
+def _cut(part: Tensor, dim: int) -> list[int]:
+    """The collapsed shape of `part`, whole along `dim`."""
+    shape = list(collapse(part).shape)
+    shape[dim] = part.shape[dim]
+    return shape
+
+
+@rule(F.pad, torch.constant_pad_nd)
+def pad(call: Call) -> Effect:
+    sizes = call.argument(1, "pad")
+    if call.argument(2, "mode", "constant") != "constant":
+        return moved(call, lambda x, *rest, **named: F.pad(x.double(), *rest, **named).to(x.dtype))
+    value = call.argument(3, "value") or 0.0
+    labels = F.pad(call.args[0], sizes, value=NONE)
+    return Effect(
+        Family.MOVEMENT,
+        out=labels,
+        apply=lambda x, *_, **__: F.pad(x, sizes, value=value if x.is_floating_point() else NONE),
+        homogeneous=value == 0,
+        uniform=False,
+    )

@@ -1,0 +1,39 @@
+"""Batch norms: per-channel affine maps in eval mode. Their gammas say which channels are dead."""
+
+from torch import Tensor, nn
+
+from nrfx.labels import along, layout
+from nrfx.rules.effect import Call, Effect, Family, Norm, Site, unknown
+from nrfx.rules.registry import rule
+from nrfx.rules.ties import ties_along
+
+AXIS = 1
+
+
+@rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def batch_norm(call: Call) -> Effect:
+    labels: Tensor = call.args[0]
+    channels = layout(labels, AXIS)
+    norm = Norm(
+        path=call.path,
+        layout=channels,
+        axis=AXIS,
+        gamma=call.own("weight"),
+        beta=call.own("bias"),
+        mean=call.own("running_mean"),
+        var=call.own("running_var"),
+        eps=float(call.module.eps),  # type: ignore[union-attr, arg-type]
+    )
+    names = (norm.gamma, norm.beta, norm.mean, norm.var)
+    return Effect(
+        Family.NORM,
+        out=along(channels, AXIS, labels.shape),
+        sites=tuple(Site(name, 0, channels) for name in names if name is not None),
+        ties=ties_along(labels, AXIS),
+        norm=norm,
+    )
+
+
+@rule(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm)
+def example_norm(call: Call) -> Effect:
+    return unknown(call, f"{type(call.module).__name__} normalises with statistics of the example, over channels or positions")

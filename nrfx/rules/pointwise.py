@@ -1,0 +1,137 @@
+"""Ops that act on each element alone: they tie their operands element by element.
+
+Rescaling a channel by s > 0 passes through the homogeneous ones (op(s x) = s op(x)); constants pass through all. An operand
+that is broadcast over channels (a spatial gate) is not tied to them: its own single channel is pinned instead.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor, nn
+
+from nrfx.labels import collapse, merge
+from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
+from nrfx.rules.registry import register, rule
+
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.RReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
+OTHER = (
+    *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
+    *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
+    *(nn.Threshold, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.elu, F.selu, F.celu, F.mish),
+    *(F.sigmoid, F.tanh, F.softplus, F.softsign, F.logsigmoid, torch.sigmoid, torch.tanh, torch.exp, torch.log),
+    *(torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg, operator.neg, operator.pow),
+    *("sigmoid", "tanh", "sigmoid_", "tanh_", "exp", "log", "abs", "clamp", "clamp_", "sqrt", "rsqrt", "square", "pow", "neg"),
+)
+ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, operator.isub, torch.sub, "sub", "sub_")
+PRODUCT = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
+QUOTIENT = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
+EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
+DROPOUT = (
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout),
+    *(torchvision.ops.stochastic_depth, torchvision.ops.StochasticDepth),
+    *("contiguous", "clone", torch.clone, "float", "double"),
+)
+
+
+@rule(*DROPOUT)
+def identity(call: Call) -> Effect:
+    return Effect(Family.IDENTITY, out=call.args[0] if call.args else next(iter(call.kwargs.values())))
+
+
+@rule("detach", torch.detach)
+def detached(call: Call) -> Effect:
+    return Effect(
+        Family.IDENTITY, out=call.args[0], pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),)
+    )
+
+
+def outermost(call: Call) -> Callable[..., Any]:
+    """The op itself, out of place, on float64 values."""
+    if call.module is not None:
+        module = call.module
+        return lambda x: module(x.clone())
+    if call.node.op == "call_method":
+        name = str(call.node.target)
+        return lambda x, *rest, **named: getattr(x.clone(), name)(*rest, **named)
+    target = call.node.target
+    assert callable(target)
+    return lambda x, *rest, **named: target(x.clone() if isinstance(x, Tensor) else x, *rest, **named)
+
+
+def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, times: bool = False) -> Effect:
+    """The effect of any element-wise op on one or more tensors and numbers."""
+    operands = tensors((call.args, call.kwargs))
+    if not operands:
+        return Effect(Family.VALUE, out=_plain(call))
+    shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
+    small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
+    tied, pins = _split_broadcast(call, operands, small, shape)
+    ties = tuple((tied[0], other) for other in tied[1:])
+    merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in tied])
+    apply = _product if times else outermost(call)
+    # an addition scales with its operands where all of them scale alike; with a number added it does not
+    plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
+    return Effect(
+        Family.POINTWISE,
+        out=merged.expand(shape),
+        ties=ties,
+        pins=pins,
+        apply=apply,
+        homogeneous=homogeneous and (not joins or plain),
+        joins=joins and len(tied) > 1,
+    )
+
+
+def _plain(call: Call) -> Any:
+    if call.node.op == "call_method":
+        return getattr(call.args[0], str(call.node.target))(*call.args[1:], **call.kwargs)
+    assert callable(call.node.target)
+    return call.node.target(*call.args, **call.kwargs)
+
+
+def _split_broadcast(
+    call: Call, operands: list[Tensor], small: list[Tensor], shape: torch.Size
+) -> tuple[list[Tensor], tuple[Pin, ...]]:
+    """The operands to tie, and pins for those that are broadcast over a dim along which another's channels vary."""
+    tied, pins = [], []
+    for labels, cut in zip(operands, small, strict=True):
+        padded = (1,) * (len(shape) - labels.dim()) + labels.shape
+        over = [dim for dim, size in enumerate(shape) if padded[dim] == 1 and size > 1]
+        if any(other.shape[dim] > 1 for dim in over for other in small if other is not cut):
+            pins.append(call.pin(cut, "it is broadcast over the channels that it meets"))
+        else:
+            tied.append(cut)
+    return tied, tuple(pins)
+
+
+def _product(left: Any, right: Any, **_: Any) -> Any:
+    """left * right on constants, NaN standing for a value that varies: zero times anything is zero."""
+    value = left * right
+    for factor in (left, right):
+        value = torch.where(torch.as_tensor(factor) == 0, torch.zeros_like(value), value)
+    return value
+
+
+register(lambda call: elementwise(call, homogeneous=True), *HOMOGENEOUS, *EXTREMUM)
+register(lambda call: elementwise(call), *OTHER, *QUOTIENT)
+register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
+register(lambda call: elementwise(call, times=True), *PRODUCT)
+
+
+@rule(nn.PReLU)
+def prelu(call: Call) -> Effect:
+    assert isinstance(call.module, nn.PReLU)
+    if call.module.num_parameters > 1:
+        return unknown(call, "a PReLU with a slope per channel")
+    slope = call.module.weight
+    return Effect(
+        Family.POINTWISE,
+        out=call.args[0],
+        apply=lambda x: torch.where(x >= 0, x, x * float(slope.detach())),
+        homogeneous=True,
+    )

@@ -1,0 +1,71 @@
+"""Pooling, resizing and means: each channel is summarised over its positions.
+
+A constant channel stays constant, except where zeros at the border are averaged in.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nrfx.labels import along, layout
+from nrfx.rules.effect import Call, Effect, Family, unknown
+from nrfx.rules.registry import register, rule
+from nrfx.rules.ties import ties_along
+
+MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d)
+ADAPTIVE = (
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+    *(nn.AdaptiveMaxPool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool1d),
+    *(F.adaptive_max_pool2d, F.adaptive_max_pool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    *(F.interpolate, F.upsample),
+)
+AVERAGE = {
+    **{nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3},
+    **{F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3},
+}
+
+
+def pooled(call: Call, *, uniform: bool = True) -> Effect:
+    """The effect of an op on [N, C, positions] that keeps channels and changes positions."""
+    labels: Tensor = call.args[0] if call.args else call.kwargs["input"]
+    if not isinstance(call.val, Tensor):
+        return unknown(call, "it returns indices besides the pooled values")
+    channels = layout(labels, 1)
+    shape = [labels.shape[0], channels.numel(), *call.val.shape[2:]]
+    return Effect(
+        Family.POOL, out=along(channels, 1, shape), ties=ties_along(labels, 1), homogeneous=True, uniform=uniform
+    )
+
+
+register(pooled, *MAX, *ADAPTIVE)
+
+
+@rule(*AVERAGE)
+def average(call: Call) -> Effect:
+    if call.module is not None:
+        padding: Any = call.module.padding
+        counts_padding = call.module.count_include_pad
+    else:
+        padding = call.argument(3, "padding", 0)
+        counts_padding = call.argument(5, "count_include_pad", True)
+    padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
+    return pooled(call, uniform=not (padded and counts_padding))
+
+
+@rule(torch.mean, "mean", torch.amax, "amax")
+def reduced(call: Call) -> Effect:
+    """A mean or maximum over dims; over the channels themselves it is not understood."""
+    labels: Tensor = call.args[0]
+    dims = call.argument(1, "dim")
+    keepdim = bool(call.argument(2, "keepdim", False))
+    if dims is None:
+        return unknown(call, "it summarises over all dims, channels included")
+    dims = tuple(dim % labels.dim() for dim in ([dims] if isinstance(dims, int) else dims))
+    if any(labels.shape[dim] > 1 and labels.stride(dim) != 0 for dim in dims):
+        return unknown(call, "it summarises over channels")
+    out = labels
+    for dim in sorted(dims, reverse=True):
+        out = out.narrow(dim, 0, 1) if keepdim else out.select(dim, 0)
+    return Effect(Family.POOL, out=out, homogeneous=True)

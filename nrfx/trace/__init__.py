@@ -1,0 +1,6 @@
+"""From an nn.Module and example inputs to a graph that knows its shapes and behaves like it in both modes."""
+
+from nrfx.trace.capture import as_traced, trace
+from nrfx.trace.module import ByMode, TracedModule, propagate, rebuilt
+
+__all__ = ["ByMode", "TracedModule", "as_traced", "propagate", "rebuilt", "trace"]

@@ -1,0 +1,262 @@
+"""Neural Rejuvenation around a training loop of the user's own (Algorithm 1).
+
+    search        the steps in which the penalty acts and the utilization is measured: from the start up to `until`, or to the
+                  last of `max_events`
+    measurement   every `interval` steps; it raises lambda, or finds r below the trigger
+    event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nrfx.budget import Budget
+from nrfx.errors import TrainingError
+from nrfx.liveness import mortal_gammas
+from nrfx.rejuvenate import Rejuvenation, rejuvenate
+from nrfx.trace import TracedModule, as_traced
+from nrfx.training.optimizer import check_state, migrate
+from nrfx.training.schedule import LambdaSchedule
+from nrfx.utilization import Utilization, utilization
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the monitor saw at a step. `note` is empty, or says in a sentence why no rejuvenation will come of it."""
+
+    step: int
+    utilization: Utilization
+    r: float
+    lam: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A rejuvenation: the step, the r that triggered it, its result, and the lambda up to it (it is 0 from here on)."""
+
+    step: int
+    r: float
+    result: Rejuvenation
+    lam: float
+
+
+class Rejuvenator:
+    """Watches a network while it trains, and rejuvenates it when its utilization falls below the trigger.
+
+    Call `penalize` between backward (after GradScaler.unscale_, if there is one) and optimizer.step, and `step` after it. Take
+    `module` anew in every step: an event replaces it. The optimizer stays the same object.
+
+    Args:
+        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its parameters with
+            the model that was traced, so that the optimizer may hold the parameters of either.
+        optimizer: SGD, Adam or AdamW over the parameters.
+        budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger of both.
+        trigger: an r below this causes an event (the paper's T_r).
+        interval: steps between two measurements, about an epoch in the paper; 1 or more.
+        delta_lambda, delta_r: see LambdaSchedule.
+        max_events: after so many events the search ends; None for no limit.
+        until: the last step of the search, counted from 1; None for no limit.
+        options: those of `nrfx.rejuvenate`, passed on.
+
+    Raises:
+        TrainingError: an argument is out of range, or the optimizer holds none of the gammas that can die.
+
+    Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. There lambda is raised once more after its reset; here it is 0.
+
+    >>> import nrfx
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    >>> gm = nrfx.trace(model, torch.zeros(2, 1, 5, 5))
+    >>> optimizer = torch.optim.SGD(gm.parameters(), lr=0.1)
+    >>> nr = Rejuvenator(gm, optimizer, Budget.relative(gm, params=1.0), interval=1)
+    >>> with torch.no_grad():
+    ...     _ = gm.get_parameter("1.weight")[:6].zero_()
+    >>> nr.module(torch.zeros(2, 1, 5, 5)).sum().backward()
+    >>> nr.penalize(); optimizer.step(); event = nr.step()
+    >>> type(event).__name__, round(event.r, 2), nr.lam
+    ('Event', 0.25, 0.0)
+    """
+
+    def __init__(
+        self,
+        gm: nn.Module,
+        optimizer: Optimizer,
+        budget: Budget,
+        trigger: float = 0.5,
+        interval: int = 1000,
+        delta_lambda: float = 5e-5,
+        delta_r: float = 0.01,
+        max_events: int | None = 1,
+        until: int | None = None,
+        example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+        **options: Any,
+    ) -> None:
+        _check_arguments(trigger, interval, max_events, until, options)
+        self.optimizer = optimizer
+        self.budget = budget
+        self.trigger = trigger
+        self.interval = interval
+        self.max_events = max_events
+        self.until = until
+        self.events = 0
+        self.steps = 0
+        self.note = ""
+        self._schedule = LambdaSchedule(delta_lambda, delta_r)
+        self._options = dict(options)
+        self._adopt(as_traced(gm, example_inputs))
+        self._check_optimizer()
+        if not self._mortal:
+            self.note = "No gamma of the network can die: it will be trained as it is. nrfx.utilization lists the pins and why."
+
+    @property
+    def module(self) -> TracedModule:
+        """The network to train now."""
+        return self._module
+
+    @property
+    def lam(self) -> float:
+        """lambda now: the weight of the L1 penalty on each gamma that can die."""
+        return self._schedule.value
+
+    @property
+    def searching(self) -> bool:
+        """Whether the penalty acts in the step that is under way."""
+        return self._searches(self.steps + 1)
+
+    @torch.no_grad()
+    def penalize(self) -> None:
+        """Adds lambda * sign(gamma) to the gradient of every gamma that can die. Once per optimizer step; no device sync.
+
+        With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would divide the penalty away.
+        Gammas without a gradient are passed over.
+
+        Source: Neural Rejuvenation, Eq. 3, in gradient form.
+        """
+        if not self.searching or self.lam == 0:
+            return
+        for name, mask in self._mortal.items():
+            gamma = self._module.get_parameter(name)
+            if gamma.grad is not None:
+                gamma.grad.add_(gamma.sign() * mask.to(gamma.device, non_blocking=True), alpha=self.lam)
+
+    def step(self) -> Measurement | Event | None:
+        """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
+
+        Raises:
+            TrainingError: the optimizer's state cannot be carried over; found at the first measurement, not at the event.
+            NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
+        """
+        self.steps += 1
+        if not self._searches(self.steps) or self.steps % self.interval:
+            return None
+        check_state(self.optimizer, self._module)
+        measured = utilization(self._module, **_shared(self._options, utilization))
+        r = _ratio(measured, self.budget)
+        if r < self.trigger:
+            result = rejuvenate(self._module, self.budget, **self._options)
+            if result.changed:
+                return self._event(r, result)
+            self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
+        self._schedule = self._schedule.observe(r)
+        if not self._searches(self.steps + self.interval):
+            self.note = self._never(r)
+        return Measurement(self.steps, measured, r, self.lam, self.note)
+
+    def state_dict(self) -> dict[str, int | float | str | None]:
+        """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
+        return {
+            "steps": self.steps,
+            "events": self.events,
+            "lam": self._schedule.value,
+            "previous_r": self._schedule.previous_r,
+            "note": self.note,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
+        """Goes on from a `state_dict`, with another module if one is given (that of the checkpoint).
+
+        Raises:
+            TrainingError: a value is missing or unknown. Nothing was changed.
+        """
+        expected = self.state_dict().keys()
+        if state.keys() != expected:
+            raise TrainingError(
+                f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found {', '.join(sorted(state)) or 'nothing'}. "
+                "Load what Rejuvenator.state_dict returned."
+            )
+        schedule = LambdaSchedule(
+            self._schedule.delta_lambda, self._schedule.delta_r, float(state["lam"]), state["previous_r"]
+        )
+        if module is not None:
+            self._adopt(module)
+        self._schedule = schedule
+        self.steps, self.events, self.note = int(state["steps"]), int(state["events"]), str(state["note"])
+
+    def _searches(self, step: int) -> bool:
+        within = self.until is None or step <= self.until
+        return within and (self.max_events is None or self.events < self.max_events)
+
+    def _event(self, r: float, result: Rejuvenation) -> Event:
+        event = Event(self.steps, r, result, self.lam)
+        mortal = self._mortal_of(result.module)
+        migrate(self.optimizer, self._module, result)
+        self._module, self._mortal = result.module, mortal
+        self._schedule = self._schedule.reset()
+        self.events += 1
+        self.note = ""
+        return event
+
+    def _adopt(self, module: TracedModule) -> None:
+        self._module, self._mortal = module, self._mortal_of(module)
+
+    def _mortal_of(self, module: TracedModule) -> dict[str, Tensor]:
+        """The masks of the gammas that can die, on the devices of the gammas."""
+        masks = mortal_gammas(module, **_shared(self._options, mortal_gammas))
+        return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
+
+    def _check_optimizer(self) -> None:
+        trained = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+        missing = [name for name in self._mortal if self._module.get_parameter(name) not in trained]
+        if self._mortal and len(missing) == len(self._mortal):
+            raise TrainingError(
+                f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel would ever "
+                "die. Build it over gm.parameters() of the module given to the Rejuvenator."
+            )
+
+    def _never(self, r: float) -> str:
+        return (
+            f"The search window ended at step {self.until} without a rejuvenation: after {self.steps} steps r is {r:.3f} and the "
+            f"trigger {self.trigger}, at lambda {self.lam:.2g}. Training goes on without a penalty. For more channels to die, give "
+            "the search more steps (until, or smaller batches), raise delta_lambda, shorten the interval, or raise the trigger."
+        )
+
+
+def _ratio(measured: Utilization, budget: Budget) -> float:
+    """r in the budget's measure; the larger one of two."""
+    measures = {"params": measured.params.ratio, "flops": measured.flops.ratio}
+    return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)
+
+
+def _shared(options: Mapping[str, Any], function: Callable[..., object]) -> dict[str, Any]:
+    """The options that `function` takes as well."""
+    return {key: value for key, value in options.items() if key in inspect.signature(function).parameters}
+
+
+def _check_arguments(
+    trigger: float, interval: int, max_events: int | None, until: int | None, options: Mapping[str, Any]
+) -> None:
+    if not 0 < trigger <= 1:
+        raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
+    for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
+    if until is not None and until < interval:
+        raise TrainingError(f"until is {until}, before the first measurement at step {interval}: make the interval shorter.")
+    known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
+    if unknown := sorted(options.keys() - known):
+        raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")

@@ -1,0 +1,129 @@
+"""The two checks of a rewrite: the new graph's channels are those that were planned, and the outputs agree.
+
+Rules that are wrong in the same way before and after can only be caught by numbers; a wrong order of channels only by
+labels or numbers. So both are kept: labels on every rewrite, numbers on request.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nrfx.channels import Channels, channels
+from nrfx.errors import VerificationError
+from nrfx.liveness import liveness, removed_gammas
+from nrfx.rewrite.resize import Resized
+from nrfx.trace import TracedModule, as_traced
+
+if TYPE_CHECKING:
+    from nrfx.rejuvenate import Rejuvenation
+
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
+
+
+def check_labels(after: Channels, planned: Resized) -> None:
+    """Raises VerificationError unless the channels of the rewritten graph are exactly the planned ones."""
+    same = torch.full((after.channel_of.numel(),), -1)
+    for key, labels in planned.births.items():
+        if key not in after.births or after.births[key].numel() != labels.numel():
+            found = after.births[key].numel() if key in after.births else 0
+            raise VerificationError(f"{key} brings {found} channels into being; {labels.numel()} were planned.")
+        same[after.births[key]] = labels
+    for step in after.steps:
+        reading = step.effect.reading
+        if reading is not None:
+            _check_axis(f"{reading.path}.weight dim 1", step.node.name, reading.cols, planned.readings[reading.key].cols, same)
+    for name, dims in planned.layouts.items():
+        for dim, layout in enumerate(dims):
+            now = after.layouts.get(name, (None,) * len(dims))[dim]
+            if layout is not None and now is not None:
+                _check_axis(f"{name} dim {dim}", name, now, layout, same)
+
+
+def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tensor) -> None:
+    mapped = torch.where(now >= 0, same[now.clamp(min=0)], now)
+    if now.numel() != planned.numel():
+        raise VerificationError(f"{place} wants {planned.numel()} channels, but node {node} delivers {now.numel()}.")
+    wrong = (mapped != planned) & ((mapped >= 0) | (planned >= 0))
+    if bool(wrong.any()):
+        index = int(wrong.nonzero()[0])
+        raise VerificationError(
+            f"{place}, index {index}: node {node} delivers channel {int(mapped[index])}, planned was {int(planned[index])}."
+        )
+
+
+def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
+    """The largest difference of eval outputs, relative to the largest output, between the network before and after.
+
+    Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
+    gradients. Nothing is changed. After constants=False or reinitialize="all" the function differs on purpose: then only
+    the labels are compared (which every rewrite has done already) and 0.0 is returned.
+
+    Args:
+        before_gm: what was given to rejuvenate.
+        inputs: a tensor or a tuple of tensors.
+
+    Raises:
+        VerificationError: the outputs differ by more than rounding; names the first output that does.
+
+    >>> import nrfx
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    >>> net = net.double().eval()
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    >>> gm = nrfx.trace(net, x)
+    >>> result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    >>> nrfx.verify(gm, result, x) < 1e-12
+    True
+    """
+    traced = as_traced(before_gm, inputs)
+    if not result.keeps_function:
+        channels(result.module)
+        return 0.0
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    expected = _flat(_outputs(reference(traced, result), arguments))
+    found = _flat(_outputs(copy.deepcopy(result.module), arguments))
+    if expected.keys() != found.keys():
+        raise VerificationError(f"The outputs are {sorted(found)}; before they were {sorted(expected)}.")
+    return max((_difference(name, expected[name], found[name]) for name in expected), default=0.0)
+
+
+def reference(traced: TracedModule, result: "Rejuvenation") -> TracedModule:
+    """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel."""
+    twin = copy.deepcopy(traced)
+    found = channels(twin)
+    alive = liveness(twin, found, result.threshold, result.residual)
+    for channel in result.held_back:
+        alive.live[channel] = True
+    with torch.no_grad():
+        for name, dead in removed_gammas(found, alive).items():
+            gamma = twin.get_parameter(name)
+            gamma.masked_fill_(dead.to(gamma.device), 0.0)
+    return twin
+
+
+def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
+    with torch.no_grad():
+        return module.eval()(*arguments)
+
+
+def _flat(nest: Any) -> Mapping[str, Tensor]:
+    leaves, _ = torch.utils._pytree.tree_flatten_with_path(nest)
+    return {torch.utils._pytree.keystr(path) or "output": leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+
+
+def _difference(name: str, expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        raise VerificationError(f"{name} has shape {tuple(found.shape)}; before it was {tuple(expected.shape)}.")
+    scale = float(expected.abs().max()) or 1.0
+    difference = float((expected.double() - found.double()).abs().max()) / scale
+    tolerance = TOLERANCE.get(expected.dtype, 1e-3)
+    if not difference <= tolerance:
+        raise VerificationError(
+            f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains {tolerance:.0e}."
+        )
+    return difference

@@ -1,0 +1,23 @@
+"""Every test runs on one thread, from one seed, and with every multiply-add visible to FlopCounterMode."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> Iterator[None]:
+    """One thread (shared cores make two slower), one seed, and attention without its uncounted fused path."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A fresh generator with a fixed seed."""
+    return torch.Generator().manual_seed(0)
