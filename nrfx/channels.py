@@ -1,15 +1,15 @@
 """Which channels a graph has, which of them must live and die together, and which must stay as they are.
 
 The graph is interpreted on label tensors (labels.py), one rule an op (rules/). Labels that an element-wise op brings
-together are tied; tied labels form one channel; channels whose labels are born at the same places form a space, which has
-one width. Graphs that differ between training and evaluation are interpreted one after the other and share their births.
+together are tied; tied labels form one channel; channels whose labels are born at the same places form a space,
+which has one width. Graphs that differ between training and evaluation are interpreted one after the other and share
+their births.
 
 Not handled: parameters that a graph reads other than through a module (they pin what they meet).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import networkx
@@ -71,16 +71,6 @@ class Channels:
     norms: Mapping[str, Tensor]  # gamma -> its layout
     reasons: tuple[str, ...]
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
-
-    @cached_property
-    def graph(self) -> networkx.Graph:
-        """Births as nodes, an edge with the tying `node` between two births that share channels."""
-        graph = networkx.Graph()
-        graph.add_nodes_from(self.births)
-        for space in self.spaces:
-            names = list(space.births)
-            graph.add_edges_from((names[0], other, {"space": space.index}) for other in names[1:])
-        return graph
 
     def channels(self, layout: Tensor) -> Tensor:
         """The channel of each label of a layout, negative labels kept."""
@@ -163,10 +153,13 @@ class _Walk:
             effect = _effect(call)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise self._failure(call, error) from error
-        if any(isinstance(arg.target, str) and isinstance(self.modules.get(arg.target), ByMode) for arg in node.all_input_nodes
-               if arg.op == "call_module") and effect.family not in (Family.IDENTITY, Family.UNKNOWN):  # fmt: skip
+        if self.reads_mode(node) and effect.family not in (Family.IDENTITY, Family.UNKNOWN):
             effect = unknown(call, "its arguments depend on train/eval mode")
         return Step(mode, node, path, effect)
+
+    def reads_mode(self, node: fx.Node) -> bool:
+        sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
+        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
 
     def _failure(self, call: Call, error: Exception) -> Exception:
         if self.resized:
@@ -224,7 +217,21 @@ def _called(call: Call) -> Effect:
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
     if call.module is None and _asks_for_sizes(call):
         return Effect(Family.VALUE, out=_run(call))
+    obstacle = _obstacle(call.module)
+    if obstacle is not None:
+        return unknown(call, obstacle)
     return rule_of(call.node, call.module)(call)
+
+
+def _obstacle(module: nn.Module | None) -> str | None:
+    """What stands between a module and its class's rule."""
+    if module is None:
+        return None
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks, which may do anything"
+    read = [name for name in ("weight", "bias") if isinstance(getattr(module, name, None), Tensor)]
+    computed = [name for name in read if name not in module._parameters]
+    return f"its {computed[0]} is computed from other tensors" if computed else None
 
 
 SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
@@ -284,7 +291,12 @@ class _Solved:
         frozen = _touched(self._frozen_layouts(), channel_of, space_of)
         made = tuple(
             Space(
-                *(index, next(iter(births)), births, width, *pinned.get(index, (None, None))),
+                index=index,
+                name=next(iter(births)),
+                births=births,
+                width=width,
+                pinned=pinned.get(index, (None, None))[0],
+                pinned_by=pinned.get(index, (None, None))[1],
                 stream=index in streams,
                 normed=index in normed,
                 frozen=index in frozen,
@@ -314,7 +326,9 @@ class _Solved:
                 met = (labels >= 0) & (other <= OPAQUE)
                 if bool(met.any()):
                     code = int(other.expand(met.shape)[met][0])
-                    pins.append((labels.expand(met.shape)[met], step.node.name, f"meets {self.walk.reasons[OPAQUE - code]}"))
+                    pins.append(
+                        (labels.expand(met.shape)[met], step.node.name, f"meets {self.walk.reasons[OPAQUE - code]}")
+                    )
         return pins
 
     def _uneven(self, channel_of: Tensor, space_of: Tensor, spaces: int) -> list[tuple[Tensor, str, str]]:
@@ -375,7 +389,9 @@ def _layouts(
     return {name: tuple(dims) for name, dims in found.items()}, ties
 
 
-def _group(born: Mapping[str, Tensor], channel_of: Tensor, count: int) -> tuple[Tensor, list[tuple[dict[str, int], int]]]:
+def _group(
+    born: Mapping[str, Tensor], channel_of: Tensor, count: int
+) -> tuple[Tensor, list[tuple[dict[str, int], int]]]:
     """The space of each channel, and (births with labels a channel, width) of each space.
 
     Two channels share a space when they have equally many labels at each birth.
@@ -454,7 +470,9 @@ def _dominator_tree(graph: fx.Graph) -> dict[Any, Any]:
 
 
 def flow(found: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
-    """Interprets the steps in order on another kind of value: `value` gives that of a step from those of its operands."""
+    """Interprets the steps in order on another kind of value: `value` gives that of a step from those of its
+    operands.
+    """
     values: dict[tuple[str, str], Any] = {}
     for step in found.steps:
         args, kwargs = operands(step, values)

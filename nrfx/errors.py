@@ -1,14 +1,14 @@
 """What nrfx raises for a user's mistake. Each message names the place, what was found, what was expected, what to do.
 
-    NrfxError
-    |-- TraceError           a model that cannot be captured as a graph
-    |-- AnalysisError        a graph whose channels or costs cannot be analysed (NaN gammas, no shapes, no gammas)
-    |-- BudgetError          a budget that is no budget, or that the live part alone exceeds
-    |-- RewriteError         a rewrite that would not be sound; nothing was changed
-    |   `-- VerificationError    a rewritten network that differs from the one it came from
-    |-- TrainingError        an optimizer or a loop that does not fit its module
-    |-- CheckpointError      a file that cannot be read, or does not fit
-    `-- UsageError           a command line that names something unknown
+NrfxError
+|-- TraceError           a model that cannot be captured as a graph
+|-- AnalysisError        a graph whose channels or costs cannot be analysed (NaN gammas, no shapes, no gammas)
+|-- BudgetError          a budget that is no budget, or that the live part alone exceeds
+|-- RewriteError         a rewrite that would not be sound; nothing was changed
+|   `-- VerificationError    a rewritten network that differs from the one it came from
+|-- TrainingError        an optimizer or a loop that does not fit its module
+|-- CheckpointError      a file that cannot be read, or does not fit
+`-- UsageError           a command line that names something unknown
 """
 
 

@@ -41,7 +41,9 @@ def fill(value: int, shape: Sequence[int]) -> Tensor:
 
 
 def spread(labels: Tensor, dim: int) -> Tensor:
-    """[shape[dim], m]: for each index of `dim`, the m distinct places that share it (m = 1 where labels only vary along dim)."""
+    """[shape[dim], m]: for each index of `dim`, the m distinct places that share it (m = 1 where labels only vary
+    along dim).
+    """
     small = collapse(labels).movedim(dim, 0)
     rows = small.reshape(small.shape[0], -1)
     return rows.expand(labels.shape[dim], -1)

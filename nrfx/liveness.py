@@ -4,8 +4,8 @@
     dead          gamma-dead, free, and constant at every weight that reads it: it can go without changing the function
     held          gamma-dead but kept, with the reason; live in every cost
 
-Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here one that is not constant, or that
-somebody else keeps, is held.
+Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here one that is not constant, or
+that somebody else keeps, is held.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Liveness:
-    """`live[c]`: whether channel c stays. `gamma_dead[name][i]`: whether that gamma is dead. `strength[c]`: its largest |gamma|."""
+    """`live[c]`: whether channel c stays. `gamma_dead[name][i]`: whether that gamma is dead. `strength[c]`: its
+    largest |gamma|.
+    """
 
     live: Tensor
     gamma_dead: Mapping[str, Tensor]
@@ -107,7 +109,8 @@ def removed_gammas(found: Channels, alive: Liveness) -> dict[str, Tensor]:
 def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
     """Per gamma parameter that can die, bool [channels]: those on a free channel, outside streams unless "coupled".
 
-    These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main stream).
+    These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main
+    stream).
     """
     _check(0.0, residual)
     found = channels(traced)
@@ -115,7 +118,9 @@ def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str
         [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
     )
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
-    masks = {name: (layout >= 0) & mortal[found.spaces_along(layout).clamp(min=0)] for name, layout in found.norms.items()}
+    masks = {
+        name: (layout >= 0) & mortal[found.spaces_along(layout).clamp(min=0)] for name, layout in found.norms.items()
+    }
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
 
 
@@ -127,7 +132,9 @@ def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:
 
 def _check(threshold: float, residual: str) -> None:
     if not (isinstance(threshold, int | float) and 0 <= threshold < 1):
-        raise AnalysisError(f"threshold is {threshold!r}; expected a number in [0, 1), relative to a layer's largest gamma.")
+        raise AnalysisError(
+            f"threshold is {threshold!r}; expected a number in [0, 1), relative to a layer's largest gamma."
+        )
     if residual not in get_args(Residual):
         raise AnalysisError(f"residual is {residual!r}; expected one of {', '.join(get_args(Residual))}.")
 
@@ -135,7 +142,9 @@ def _check(threshold: float, residual: str) -> None:
 def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
     """The parameters and statistics of all norms in float64 on the CPU, in one transfer."""
     tensors = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
-    names = sorted({name for norm in norms for name in (norm.gamma, norm.beta, norm.mean, norm.var) if name is not None})
+    names = sorted(
+        {name for norm in norms for name in (norm.gamma, norm.beta, norm.mean, norm.var) if name is not None}
+    )
     if not names:
         return {}
     if any(tensors[name].is_meta for name in names):

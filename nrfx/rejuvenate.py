@@ -3,6 +3,7 @@
 Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ from nrfx.budget import Budget
 from nrfx.channels import Channels, Mismatch, channels
 from nrfx.cost import Cost, total_cost
 from nrfx.errors import AnalysisError, RewriteError
-from nrfx.liveness import Liveness, Residual, liveness
+from nrfx.liveness import Liveness, Residual, liveness, removed_gammas
 from nrfx.nn import Cross
 from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
 from nrfx.rewrite import cross
@@ -36,16 +37,20 @@ class Rejuvenation:
     """A rewritten network, and where each of its numbers comes from.
 
     Attributes:
-        module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the old.
+        module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the
+            old.
         before, after: utilization of both.
         alpha: the factor by which all live widths grew (1.0 where nothing grew).
         notes: what was not done, and why.
         origins: per parameter and buffer of `module`, per dim: int64 old positions (-1 = new), or None for unchanged.
-        parents: per parameter and buffer, the old name that its origins point into; None if it has none. Differs from the
-            name only where a weight was split into blocks.
+        parents: per parameter and buffer, the old name that its origins point into; None if it has none. Differs
+            from the name only where a weight was split into blocks.
         factors: per dim, float64: new value = gathered old value * product of the factors; 0 marks positions that were
             written anew (carriers). None for 1 everywhere.
         changed: False where there was nothing to do; `module` then is an equal copy.
+        keeps_function: False after constants=False or reinitialize="all".
+        removed: per gamma parameter of the old network, bool: dead, on a channel that went.
+        carriers: for each carrier, the birth that it belongs to.
     """
 
     module: TracedModule
@@ -58,9 +63,7 @@ class Rejuvenation:
     factors: Mapping[str, tuple[Tensor | None, ...]]
     changed: bool
     keeps_function: bool
-    threshold: float
-    residual: Residual
-    held_back: tuple[int, ...]
+    removed: Mapping[str, Tensor]
     carriers: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -87,7 +90,8 @@ def rejuvenate(
 ) -> Rejuvenation:
     """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
 
-    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to rounding.
+    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to
+        rounding.
     `gm` is left as it is. Nothing dead, or nothing that may change: an equal copy, with a note (`changed` is False).
 
     Args:
@@ -95,7 +99,8 @@ def rejuvenate(
         budget: what the new network may cost; it never costs more.
         scheme: how S and R channels meet. "attention": cross attention (Eqs. 9, 10); "dense": plain layers whose cross
             weights start at 0 (Eq. 5); "removed": no cross connections (Eq. 6), which then cost nothing.
-        rescale: bring small gammas of survivors back to gamma0 and divide the weights that read them (neural rescaling).
+        rescale: bring small gammas of survivors back to gamma0 and divide the weights that read them (neural
+            rescaling).
         reallocate: False gives every layer its own old width back instead of one factor for all.
         reinitialize: "all" starts every parameter of the found architecture from scratch.
         residual: "live": channels of residual streams do not die, as in the paper; "fixed": nor do streams widen;
@@ -113,24 +118,28 @@ def rejuvenate(
         RewriteError: the result would not be sound; nothing was changed.
 
     >>> import nrfx
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3),
-    ...     torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    >>> from torch import nn
+    >>> def unit(in_channels):
+    ...     return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> net = nn.Sequential(unit(3), unit(8), nn.Conv2d(8, 4, 1))
     >>> with torch.no_grad():
-    ...     _ = net[1].weight[:4].zero_()
+    ...     _ = net[0][1].weight[:4].zero_()
     >>> gm = nrfx.trace(net, torch.zeros(1, 3, 16, 16))
     >>> result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
     >>> result.before.params.ratio < 0.7, result.after.params.total <= result.before.params.total
     (True, True)
 
-    Source: Neural Rejuvenation, Sec. 3.2 and 3.3. We keep constants of dead channels, which the paper drops, count every
-    parameter, and meet the budget exactly.
+    Source: Neural Rejuvenation, Sec. 3.2 and 3.3. We keep constants of dead channels, which the paper drops, count
+    every parameter, and meet the budget exactly.
     """
     options = _Options(
         *(scheme, rescale, reallocate, reinitialize, residual, threshold, gamma0, round_to, constants, generator)
     )
     options.check()
     if not isinstance(budget, Budget):
-        raise AnalysisError(f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0).")
+        raise AnalysisError(
+            f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0)."
+        )
     return _rewritten(as_traced(gm, example_inputs), budget, options)
 
 
@@ -147,7 +156,8 @@ def compact(
     Options and errors as for `rejuvenate`; the layers stay what they are.
 
     >>> import nrfx
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     >>> with torch.no_grad():
     ...     _ = net[1].weight[:4].zero_()
     >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
@@ -201,7 +211,6 @@ class _Decision:
     settled: Settlement
     forms: Mapping[str, Reading]
     form_notes: tuple[str, ...]
-    held_back: Mapping[int, str]
 
     @property
     def kept(self) -> Tensor:
@@ -209,7 +218,9 @@ class _Decision:
 
 
 def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -> Rejuvenation:
-    """Decides, allocates and resizes; where an op does not take the new widths, its spaces are fixed and it starts over."""
+    """Decides, allocates and resizes; where an op does not take the new widths, its spaces are fixed and it starts
+    over.
+    """
     fixed: dict[str, str] = {}
     while True:
         decision = _decide(traced, channels(traced, fixed), options)
@@ -239,7 +250,7 @@ def _decide(traced: TracedModule, found: Channels, options: _Options) -> _Decisi
         alive = liveness(traced, found, options.threshold, options.residual, hold)
         settled = settle(traced, found, alive, attention) if options.settles else nothing(found)
         if not settled.hold:
-            return _Decision(found, alive, settled, forms, notes, hold)
+            return _Decision(found, alive, settled, forms, notes)
         assert settled.hold.keys() - hold.keys(), "channels that are held already cannot be held again"
         hold |= settled.hold
 
@@ -250,9 +261,7 @@ def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
     return {key for key, layer in layers.items() if isinstance(layer, Cross) and layer.scheme == "attention"}
 
 
-def _allocate(
-    traced: TracedModule, decision: _Decision, budget: Budget | None, options: _Options
-) -> Allocation:
+def _allocate(traced: TracedModule, decision: _Decision, budget: Budget | None, options: _Options) -> Allocation:
     found = decision.found
     count = len(found.spaces)
     demand = Demand(
@@ -295,8 +304,6 @@ def _idle(decision: _Decision, allocation: Allocation, options: _Options) -> str
 
 
 def _unchanged(traced: TracedModule, decision: _Decision, options: _Options, reason: str) -> Rejuvenation:
-    import copy
-
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
     nowhere = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
@@ -307,9 +314,7 @@ def _unchanged(traced: TracedModule, decision: _Decision, options: _Options, rea
         factors=nowhere,
         changed=False,
         keeps_function=True,
-        threshold=options.threshold,
-        residual=options.residual,
-        held_back=tuple(decision.held_back),
+        removed={},
         carriers=(),
     )
 
@@ -359,7 +364,7 @@ def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
     if counted != predicted or (budget is not None and not budget.admits(counted)):
         raise RewriteError(
             f"The new network costs {counted.params:,} params and {counted.flops:,} flops; predicted were "
-            f"{predicted.params:,} and {predicted.flops:,}, within {budget}. The network is unchanged. Please report this."
+            f"{predicted.params:,} and {predicted.flops:,}, within {budget}. Nothing was changed. Please report this."
         )
 
 
@@ -381,18 +386,25 @@ def _result(
     frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
     if frozen:
         notes.append(f"{', '.join(frozen[:4])}{' ...' if len(frozen) > 4 else ''}: frozen parameters, so not widened.")
-    notes += [f"{space.name}: width fixed: {space.pinned}." for space in found.spaces if space.pinned_by == space.name and space.normed]
+    notes += [
+        f"{space.name}: width fixed: {space.pinned}."
+        for space in found.spaces
+        if space.pinned_by == space.name and space.normed
+    ]
     usage = measure(traced, found, decision.alive)
     return Rejuvenation(
-        *(built.module, usage, measure(built.module, after, alive_after), allocation.alpha, tuple(notes), built.origins),
+        *(
+            built.module,
+            usage,
+            measure(built.module, after, alive_after),
+            allocation.alpha,
+            tuple(notes),
+            built.origins,
+        ),
         parents=built.parents,
         factors=built.factors,
         changed=True,
         keeps_function=options.constants and not options.scratch,
-        threshold=options.threshold,
-        residual=options.residual,
-        held_back=tuple(decision.held_back),
+        removed=removed_gammas(found, decision.alive),
         carriers=carried,
     )
-
-

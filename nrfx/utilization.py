@@ -42,7 +42,8 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Row:
-    """What one parameterised module costs. Widths are channels; params learnable numbers; flops multiply-adds of one example.
+    """What one parameterised module costs. Widths are channels; params learnable numbers; flops multiply-adds of one
+    example.
 
     `held` counts gamma-dead channels of its output that are kept, `pins` are the reasons why its output width is fixed.
     """
@@ -72,6 +73,7 @@ class Utilization:
         uncounted: nodes whose multiply-adds are not known, "name: reason".
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
+        gammas: how many gammas there are; with none, nothing tells what is dead.
         notes: what else a reader should know.
     """
 
@@ -82,6 +84,7 @@ class Utilization:
     uncounted: tuple[str, ...]
     held: tuple[tuple[str, int], ...]
     streams: tuple[str, ...]
+    gammas: int
     notes: tuple[str, ...]
     residual: Residual
     threshold: float
@@ -139,6 +142,7 @@ def measure(traced: TracedModule, found: Channels, alive: Liveness) -> Utilizati
         uncounted=tuple(dict.fromkeys(_uncounted(found))),
         held=tuple(_by_reason(alive.held)),
         streams=tuple(name for space in found.spaces if space.stream for name in space.births),
+        gammas=sum(layout.numel() for layout in found.norms.values()),
         notes=alive.notes,
         residual=alive.residual,
         threshold=alive.threshold,
@@ -179,7 +183,9 @@ class _Rows:
         for step in self.found.steps:
             if step.effect.sites:
                 visited.setdefault(step.path, step)
-        owned = {owner.removesuffix(".weights") if owner.endswith(".weights") else owner: None for owner in self.params[0]}
+        owned = {
+            owner.removesuffix(".weights") if owner.endswith(".weights") else owner: None for owner in self.params[0]
+        }
         for path in [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]:
             yield self.row(path, visited.get(path))
 
@@ -234,5 +240,3 @@ def _axes(step: Step | None) -> tuple[Tensor | None, Tensor | None]:
         return reading.rows, reading.cols
     layout = step.effect.sites[0].layout
     return layout, layout
-
-

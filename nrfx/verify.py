@@ -13,7 +13,6 @@ from torch import Tensor
 
 from nrfx.channels import Channels, channels
 from nrfx.errors import VerificationError
-from nrfx.liveness import liveness, removed_gammas
 from nrfx.rewrite.resize import Resized
 from nrfx.trace import TracedModule, as_traced
 
@@ -35,7 +34,9 @@ def check_labels(after: Channels, planned: Resized) -> None:
     for step in after.steps:
         reading = step.effect.reading
         if reading is not None:
-            _check_axis(f"{reading.path}.weight dim 1", step.node.name, reading.cols, planned.readings[reading.key].cols, same)
+            _check_axis(
+                f"{reading.path}.weight dim 1", step.node.name, reading.cols, planned.readings[reading.key].cols, same
+            )
     for name, dims in planned.layouts.items():
         for dim, layout in enumerate(dims):
             now = after.layouts.get(name, (None,) * len(dims))[dim]
@@ -51,7 +52,7 @@ def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tenso
     if bool(wrong.any()):
         index = int(wrong.nonzero()[0])
         raise VerificationError(
-            f"{place}, index {index}: node {node} delivers channel {int(mapped[index])}, planned was {int(planned[index])}."
+            f"{place}, index {index}: node {node} delivers channel {int(mapped[index])}, not {int(planned[index])}."
         )
 
 
@@ -59,8 +60,8 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
-    gradients. Nothing is changed. After constants=False or reinitialize="all" the function differs on purpose: then only
-    the labels are compared (which every rewrite has done already) and 0.0 is returned.
+    gradients. Nothing is changed. After constants=False or reinitialize="all" the function differs on purpose: then
+    only the labels are compared (which every rewrite has done already) and 0.0 is returned.
 
     Args:
         before_gm: what was given to rejuvenate.
@@ -70,8 +71,8 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
         VerificationError: the outputs differ by more than rounding; names the first output that does.
 
     >>> import nrfx
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
-    >>> net = net.double().eval()
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).double().eval()
     >>> with torch.no_grad():
     ...     _ = net[1].weight[:4].zero_()
     >>> x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
@@ -95,12 +96,8 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
 def reference(traced: TracedModule, result: "Rejuvenation") -> TracedModule:
     """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel."""
     twin = copy.deepcopy(traced)
-    found = channels(twin)
-    alive = liveness(twin, found, result.threshold, result.residual)
-    for channel in result.held_back:
-        alive.live[channel] = True
     with torch.no_grad():
-        for name, dead in removed_gammas(found, alive).items():
+        for name, dead in result.removed.items():
             gamma = twin.get_parameter(name)
             gamma.masked_fill_(dead.to(gamma.device), 0.0)
     return twin
@@ -124,6 +121,7 @@ def _difference(name: str, expected: Tensor, found: Tensor) -> float:
     tolerance = TOLERANCE.get(expected.dtype, 1e-3)
     if not difference <= tolerance:
         raise VerificationError(
-            f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains {tolerance:.0e}."
+            f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains "
+            f"{tolerance:.0e}."
         )
     return difference

@@ -16,7 +16,7 @@ from nrfx.liveness import Liveness
 from nrfx.nn import Cross
 from nrfx.rewrite import cross
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
-from nrfx.rewrite.origins import NEW, gather, origin, scaled
+from nrfx.rewrite.origins import NEW, gather, is_whole, origin, scaled
 from nrfx.rewrite.rescale import Rescaling
 from nrfx.rewrite.resize import Resized
 from nrfx.rewrite.settle import Settlement, merged, offset
@@ -98,12 +98,15 @@ class _Builder:
     def _offsets(self) -> dict[str, Tensor]:
         """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
         added: dict[str, Tensor] = {}
-        readings = {step.effect.reading.key: step.effect.reading for step in self.plan.found.steps if step.effect.reading}
+        readings = {
+            step.effect.reading.key: step.effect.reading for step in self.plan.found.steps if step.effect.reading
+        }
         for key, norms in self.plan.settled.absorbers.items():
             reading = readings[key]
+            if torch.equal(self.plan.settled.given[key], self.plan.settled.left[key]):
+                continue
             rows = offset(self._dense(reading).double(), reading, self.plan.settled)
-            if norms is None:
-                assert reading.bias is not None
+            if reading.bias is not None:
                 added[reading.bias] = rows
                 continue
             for norm in norms:
@@ -123,10 +126,10 @@ class _Builder:
         """The weight of a convolution or linear layer, in its dense form, then cut into blocks where it has some."""
         plan, new = self.plan, self.plan.resized.readings[reading.key]
         rows, columns = origin(reading.rows, new.rows), origin(reading.cols, new.cols)
-        weight = self._dense(reading).double()
+        weight = self._dense(reading)
         grouped = family is Family.GROUPED
-        if not grouped:
-            weight = merged(weight, plan.found, reading, plan.settled) if reading.key in self._carrying() else weight
+        if not grouped and reading.key in self._carrying():
+            weight = merged(weight, plan.found, reading, plan.settled)
         places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
         factors = self._weight_factors(reading, places, grouped)
         weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
@@ -228,7 +231,9 @@ class _Builder:
 
     def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Origins:
         role, norm = self.norm_of.get(name, ("", None))
-        scale = self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
+        scale = (
+            self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
+        )
         factor = None if scale is None else _taken(scale, places[0])
         if role in ("gamma", "beta"):
             factor = self._restart(factor, layout, places[0])
@@ -251,7 +256,9 @@ class _Builder:
 
     def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Origins) -> None:
         old = self.old[parent] if parent is not None else self._like(name)
-        self.tensors[name] = value.to(old.dtype).contiguous(memory_format=_memory_format(old))
+        value = value.to(old.dtype)
+        value = value.clone() if value.data_ptr() == old.data_ptr() else value
+        self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
         self.origins[name] = tuple(None if _unchanged(part, old, dim) else part for dim, part in enumerate(places))
         self.parents[name] = parent
         self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
@@ -277,10 +284,12 @@ class _Builder:
             self.origins.setdefault(name, (None,) * tensor.dim())
             self.factors.setdefault(name, (None,) * tensor.dim())
             self.parents.setdefault(name, name)
-        names = {name for name, _ in [*twin.named_parameters(), *twin.named_buffers()]}
+        names = [name for name, _ in [*twin.named_parameters(), *twin.named_buffers()]]
         return Built(
             twin,
-            *({name: part[name] for name in part if name in names} for part in (self.origins, self.parents, self.factors)),
+            {name: self.origins[name] for name in names},
+            {name: self.parents[name] for name in names},
+            {name: self.factors[name] for name in names},
         )
 
     def _fill(self, layer: Cross, path: str, twin: TracedModule) -> None:
@@ -319,9 +328,7 @@ def _within(places: Tensor, part: Tensor) -> Tensor:
 
 
 def _unchanged(places: Tensor | None, old: Tensor, dim: int) -> bool:
-    return places is None or (
-        places.numel() == old.shape[dim] and torch.equal(places, torch.arange(places.numel()))
-    )
+    return places is None or is_whole(places, old.shape[dim])
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:

@@ -1,7 +1,8 @@
 """Which layers become cross layers, and what their blocks are.
 
-A layer can take the form when it is an ungrouped convolution or a linear layer called through its own module, with a weight
-of its own. It does take it when it has new channels on both sides; a cross layer stays one and gains a generation.
+A layer can take the form when it is an ungrouped convolution or a linear layer called through its own module, with a
+weight of its own. It does take it when it has new channels on both sides; a cross layer stays one and gains a
+generation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,9 @@ FORMS: Mapping[type[nn.Module], type[Cross]] = {
 
 
 def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
-    """The readings, by key, of the layers that have a cross form; and a note for each layer with weights that has none."""
+    """The readings, by key, of the layers that have a cross form; and a note for each layer with weights that has
+    none.
+    """
     readings, notes = {}, []
     tied = {first for name, first in found.aliases.items() if first != name}
     for step in found.steps:
@@ -63,7 +66,9 @@ def _form(module: nn.Module) -> type[Cross] | None:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The generations of a cross layer to be: of each row and column, how many, and which each output generation reads."""
+    """The generations of a cross layer to be: of each row and column, how many, and which each output generation
+    reads.
+    """
 
     rows: Tensor
     columns: Tensor
@@ -117,7 +122,9 @@ def _grown(
 
 
 def layer(module: nn.Module, found: Blocks, scheme: str) -> Cross:
-    """The cross layer with these blocks, of the module's kernel, stride and so on, without weights (on the meta device)."""
+    """The cross layer with these blocks, of the module's kernel, stride and so on, without weights (on the meta
+    device).
+    """
     form = _form(module)
     assert form is not None
     scheme = module.scheme if isinstance(module, Cross) else scheme

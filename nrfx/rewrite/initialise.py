@@ -17,7 +17,9 @@ from nrfx.rewrite.origins import NEW
 
 
 def he_normal(shape: tuple[int, ...], out: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """normal(0, sqrt(2 / (kernel elements * out))) of `shape` [rows, columns, *kernel], drawn where the generator lives."""
+    """normal(0, sqrt(2 / (kernel elements * out))) of `shape` [rows, columns, *kernel], drawn where the generator
+    lives.
+    """
     return normal(shape, sqrt(2 / max(prod(shape[2:]) * out, 1)), like, generator)
 
 
@@ -47,9 +49,7 @@ def rejuvenated(
     return weight.index_copy(0, new_rows, fresh.index_copy(1, new_columns, block))
 
 
-def from_scratch(
-    weight: Tensor, per_output: int, generator: torch.Generator | None
-) -> Tensor:
+def from_scratch(weight: Tensor, per_output: int, generator: torch.Generator | None) -> Tensor:
     """A weight as its layer starts: He normal for convolutions, normal(0, 1 / sqrt(3 in)) for linear layers."""
     if weight.dim() > 2:
         return he_normal(tuple(weight.shape), per_output, weight, generator)

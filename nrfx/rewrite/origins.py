@@ -1,4 +1,6 @@
-"""Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are this one operation."""
+"""Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are this one
+operation.
+"""
 
 from collections.abc import Sequence
 
@@ -48,18 +50,23 @@ def gather(tensor: Tensor, origins: Sequence[Tensor | None]) -> Tensor:
             [0, 0]])
     """
     for dim, places in enumerate(origins):
-        if places is not None:
-            places = places.to(tensor.device)
-            tensor = tensor.index_select(dim, places.clamp(min=0))
-            tensor = tensor.index_fill(dim, (places == NEW).nonzero().flatten(), 0)
+        if places is not None and not is_whole(places, tensor.shape[dim]):
+            here = places.to(tensor.device)
+            tensor = tensor.index_select(dim, here.clamp(min=0))
+            tensor = tensor.index_fill(dim, (here == NEW).nonzero().flatten(), 0)
     return tensor
 
 
+def is_whole(places: Tensor, width: int) -> bool:
+    """Whether the origins are the old axis as it was."""
+    return places.numel() == width and torch.equal(places, torch.arange(width))
+
+
 def scaled(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
-    """The tensor times one vector a dim."""
+    """The tensor times one vector a dim, in float64 where there is any."""
     for dim, factor in enumerate(factors):
         if factor is not None:
             view = [1] * tensor.dim()
             view[dim] = -1
-            tensor = tensor * factor.to(tensor).view(view)
+            tensor = tensor.double() * factor.to(tensor.device).view(view)
     return tensor

@@ -2,10 +2,12 @@
 
     abs(gamma') = max(abs(gamma), gamma0)      s = gamma' / gamma      beta' = s beta      W'[:, i] = W[:, i] / s_i
 
-It is exact through positively homogeneous ops only. The graph is interpreted on tensors that say which gamma scales each
-element; where such a value meets an op that is not homogeneous, another scale, a norm or the output, its factor is 1.
+It is exact through positively homogeneous ops only. The graph is interpreted on tensors that say which gamma scales
+each element; where such a value meets an op that is not homogeneous, another scale, a norm or the output, its factor
+is 1.
 
-Source: Neural Rejuvenation, Sec. 3.2, "Neural rescaling". The paper does not scale beta; relu(s x) = s relu(x) needs it.
+Source: Neural Rejuvenation, Sec. 3.2, "Neural rescaling". The paper does not scale beta; relu(s x) = s relu(x) needs
+it.
 """
 
 from collections import Counter
@@ -229,5 +231,3 @@ def _notes(
         whys = Counter(reasons[index] for index in ids[small].tolist() if index in reasons)
         lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]
     return tuple(lines)
-
-

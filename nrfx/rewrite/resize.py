@@ -1,8 +1,8 @@
 """From widths to layouts: what every axis of every parameter will look like.
 
-Each birth keeps its surviving labels in order and gets new ones at its end; the graph is interpreted once more on those.
-Where labels then no longer meet as they did (a view with a constant width, blocks that must stay equal), that is a
-Mismatch, and the caller pins the spaces concerned.
+Each birth keeps its surviving labels in order and gets new ones at its end; the graph is interpreted once more on
+those. Where labels then no longer meet as they did (a view with a constant width, blocks that must stay equal), that
+is a Mismatch, and the caller pins the spaces concerned.
 """
 
 from collections.abc import Mapping
@@ -86,9 +86,9 @@ def _layouts(found: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor
 
 def _check_ties(step: Step, channel_of: Tensor) -> None:
     for left, right in step.effect.ties:
-        left, right = torch.broadcast_tensors(left, right)
-        both = (left >= 0) & (right >= 0)
-        if bool((channel_of[left[both]] != channel_of[right[both]]).any()):
+        first, second = torch.broadcast_tensors(left, right)
+        both = (first >= 0) & (second >= 0)
+        if bool((channel_of[first[both]] != channel_of[second[both]]).any()):
             raise Mismatch(step.node.name, "its operands no longer meet channel by channel", (left, right))
 
 

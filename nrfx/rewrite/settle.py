@@ -25,15 +25,16 @@ from nrfx.trace import TracedModule
 
 @dataclass(frozen=True)
 class Settlement:
-    """`carriers`: bool [channels]. `absorbers`: key -> "bias" or the norms that take what the weight adds.
+    """`carriers`: bool [channels]. `absorbers`: key -> the norms whose running means take what the weight adds; none of
+    them where its own bias does.
 
-    `given[key]` is the constant that each column gave, `left[key]` the one that it gives in the new network (0 where it is
-    gone). `groups` numbers the carrier that stands for each dead channel, -1 for none. `hold`: channels for which nothing
-    is exact; where there are any, liveness must be asked again.
+    `given[key]` is the constant that each column gave, `left[key]` the one that it gives in the new network (0 where
+    it is gone). `groups` numbers the carrier that stands for each dead channel, -1 for none. `hold`: channels for which
+    nothing is exact; where there are any, liveness must be asked again.
     """
 
     carriers: Tensor
-    absorbers: Mapping[str, "tuple[Norm, ...] | None"]
+    absorbers: Mapping[str, tuple[Norm, ...]]
     given: Mapping[str, Tensor]
     left: Mapping[str, Tensor]
     carrier_of: Tensor
@@ -52,7 +53,7 @@ def settle(traced: TracedModule, found: Channels, alive: Liveness, attention: se
     Args:
         attention: keys of the weights that will be cross-attention layers.
     """
-    readings = {step.effect.reading.key: step for step in found.steps if _reads(step)}
+    readings = {step.effect.reading.key: step for step in found.steps if step.effect.reading and _contracts(step)}
     dead = ~alive.live
     given, hold = _given(found, alive, readings, dead)
     absorbers = {
@@ -60,7 +61,7 @@ def settle(traced: TracedModule, found: Channels, alive: Liveness, attention: se
         for key, step in readings.items()
         if key not in attention
         for target in [_absorber(found, step, len(alive.constants.read[key]))]
-        if target is not _NOWHERE
+        if target is not None
     }
     needs = [
         _non_zero(found, step.effect.reading, given[key], dead)
@@ -73,17 +74,16 @@ def settle(traced: TracedModule, found: Channels, alive: Liveness, attention: se
     return Settlement(carriers, absorbers, given, left, carrier_of, hold)
 
 
-_NOWHERE = object()
-
-
-def _reads(step: Step) -> bool:
-    return step.effect.family is Family.CONTRACTION and step.effect.reading is not None
+def _contracts(step: Step) -> bool:
+    return step.effect.family is Family.CONTRACTION
 
 
 def _given(
     found: Channels, alive: Liveness, readings: Mapping[str, Step], dead: Tensor
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """The constant of each dead column, 0 for live ones; channels whose constant differs between visits are to be held."""
+    """The constant of each dead column, 0 for live ones; channels whose constant differs between visits are to be
+    held.
+    """
     given, hold = {}, {}
     for key, step in readings.items():
         assert step.effect.reading is not None
@@ -96,22 +96,22 @@ def _given(
     return given, hold
 
 
-def _absorber(found: Channels, step: Step, visits: int) -> "tuple[Norm, ...] | None | object":
-    """None for the layer's own bias, the norms that read all it gives, or _NOWHERE."""
+def _absorber(found: Channels, step: Step, visits: int) -> tuple[Norm, ...] | None:
+    """The norms that read all that the layer gives, nothing where it has a bias of its own; None where neither will do."""
     reading = step.effect.reading
     assert reading is not None
     modes = len({other.mode for other in found.steps if other.path == step.path})
     if reading.padded or reading.generation is not None or visits > modes:
-        return _NOWHERE
-    if reading.bias is not None:
         return None
+    if reading.bias is not None:
+        return ()
     visited = [other for other in found.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(found, other)]
     if any(norm is None for norm in norms) or not norms:
-        return _NOWHERE
+        return None
     unique = {norm.path: norm for norm in norms if norm is not None}
     whole = all(norm.mean is not None and _once(found, norm.path) for norm in unique.values())
-    return tuple(unique.values()) if whole else _NOWHERE
+    return tuple(unique.values()) if whole else None
 
 
 def _once(found: Channels, path: str) -> bool:
@@ -187,7 +187,9 @@ def _left(
 ) -> dict[str, Tensor]:
     """The constant that each column gives once carriers have gamma 0 and beta 1; 0 where it is no carrier."""
     affine = {
-        step.effect.norm.path: carrying(alive.affine[step.effect.norm.path], _at(found, carriers, step.effect.norm.layout))
+        step.effect.norm.path: carrying(
+            alive.affine[step.effect.norm.path], _at(found, carriers, step.effect.norm.layout)
+        )
         for step in found.steps
         if step.effect.norm is not None
     }
@@ -243,7 +245,7 @@ def _unreached(
 def merged(weight: Tensor, found: Channels, reading: Reading, settled: Settlement) -> Tensor:
     """The weight with the columns of carriers standing for those of all the dead channels behind them.
 
-    weight: float64 [rows, columns, *kernel].
+    weight: [rows, columns, *kernel]; float64 where anything is merged.
     """
     channel = found.channels(reading.cols)
     carrier = torch.where(channel >= 0, settled.carrier_of[channel.clamp(min=0)], -1)
@@ -255,6 +257,7 @@ def merged(weight: Tensor, found: Channels, reading: Reading, settled: Settlemen
     ratio = torch.where(given == 0, 0.0, given / left)
     view = (1, -1, *(1,) * (weight.dim() - 2))
     places = sources.to(weight.device)
+    weight = weight.double()
     columns = weight.index_select(1, places) * ratio.to(weight.device).view(view)
     carried = targets.unique().to(weight.device)
     sums = torch.zeros_like(weight).index_add(1, targets.to(weight.device), columns)

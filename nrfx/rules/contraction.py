@@ -112,12 +112,18 @@ def _grouped(call: Call, axis: int) -> Effect:
     else:
         rows = call.birth(_key(call), groups * each_out)
         lead = cols.view(groups, each_in).amax(1, keepdim=True)
-        ties += [(lead.expand(-1, each_in), cols.view(groups, each_in)), (lead.expand(-1, each_out), rows.view(groups, each_out))]
+        ties += [
+            (lead.expand(-1, each_in), cols.view(groups, each_in)),
+            (lead.expand(-1, each_out), rows.view(groups, each_out)),
+        ]
     reading = _reading(call, rows, cols, axis)
     return Effect(
         Family.GROUPED,
         out=along(rows, axis, _shape(call, axis, rows.numel())),
-        sites=(Site(call.name(f"{call.path}.weight"), 0, rows), *([Site(reading.bias, 0, rows)] if reading.bias else [])),
+        sites=(
+            Site(call.name(f"{call.path}.weight"), 0, rows),
+            *([Site(reading.bias, 0, rows)] if reading.bias else []),
+        ),
         ties=tuple(ties),
         work=(Work(_positions(call, axis) * _kernel(call) * each_in, rows, None),),
         reading=reading,
@@ -158,7 +164,7 @@ def _blocks(call: Call, rows: Tensor) -> list[tuple[str, Tensor, Tensor | None]]
     module: Any = call.module
     if module.scheme == "attention":
         return [(call.name(f"{call.path}.weight"), rows, None)]
-    blocks = []
+    blocks: list[tuple[str, Tensor, Tensor | None]] = []
     for index, own_rows in enumerate(rows.split(module.out_generations)):
         if str(index) in module.weights:
             positions = torch.tensor(module.columns(index))

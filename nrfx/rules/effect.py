@@ -76,8 +76,8 @@ class Norm:
 class Reading:
     """Weights that sum over the channels `cols` on their input's `axis` and give the channels `rows`.
 
-    `key` names what they bring into being. `padded` says that zeros are read at the border. In a cross layer, `generation`
-    is that of each column and `out_generation` that of each row; elsewhere both are None.
+    `key` names what they bring into being. `padded` says that zeros are read at the border. In a cross layer,
+    `generation` is that of each column and `out_generation` that of each row; elsewhere both are None.
     """
 
     path: str
@@ -161,5 +161,3 @@ def unknown(call: Call, reason: str) -> Effect:
         pins=tuple(call.pin(labels, reason) for labels in touched),
         uncounted=True,
     )
-
-

@@ -1,7 +1,7 @@
 """Ops that move elements and change none: they need no rule of their own, the op itself runs on the labels.
 
-Views become reshapes, for label tensors repeat by stride 0. Concatenation and padding have a form of their own: the first
-to keep the dims that repeat cut to size 1, the second because the zero that it writes carries no channel.
+Views become reshapes, for label tensors repeat by stride 0. Concatenation and padding have a form of their own: the
+first to keep the dims that repeat cut to size 1, the second because the zero that it writes carries no channel.
 """
 
 import operator
@@ -17,13 +17,34 @@ from nrfx.rules.effect import Call, Effect, Family, tensors, unknown
 from nrfx.rules.registry import register, rule
 
 FUNCTIONS = (
-    *(torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.movedim, torch.chunk, torch.split),
-    *(torch.narrow, torch.select, torch.stack, torch.roll, torch.flip, torch.unbind, torch.reshape, torch.swapaxes, torch.t),
+    *(
+        torch.flatten,
+        torch.permute,
+        torch.transpose,
+        torch.squeeze,
+        torch.unsqueeze,
+        torch.movedim,
+        torch.chunk,
+        torch.split,
+    ),
+    *(
+        torch.narrow,
+        torch.select,
+        torch.stack,
+        torch.roll,
+        torch.flip,
+        torch.unbind,
+        torch.reshape,
+        torch.swapaxes,
+        torch.t,
+    ),
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
-METHODS = ("flatten", "permute", "transpose", "squeeze", "unsqueeze", "movedim", "chunk", "split", "narrow", "select", "roll",
-    "flip", "unbind", "reshape", "swapaxes", "t", "repeat", "tile", "unflatten", "expand", "expand_as",
-    "repeat_interleave")  # fmt: skip
+METHODS = (
+    *("flatten", "unflatten", "reshape", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
+    *("chunk", "split", "narrow", "select", "unbind", "roll", "flip"),
+    *("expand", "expand_as", "repeat", "tile", "repeat_interleave"),
+)
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
@@ -64,7 +85,9 @@ def getitem(call: Call) -> Effect:
     container, index = call.args
     if not isinstance(container, Tensor):
         part = container[index]
-        return Effect(Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True)
+        return Effect(
+            Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True
+        )
     if tensors(index):
         return unknown(call, "the index is computed by the network")
     return moved(call, operator.getitem)
@@ -83,7 +106,9 @@ def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
     common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
     common.insert(dim, -1)
-    return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(shape)
+    return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(
+        shape
+    )
 
 
 def _cut(part: Tensor, dim: int) -> list[int]:

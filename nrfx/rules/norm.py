@@ -36,4 +36,6 @@ def batch_norm(call: Call) -> Effect:
 
 @rule(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm)
 def example_norm(call: Call) -> Effect:
-    return unknown(call, f"{type(call.module).__name__} normalises with statistics of the example, over channels or positions")
+    return unknown(
+        call, f"{type(call.module).__name__} normalises with statistics of the example, over channels or positions"
+    )

@@ -1,7 +1,7 @@
 """Ops that act on each element alone: they tie their operands element by element.
 
-Rescaling a channel by s > 0 passes through the homogeneous ones (op(s x) = s op(x)); constants pass through all. An operand
-that is broadcast over channels (a spatial gate) is not tied to them: its own single channel is pinned instead.
+Rescaling a channel by s > 0 passes through the homogeneous ones (op(s x) = s op(x)); constants pass through all. An
+operand that is broadcast over channels (a spatial gate) is not tied to them: its own single channel is pinned instead.
 """
 
 import operator
@@ -24,9 +24,35 @@ OTHER = (
     *(nn.Threshold, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.elu, F.selu, F.celu, F.mish),
     *(F.sigmoid, F.tanh, F.softplus, F.softsign, F.logsigmoid, torch.sigmoid, torch.tanh, torch.exp, torch.log),
     *(torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg, operator.neg, operator.pow),
-    *("sigmoid", "tanh", "sigmoid_", "tanh_", "exp", "log", "abs", "clamp", "clamp_", "sqrt", "rsqrt", "square", "pow", "neg"),
+    *(
+        "sigmoid",
+        "tanh",
+        "sigmoid_",
+        "tanh_",
+        "exp",
+        "log",
+        "abs",
+        "clamp",
+        "clamp_",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "pow",
+        "neg",
+    ),
 )
-ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_", operator.sub, operator.isub, torch.sub, "sub", "sub_")
+ADDITION = (
+    operator.add,
+    operator.iadd,
+    torch.add,
+    "add",
+    "add_",
+    operator.sub,
+    operator.isub,
+    torch.sub,
+    "sub",
+    "sub_",
+)
 PRODUCT = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 QUOTIENT = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
 EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
@@ -46,7 +72,9 @@ def identity(call: Call) -> Effect:
 @rule("detach", torch.detach)
 def detached(call: Call) -> Effect:
     return Effect(
-        Family.IDENTITY, out=call.args[0], pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),)
+        Family.IDENTITY,
+        out=call.args[0],
+        pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),),
     )
 
 
@@ -118,7 +146,7 @@ def _product(left: Any, right: Any, **_: Any) -> Any:
 
 
 register(lambda call: elementwise(call, homogeneous=True), *HOMOGENEOUS, *EXTREMUM)
-register(lambda call: elementwise(call), *OTHER, *QUOTIENT)
+register(elementwise, *OTHER, *QUOTIENT)
 register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
 register(lambda call: elementwise(call, times=True), *PRODUCT)
 

@@ -21,10 +21,7 @@ ADAPTIVE = (
     *(F.adaptive_max_pool2d, F.adaptive_max_pool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
     *(F.interpolate, F.upsample),
 )
-AVERAGE = {
-    **{nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3},
-    **{F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3},
-}
+AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
 def pooled(call: Call, *, uniform: bool = True) -> Effect:
