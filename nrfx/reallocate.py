@@ -164,6 +164,7 @@ class Price:
         self.found, self.kept = found, kept
         self.spaces = len(found.spaces)
         self.width = torch.bincount(found.space_of, minlength=self.spaces)
+        self.free = torch.tensor([space.free for space in found.spaces], dtype=torch.bool)
         self.kept_width = torch.bincount(found.space_of[kept], minlength=self.spaces)
         self.known: dict[int, int] = {}
         self.fixed: list[int] = [1]
@@ -247,8 +248,9 @@ class Price:
             spaces = self.found.spaces_along(layout)
             counts = torch.bincount(spaces[spaces >= 0], minlength=self.spaces)
             self.known[id(layout)] = len(self.fixed)
-            self.fixed.append(int((spaces < 0).sum()))
-            self.slopes.append(counts // self.width.clamp(min=1))
+            # a pinned space keeps its width, and an axis may read only a part of it
+            self.fixed.append(int((spaces < 0).sum()) + int(counts[~self.free].sum()))
+            self.slopes.append(torch.where(self.free, counts // self.width.clamp(min=1), 0))
         return self.known[id(layout)]
 
 
