@@ -335,18 +335,18 @@ class _Solved:
         """Spaces of which some axis reads one channel more often than another cannot change width."""
         pins = []
         width = torch.bincount(space_of, minlength=spaces)
-        for name, dims in self.layouts.items():
-            for layout in dims:
-                if layout is None or not bool((layout >= 0).any()):
-                    continue
-                labels = layout[layout >= 0]
-                reads = torch.bincount(channel_of[labels], minlength=space_of.numel())
-                total = torch.zeros(spaces, dtype=torch.int64).index_add(0, space_of, reads)
-                met = total > 0
-                uneven = met[space_of] & (reads * width[space_of] != total[space_of])
-                if bool(uneven.any()):
-                    bad = torch.isin(space_of[channel_of], space_of[uneven]).nonzero().flatten()
-                    pins.append((bad, name, f"{name} reads only some of its channels"))
+        distinct = {
+            id(layout): (name, layout) for name, dims in self.layouts.items() for layout in dims if layout is not None
+        }
+        for name, layout in distinct.values():
+            ids, reads = torch.unique(channel_of[layout[layout >= 0]], return_counts=True)
+            here = space_of[ids]
+            total = torch.zeros(spaces, dtype=torch.int64).index_add_(0, here, reads)
+            met = torch.bincount(here, minlength=spaces)
+            uneven = (reads * width[here] != total[here]) | (met[here] != width[here])
+            if bool(uneven.any()):
+                bad = torch.isin(space_of[channel_of], here[uneven]).nonzero().flatten()
+                pins.append((bad, name, f"{name} reads only some of its channels"))
         return pins
 
     def _streams(self, channel_of: Tensor, space_of: Tensor) -> set[int]:

@@ -67,7 +67,7 @@ class Rejuvenation:
     carriers: tuple[str, ...]
 
     def __str__(self) -> str:
-        from nrfx.report import render, rejuvenation_report
+        from nrfx.report import rejuvenation_report, render  # noqa: PLC0415 (rendering comes last)
 
         return render(rejuvenation_report(self))
 

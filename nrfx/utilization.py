@@ -99,7 +99,7 @@ class Utilization:
         return json.dumps(plain, indent=2)
 
     def __str__(self) -> str:
-        from nrfx.report import render, utilization_report
+        from nrfx.report import render, utilization_report  # noqa: PLC0415 (rendering comes last)
 
         return render(utilization_report(self))
 

