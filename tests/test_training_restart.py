@@ -46,7 +46,7 @@ def epochs(optimizer: Optimizer, scheduler: LRScheduler, count: int) -> list[tup
 
 
 @pytest.mark.parametrize("build", [
-    lambda o: schedules.ReduceLROnPlateau(o),
+    schedules.ReduceLROnPlateau,
     lambda o: schedules.ChainedScheduler([schedules.StepLR(o, 2), schedules.ExponentialLR(o, 0.9)]),
 ])  # fmt: skip
 def test_a_schedule_that_is_more_than_its_epoch_is_refused(build: Callable[[Optimizer], LRScheduler]) -> None:

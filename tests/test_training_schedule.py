@@ -1,6 +1,7 @@
 """The laws of the lambda schedule."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -58,13 +59,13 @@ def test_a_reset_forgets_lambda_and_the_history() -> None:
 @given(utilizations)
 def test_lambda_never_falls_and_rises_by_delta_lambda_at_most(rs: list[float]) -> None:
     values = [0.0, *lambdas(rs, LambdaSchedule(1.0, 0.01))]
-    assert {b - a for a, b in zip(values, values[1:], strict=False)} <= {0.0, 1.0}
+    assert {b - a for a, b in pairwise(values)} <= {0.0, 1.0}
 
 
 @given(utilizations)
 def test_the_observations_that_raise_nothing_are_bounded_by_how_far_r_can_fall(rs: list[float]) -> None:
     raises = lambdas(rs, LambdaSchedule(1.0, 0.01))[-1]
-    rises = sum(max(b - a, 0.0) for a, b in zip(rs, rs[1:], strict=False))
+    rises = sum(max(b - a, 0.0) for a, b in pairwise(rs))
     assert len(rs) <= 1 + raises + (rs[0] - rs[-1] + rises) / 0.01 + 1e-9
 
 

@@ -1,0 +1,265 @@
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+
+import nrfx
+from nrfx.cli import main, parse_budget
+from nrfx.errors import BudgetError
+
+IMAGE = ["--input", "1,3,16,16"]
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def wasteful() -> nn.Module:
+    return zoo.with_dead(zoo.resnet())
+
+
+def diverged() -> nn.Module:
+    model = zoo.vgg_bn()
+    with torch.no_grad():
+        zoo.norms(model)[1].weight[3] = math.nan
+    return model
+
+
+def without_gamma() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 2))
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line on stderr of a command that must exit 2 and print nothing else."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("nrfx: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a file that is no weights and one that fits another model."""
+    (tmp_path / "garbage.pt").write_bytes(b"nothing of the kind")
+    torch.save(zoo.vgg_bn(widths=(8, 12, 20)).state_dict(), tmp_path / "wider.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ERRORS = {
+    "unknown model": (["resnet81"], "resnet18"),
+    "unreadable file": (["zoo:vgg_bn", "--weights", "garbage.pt"], "garbage.pt cannot be read"),
+    "absent file": (["zoo:vgg_bn", "--weights", "absent.pt"], "no such file"),
+    "mismatched weights": (["zoo:vgg_bn", "--weights", "wider.pt"], "8.weight is [20, 12, 3, 3]"),
+    "cannot be traced": (["test_cli:Branching"], "--input gives another"),
+    "wrong input": (["zoo:vgg_bn", "--input", "1,3,32,32"], "input was 1x3x32x32"),
+    "no shape": (["zoo:vgg_bn", "--input", "1,3,-2"], "is no shape"),
+    "NaN in a gamma": (["test_cli:diverged", *IMAGE], "5.weight[3] is nan"),
+    "no gamma at all": (["test_cli:without_gamma", *IMAGE], "gamma"),
+    "threshold out of range": (["zoo:vgg_bn", *IMAGE, "--threshold", "2"], "threshold is 2.0"),
+    "unknown option": (["zoo:vgg_bn", "--wieghts", "x"], "--wieghts"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_inspect_exits_2_with_one_line(case: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, words = ERRORS[case]
+    assert words in refused(["inspect", *arguments], capsys)
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_rejuvenate_exits_2_with_one_line_and_writes_nothing(
+    case: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = ERRORS[case]
+    before = sorted(files.iterdir())
+    line = refused(["rejuvenate", *arguments, "--budget", "params=1.0x", "-o", "out.safetensors"], capsys)
+    assert words in line
+    assert sorted(files.iterdir()) == before
+
+
+BUDGETS = {
+    "params=0": "params=0",
+    "flops=-1.0x": "flops=-1.0x",
+    "params=nan": "params=nan",
+    "params=infx": "params=infx",
+    "params=": "params=",
+    "params=0.1": "positive integer",
+    "memory=1M": "memory=1M",
+    "params=1M,params=2M": "params=2M",
+    "params=0.01x": "The live channels alone cost",
+    "params=1K": "budget is 1,000 params",
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_budget_that_is_none_or_too_small_exits_2_and_writes_nothing(
+    budget: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(files.iterdir())
+    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", budget, "-o", "out.safetensors"]
+    assert BUDGETS[budget] in refused(arguments, capsys)
+    assert sorted(files.iterdir()) == before
+
+
+def test_a_missing_budget_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--budget params=11.7M" in refused(["rejuvenate", "zoo:vgg_bn", *IMAGE], capsys)
+
+
+@pytest.mark.parametrize("output", ["no/such/folder/x.safetensors", "."])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    output: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["rejuvenate", "not_even_looked:at", "--budget", "params=1.0x", "-o", output], capsys)
+    assert output in line and "not_even_looked" not in line
+
+
+def test_nothing_to_rejuvenate_exits_2_with_the_reason(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["rejuvenate", "zoo:vgg_bn", *IMAGE, "--budget", "params=1.0x", "-o", "out.safetensors"]
+    assert "Nothing is dead" in refused(arguments, capsys)
+    assert not (files / "out.safetensors").exists()
+
+
+def test_nothing_dead_is_no_error_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "all of it is alive" in printed(["inspect", "zoo:vgg_bn", *IMAGE], capsys)
+
+
+def test_a_model_whose_name_is_known_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(["inspect", "resnet18"], capsys)
+    assert "resnet18 (untrained)" in out
+    assert "11,689,512 of 11,689,512" in out
+    assert "1,814,073,344 of 1,814,073,344" in out
+
+
+@pytest.mark.parametrize("width", ["80", "160"])
+def test_the_report_has_the_numbers_of_the_json_and_fits_the_terminal(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    report = printed(["inspect", "test_cli:wasteful", *IMAGE], capsys)
+    plain = json.loads(printed(["inspect", "test_cli:wasteful", *IMAGE, "--json"], capsys))
+    assert max(map(len, report.splitlines())) <= int(width)
+    for measure in ("params", "flops"):
+        live, total, ratio = (plain[measure][key] for key in ("live", "total", "ratio"))
+        assert f"{live:,} of {total:,}" in report
+        assert f"{100 * ratio:.1f} %" in report
+        assert live == sum(row[f"{measure}_live"] for row in plain["rows"]) < total
+    for reason, count in plain["held"]:
+        assert f"{count:,}  {reason}" in report
+
+
+def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x,flops=2.0x", "--verify"]
+    report = printed([*arguments, "-o", "out.safetensors"], capsys)
+    plain = json.loads(printed([*arguments, "--json"], capsys))
+    assert f"alpha = {plain['alpha']:.4g}" in report
+    assert f"{plain['after']['params']['total']:,}" in report and f"{plain['after']['flops']['total']:,}" in report
+    assert "Saved to out.safetensors" in report and "Verified" in report
+    assert plain["after"]["params"]["total"] <= plain["budget"]["params"] == plain["before"]["params"]["total"]
+    assert plain["difference"] < 1e-3 and plain["output"] is None
+    again = json.loads(
+        printed(["inspect", "test_cli:wasteful", *IMAGE, "--weights", "out.safetensors", "--json"], capsys)
+    )
+    assert again["params"]["total"] == plain["after"]["params"]["total"]
+
+
+def test_the_same_seed_gives_the_same_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        printed(["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x", "-o", name], capsys)
+    assert (files / "a").read_bytes() == (files / "b").read_bytes()
+
+
+def test_options_reach_the_rewrite(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x", "--json"]
+    options = ["--scheme", "dense", "--round-to", "4", "--residual", "coupled", "--no-rescale"]
+    plain = json.loads(printed([*arguments, *options], capsys))
+    assert {row["op"] for row in plain["after"]["rows"]} == {"Conv2d", "BatchNorm2d", "Linear"}
+    assert plain["after"]["residual"] == "coupled"
+
+
+def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = "nrfx.training.demo:digits_net"
+    arguments = ["train", model, "--epochs", "1", "--batch", "64", "--budget", "params=1.0x", "--out", "run", "--json"]
+    assert main(arguments) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["epochs"] == 1 and plain["out"] == "run"
+    u = json.loads(printed(["inspect", model, "--weights", "run/model.safetensors", "--json"], capsys))
+    assert u["params"]["total"] == plain["params"]
+
+
+def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--epochs", "1", "--out", "here", "--json"]) == 0
+    assert {"plain", "rejuvenated"} <= json.loads(capsys.readouterr().out).keys()
+    assert (files / "here" / "plain" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "rejuvenate", "train", "demo"])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"example:\n  nrfx {command}" in capsys.readouterr().out
+
+
+def test_the_version_is_printed_by_the_module_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nrfx", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("nrfx", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("nrfx ")
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("nrfx.models.resolve", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", "zoo:vgg_bn"])
+
+
+def test_an_interruption_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nrfx.models.resolve", interrupted)
+    assert main(["inspect", "zoo:vgg_bn"]) == 130
+    assert capsys.readouterr().err == "nrfx: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "flops"),
+    [("params=11.7M", 11_700_000, None), ("flops=4.1G,params=250000", 250_000, 4_100_000_000)],
+)
+def test_absolute_budgets_are_exact(text: str, params: int, flops: int | None) -> None:
+    gm = nrfx.trace(zoo.vgg_bn(), torch.zeros(zoo.IMAGE))
+    assert parse_budget(text).of(gm) == nrfx.Budget(params=params, flops=flops)
+
+
+def test_absolute_and_relative_budgets_mix() -> None:
+    gm = nrfx.trace(zoo.vgg_bn(), torch.zeros(zoo.IMAGE))
+    total = nrfx.utilization(gm).flops.total
+    assert parse_budget("params=3K,flops=0.5x").of(gm) == nrfx.Budget(params=3000, flops=total // 2)
+
+
+def test_no_budget_is_an_error() -> None:
+    with pytest.raises(BudgetError, match="There is no budget"):
+        parse_budget(None)

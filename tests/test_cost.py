@@ -1,0 +1,57 @@
+"""Params by counting, flops by FlopCounterMode: what nrfx predicts from widths alone must equal both, exactly."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import nrfx
+
+
+class Twice(nn.Module):
+    """One convolution, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x))
+
+
+def counted(model: nn.Module, image: Tensor) -> dict[str, int]:
+    """Multiply-adds by module path, "Global" for all; FlopCounterMode counts each as two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    counts = counter.get_flop_counts()
+    return {name.removeprefix(f"{type(model).__name__}."): sum(ops.values()) // 2 for name, ops in counts.items()}
+
+
+def numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_a_module_called_twice_costs_its_params_once_and_its_flops_twice() -> None:
+    usage = nrfx.utilization(nrfx.trace(Twice(), torch.zeros(1, 4, 8, 8)))
+    assert (usage.params.total, usage.flops.total) == (4 * 4 * 9 + 4, 2 * 4 * 4 * 9 * 8 * 8)
+
+
+def test_flops_are_those_of_one_example_whatever_the_batch() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 2))
+    one, many = (nrfx.utilization(nrfx.trace(model, torch.zeros(n, 3, 8, 8))) for n in (1, 5))
+    assert one.flops == many.flops
+    assert one.flops.total == counted(model, torch.zeros(1, 3, 8, 8))["Global"]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "mobilenet_v3_small", "googlenet"])
+def test_costs_equal_those_of_flop_counter_mode_in_all_and_per_node(name: str) -> None:
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model, image = torchvision.models.get_model(name, **options).eval(), torch.zeros(1, 3, 96, 96)
+    usage = nrfx.utilization(nrfx.trace(model, image))
+    by_module = counted(model, image)
+    assert (usage.params.total, usage.flops.total) == (numbers(model), by_module["Global"])
+    assert {row.name: row.flops for row in usage.rows} == {row.name: by_module.get(row.name, 0) for row in usage.rows}
+    assert {row.name: row.params for row in usage.rows} == {
+        row.name: numbers(model.get_submodule(row.name)) for row in usage.rows
+    }
