@@ -87,7 +87,7 @@ def test_one_carrier_a_space_with_gamma_0_and_beta_1_and_its_state_starts_anew()
     for index, (norm, reader) in {"1": ("1", "4.weight"), "5": ("5", "8.weight")}.items():
         gamma, beta = (result.module.get_parameter(f"{norm}.{name}") for name in ("weight", "bias"))
         (carrier,) = (gamma == 0).nonzero().flatten().tolist()
-        assert float(beta[carrier]) == 1.0, index
+        assert beta[carrier].item() == 1.0, index
         for name, dim in ((f"{norm}.weight", 0), (f"{norm}.bias", 0), (reader, 1)):
             factor = result.factors[name][dim]
             assert (factor == 0).nonzero().flatten().tolist() == [carrier]
