@@ -54,7 +54,7 @@ class Budget:
             BudgetError: a fraction is not a positive finite number.
 
         >>> import torch, nrfx
-        >>> gm = nrfx.trace(torch.nn.Linear(3, 5), torch.zeros(1, 3))
+        >>> gm = nrfx.trace(torch.nn.Sequential(torch.nn.Linear(3, 5)), torch.zeros(1, 3))
         >>> Budget.relative(gm, params=0.5, flops=1.0)
         Budget(params=10, flops=15)
         """

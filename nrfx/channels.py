@@ -8,7 +8,7 @@ their births.
 Not handled: parameters that a graph reads other than through a module (they pin what they meet).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from nrfx.errors import AnalysisError
 from nrfx.labels import OPAQUE, collapse, components
-from nrfx.rules import Call, Effect, Family, rule_of, tensors, unknown
+from nrfx.rules import Call, Effect, Family, Reading, rule_of, tensors, unknown
 from nrfx.trace import TracedModule
 from nrfx.trace.module import ByMode
 
@@ -101,6 +101,20 @@ def channels(traced: TracedModule, fixed: Mapping[str, str] | None = None) -> Ch
     walk = _Walk(traced)
     steps = tuple(walk.steps())
     return _Solved(traced, walk, steps).channels(fixed or {})
+
+
+def readers(steps: Iterable[Step]) -> dict[str, Step]:
+    """Key -> the first step at which those weights read; later visits are tied to it."""
+    first: dict[str, Step] = {}
+    for step in steps:
+        if step.effect.reading is not None:
+            first.setdefault(step.effect.reading.key, step)
+    return first
+
+
+def first_readings(steps: Iterable[Step]) -> dict[str, Reading]:
+    """Key -> what those weights read and give at their first visit."""
+    return {key: step.effect.reading for key, step in readers(steps).items() if step.effect.reading is not None}
 
 
 def relabel(traced: TracedModule, old: Channels, births: Mapping[str, Tensor]) -> tuple[Step, ...]:
@@ -335,9 +349,7 @@ class _Solved:
         """Spaces of which some axis reads one channel more often than another cannot change width."""
         pins = []
         width = torch.bincount(space_of, minlength=spaces)
-        distinct = {
-            id(layout): (name, layout) for name, dims in self.layouts.items() for layout in dims if layout is not None
-        }
+        distinct = {id(layout): (name, layout) for name, layout in self._read_whole()}
         for name, layout in distinct.values():
             ids, reads = torch.unique(channel_of[layout[layout >= 0]], return_counts=True)
             here = space_of[ids]
@@ -348,6 +360,16 @@ class _Solved:
                 bad = torch.isin(space_of[channel_of], here[uneven]).nonzero().flatten()
                 pins.append((bad, name, f"{name} reads only some of its channels"))
         return pins
+
+    def _read_whole(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, layout) of every axis that should read a space's channels alike: not the blocks of cross layers."""
+        readings = first_readings(self.steps)
+        crossed = {reading.path for reading in readings.values() if reading.generation is not None}
+        for key, reading in readings.items():
+            yield from ((key, reading.rows), (key, reading.cols))
+        for name, dims in self.layouts.items():
+            if name.rpartition(".")[0].removesuffix(".weights") not in crossed:
+                yield from ((name, layout) for layout in dims if layout is not None)
 
     def _streams(self, channel_of: Tensor, space_of: Tensor) -> set[int]:
         found: set[int] = set()

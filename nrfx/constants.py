@@ -172,7 +172,8 @@ class _Propagation:
 
     def constant_channels(self, labels: Tensor, values: Tensor) -> Tensor:
         small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-        return self.channel_of[small[~value.isnan() & (small >= 0)]].unique()
+        known: Tensor = torch.unique(self.channel_of[small[~value.isnan() & (small >= 0)]])
+        return known
 
 
 def _by_label(labels: Tensor, values: Tensor) -> Tensor:

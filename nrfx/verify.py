@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nrfx.channels import Channels, channels
+from nrfx.channels import Channels, channels, readers
 from nrfx.errors import VerificationError
 from nrfx.rewrite.resize import Resized
 from nrfx.trace import TracedModule, as_traced
@@ -31,12 +31,11 @@ def check_labels(after: Channels, planned: Resized) -> None:
             found = after.births[key].numel() if key in after.births else 0
             raise VerificationError(f"{key} brings {found} channels into being; {labels.numel()} were planned.")
         same[after.births[key]] = labels
-    for step in after.steps:
+    for key, step in readers(after.steps).items():
         reading = step.effect.reading
-        if reading is not None:
-            _check_axis(
-                f"{reading.path}.weight dim 1", step.node.name, reading.cols, planned.readings[reading.key].cols, same
-            )
+        assert reading is not None
+        place = f"{reading.path}.weight dim 1"
+        _check_axis(place, step.node.name, reading.cols, planned.readings[key].cols, same)
     for name, dims in planned.layouts.items():
         for dim, layout in enumerate(dims):
             now = after.layouts.get(name, (None,) * len(dims))[dim]

@@ -78,7 +78,7 @@ def test_example_inputs_fit_the_model(name: str, shape: tuple[int, ...]) -> None
 
 def test_shapes_and_classes_can_be_given() -> None:
     found = resolve("resnet18", num_classes=7, shapes=[(2, 3, 32, 32)])
-    assert found.module.fc.out_features == 7
+    assert found.module.get_parameter("fc.weight").shape[0] == 7
     assert found.example_inputs[0].shape == (2, 3, 32, 32)
 
 
@@ -101,7 +101,7 @@ def test_a_network_that_nrfx_saved_comes_back_with_its_widths(tmp_path: Path) ->
     small = nrfx.compact(nrfx.trace(zoo.with_dead(zoo.vgg_bn()), torch.zeros(zoo.IMAGE))).module
     nrfx.save(tmp_path / "small.safetensors", small)
     loaded = resolve("zoo:vgg_bn", weights=str(tmp_path / "small.safetensors")).module
-    assert loaded.get_submodule("0").out_channels == small.get_submodule("0").out_channels < 8
+    assert len(loaded.get_parameter("0.weight")) == len(small.get_parameter("0.weight")) < 8
 
 
 def test_a_file_that_is_absent_or_no_weights_is_refused_by_name(tmp_path: Path) -> None:

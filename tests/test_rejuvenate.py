@@ -159,12 +159,14 @@ def test_every_parameter_can_learn(name: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_function_is_kept_over_five_rejuvenations_in_a_row(scheme: str) -> None:
-    _, gm = prepared("resnet")
+@pytest.mark.parametrize("name", ["resnet", "vgg_bn", "densenet_postact", "mobilenet"])
+def test_the_function_is_kept_over_five_rejuvenations_in_a_row(name: str, scheme: str) -> None:
+    _, gm = prepared(name)
     budget = nrfx.Budget.relative(gm, params=1.0)
     for event in range(5):
         _kill(gm, event)
         result = nrfx.rejuvenate(gm, budget, scheme=scheme, generator=torch.Generator().manual_seed(event))
+        assert result.changed and result.alpha > 1
         assert nrfx.verify(gm, result, images()) < 1e-10
         assert budget.admits(nrfx.cost.Cost(result.after.params.total, result.after.flops.total))
         gm = _trained(result.module)
@@ -305,6 +307,37 @@ def test_a_view_with_a_constant_width_is_pinned_and_never_wrong() -> None:
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
     assert difference(model, result.module) < 1e-12
     assert result.module.get_submodule("stem").out_channels == 12
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, one of them called twice, in a chain or side by side."""
+
+    def __init__(self, chain: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.b.weight = self.a.weight
+        self.again, self.norm, self.head = self.a, nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.chain = chain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.again(self.b(self.a(x))) if self.chain else self.a(x) + self.b(x)
+        return self.head(torch.relu(self.norm(y)))
+
+
+@pytest.mark.parametrize("residual", ["live", "coupled"])
+@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tied_weights_and_repeated_calls_keep_the_function(scheme: str, chain: bool, residual: str) -> None:
+    model = calibrated(Tied(chain))
+    with torch.no_grad():
+        for norm in norms(model):
+            norm.weight[:2], norm.bias[:2] = 0.0, 0.0
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual=residual)
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_parameter("a.weight") is result.module.get_parameter("b.weight")
 
 
 def test_a_wrong_rewrite_is_caught_by_numbers() -> None:

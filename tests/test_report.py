@@ -88,7 +88,7 @@ def test_who_wastes_most_is_ranked_by_the_measure_asked_for() -> None:
     u = measured("vgg_bn")
     for cost in ("params", "flops"):
         dead = {line.name: getattr(line, cost).total - getattr(line, cost).live for line in lines(u.rows)}
-        ranking = render(utilization_report(u, cost=cost), 80).partition(f"Most wasted {cost}")[2].splitlines()[1]  # type: ignore[arg-type]
+        ranking = render(utilization_report(u, cost=cost), 80).partition(f"Most wasted {cost}")[2].splitlines()[1]
         assert ranking.split()[0] == max(dead, key=lambda name: dead[name])
 
 
@@ -142,7 +142,7 @@ def test_bars_can_be_written_in_ascii() -> None:
     console = Console(file=stream, width=80, legacy_windows=False)
     console.print(utilization_report(measured("vgg_bn")))
     stream.flush()
-    assert b"###" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"###" in stream.buffer.getvalue()
 
 
 def test_printing_a_value_prints_its_report() -> None:

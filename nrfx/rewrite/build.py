@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrfx.channels import Channels
+from nrfx.channels import Channels, first_readings, readers
 from nrfx.liveness import Liveness
 from nrfx.nn import Cross
 from nrfx.rewrite import cross
@@ -74,12 +74,9 @@ class _Builder:
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
         self.norm_of = self._roles()
         self.offsets = self._offsets()
-        done: set[str] = set()
-        for step in self.plan.found.steps:
-            reading = step.effect.reading
-            if reading is not None and reading.key not in done:
-                done.add(reading.key)
-                self._weight(reading, step.effect.family)
+        for step in readers(self.plan.found.steps).values():
+            if step.effect.reading is not None:
+                self._weight(step.effect.reading, step.effect.family)
         for name in self.plan.found.layouts:
             if name not in self.origins and not self._replaced(name):
                 self._vector(name)
@@ -98,9 +95,7 @@ class _Builder:
     def _offsets(self) -> dict[str, Tensor]:
         """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
         added: dict[str, Tensor] = {}
-        readings = {
-            step.effect.reading.key: step.effect.reading for step in self.plan.found.steps if step.effect.reading
-        }
+        readings = first_readings(self.plan.found.steps)
         for key, norms in self.plan.settled.absorbers.items():
             reading = readings[key]
             if torch.equal(self.plan.settled.given[key], self.plan.settled.left[key]):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrfx.channels import Channels
+from nrfx.channels import Channels, readers
 from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rewrite.origins import NEW
 from nrfx.rules import Family, Reading
@@ -33,10 +33,9 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
     """
     readings, notes = {}, []
     tied = {first for name, first in found.aliases.items() if first != name}
-    for step in found.steps:
+    for step in readers(found.steps).values():
         reading = step.effect.reading
-        if reading is None:
-            continue
+        assert reading is not None
         module = traced.get_submodule(reading.path)
         reason = _no_form(module, step.effect.family, tied, reading)
         if reason is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nrfx.channels import Channels, Mismatch, Step, relabel
+from nrfx.channels import Channels, Mismatch, Step, first_readings, relabel
 from nrfx.rules import Reading
 from nrfx.trace import TracedModule
 
@@ -42,7 +42,7 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
     resized = Resized(
         births,
         _layouts(found, steps),
-        {step.effect.reading.key: step.effect.reading for step in steps if step.effect.reading is not None},
+        first_readings(steps),
         channel_of,
         old_labels=found.channel_of.numel(),
         old_channels=found.space_of.numel(),

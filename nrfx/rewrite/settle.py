@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from nrfx.channels import Channels, Step
+from nrfx.channels import Channels, Step, readers
 from nrfx.constants import Affine, constants
 from nrfx.liveness import Liveness, live_along, reader
 from nrfx.rewrite.origins import occurrence
@@ -53,7 +53,7 @@ def settle(traced: TracedModule, found: Channels, alive: Liveness, attention: se
     Args:
         attention: keys of the weights that will be cross-attention layers.
     """
-    readings = {step.effect.reading.key: step for step in found.steps if step.effect.reading and _contracts(step)}
+    readings = {key: step for key, step in readers(found.steps).items() if step.effect.family is Family.CONTRACTION}
     dead = ~alive.live
     given, hold = _given(found, alive, readings, dead)
     absorbers = {
@@ -72,10 +72,6 @@ def settle(traced: TracedModule, found: Channels, alive: Liveness, attention: se
     left = _left(traced, found, alive, carriers, readings)
     hold = {**hold, **_unreached(found, readings, absorbers, given, left, carrier_of, dead)}
     return Settlement(carriers, absorbers, given, left, carrier_of, hold)
-
-
-def _contracts(step: Step) -> bool:
-    return step.effect.family is Family.CONTRACTION
 
 
 def _given(
@@ -97,7 +93,7 @@ def _given(
 
 
 def _absorber(found: Channels, step: Step, visits: int) -> tuple[Norm, ...] | None:
-    """The norms that read all that the layer gives, nothing where it has a bias of its own; None where neither will do."""
+    """The norms that read all that the layer gives, none where it has a bias; None where neither will do."""
     reading = step.effect.reading
     assert reading is not None
     modes = len({other.mode for other in found.steps if other.path == step.path})

@@ -209,7 +209,7 @@ def _ambient() -> tuple[object, ...]:
 
 
 def _cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())
 
 
 def _random_state() -> tuple[object, ...]:

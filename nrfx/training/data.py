@@ -1,7 +1,7 @@
 """Images to train on without a download: scikit-learn's bundled handwritten digits.
 
-A dataset is three `Images` (train, validation, test), normalised with the mean and deviation of the train part. Choices are made
-on the validation part; the test part is for the end.
+A dataset is three `Images` (train, validation, test), normalised with the mean and deviation of the train part. Choices
+are made on the validation part; the test part is for the end.
 """
 
 import math
@@ -46,9 +46,7 @@ class Dataset:
     test: Images
 
 
-def digits(
-    seed: int = 0, validation: float = 0.15, test: float = 0.25, size: int = 8, channels: int = 1
-) -> Dataset:
+def digits(seed: int = 0, validation: float = 0.15, test: float = 0.25, size: int = 8, channels: int = 1) -> Dataset:
     """The 1,797 handwritten digits (8 x 8 pixels, 10 classes), split at random and normalised.
 
     Args:
@@ -61,7 +59,9 @@ def digits(
         UsageError: scikit-learn is not installed, or the fractions leave a part empty.
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-        raise UsageError(f"validation={validation} and test={test} leave a part of the digits empty: make the sum less than 1.")
+        raise UsageError(
+            f"validation={validation} and test={test} leave a part of the digits empty: make the sum less than 1."
+        )
     x, y = _bundled_digits()
     x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False) if size != x.shape[-1] else x
     x = x.repeat(1, channels, 1, 1)

@@ -1,9 +1,10 @@
 """The state of an optimizer, carried across a rejuvenation.
 
-A parameter scaled by f has its gradient scaled by 1 / f, and so has every running mean of gradients: exp_avg and momentum
-buffers are divided by f, running means of squared gradients by f squared (`POWERS`). Positions that are new, and those whose
-value was rewritten, start again from zero. Adam's `step` belongs to a whole parameter, so that it is not restarted: the first
-steps of new channels are up to 6 times longer than Adam's usual ones. Not handled: optimizers that are not in `POWERS`.
+A parameter scaled by f has its gradient scaled by 1 / f, and so has every running mean of gradients: exp_avg and
+momentum buffers are divided by f, running means of squared gradients by f squared (`POWERS`). Positions that are new,
+and those whose value was rewritten, start again from zero. Adam's `step` belongs to a whole parameter and is not
+restarted: the first steps of new channels are up to 6 times longer than usual. Not handled: optimizers that are not in
+`POWERS`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,10 +41,10 @@ class _Slot:
 def migrate(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> None:
     """Makes `optimizer` train `result.module` where it trained `old`, with its state carried along.
 
-    The optimizer, its param_groups and their options stay the same objects, so that a scheduler that holds them goes on. Each
-    parameter of `old` is replaced, at its place in its group, by the new parameters that come from it (several where a weight
-    was split into blocks). A new parameter without an ancestor joins the group of its nearest relative by module path.
-    Parameters of other modules are left alone, and parameters that the optimizer did not train are not added.
+    The optimizer, its param_groups and their options stay the same objects, so that a scheduler that holds them goes
+    on. Each parameter of `old` is replaced, at its place in its group, by the new parameters that come from it (several
+    where a weight was split into blocks). A new parameter without an ancestor joins the group of its nearest relative
+    by module path. Parameters of other modules are left alone; those that were not in the optimizer are not added.
 
     Raises:
         TrainingError: the optimizer keeps state that cannot be transformed. Nothing was changed.
@@ -70,9 +71,9 @@ def check_state(optimizer: Optimizer, module: nn.Module) -> None:
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim() and (key not in known or value.shape != parameter.shape):
                 raise TrainingError(
-                    f"{type(optimizer).__name__} keeps {key!r} of shape {list(value.shape)} for {name}, and how that changes when "
-                    f"channels come and go is not known. Known are {_known_state()}. Use one of these, or pop the "
-                    "optimizer's state before the rejuvenation so that it starts anew."
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {list(value.shape)} for {name}, and how that "
+                    f"changes when channels come and go is not known. Known are {_known_state()}. Use one of these, or "
+                    "clear optimizer.state before the rejuvenation, so that it starts anew."
                 )
 
 
@@ -89,7 +90,7 @@ def _names(module: nn.Module) -> dict[nn.Parameter, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
-# Which new parameters follow which old one ---------------------------------------------------------------------------------
+# Which new parameters follow which old one
 
 
 def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
@@ -128,7 +129,7 @@ def _nearest(name: str, others: tuple[str, ...]) -> str:
 
 
 def _replace(group: dict[str, Any], slots: Mapping[nn.Parameter, _Slot]) -> None:
-    """The group's list of parameters, in place, with every old parameter replaced; its list of names too, if it has one."""
+    """Replaces every old parameter in the group's list of parameters, in place, and in that of names if it has one."""
     old_names = group.get("param_names", [""] * len(group["params"]))
     pairs = tuple(zip(group["params"], old_names, strict=True))
     new = [pair for parameter, name in pairs for pair in _following(parameter, name, slots)]
@@ -146,7 +147,7 @@ def _following(
     yield from zip(slots[parameter].parameters, slots[parameter].names, strict=True)
 
 
-# What becomes of the state -------------------------------------------------------------------------------------------------
+# What becomes of the state
 
 
 def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimizer, result: Rejuvenation) -> State:

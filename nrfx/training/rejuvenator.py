@@ -1,19 +1,20 @@
 """Neural Rejuvenation around a training loop of the user's own (Algorithm 1).
 
-    search        the steps in which the penalty acts and the utilization is measured: from the start up to `until`, or to the
-                  last of `max_events`
-    measurement   every `interval` steps; it raises lambda, or finds r below the trigger
-    event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
+search        the steps in which the penalty acts and the utilization is measured: up to `until`, or to the last of
+              `max_events`
+measurement   every `interval` steps; it raises lambda, or finds r below the trigger
+event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
@@ -21,7 +22,7 @@ from nrfx.liveness import mortal_gammas
 from nrfx.rejuvenate import Rejuvenation, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
-from nrfx.training.schedule import LambdaSchedule
+from nrfx.training.schedule import LambdaSchedule, steps_to_die
 from nrfx.utilization import Utilization, utilization
 
 
@@ -49,14 +50,15 @@ class Event:
 class Rejuvenator:
     """Watches a network while it trains, and rejuvenates it when its utilization falls below the trigger.
 
-    Call `penalize` between backward (after GradScaler.unscale_, if there is one) and optimizer.step, and `step` after it. Take
-    `module` anew in every step: an event replaces it. The optimizer stays the same object.
+    Call `penalize` between backward (after GradScaler.unscale_, if there is one) and optimizer.step, and `step` after
+    it. Take `module` anew in every step: an event replaces it. The optimizer stays the same object.
 
     Args:
-        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its parameters with
-            the model that was traced, so that the optimizer may hold the parameters of either.
+        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its
+            parameters with the model that was traced, so that the optimizer may hold those of either.
         optimizer: SGD, Adam or AdamW over the parameters.
-        budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger of both.
+        budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
+            of both.
         trigger: an r below this causes an event (the paper's T_r).
         interval: steps between two measurements, about an epoch in the paper; 1 or more.
         delta_lambda, delta_r: see LambdaSchedule.
@@ -65,9 +67,10 @@ class Rejuvenator:
         options: those of `nrfx.rejuvenate`, passed on.
 
     Raises:
-        TrainingError: an argument is out of range, or the optimizer holds none of the gammas that can die.
+        TrainingError: an argument is out of range, the budget is too small for the trigger, or the optimizer holds none
+            of the gammas that can die.
 
-    Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. There lambda is raised once more after its reset; here it is 0.
+    Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. The authors' code raises lambda once more after the reset.
 
     >>> import nrfx
     >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
@@ -79,7 +82,7 @@ class Rejuvenator:
     >>> nr.module(torch.zeros(2, 1, 5, 5)).sum().backward()
     >>> nr.penalize(); optimizer.step(); event = nr.step()
     >>> type(event).__name__, round(event.r, 2), nr.lam
-    ('Event', 0.25, 0.0)
+    ('Event', 0.26, 0.0)
     """
 
     def __init__(
@@ -108,10 +111,14 @@ class Rejuvenator:
         self.note = ""
         self._schedule = LambdaSchedule(delta_lambda, delta_r)
         self._options = dict(options)
-        self._adopt(as_traced(gm, example_inputs))
+        self._module = as_traced(gm, example_inputs)
+        self._mortal = self._mortal_of(self._module)
         self._check_optimizer()
+        self._check_budget()
         if not self._mortal:
-            self.note = "No gamma of the network can die: it will be trained as it is. nrfx.utilization lists the pins and why."
+            self.note = (
+                "No gamma of the network can die: it will be trained as it is. nrfx.utilization lists the pins and why."
+            )
 
     @property
     def module(self) -> TracedModule:
@@ -130,10 +137,10 @@ class Rejuvenator:
 
     @torch.no_grad()
     def penalize(self) -> None:
-        """Adds lambda * sign(gamma) to the gradient of every gamma that can die. Once per optimizer step; no device sync.
+        """Adds lambda * sign(gamma) to the gradient of every gamma that can die, without a device sync.
 
-        With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would divide the penalty away.
-        Gammas without a gradient are passed over.
+        Once per optimizer step. With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would
+        divide the penalty away. Gammas without a gradient are passed over.
 
         Source: Neural Rejuvenation, Eq. 3, in gradient form.
         """
@@ -148,7 +155,7 @@ class Rejuvenator:
         """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
 
         Raises:
-            TrainingError: the optimizer's state cannot be carried over; found at the first measurement, not at the event.
+            TrainingError: the optimizer's state cannot be carried over. Found at the first measurement already.
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self.steps += 1
@@ -162,10 +169,7 @@ class Rejuvenator:
             if result.changed:
                 return self._event(r, result)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
-        self._schedule = self._schedule.observe(r)
-        if not self._searches(self.steps + self.interval):
-            self.note = self._never(r)
-        return Measurement(self.steps, measured, r, self.lam, self.note)
+        return self._measurement(measured, r)
 
     def state_dict(self) -> dict[str, int | float | str | None]:
         """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
@@ -186,16 +190,15 @@ class Rejuvenator:
         expected = self.state_dict().keys()
         if state.keys() != expected:
             raise TrainingError(
-                f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found {', '.join(sorted(state)) or 'nothing'}. "
-                "Load what Rejuvenator.state_dict returned."
+                f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found "
+                f"{', '.join(sorted(state)) or 'nothing'}. Load what Rejuvenator.state_dict returned."
             )
-        schedule = LambdaSchedule(
-            self._schedule.delta_lambda, self._schedule.delta_r, float(state["lam"]), state["previous_r"]
-        )
+        r = state["previous_r"]
+        schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
+        steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
         if module is not None:
-            self._adopt(module)
-        self._schedule = schedule
-        self.steps, self.events, self.note = int(state["steps"]), int(state["events"]), str(state["note"])
+            self._module, self._mortal = module, self._mortal_of(module)
+        self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
@@ -211,8 +214,11 @@ class Rejuvenator:
         self.note = ""
         return event
 
-    def _adopt(self, module: TracedModule) -> None:
-        self._module, self._mortal = module, self._mortal_of(module)
+    def _measurement(self, measured: Utilization, r: float) -> Measurement:
+        self._schedule = self._schedule.observe(r)
+        if not self._searches(self.steps + self.interval):
+            self.note = self._never(r)
+        return Measurement(self.steps, measured, r, self.lam, self.note)
 
     def _mortal_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the gammas that can die, on the devices of the gammas."""
@@ -224,16 +230,38 @@ class Rejuvenator:
         missing = [name for name in self._mortal if self._module.get_parameter(name) not in trained]
         if self._mortal and len(missing) == len(self._mortal):
             raise TrainingError(
-                f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel would ever "
-                "die. Build it over gm.parameters() of the module given to the Rejuvenator."
+                f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel "
+                "would ever die. Build it over gm.parameters() of the module given to the Rejuvenator."
             )
+
+    def _check_budget(self) -> None:
+        """At an event, r is just below the trigger: what is alive then must fit."""
+        now = utilization(self._module, **_shared(self._options, utilization))
+        for measure in ("params", "flops"):
+            bound, total = getattr(self.budget, measure), getattr(now, measure).total
+            alive = int(self.trigger * total)
+            if bound is not None and bound < alive:
+                raise TrainingError(
+                    f"At the trigger of {self.trigger}, {alive:,} of the network's {total:,} {measure} are alive: more "
+                    f"than the budget of {bound:,}. Lower the trigger below {bound / total:.2g} or raise the budget."
+                )
 
     def _never(self, r: float) -> str:
         return (
-            f"The search window ended at step {self.until} without a rejuvenation: after {self.steps} steps r is {r:.3f} and the "
-            f"trigger {self.trigger}, at lambda {self.lam:.2g}. Training goes on without a penalty. For more channels to die, give "
-            "the search more steps (until, or smaller batches), raise delta_lambda, shorten the interval, or raise the trigger."
+            f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
+            f"{r:.3f} and the trigger {self.trigger}, at lambda {self.lam:.2g}. {self._dying()}Training goes on "
+            "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
+            "raise delta_lambda, shorten the interval, or raise the trigger."
         )
+
+    def _dying(self) -> str:
+        """How long a gamma takes to die under the penalty alone; "" for Adam, whose steps hardly depend on lambda."""
+        if not isinstance(self.optimizer, SGD) or not self._mortal:
+            return ""
+        gammas = {self._module.get_parameter(name) for name in self._mortal}
+        group = next(group for group in self.optimizer.param_groups if gammas & set(group["params"]))
+        steps = steps_to_die(float(group["lr"]), self.lam, momentum=float(group["momentum"]))
+        return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
 
 
 def _ratio(measured: Utilization, budget: Budget) -> float:
@@ -256,7 +284,9 @@ def _check_arguments(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
     if until is not None and until < interval:
-        raise TrainingError(f"until is {until}, before the first measurement at step {interval}: make the interval shorter.")
+        raise TrainingError(
+            f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
+        )
     known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
     if unknown := sorted(options.keys() - known):
         raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import lr_scheduler as schedules
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
@@ -38,6 +37,7 @@ def restart(scheduler: LRScheduler) -> None:
 
     Source: Neural Rejuvenation, Sec. 4.1.
 
+    >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
     >>> scheduler = schedules.StepLR(optimizer, step_size=1, gamma=0.5)
     >>> optimizer.step(); scheduler.step(); optimizer.param_groups[0]["lr"]
@@ -49,8 +49,8 @@ def restart(scheduler: LRScheduler) -> None:
     for part in (scheduler, *parts):
         if type(part) not in RESTARTABLE:
             raise TrainingError(
-                f"{type(part).__name__} cannot be set back to its epoch 0, since its state is more than an epoch. Set the learning "
-                "rates of optimizer.param_groups to their initial values and build a new scheduler over the same optimizer. "
+                f"{type(part).__name__} cannot be set back to its epoch 0, since its state is more than an epoch. Set "
+                "the learning rates of optimizer.param_groups to their first values and build a new scheduler over it. "
                 f"restart knows {', '.join(kind.__name__ for kind in RESTARTABLE)}."
             )
     for part in parts:

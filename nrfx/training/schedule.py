@@ -13,9 +13,8 @@ class LambdaSchedule:
 
         value += delta_lambda, unless r < previous_r - delta_r
 
-    The first observation has nothing to compare with and only remembers r. Each observation that does not raise lambda saw r
-    fall by more than delta_r, so that a search has at most 1 + raises + (r at its start - trigger + rises of r) / delta_r of
-    them.
+    The first observation has nothing to compare with and only remembers r. Each observation that does not raise lambda
+    saw r fall by more than delta_r, so that there are at most 1 + raises + (all falls of r) / delta_r of them.
 
     Args:
         delta_lambda: what lambda rises by, per unit of gamma in the loss; above 0.
@@ -41,7 +40,7 @@ class LambdaSchedule:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta_lambda) and self.delta_lambda > 0):
             raise TrainingError(
-                f"delta_lambda is {self.delta_lambda!r}; expected a positive number. At 0 nothing would ever be made to die."
+                f"delta_lambda is {self.delta_lambda!r}; expected a positive number, or nothing would ever die."
             )
         if not (math.isfinite(self.delta_r) and self.delta_r >= 0):
             raise TrainingError(f"delta_r is {self.delta_r!r}; expected 0 or a positive number such as 0.01.")
@@ -56,15 +55,13 @@ class LambdaSchedule:
         return replace(self, value=0.0, previous_r=None)
 
 
-def steps_to_die(
-    lr: float, lam: float, gamma: float = 1.0, threshold: float = 0.01, momentum: float = 0.0
-) -> float:
+def steps_to_die(lr: float, lam: float, gamma: float = 1.0, threshold: float = 0.01, momentum: float = 0.0) -> float:
     """Steps until the penalty alone takes a scale from `gamma` to `threshold * gamma`; infinite if it never does.
 
         steps = gamma (1 - threshold) (1 - momentum) / (lr * lam)
 
-    Dying takes a number of steps, not of epochs: on a small dataset take smaller batches, not a larger lambda. Adam divides the
-    penalty by its own size, so that this does not describe it.
+    Dying takes a number of steps, not of epochs: on a small dataset take smaller batches, not a larger lambda. This
+    does not describe Adam, which divides the penalty by its own size.
 
     >>> steps_to_die(lr=0.1, lam=5e-5)
     198000.0

@@ -1,0 +1,8 @@
+"""`python -m nrfx` is `nrfx`."""
+
+import sys
+
+from nrfx.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,502 @@
+# ruff: noqa: PLC0415  torch takes seconds to import, and `nrfx --help` does not need it
+"""The command line: every command prints a report, or with --json the same numbers; errors are one line on stderr.
+
+Exit status: 0 done; 1 a defect of nrfx, with its traceback; 2 nothing was done, and the line says why; 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from decimal import Decimal, InvalidOperation
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nrfx.errors import AnalysisError, BudgetError, CheckpointError, NrfxError, TraceError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from nrfx.budget import Budget
+    from nrfx.rejuvenate import Rejuvenation
+    from nrfx.trace import TracedModule
+    from nrfx.utilization import Utilization
+
+DONE, NOTHING_DONE, INTERRUPTED = 0, 2, 130
+RESIDUALS = ("live", "fixed", "coupled")
+SCHEMES = ("attention", "dense", "removed")
+SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+MODEL = "a torchvision name, timm:NAME, or package.module:factory (the current directory is importable)"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line (None: that of the process) and returns its exit status."""
+    try:
+        arguments = _parser().parse_args(argv)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except NrfxError as error:
+        print(f"nrfx: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return NOTHING_DONE
+    except KeyboardInterrupt:
+        print("nrfx: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+# Arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is a UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, and where to read more."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _help(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="nrfx",
+        description="See the waste in a network while it trains, and give it back.",
+        epilog="example:\n  nrfx inspect resnet50 --weights checkpoint.pt",
+        formatter_class=_help,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nrfx {version('nrfx')}")
+    parser.set_defaults(run=lambda _: _no_command(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_inspect(commands)
+    _add_rejuvenate(commands)
+    _add_train(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _no_command(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return NOTHING_DONE
+
+
+def _command(commands: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=_help,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the report")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
+
+
+def _add_analysis(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument(
+        "--input", type=_shape, action="append", metavar="SHAPE", help="such as 1,3,32,32; once per input of the model"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.01, metavar="T", help="dead below T x the layer's largest gamma (0.01)"
+    )
+    parser.add_argument(
+        "--residual", choices=RESIDUALS, default="live", help="what may die on residual streams (live: nothing)"
+    )
+
+
+def _add_inspect(commands: Any) -> None:
+    summary = "show which layers of a network waste what they cost"
+    parser = _command(commands, "inspect", _inspect, summary, "nrfx inspect resnet50 --weights FILE --cost flops")
+    _add_analysis(parser)
+    parser.add_argument(
+        "--cost", choices=("params", "flops"), default="params", help="the measure that ranks layers (params)"
+    )
+
+
+def _add_rejuvenate(commands: Any) -> None:
+    summary = "drop dead channels and widen what lives, within a budget"
+    example = "nrfx rejuvenate resnet50 --weights FILE --budget flops=1.0x -o better.safetensors"
+    parser = _command(commands, "rejuvenate", _rejuvenate, summary, example)
+    _add_analysis(parser)
+    parser.add_argument(
+        "--budget",
+        metavar="BUDGET",
+        help="what it may cost: params=11.7M, flops=1.0x (of what it costs now), or both with a comma",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to save the result")
+    parser.add_argument("--scheme", choices=SCHEMES, default="attention", help="how old and new channels meet")
+    parser.add_argument("--no-rescale", dest="rescale", action="store_false", help="leave small gammas small")
+    parser.add_argument(
+        "--no-reallocate", dest="reallocate", action="store_false", help="every layer back to its own old width"
+    )
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (1)")
+    parser.add_argument("--gamma0", type=float, metavar="G", help="initial level of gammas (the model's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
+    parser.add_argument("--verify", action="store_true", help="compare outputs before and after on a random input")
+
+
+def _add_train(commands: Any) -> None:
+    summary = "train a network on small images, and rejuvenate it on the way"
+    example = "nrfx train resnet18 --size 32 --channels 3 --epochs 10 --budget params=1.0x"
+    parser = _command(commands, "train", _train, summary, example)
+    _add_model(parser)
+    parser.add_argument(
+        "--data", choices=("digits",), default="digits", help="8 x 8 handwritten digits (needs no download)"
+    )
+    parser.add_argument("--size", type=_positive, default=8, metavar="N", help="side to which images are resized (8)")
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), default=1, metavar="N", help="colours of the images (1)"
+    )
+    parser.add_argument("--budget", metavar="BUDGET", help="as for rejuvenate; without one it is plain training")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="(30)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images a step (16)")
+    parser.add_argument("--lr", type=float, default=0.02, metavar="LR", help="learning rate (0.02)")
+    parser.add_argument(
+        "--trigger", type=float, default=0.5, metavar="R", help="rejuvenate at a utilization below R (0.5)"
+    )
+    parser.add_argument(
+        "--delta-lambda", type=float, default=5e-4, metavar="D", help="how fast the penalty grows (5e-4)"
+    )
+    parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
+    parser.add_argument("--scheme", choices=SCHEMES, default="attention", help="how old and new channels meet")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+
+
+def _add_demo(commands: Any) -> None:
+    summary = "train a small network twice, plainly and with Neural Rejuvenation, and compare"
+    parser = _command(commands, "demo", _demo, summary, "nrfx demo")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each training (the demo's)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of both runs (runs/demo, or the next free one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.replace("x", ",").split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected sizes such as 1,3,32,32")
+    return tuple(int(size) for size in sizes)
+
+
+@dataclass(frozen=True)
+class BudgetRequest:
+    """A budget as it is written: fractions of what the network costs now, and absolute bounds."""
+
+    fractions: Mapping[str, float]
+    bounds: Mapping[str, int]
+
+    def of(self, traced: "TracedModule") -> "Budget":
+        """The budget for a network."""
+        from nrfx.budget import Budget
+
+        relative = Budget.relative(traced, **self.fractions) if self.fractions else None
+        found = {} if relative is None else {name: getattr(relative, name) for name in self.fractions}
+        return Budget(**found, **self.bounds)
+
+
+def parse_budget(text: str | None) -> BudgetRequest:
+    """The budget that the text asks for.
+
+    Raises:
+        BudgetError: there is none, or an amount is not a positive number.
+
+    >>> parse_budget("params=11.7M,flops=0.5x")
+    BudgetRequest(fractions={'flops': 0.5}, bounds={'params': 11700000})
+    """
+    if not text:
+        raise BudgetError(
+            "There is no budget: give --budget params=11.7M, or flops=1.0x of what it costs now, or both."
+        )
+    fractions: dict[str, float] = {}
+    bounds: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, amount = (piece.strip() for piece in part.partition("="))
+        if name not in {"params", "flops"} or name in fractions or name in bounds:
+            raise BudgetError(f"Budget {text!r} is not understood at {part!r}; expected params=..., flops=... or both.")
+        if amount.endswith("x"):
+            fractions[name] = float(_amount(amount[:-1], 1, part))
+        else:
+            suffix = amount[-1:].upper() if amount[-1:].isalpha() else ""
+            bounds[name] = int(_amount(amount[: len(amount) - len(suffix)], SUFFIXES.get(suffix, 0), part))
+    return BudgetRequest(fractions, bounds)
+
+
+def _amount(digits: str, size: int, part: str) -> Decimal:
+    try:
+        amount = Decimal(digits) * size
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not (amount.is_finite() and amount > 0):
+        raise BudgetError(f"Budget {part!r} is not a positive amount; expected a number such as 11.7M, 250000 or 1.0x.")
+    return amount
+
+
+# Commands
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from nrfx.report import utilization_report
+
+    with _busy(f"looking at {arguments.model}"):
+        u = _measured(_traced(arguments), arguments)
+    plain = {"model": arguments.model, **json.loads(u.to_json())}
+    _print(arguments, plain, utilization_report(u, _title(arguments), arguments.cost))
+    return DONE
+
+
+def _rejuvenate(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from nrfx.report import rejuvenation_report
+
+    request = parse_budget(arguments.budget)
+    _check_writable(arguments.output)
+    torch.manual_seed(arguments.seed)
+    with _busy(f"rejuvenating {arguments.model}"):
+        traced = _traced(arguments)
+        budget = request.of(traced)
+        result = _rejuvenated(traced, budget, arguments)
+        difference = _verified(traced, result) if arguments.verify else None
+        if arguments.output is not None:
+            from nrfx.checkpoint import save
+
+            save(arguments.output, result.module)
+    plain = _plain(arguments, result, budget, difference)
+    _print(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, difference))
+    return DONE
+
+
+def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.Namespace) -> "Rejuvenation":
+    import torch
+
+    from nrfx.rejuvenate import rejuvenate
+
+    result = rejuvenate(
+        traced,
+        budget,
+        scheme=arguments.scheme,
+        rescale=arguments.rescale,
+        reallocate=arguments.reallocate,
+        residual=arguments.residual,
+        threshold=arguments.threshold,
+        gamma0=arguments.gamma0,
+        round_to=arguments.round_to,
+        generator=torch.Generator().manual_seed(arguments.seed),
+    )
+    if not result.changed:
+        raise NrfxError(" ".join(result.notes))
+    return result
+
+
+def _verified(traced: "TracedModule", result: "Rejuvenation") -> float:
+    import torch
+
+    from nrfx.verify import verify
+
+    return verify(traced, result, tuple(torch.randn(shape).to(dtype) for shape, dtype in traced.inputs))
+
+
+def _plain(
+    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", difference: float | None
+) -> dict[str, Any]:
+    from nrfx.report import widths
+
+    return {
+        "model": arguments.model,
+        "budget": asdict(budget),
+        "alpha": result.alpha,
+        "before": json.loads(result.before.to_json()),
+        "after": json.loads(result.after.to_json()),
+        "widths": {name: asdict(of) for name, of in widths(result).items()},
+        "carriers": list(result.carriers),
+        "notes": list(result.notes),
+        "difference": difference,
+        "output": None if arguments.output is None else str(arguments.output),
+    }
+
+
+def _endings(arguments: argparse.Namespace, difference: float | None) -> list[str]:
+    ending = []
+    if difference is not None:
+        ending.append(f"Verified: outputs before and after differ by {difference:.1e} of the largest one.")
+    saved = "Nothing was saved: -o FILE does." if arguments.output is None else f"Saved to {arguments.output}."
+    return [*ending, saved]
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from nrfx.training.data import digits
+    from nrfx.training.loop import RunConfig, train
+    from nrfx.training.screen import Screen
+
+    config = RunConfig(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch,
+        lr=arguments.lr,
+        seed=arguments.seed,
+        trigger=arguments.trigger,
+        delta_lambda=arguments.delta_lambda,
+        interval=arguments.interval,
+        scheme=arguments.scheme,
+    )
+    request = None if arguments.budget is None else parse_budget(arguments.budget)
+    torch.manual_seed(arguments.seed)
+    data = digits(arguments.seed, size=arguments.size, channels=arguments.channels)
+    arguments.input = [(2, *data.train.x.shape[1:])]
+    if arguments.num_classes is None and _is_named(arguments.model):
+        arguments.num_classes = data.classes
+    traced = _traced(arguments)
+    budget = None if request is None else request.of(traced)
+    out = arguments.out or _free("train")
+    console = Console(stderr=arguments.json)
+    with Screen(console, arguments.model, config, budget) as screen:
+        run = train(traced, data, config, budget, out, screen)
+    plain = {
+        "model": arguments.model,
+        "budget": None if budget is None else asdict(budget),
+        "params": run.params,
+        "flops": run.flops,
+        "epochs": len(run.epochs),
+        "events": [{"step": event.step, "r": event.r, "alpha": event.result.alpha} for event in run.events],
+        "validation_error": run.validation.error,
+        "test_error": run.test.error,
+        "note": run.note,
+        "seconds": run.seconds,
+        "out": str(out),
+    }
+    report = (
+        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
+        f"{run.flops:,} flops, {len(run.events)} rejuvenations. Saved in {out}."
+    )
+    _print(arguments, plain, report)
+    return DONE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from nrfx.training.demo import demo
+
+    console = Console(stderr=arguments.json)
+    chosen = {} if arguments.epochs is None else {"epochs": arguments.epochs}
+    result = demo(arguments.out or _free("demo"), seed=arguments.seed, console=console, **chosen)
+    if arguments.json:
+        print(result.to_json())
+    return DONE
+
+
+def _free(name: str) -> Path:
+    """runs/name, or the first of runs/name-2, runs/name-3, ... that does not exist."""
+    candidates = (Path("runs", name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(path for path in candidates if not path.exists())
+
+
+# What commands share
+
+
+def _traced(arguments: argparse.Namespace) -> "TracedModule":
+    from nrfx.models import resolve
+    from nrfx.trace import as_traced
+
+    found = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+    try:
+        return as_traced(found.module, found.example_inputs)
+    except TraceError as error:
+        shapes = " and ".join("x".join(map(str, x.shape)) for x in found.example_inputs)
+        raise TraceError(f"{error} (The input was {shapes}; --input gives another.)") from error
+
+
+def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utilization":
+    from nrfx.channels import channels
+    from nrfx.liveness import liveness
+    from nrfx.utilization import measure
+
+    found = channels(traced)
+    if not found.norms:
+        raise AnalysisError(
+            f"{arguments.model} has no gamma at all: nothing tells which channels are dead. "
+            "Neural Rejuvenation needs layers with a batch norm."
+        )
+    return measure(traced, found, liveness(traced, found, arguments.threshold, arguments.residual))
+
+
+def _title(arguments: argparse.Namespace) -> str:
+    """The model's name; a torchvision or timm model without a file is untrained."""
+    fresh = arguments.weights is None and _is_named(arguments.model)
+    return f"{arguments.model} (untrained)" if fresh else str(arguments.model)
+
+
+def _is_named(model: str) -> bool:
+    """Whether it is a model of torchvision or timm, not the user's own."""
+    return ":" not in model or model.startswith("timm:")
+
+
+def _check_writable(path: Path | None) -> None:
+    """Refuses a place where nothing can be written, before the work."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; expected the name of a file.")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise CheckpointError(f"{path} cannot be written: permission denied.")
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """A spinner on stderr, if that is a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield
+
+
+def _print(
+    arguments: argparse.Namespace, plain: Mapping[str, Any], report: "RenderableType", ending: Sequence[str] = ()
+) -> None:
+    """JSON, or the report: with colours on a terminal, plain elsewhere."""
+    from rich.console import Console, Group
+
+    from nrfx.report import columns, render
+
+    if arguments.json:
+        print(json.dumps(plain, indent=2))
+        return
+    whole = Group(report, *(["", *ending] if ending else []))
+    console = Console(width=columns())
+    if console.is_terminal:
+        console.print(whole, highlight=False)
+    else:
+        print(render(whole))
