@@ -346,6 +346,14 @@ def test_events_come_as_often_as_they_may() -> None:
     assert found == ["Event", "Event", "NoneType", "NoneType"]
 
 
+def test_a_search_that_ends_after_an_event_has_nothing_to_excuse() -> None:
+    nr, optimizer = set_up(max_events=2, until=3)
+    kill(nr)
+    assert isinstance(nr.step(), Event)
+    assert [learn(nr, optimizer).note for _ in range(2)] == ["", ""]
+    assert not nr.searching
+
+
 # Resuming
 
 

@@ -216,7 +216,7 @@ class Rejuvenator:
 
     def _measurement(self, measured: Utilization, r: float) -> Measurement:
         self._schedule = self._schedule.observe(r)
-        if not self._searches(self.steps + self.interval):
+        if self.events == 0 and not self._searches(self.steps + self.interval):
             self.note = self._never(r)
         return Measurement(self.steps, measured, r, self.lam, self.note)
 
