@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
 from nrfx.errors import BudgetError, NrfxError, RewriteError, TrainingError
@@ -384,3 +384,26 @@ def test_after_an_event_the_resumed_one_takes_the_new_module() -> None:
     other.load_state_dict(nr.state_dict(), nr.module)
     assert other.module is nr.module
     assert not other.searching
+
+
+def test_a_schedule_that_cannot_be_set_back_is_refused_at_once() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    optimizer = SGD(gm.parameters(), lr=0.1)
+    with pytest.raises(TrainingError, match="ReduceLROnPlateau cannot be set back"):
+        Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), scheduler=ReduceLROnPlateau(optimizer))
+
+
+def test_an_event_sets_the_schedule_back_to_its_first_epoch_when_asked() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    optimizer = SGD(gm.parameters(), lr=0.05)
+    scheduler = StepLR(optimizer, step_size=1, gamma=0.5)
+    nr = Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), interval=2, scheduler=scheduler)
+    learn(nr, optimizer)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.025
+    kill(nr)
+    assert isinstance(learn(nr, optimizer), Event)
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    learn(nr, optimizer)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.025

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
@@ -22,6 +23,7 @@ from nrfx.liveness import mortal_gammas
 from nrfx.rejuvenate import Rejuvenation, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
+from nrfx.training.restart import check_restartable, restart
 from nrfx.training.schedule import LambdaSchedule, steps_to_die
 from nrfx.utilization import Utilization, utilization
 
@@ -64,11 +66,12 @@ class Rejuvenator:
         delta_lambda, delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
+        scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
         options: those of `nrfx.rejuvenate`, passed on.
 
     Raises:
-        TrainingError: an argument is out of range, the budget is too small for the trigger, or the optimizer holds none
-            of the gammas that can die.
+        TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
+            trigger, or the optimizer holds none of the gammas that can die.
 
     Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. The authors' code raises lambda once more after the reset.
 
@@ -96,16 +99,20 @@ class Rejuvenator:
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
+        scheduler: LRScheduler | None = None,
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
         _check_arguments(trigger, interval, max_events, until, options)
+        if scheduler is not None:
+            check_restartable(scheduler)
         self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
         self.interval = interval
         self.max_events = max_events
         self.until = until
+        self.scheduler = scheduler
         self.events = 0
         self.steps = 0
         self.note = ""
@@ -208,6 +215,8 @@ class Rejuvenator:
         event = Event(self.steps, r, result, self.lam)
         mortal = self._mortal_of(result.module)
         migrate(self.optimizer, self._module, result)
+        if self.scheduler is not None:
+            restart(self.scheduler)
         self._module, self._mortal = result.module, mortal
         self._schedule = self._schedule.reset()
         self.events += 1

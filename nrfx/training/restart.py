@@ -45,14 +45,8 @@ def restart(scheduler: LRScheduler) -> None:
     >>> restart(scheduler); optimizer.param_groups[0]["lr"]
     0.8
     """
+    check_restartable(scheduler)
     parts = tuple(_leaves(scheduler))
-    for part in (scheduler, *parts):
-        if type(part) not in RESTARTABLE:
-            raise TrainingError(
-                f"{type(part).__name__} cannot be set back to its epoch 0, since its state is more than an epoch. Set "
-                "the learning rates of optimizer.param_groups to their first values and build a new scheduler over it. "
-                f"restart knows {', '.join(kind.__name__ for kind in RESTARTABLE)}."
-            )
     for part in parts:
         part.last_epoch = -1
     for group, lr in zip(scheduler.optimizer.param_groups, parts[0].base_lrs, strict=True):
@@ -61,6 +55,17 @@ def restart(scheduler: LRScheduler) -> None:
     if isinstance(scheduler, SequentialLR):
         scheduler.last_epoch = 0
         scheduler._last_lr = parts[0].get_last_lr()
+
+
+def check_restartable(scheduler: LRScheduler) -> None:
+    """Raises the TrainingError that `restart` would raise, and changes nothing."""
+    for part in (scheduler, *_leaves(scheduler)):
+        if type(part) not in RESTARTABLE:
+            raise TrainingError(
+                f"{type(part).__name__} cannot be set back to its epoch 0, since its state is more than an epoch. Set "
+                "the learning rates of optimizer.param_groups to their first values and build a new scheduler over it. "
+                f"restart knows {', '.join(kind.__name__ for kind in RESTARTABLE)}."
+            )
 
 
 def _leaves(scheduler: LRScheduler) -> Iterator[LRScheduler]:
