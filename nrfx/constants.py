@@ -45,11 +45,12 @@ class Affine:
 class Constants:
     """`read[key]`: the constant that each column of that module's weight reads, NaN where it varies; one a visit.
 
-    `lost`: channel -> (node, reason) where a channel that was constant first began to vary.
+    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none.
     """
 
     read: Mapping[str, tuple[Tensor, ...]]
-    lost: Mapping[int, tuple[str, str]]
+    lost: Tensor
+    causes: tuple[str, ...]
 
 
 def constants(
@@ -63,7 +64,9 @@ def constants(
     """
     propagation = _Propagation(found, affine, weight, bias)
     flow(found, propagation.value)
-    return Constants({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost)
+    return Constants(
+        {name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost, tuple(propagation.causes)
+    )
 
 
 def uniform(values: Tensor, axis: int) -> Tensor:
@@ -86,7 +89,8 @@ class _Propagation:
         self.channel_of = found.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in found.steps}
         self.read: dict[str, list[Tensor]] = {}
-        self.lost: dict[int, tuple[str, str]] = {}
+        self.lost = torch.full(found.space_of.shape, -1)
+        self.causes: list[str] = []
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
@@ -157,23 +161,25 @@ class _Propagation:
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""
-        known = torch.cat([self.constant_channels(*pair) for pair in self.labelled(step, args)])
-        if known.numel() == 0:
-            return
-        labels, varies = torch.broadcast_tensors(collapse(step.effect.out), collapse(out.isnan()))
-        varying = self.channel_of[labels[varies & (labels >= 0)]]
-        for channel in known[torch.isin(known, varying)].tolist():
-            self.lost.setdefault(channel, (step.node.name, reason))
+        known = torch.zeros_like(self.lost, dtype=torch.bool)
+        for labels, values in self.labelled(step, args):
+            known |= self.where(labels, ~collapse(values).isnan())
+        lost = known & self.where(step.effect.out, collapse(out).isnan()) & (self.lost < 0)
+        if bool(lost.any()):
+            self.lost[lost] = len(self.causes)
+            self.causes.append(reason)
 
     def labelled(self, step: Step, args: Any) -> list[tuple[Tensor, Tensor]]:
         """(labels, values) of each operand that is a tensor."""
         names = tensors(operands(step, self.labels)[0])
         return list(zip(names, tensors(args), strict=True))
 
-    def constant_channels(self, labels: Tensor, values: Tensor) -> Tensor:
-        small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-        known: Tensor = torch.unique(self.channel_of[small[~value.isnan() & (small >= 0)]])
-        return known
+    def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
+        """bool [channels]: whether an element of the channel is chosen. `chosen` broadcasts over dims that repeat."""
+        small, mask = torch.broadcast_tensors(collapse(labels), chosen)
+        found = torch.zeros_like(self.lost, dtype=torch.bool)
+        found[self.channel_of[small[mask & (small >= 0)]]] = True
+        return found
 
 
 def _by_label(labels: Tensor, values: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ ALL_DEAD = 1e-3
 
 @dataclass(frozen=True)
 class Held:
-    """A gamma-dead channel that is kept: `gamma` is the norm that says dead, `index` its position there."""
+    """Gamma-dead channels that are kept for one reason: their positions in `gamma`, and which channels they are."""
 
     gamma: str
-    index: int
-    channel: int
     reason: str
+    indices: Tensor
+    channels: Tensor
 
 
 @dataclass(frozen=True)
@@ -235,24 +235,28 @@ def _held(
     hold: Mapping[int, str],
     residual: Residual,
 ) -> Iterator[Held]:
+    reason_of, reasons = _reasons(found, fixed, policy, hold, residual)
     for name, dead in gamma_dead.items():
-        layout = found.norms[name]
-        for index in (dead & (layout >= 0)).nonzero().flatten().tolist():
-            channel = int(found.channel_of[layout[index]])
-            if bool(keep[channel]):
-                yield Held(name, index, channel, _reason(found, channel, fixed, policy, hold, residual))
+        channel = found.channels(found.norms[name])
+        here = (dead & (channel >= 0) & keep[channel.clamp(min=0)]).nonzero().flatten()
+        why = reason_of[channel[here]]
+        for code in torch.unique(why).tolist():
+            yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
 
 
-def _reason(
-    found: Channels, channel: int, fixed: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
-) -> str:
-    space = found.spaces[int(found.space_of[channel])]
-    if not space.free:
-        return f"pinned: {space.pinned}"
-    if bool(policy[space.index]):
-        return f'on a residual stream, which residual="{residual}" keeps'
-    if channel in hold:
-        return hold[channel]
-    if channel in fixed.lost:
-        return fixed.lost[channel][1]
-    return "alive on another path, or for another norm that reads it"
+def _reasons(
+    found: Channels, fixed: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
+) -> tuple[Tensor, list[str]]:
+    """For each channel the index of the reason why it is kept when a gamma of it is dead; weaker reasons come first."""
+    reasons = ["alive on another path, or for another norm that reads it", *fixed.causes]
+    reason_of = fixed.lost + 1
+    for channel, reason in hold.items():
+        reason_of[channel] = len(reasons)
+        reasons.append(reason)
+    reason_of[policy[found.space_of]] = len(reasons)
+    reasons.append(f'on a residual stream, which residual="{residual}" keeps')
+    for space in found.spaces:
+        if not space.free:
+            reason_of[found.space_of == space.index] = len(reasons)
+            reasons.append(f"pinned: {space.pinned}")
+    return reason_of, reasons

@@ -157,8 +157,12 @@ def _uncounted(found: Channels) -> Iterable[str]:
 
 
 def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
-    channels_by_reason = Counter(reason for _, reason in {(entry.channel, entry.reason) for entry in held})
-    return channels_by_reason.most_common()
+    """(reason, channels), most first; a channel that several gammas hold counts once."""
+    channels_of: dict[str, list[Tensor]] = {}
+    for entry in held:
+        channels_of.setdefault(entry.reason, []).append(entry.channels)
+    counts = {reason: int(torch.cat(parts).unique().numel()) for reason, parts in channels_of.items()}
+    return sorted(counts.items(), key=lambda pair: -pair[1])
 
 
 class _Rows:
@@ -174,8 +178,10 @@ class _Rows:
         self.flops = [_by_path(found.steps, cost) for cost in flops]
         self.live, self.all = Extents(found, alive.live), Extents(found, None)
         self.held = torch.zeros(found.space_of.numel(), dtype=torch.bool)
-        self.held[[entry.channel for entry in alive.held]] = True
-        self.held_by_gamma = Counter(entry.gamma for entry in alive.held)
+        self.held_by_gamma: Counter[str] = Counter()
+        for entry in alive.held:
+            self.held[entry.channels] = True
+            self.held_by_gamma[entry.gamma] += entry.indices.numel()
 
     def rows(self) -> Iterable[Row]:
         """One row per owner of parameters: first those that the graphs reach, in order, then the unread ones."""
