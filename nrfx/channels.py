@@ -10,6 +10,7 @@ Not handled: parameters that a graph reads other than through a module (they pin
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import networkx
@@ -71,6 +72,11 @@ class Channels:
     norms: Mapping[str, Tensor]  # gamma -> its layout
     reasons: tuple[str, ...]
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
+
+    @cached_property
+    def tied(self) -> frozenset[str]:
+        """The parameters and buffers that have more than one name."""
+        return frozenset(first for name, first in self.aliases.items() if first != name)
 
     def channels(self, layout: Tensor) -> Tensor:
         """The channel of each label of a layout, negative labels kept."""

@@ -340,6 +340,22 @@ def test_tied_weights_and_repeated_calls_keep_the_function(scheme: str, chain: b
     assert result.module.get_parameter("a.weight") is result.module.get_parameter("b.weight")
 
 
+def test_a_bias_that_two_layers_share_takes_the_constants_of_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b[3].bias = self.a[3].bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.a(x), self.b(x)], 1)
+
+    model = with_dead(calibrated(Shared()), 0.4)
+    gm = nrfx.trace(model, images())
+    assert difference(model, nrfx.compact(gm).module) < 1e-12
+
+
 def test_a_wrong_rewrite_is_caught_by_numbers() -> None:
     _, gm = prepared("vgg_bn")
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme="dense")

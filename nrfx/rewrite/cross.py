@@ -32,12 +32,11 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
     none.
     """
     readings, notes = {}, []
-    tied = {first for name, first in found.aliases.items() if first != name}
     for step in readers(found.steps).values():
         reading = step.effect.reading
         assert reading is not None
         module = traced.get_submodule(reading.path)
-        reason = _no_form(module, step.effect.family, tied, reading)
+        reason = _no_form(module, step.effect.family, found.tied, reading)
         if reason is None:
             readings[reading.key] = reading
         elif step.effect.family is not Family.GROUPED:
@@ -45,7 +44,7 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
     return readings, tuple(dict.fromkeys(notes))
 
 
-def _no_form(module: nn.Module, family: Family, tied: set[str], reading: Reading) -> str | None:
+def _no_form(module: nn.Module, family: Family, tied: frozenset[str], reading: Reading) -> str | None:
     if isinstance(module, Cross):
         return None
     if family is Family.GROUPED:

@@ -100,7 +100,7 @@ def _absorber(found: Channels, step: Step, visits: int) -> tuple[Norm, ...] | No
     if reading.padded or reading.generation is not None or visits > modes:
         return None
     if reading.bias is not None:
-        return ()
+        return None if reading.bias in found.tied else ()
     visited = [other for other in found.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(found, other)]
     if any(norm is None for norm in norms) or not norms:
