@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 from nrfx.errors import AnalysisError
 from nrfx.labels import OPAQUE, collapse, components
-from nrfx.rules import Call, Effect, Family, Reading, rule_of, tensors, unknown
+from nrfx.rules import Call, Effect, Family, Norm, Reading, rule_of, tensors, unknown
 from nrfx.trace import TracedModule
 from nrfx.trace.module import ByMode
 
@@ -72,6 +72,15 @@ class Channels:
     norms: Mapping[str, Tensor]  # gamma -> its layout
     reasons: tuple[str, ...]
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
+
+    @cached_property
+    def first_norms(self) -> dict[str, Norm]:
+        """Path -> the norm, as its first visit (in eval mode, where there is one) sees it."""
+        first: dict[str, Norm] = {}
+        for step in self.steps:
+            if step.effect.norm is not None:
+                first.setdefault(step.effect.norm.path, step.effect.norm)
+        return first
 
     @cached_property
     def tied(self) -> frozenset[str]:
@@ -173,9 +182,10 @@ class _Walk:
             effect = _effect(call)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise self._failure(call, error) from error
-        if self.reads_mode(node) and effect.family not in (Family.IDENTITY, Family.UNKNOWN):
+        if self.reads_mode(node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             effect = unknown(call, "its arguments depend on train/eval mode")
-        return Step(mode, node, path, effect)
+        owner = effect.reading or effect.norm
+        return Step(mode, node, path if owner is None else owner.path, effect)
 
     def reads_mode(self, node: fx.Node) -> bool:
         sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]

@@ -145,13 +145,15 @@ class _Propagation:
         if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
             ratio = reading.rows.numel() // self.groups(reading, value)
             return value.view(self.groups(reading, value), -1).sum(1).repeat_interleave(ratio)
-        weight = self.weight(f"{reading.path}.weight").flatten(2).sum(2)  # [rows, columns of a group]
+        assert reading.weight is not None
+        weight = self.weight(reading.weight).flatten(2).sum(2)  # [rows, columns of a group]
         groups = value.numel() // weight.shape[1]
         rows = torch.einsum("goi,gi->go", weight.view(groups, -1, weight.shape[1]), value.view(groups, -1)).flatten()
         return rows if reading.bias is None else rows + self.bias(reading.bias)
 
     def groups(self, reading: Reading, value: Tensor) -> int:
-        return value.numel() // self.weight(f"{reading.path}.weight").shape[1]
+        assert reading.weight is not None
+        return value.numel() // self.weight(reading.weight).shape[1]
 
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading

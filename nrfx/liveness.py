@@ -72,7 +72,7 @@ def liveness(
         AnalysisError: threshold or residual is out of range, or a gamma is NaN or infinite.
     """
     _check(threshold, residual)
-    norms = tuple({step.effect.norm.path: step.effect.norm for step in found.steps if step.effect.norm}.values())
+    norms = tuple(found.first_norms.values())
     values = _fetch(traced, norms)
     gamma_dead = {}
     notes: list[str] = []

@@ -388,3 +388,39 @@ def test_origins_say_where_every_number_comes_from() -> None:
                 kept = (places >= 0).nonzero().flatten()
                 known, expected = known.index_select(dim, kept), expected.index_select(dim, places[kept])
         assert torch.equal(known, expected), name
+
+
+class Functional(nn.Module):
+    """Convolutions, norms and a linear layer called as functions, in a class that keeps their tensors itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.head = nn.Parameter(torch.randn(12, 3, 3, 3)), nn.Parameter(torch.randn(5, 12))
+        self.norm, self.body, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.normed(torch.nn.functional.conv2d(x, self.kernel, None, 1, 1), self.norm))
+        x = torch.relu(self.normed(self.body(x), self.last))
+        return torch.nn.functional.linear(x.mean([2, 3]), self.head)
+
+    def normed(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return torch.nn.functional.batch_norm(x, *statistics, self.training)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_layers_called_as_functions_are_rewritten_like_modules(scheme: str) -> None:
+    model = calibrated(Functional())
+    for norm in (model.norm, model.last):  # the modules are never called, so nothing has calibrated them
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2.0)
+    model = with_dead(model, 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+    assert difference(model, result.module) < 1e-12
+    assert result.alpha > 1 and counted_flops(result.module) == result.after.flops.total
+    assert result.module.get_parameter("kernel").shape[0] > 7
+
+
+def test_a_network_that_is_one_layer_is_understood() -> None:
+    u = nrfx.utilization(nrfx.trace(nn.Linear(3, 5), torch.zeros(2, 3)))
+    assert (u.params.total, u.flops.total, u.uncounted) == (20, 15, ())

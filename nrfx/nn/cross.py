@@ -73,9 +73,7 @@ class Cross(nn.Module):
         self._in_pieces = tuple(_pieces(self.in_runs, {j}) for j in range(len(self.in_generations)))
         self._row_pieces = tuple(_pieces(self.in_runs, set(reads)) for reads in self.present)
         self._register_weights(device, dtype)
-        new_bias = (
-            nn.Parameter(torch.empty(sum(self.out_generations), device=device, dtype=dtype)) if bias else None
-        )
+        new_bias = nn.Parameter(torch.empty(sum(self.out_generations), device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", new_bias)
         self.reset_parameters()
 
@@ -86,9 +84,7 @@ class Cross(nn.Module):
         if self.scheme == "attention":
             self.weight = parameter(sum(self.out_generations), sum(self.in_generations))
             return
-        rows = {
-            str(i): parameter(self.out_generations[i], len(self.columns(i))) for i in self._rows_with_input()
-        }
+        rows = {str(i): parameter(self.out_generations[i], len(self.columns(i))) for i in self._rows_with_input()}
         if not rows:
             raise RewriteError(
                 f"in_generations {self.in_generations}, out_generations {self.out_generations} and present "
@@ -164,11 +160,7 @@ class Cross(nn.Module):
             for i in self._rows_with_input()
         }
         like = next(iter(rows.values()))
-        return [
-            rows[i] if i in rows else self._zeros(like, out)
-            for i, out in enumerate(self.out_generations)
-            if out
-        ]
+        return [rows[i] if i in rows else self._zeros(like, out) for i, out in enumerate(self.out_generations) if out]
 
     def _zeros(self, like: Tensor, width: int) -> Tensor:
         # new_zeros would lose channels_last, and the concatenation with it.
@@ -317,8 +309,7 @@ class _CrossConv(Cross):
         values = (value,) * self.spatial if isinstance(value, int) else tuple(value)
         if len(values) != self.spatial or not all(isinstance(v, int) and v >= least for v in values):
             raise RewriteError(
-                f"{type(self).__name__} got {name}={value!r}: give an integer >= {least}, "
-                f"or {self.spatial} of them."
+                f"{type(self).__name__} got {name}={value!r}: give an integer >= {least}, or {self.spatial} of them."
             )
         return values
 
@@ -508,9 +499,7 @@ class CrossLinear(Cross):
         CrossLinear((6, 2) -> (5, 3), scheme='attention')
         """
         if not isinstance(linear, nn.Linear):
-            raise RewriteError(
-                f"{cls.__name__} is made from an nn.Linear, not from a {type(linear).__name__}."
-            )
+            raise RewriteError(f"{cls.__name__} is made from an nn.Linear, not from a {type(linear).__name__}.")
         layer = cls(
             in_generations,
             out_generations,
@@ -547,9 +536,7 @@ def _pieces(runs: Runs, generations: set[int]) -> Pieces:
     for generation, width in runs:
         if generation in generations:
             touches = pieces and sum(pieces[-1]) == start
-            pieces[-1:] = (
-                [(pieces[-1][0], pieces[-1][1] + width)] if touches else [*pieces[-1:], (start, width)]
-            )
+            pieces[-1:] = [(pieces[-1][0], pieces[-1][1] + width)] if touches else [*pieces[-1:], (start, width)]
         start += width
     return tuple(pieces)
 
@@ -618,9 +605,7 @@ def _pair(run: Sequence[int]) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def _present(
-    present: Iterable[Sequence[int]] | None, scheme: str, generations: int
-) -> tuple[tuple[int, ...], ...]:
+def _present(present: Iterable[Sequence[int]] | None, scheme: str, generations: int) -> tuple[tuple[int, ...], ...]:
     """The input generations that each output generation reads, ascending."""
     if scheme == "attention":
         if present is not None:

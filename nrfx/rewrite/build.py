@@ -85,11 +85,9 @@ class _Builder:
     def _roles(self) -> dict[str, tuple[str, Norm]]:
         """Parameter or buffer of a norm -> (its role, the norm)."""
         roles = {}
-        for step in self.plan.found.steps:
-            norm = step.effect.norm
-            if norm is not None:
-                named = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "var": norm.var}
-                roles.update({name: (role, norm) for role, name in named.items() if name is not None})
+        for norm in self.plan.found.first_norms.values():
+            named = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "var": norm.var}
+            roles.update({name: (role, norm) for role, name in named.items() if name is not None})
         return roles
 
     def _offsets(self) -> dict[str, Tensor]:
@@ -112,10 +110,11 @@ class _Builder:
         return added
 
     def _dense(self, reading: Reading) -> Tensor:
+        if reading.weight is not None:
+            return self.old[reading.weight].detach()
         module = self.traced.get_submodule(reading.path)
-        if isinstance(module, Cross):
-            return module.dense_weight().detach()
-        return module.get_parameter("weight").detach()
+        assert isinstance(module, Cross)
+        return module.dense_weight().detach()
 
     def _weight(self, reading: Reading, family: Family) -> None:
         """The weight of a convolution or linear layer, in its dense form, then cut into blocks where it has some."""
@@ -163,8 +162,8 @@ class _Builder:
         module = self.traced.get_submodule(reading.path)
         found = self._blocks(module, reading, places)
         if found is None:
-            name = f"{reading.key}.weight"
-            self._keep(name, name, weight, places, factors)
+            assert reading.weight is not None
+            self._keep(reading.weight, reading.weight, weight, places, factors)
             return
         layer = self.layers[reading.path] = cross.layer(module, found, self.plan.scheme)
         if layer.scheme == "attention":

@@ -49,7 +49,9 @@ def _no_form(module: nn.Module, family: Family, tied: frozenset[str], reading: R
         return None
     if family is Family.GROUPED:
         return "a grouped convolution has no cross connections"
-    if f"{reading.key}.weight" in tied:
+    if reading.functional:
+        return "it is called as a function"
+    if reading.weight in tied:
         return "its weight is tied to another layer's"
     if getattr(module, "padding_mode", "zeros") != "zeros":
         return f"a cross layer pads with zeros, not {module.padding_mode!r}"

@@ -183,11 +183,8 @@ def _left(
 ) -> dict[str, Tensor]:
     """The constant that each column gives once carriers have gamma 0 and beta 1; 0 where it is no carrier."""
     affine = {
-        step.effect.norm.path: carrying(
-            alive.affine[step.effect.norm.path], _at(found, carriers, step.effect.norm.layout)
-        )
-        for step in found.steps
-        if step.effect.norm is not None
+        path: carrying(alive.affine[path], _at(found, carriers, norm.layout))
+        for path, norm in found.first_norms.items()
     }
     read = constants(found, affine, reader(traced), reader(traced)).read if bool(carriers.any()) else {}
     left = {}

@@ -4,11 +4,12 @@ A grouped convolution keeps its groups apart: the channels of a group, in and ou
 the group. With one channel in and out of each group (depthwise) the channel simply passes.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import along, layout
@@ -18,34 +19,92 @@ from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
 
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one call, as a module holds them or as a function is given them.
+
+    `kernel` and `groups` as in nn.Conv2d, () and 1 for a linear layer. `path`: the module that owns the weight.
+    """
+
+    path: str
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+    padded: bool = False
+    functional: bool = False
+
+    @property
+    def key(self) -> str:
+        """What its births are known by: the path of the module, or of the one that its weight is tied to."""
+        return self.weight.removesuffix(".weight")
+
+    def axis(self, labels: Tensor) -> int:
+        """The axis of the input's channels."""
+        return labels.dim() - len(self.kernel) - 1
+
+    def reading(self, rows: Tensor, cols: Tensor, axis: int) -> Reading:
+        return Reading(
+            *(self.path, self.key, self.weight, self.bias, rows, cols, axis),
+            padded=self.padded,
+            functional=self.functional,
+        )
+
+
 @rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
+    layer = replace(_held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
-        return _contraction(call, axis=_axis(call))
+        return _contraction(call, layer)
     if conv.padding_mode != "zeros":
         return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
-    return _grouped(call, axis=_axis(call))
+    return _grouped(call, layer)
 
 
 @rule(nn.Linear)
 def linear(call: Call) -> Effect:
-    return _contraction(call, axis=call.args[0].dim() - 1)
+    return _contraction(call, _held(call))
 
 
-@rule(CrossConv1d, CrossConv2d, CrossConv3d)
-def cross_convolution(call: Call) -> Effect:
-    return _cross(call, axis=_axis(call))
+@rule(F.conv1d, F.conv2d, F.conv3d)
+def functional_convolution(call: Call) -> Effect:
+    layer = _given(call)
+    if layer is None:
+        return unknown(call, "a convolution with a computed weight")
+    if call.argument(6, "groups", 1) != 1:
+        return unknown(call, "a grouped convolution called as a function, which states its groups as a constant")
+    kernel = layer.shape[2:]
+    padding = call.argument(4, "padding", 0)
+    return _contraction(call, replace(layer, kernel=kernel, padded=pads(padding, kernel)))
 
 
-@rule(CrossLinear)
-def cross_linear(call: Call) -> Effect:
-    return _cross(call, axis=call.args[0].dim() - 1)
+@rule(F.linear)
+def functional_linear(call: Call) -> Effect:
+    layer = _given(call)
+    return unknown(call, "a linear map with a computed weight") if layer is None else _contraction(call, layer)
 
 
-def _axis(call: Call) -> int:
-    kernel: Any = call.module.kernel_size  # type: ignore[union-attr]
-    return int(call.args[0].dim()) - len(kernel) - 1
+@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
+def cross_layer(call: Call) -> Effect:
+    return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
+
+
+def _held(call: Call) -> Layer:
+    """The weights that the called module holds."""
+    weight: Any = call.module.weight  # type: ignore[union-attr]
+    return Layer(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
+
+
+def _given(call: Call) -> Layer | None:
+    """The weights that the function is given; None where one of them is computed."""
+    weight = call.attribute(1, "weight")
+    bias = call.attribute(2, "bias")
+    if weight is None or (bias is None and call.argument(2, "bias") is not None):
+        return None
+    shape = tuple(call.argument(1, "weight").shape)
+    return Layer(weight.rpartition(".")[0], weight, bias, shape, functional=True)
 
 
 def _positions(call: Call, axis: int) -> int:
@@ -53,17 +112,17 @@ def _positions(call: Call, axis: int) -> int:
     return int(prod(size for dim, size in enumerate(call.val.shape) if dim != axis)) // call.batch
 
 
-def _kernel(call: Call) -> int:
-    return int(prod(getattr(call.module, "kernel_size", ())))
-
-
 def is_padded(module: Any) -> bool:
-    """Whether zeros are read at the border of the input."""
-    padding = getattr(module, "padding", 0)
-    if getattr(module, "padding_mode", "zeros") != "zeros" or padding == "valid":
+    """Whether zeros are read at the border of a module's input."""
+    if getattr(module, "padding_mode", "zeros") != "zeros":
         return False
-    if padding == "same":
-        return any(size > 1 for size in module.kernel_size)
+    return pads(getattr(module, "padding", 0), getattr(module, "kernel_size", ()))
+
+
+def pads(padding: Any, kernel: tuple[int, ...]) -> bool:
+    """Whether `padding`, in any of the forms that convolutions take, adds anything."""
+    if isinstance(padding, str):
+        return padding == "same" and any(size > 1 for size in kernel)
     return any(padding) if isinstance(padding, tuple | list) else bool(padding)
 
 
@@ -73,60 +132,48 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
     return shape
 
 
-def _key(call: Call) -> str:
-    """What the births of a module are known by: its path, or that of the module that its weight is tied to."""
-    return call.name(f"{call.path}.weight").removesuffix(".weight")
-
-
-def _reading(call: Call, rows: Tensor, cols: Tensor, axis: int) -> Reading:
-    return Reading(call.path, _key(call), call.own("bias"), rows, cols, axis, is_padded(call.module))
-
-
-def _contraction(call: Call, axis: int) -> Effect:
+def _contraction(call: Call, layer: Layer) -> Effect:
     labels: Tensor = call.args[0]
-    module: Any = call.module
+    axis = layer.axis(labels)
     cols = layout(labels, axis)
-    rows = call.birth(_key(call), module.weight.shape[0])
-    reading = _reading(call, rows, cols, axis)
-    weight = call.name(f"{call.path}.weight")
-    sites = [Site(weight, 0, rows), Site(weight, 1, cols)]
+    rows = call.birth(layer.key, layer.shape[0])
     return Effect(
         Family.CONTRACTION,
         out=along(rows, axis, _shape(call, axis, rows.numel())),
-        sites=(*sites, *([Site(reading.bias, 0, rows)] if reading.bias else [])),
+        sites=(Site(layer.weight, 0, rows), Site(layer.weight, 1, cols), *_bias_site(layer.bias, rows)),
         ties=ties_along(labels, axis),
-        work=(Work(_positions(call, axis) * _kernel(call), rows, cols),),
-        reading=reading,
+        work=(Work(_positions(call, axis) * prod(layer.kernel), rows, cols),),
+        reading=layer.reading(rows, cols, axis),
     )
 
 
-def _grouped(call: Call, axis: int) -> Effect:
+def _bias_site(bias: str | None, rows: Tensor) -> tuple[Site, ...]:
+    return () if bias is None else (Site(bias, 0, rows),)
+
+
+def _grouped(call: Call, layer: Layer) -> Effect:
     labels: Tensor = call.args[0]
-    conv: Any = call.module
-    each_in, each_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    each_in, each_out = layer.shape[1], layer.shape[0] // layer.groups
+    axis = layer.axis(labels)
     cols = layout(labels, axis)
     groups = cols.numel() // each_in
     ties = list(ties_along(labels, axis))
     if each_in == each_out == 1:
         rows = cols
     else:
-        rows = call.birth(_key(call), groups * each_out)
+        rows = call.birth(layer.key, groups * each_out)
         lead = cols.view(groups, each_in).amax(1, keepdim=True)
         ties += [
             (lead.expand(-1, each_in), cols.view(groups, each_in)),
             (lead.expand(-1, each_out), rows.view(groups, each_out)),
         ]
-    reading = _reading(call, rows, cols, axis)
     return Effect(
         Family.GROUPED,
         out=along(rows, axis, _shape(call, axis, rows.numel())),
-        sites=(
-            Site(call.name(f"{call.path}.weight"), 0, rows),
-            *([Site(reading.bias, 0, rows)] if reading.bias else []),
-        ),
+        sites=(Site(layer.weight, 0, rows), *_bias_site(layer.bias, rows)),
         ties=tuple(ties),
-        work=(Work(_positions(call, axis) * _kernel(call) * each_in, rows, None),),
-        reading=reading,
+        work=(Work(_positions(call, axis) * prod(layer.kernel) * each_in, rows, None),),
+        reading=layer.reading(rows, cols, axis),
     )
 
 
@@ -138,12 +185,13 @@ def _cross(call: Call, axis: int) -> Effect:
     rows = call.birth(call.path, sum(module.out_generations))
     out = along(rows, axis, _shape(call, axis, rows.numel()))
     ties = ties_along(labels, axis)
-    reading = Reading(call.path, call.path, call.own("bias"), rows, cols, axis, is_padded(module))
+    padded = is_padded(module)
+    reading = Reading(call.path, call.path, None, call.own("bias"), rows, cols, axis, padded)
     if call.resized:  # the blocks of the new widths are the rewrite's to lay out
         return Effect(Family.CONTRACTION, out=out, ties=ties, reading=reading)
     generations = column_generations(module), row_generations(module)
-    times = _positions(call, axis) * _kernel(call)
-    sites = [Site(reading.bias, 0, rows)] if reading.bias else []
+    times = _positions(call, axis) * prod(getattr(module, "kernel_size", ()))
+    sites = list(_bias_site(reading.bias, rows))
     work = []
     for weight, own_rows, positions in _blocks(call, rows):
         own_cols = cols if positions is None else cols[positions]

@@ -76,12 +76,15 @@ class Norm:
 class Reading:
     """Weights that sum over the channels `cols` on their input's `axis` and give the channels `rows`.
 
-    `key` names what they bring into being. `padded` says that zeros are read at the border. In a cross layer,
-    `generation` is that of each column and `out_generation` that of each row; elsewhere both are None.
+    `path` is the module that owns them, `key` names what they bring into being, `weight` is the parameter (None where a
+    cross layer has several). `functional`: a function is given them, no module is called. `padded` says that zeros are
+    read at the border. In a cross layer, `generation` is that of each column and `out_generation` that of each row;
+    elsewhere both are None.
     """
 
     path: str
     key: str
+    weight: str | None
     bias: str | None
     rows: Tensor
     cols: Tensor
@@ -89,6 +92,7 @@ class Reading:
     padded: bool
     generation: Tensor | None = None
     out_generation: Tensor | None = None
+    functional: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,12 @@ class Call:
         if getattr(self.module, attribute, None) is None:
             return None
         return self.name(f"{self.path}.{attribute}" if self.path else attribute)
+
+    def attribute(self, index: int, name: str) -> str | None:
+        """The parameter or buffer passed at `index` or as `name`, None where anything else is."""
+        nodes = self.node.args
+        node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
+        return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
     def pin(self, labels: Tensor, reason: str) -> Pin:
         return Pin(labels, self.node.name, reason)

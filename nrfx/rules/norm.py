@@ -1,5 +1,6 @@
 """Batch norms: per-channel affine maps in eval mode. Their gammas say which channels are dead."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import along, layout
@@ -32,6 +33,37 @@ def batch_norm(call: Call) -> Effect:
         ties=ties_along(labels, AXIS),
         norm=norm,
     )
+
+
+@rule(F.batch_norm)
+def functional_batch_norm(call: Call) -> Effect:
+    """The function with parameters and buffers of the graph; with batch statistics in eval mode it keeps none."""
+    labels: Tensor = call.args[0]
+    given = [call.argument(index, name) for index, name in enumerate(_STATISTICS, start=1)]
+    names = [call.attribute(index, name) for index, name in enumerate(_STATISTICS, start=1)]
+    if any(value is not None and name is None for value, name in zip(given, names, strict=True)):
+        return unknown(call, "a batch norm with computed parameters")
+    mean, var, gamma, beta = names
+    owned = next((name for name in (gamma, mean) if name is not None), None)
+    path = call.path if owned is None else owned.rpartition(".")[0]
+    batch_statistics = call.argument(5, "training", False) is True
+    channels = layout(labels, AXIS)
+    norm = Norm(
+        *(path, channels, AXIS, gamma, beta),
+        mean=None if batch_statistics else mean,
+        var=None if batch_statistics else var,
+        eps=float(call.argument(7, "eps", 1e-5)),
+    )
+    return Effect(
+        Family.NORM,
+        out=along(channels, AXIS, labels.shape),
+        sites=tuple(Site(name, 0, channels) for name in names if name is not None),
+        ties=ties_along(labels, AXIS),
+        norm=norm,
+    )
+
+
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
 @rule(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm)

@@ -143,9 +143,7 @@ def _refuse_unsupported(model: nn.Module) -> None:
     for path, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
-            raise TraceError(
-                f"{_place(path, kind)} is a TorchScript module: trace the model it was made from."
-            )
+            raise TraceError(f"{_place(path, kind)} is a TorchScript module: trace the model it was made from.")
         if type(module).__module__.startswith(_QUANTIZED):
             raise TraceError(f"{_place(path, kind)} is quantized: trace the float model.")
         if type(module).__module__.startswith(_WRAPPERS):
@@ -364,9 +362,7 @@ def _argument_names(forward: Callable[..., Any], count: int, shapes: list[list[i
         ) from error
     names: list[str] = []
     for name, value in list(bound.items())[1:]:
-        names.extend(
-            [f"{name}_{index}" for index in range(len(value))] if isinstance(value, tuple) else [name]
-        )
+        names.extend([f"{name}_{index}" for index in range(len(value))] if isinstance(value, tuple) else [name])
     return names
 
 
@@ -411,9 +407,7 @@ def _explained(path: str, kind: str, error: Exception) -> TraceError:
     if isinstance(error, TypeError):
         itself = f"{itself}. If traced values are involved, {_PLAIN}"
     cause = next((cause for key, cause in _CAUSES.items() if key in said), itself)
-    return TraceError(
-        f"{_place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else ".")
-    )
+    return TraceError(f"{_place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else "."))
 
 
 def _place(path: str, kind: str) -> str:
@@ -429,10 +423,7 @@ def _constants(capture: _Capture) -> dict[str, Tensor]:
 
 def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(
-        a.shape == b.shape
-        and a.dtype == b.dtype
-        and a.device == b.device
-        and (a.is_meta or torch.equal(a, b))
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and (a.is_meta or torch.equal(a, b))
         for a, b in ((one[name], two[name]) for name in one)
     )
 

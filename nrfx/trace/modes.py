@@ -74,9 +74,7 @@ def _insert_by_mode(node: fx.Node, root: nn.Module) -> Callable[[Any, Any], fx.N
         name = _add_by_mode(root.get_submodule(path))
         with node.graph.inserting_before(node):
             call = node.graph.call_module(f"{path}.{name}" if path else name, (train, evaluated))
-        call.meta.update(
-            {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-        )
+        call.meta.update({key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta})
         return call
 
     return insert

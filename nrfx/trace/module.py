@@ -229,13 +229,9 @@ class _PlainNode:
 
     @classmethod
     def of(cls, node: fx.Node) -> "_PlainNode":
-        meta: dict[str, Any] = {
-            key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta
-        }
+        meta: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
         target = node.target if isinstance(node.target, str) else _named(node.target)
-        return cls(
-            node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta
-        )
+        return cls(node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta)
 
     def add_to(self, graph: fx.Graph, nodes: dict[str, fx.Node]) -> None:
         def node_of(value: Any) -> Any:
