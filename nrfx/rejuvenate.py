@@ -244,7 +244,9 @@ def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -
 def _decide(traced: TracedModule, found: Channels, options: _Options) -> _Decision:
     """Liveness and constants; channels whose constant has no place are held, and the question asked again."""
     forms, notes = cross.crossable(traced, found)
-    attention = set(forms) if options.scheme == "attention" else _attending(traced, forms)
+    attention = _attending(traced, forms)
+    if options.scheme == "attention":
+        attention |= {key for key, reading in forms.items() if _widens_both(found, reading, options.residual)}
     hold: dict[int, str] = {}
     while True:
         alive = liveness(traced, found, options.threshold, options.residual, hold)
@@ -259,6 +261,13 @@ def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
     """Keys of the layers that are cross-attention layers already, and stay so under any scheme."""
     layers = {key: traced.get_submodule(reading.path) for key, reading in forms.items()}
     return {key for key, layer in layers.items() if isinstance(layer, Cross) and layer.scheme == "attention"}
+
+
+def _widens_both(found: Channels, reading: Reading, residual: Residual) -> bool:
+    """Whether the layer may get new channels on both sides, and so take a cross form."""
+    grows = torch.tensor([_grows(space, residual) for space in found.spaces], dtype=torch.bool)
+    sides = [found.spaces_along(layout) for layout in (reading.rows, reading.cols)]
+    return all(bool(grows[spaces[spaces >= 0]].any()) for spaces in sides)
 
 
 def _allocate(traced: TracedModule, decision: _Decision, budget: Budget | None, options: _Options) -> Allocation:

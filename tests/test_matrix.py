@@ -1,7 +1,6 @@
 """The matrix on smaller networks: one scheme and budget each, every check of the full one."""
 
 import csv
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import torchvision
 from torchvision.models.resnet import BasicBlock
 
 import nrfx
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is not installed with nrfx
 from benchmarks import matrix
 from benchmarks.networks import Network
 from benchmarks.outcome import document, summary

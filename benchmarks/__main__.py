@@ -1,0 +1,26 @@
+"""`python -m benchmarks [passes | flops | matrix] [options]`; without a name, passes and flops."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks import flops, matrix, passes
+
+BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "passes": passes.main,
+    "flops": flops.main,
+    "matrix": matrix.main,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is named, with the options that follow; the worst exit status."""
+    if arguments and arguments[0] in BENCHMARKS:
+        return BENCHMARKS[arguments[0]](arguments[1:])
+    if arguments:
+        print(f"{__doc__}\nUnknown: {arguments[0]}. Each has --help.", file=sys.stderr)
+        return 2
+    return max(passes.main([]), flops.main([]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Params and flops counted on the module itself, independently of nrfx."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def params(module: nn.Module) -> int:
+    """Learnable numbers, tied ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def flops(module: nn.Module, images: Tensor) -> int:
+    """Multiply-adds of an eval-mode forward of the first image; FlopCounterMode counts each as two."""
+    return flops_by_module(module, images)[""]
+
+
+def flops_by_module(module: nn.Module, images: Tensor) -> Mapping[str, int]:
+    """Multiply-adds by module path, "" for all; a module's number includes those of its children."""
+    with counted(module, images) as counter:
+        counts: Mapping[str, Mapping[Any, int]] = counter.get_flop_counts()
+    root = type(module).__name__
+    by_path = {name.removeprefix(root).removeprefix("."): sum(ops.values()) // 2 for name, ops in counts.items()}
+    return {**{path: count for path, count in by_path.items() if path != "Global"}, "": counter.get_total_flops() // 2}
+
+
+@contextmanager
+def counted(module: nn.Module, images: Tensor) -> Iterator[FlopCounterMode]:
+    """A counter that has seen one eval-mode forward of the first image.
+
+    nn.MultiheadAttention's fused path does work that the counter does not see, so it is off meanwhile.
+    """
+    training, fast_path = module.training, torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module.eval()(images[:1])
+        yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        module.train(training)

@@ -1,0 +1,103 @@
+"""Networks that listen to their input and have dead channels: what the benchmarks rewrite.
+
+With random gammas and statistics the outputs of mobilenets and googlenet hardly depend on the image (1e-7 relative), so
+that any broken rewrite would pass. Hence the batch norms are calibrated by train-mode forwards on random images.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+SHARE_DEAD = 0.4
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to build a model, and the side in pixels of the images that it takes."""
+
+    build: Callable[[], nn.Module]
+    side: int = 64
+
+    def images(self, count: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """[count, 3, side, side] standard normal."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, 3, self.side, self.side, generator=generator, dtype=dtype)
+
+
+def torchvision_network(name: str, side: int = 64) -> Network:
+    """The torchvision model of this name, without weights and without its slow truncated-normal initialisation."""
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return Network(lambda: torchvision.models.get_model(name, **options), side)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "vgg11_bn": torchvision_network("vgg11_bn"),
+    "vgg16_bn": torchvision_network("vgg16_bn"),
+    "resnet18": torchvision_network("resnet18"),
+    "resnet50": torchvision_network("resnet50"),
+    "densenet121": torchvision_network("densenet121"),
+    "mobilenet_v2": torchvision_network("mobilenet_v2"),
+    "mobilenet_v3_small": torchvision_network("mobilenet_v3_small"),
+    "googlenet": torchvision_network("googlenet", 96),
+    "inception_v3": torchvision_network("inception_v3", 299),  # its auxiliary head takes no smaller image
+}
+
+
+def dying(
+    network: Network, beta: float = 0.0, *, dtype: torch.dtype = torch.float64, calibration: int = 8, seed: int = 0
+) -> nn.Module:
+    """The network in eval mode, 40 % of the gammas of every batch norm at 0, with calibrated statistics and no dropout.
+
+    Live gammas are uniform(0.5, 1.5) with random signs, live betas normal(0, 0.1).
+
+    Args:
+        beta: standard deviation of the betas beside dead gammas; 0.0 puts them at 0.
+        calibration: images of the two train-mode forwards, one before the gammas die and one after.
+    """
+    torch.manual_seed(seed)
+    model = network.build().to(dtype)
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+    for _, norm in norms(model):
+        norm.momentum = None
+        _enliven(norm)
+    _calibrate(model, network.images(calibration, seed + 1, dtype))
+    for _, norm in norms(model):
+        _kill(norm, beta)
+    _calibrate(model, network.images(calibration, seed + 2, dtype))
+    return model.eval()
+
+
+def norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    """The batch norms of a model by path."""
+    for path, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            yield path, module
+
+
+def _enliven(norm: _BatchNorm) -> None:
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias, 0, 0.1)
+    with torch.no_grad():
+        norm.weight.mul_(torch.randint(0, 2, norm.weight.shape) * 2 - 1)
+
+
+def _kill(norm: _BatchNorm, beta: float) -> None:
+    dead = torch.randperm(norm.num_features)[: int(SHARE_DEAD * norm.num_features)]
+    with torch.no_grad():
+        norm.weight[dead] = 0.0
+        norm.bias[dead] = torch.randn(dead.numel(), dtype=norm.bias.dtype) * beta
+
+
+def _calibrate(model: nn.Module, images: Tensor) -> None:
+    for _, norm in norms(model):
+        norm.reset_running_stats()
+    model.train()
+    with torch.no_grad():
+        model(images)

@@ -1,0 +1,118 @@
+"""How long the passes take, against torch.fx.symbolic_trace and one forward of the same network in the same run.
+
+`python -m benchmarks passes` prints the table and writes benchmarks/results/passes.csv.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, fx, nn
+
+import nrfx
+from benchmarks.networks import dying, torchvision_network
+from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.timing import REPEATS, Environment, median_seconds
+from nrfx.channels import channels
+from nrfx.liveness import liveness
+
+MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_small")
+SIDE = 224
+TABLE = RESULTS / "passes.csv"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """CPU time of one pass on one network: the median over repeats, and its ratio to two yardsticks of the same run."""
+
+    model: str
+    work: str
+    milliseconds: float
+    to_symbolic_trace: float
+    to_forward: float
+    repeats: int
+    torch: str
+    date: str
+    cpu: str
+
+
+def timings(name: str, repeats: int, environment: Environment) -> list[Timing]:
+    """The yardsticks and the passes on a torchvision model: float32, 40 % of the gammas at 0, batch 1."""
+    network = torchvision_network(name, SIDE)
+    model = dying(network, beta=0.1, dtype=torch.float32, calibration=4)
+    seconds = {
+        work: median_seconds(call, repeats)
+        for work, call in _calls(model, network.images(1, seed=10, dtype=torch.float32)).items()
+    }
+    return [
+        Timing(
+            *(name, work, 1000 * elapsed, elapsed / seconds["symbolic_trace"], elapsed / seconds["forward"]),
+            *(repeats, environment.torch, environment.date, environment.cpu),
+        )
+        for work, elapsed in seconds.items()
+    ]
+
+
+def _calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
+    """What is timed, by name: each pass from the input that it takes when called alone."""
+    traced = nrfx.trace(model, image)
+    found = channels(traced)
+    budget = nrfx.Budget.relative(traced, params=1.0)
+    return {
+        "symbolic_trace": lambda: fx.symbolic_trace(model),
+        "forward": lambda: _forward(model, image),
+        "trace": lambda: nrfx.trace(model, image),
+        "channels": lambda: channels(traced),
+        "liveness": lambda: liveness(traced, found),
+        "utilization": lambda: nrfx.utilization(traced),
+        "rejuvenate dense": lambda: nrfx.rejuvenate(traced, budget, scheme="dense"),
+        "rejuvenate attention": lambda: nrfx.rejuvenate(traced, budget, scheme="attention"),
+    }
+
+
+def _forward(model: nn.Module, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        output: Tensor = model(image)
+    return output
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Times all networks, prints the table, writes the CSV of a full run."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    console, environment = Console(), Environment.here()
+    rows = [
+        timing
+        for name in track(options.models, "passes", console=console)
+        for timing in timings(name, options.repeats, environment)
+    ]
+    headings = ("network", "pass", "CPU ms", "/ symbolic_trace", "/ forward")
+    console.print(terminal(f"Pass speed: {environment}", headings, [_line(row) for row in rows], left=2))
+    if list(options.models) == list(MODELS):
+        write_csv(rows, TABLE)
+        console.print(f"Written: {TABLE.relative_to(ROOT)}")
+    return 0
+
+
+def _line(row: Timing) -> tuple[str, ...]:
+    return (
+        *(row.model, row.work),
+        f"{row.milliseconds:.1f}",
+        f"{row.to_symbolic_trace:.2f}",
+        f"{row.to_forward:.2f}",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks passes",
+        description="Time the passes on one thread; a run over all networks writes the CSV.",
+        epilog="example: python -m benchmarks passes --models resnet18 --repeats 3",
+    )
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="torchvision names")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"calls of which the median counts ({REPEATS})")
+    return parser
