@@ -2,7 +2,17 @@
 
 from nrfx.budget import Budget
 from nrfx.checkpoint import load, save
-from nrfx.errors import NrfxError
+from nrfx.errors import (
+    AnalysisError,
+    BudgetError,
+    CheckpointError,
+    NrfxError,
+    RewriteError,
+    TraceError,
+    TrainingError,
+    UsageError,
+    VerificationError,
+)
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
 from nrfx.trace import TracedModule, trace
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
@@ -10,14 +20,22 @@ from nrfx.utilization import Utilization, utilization
 from nrfx.verify import verify
 
 __all__ = [
+    "AnalysisError",
     "Budget",
+    "BudgetError",
+    "CheckpointError",
     "Event",
     "Measurement",
     "NrfxError",
     "Rejuvenation",
     "Rejuvenator",
+    "RewriteError",
+    "TraceError",
     "TracedModule",
+    "TrainingError",
+    "UsageError",
     "Utilization",
+    "VerificationError",
     "compact",
     "load",
     "rejuvenate",

@@ -65,6 +65,11 @@ class Budget:
                 raise BudgetError(f"Relative budget {name}={fraction!r}; expected a positive number such as 1.0.")
         traced = as_traced(gm, example_inputs)
         cost = total_cost(traced, channels(traced))
+        if flops is not None and not cost.flops:
+            raise BudgetError(
+                "The network has no counted flops to take a fraction of: nrfx.utilization(gm).uncounted lists the ops "
+                "without a rule. Use params=, or an absolute number."
+            )
         return cls(
             params=None if params is None else int(cost.params * params),
             flops=None if flops is None else int(cost.flops * flops),

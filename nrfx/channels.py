@@ -8,6 +8,8 @@ their births.
 Not handled: parameters that a graph reads other than through a module (they pin what they meet).
 """
 
+import inspect
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +20,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from nrfx.errors import AnalysisError
 from nrfx.labels import OPAQUE, collapse, components
 from nrfx.rules import Call, Effect, Family, Norm, Reading, rule_of, tensors, unknown
-from nrfx.trace import TracedModule
+from nrfx.trace import TracedModule, has_known_forward
 from nrfx.trace.module import ByMode
 
 
@@ -75,24 +76,29 @@ class Channels:
 
     @cached_property
     def first_norms(self) -> dict[str, Norm]:
-        """Path -> the norm, as its first visit (in eval mode, where there is one) sees it."""
+        """Key -> the norm, as its first visit (in eval mode, where there is one) sees it."""
         first: dict[str, Norm] = {}
         for step in self.steps:
             if step.effect.norm is not None:
-                first.setdefault(step.effect.norm.path, step.effect.norm)
+                first.setdefault(step.effect.norm.key, step.effect.norm)
         return first
 
     @cached_property
-    def tied(self) -> frozenset[str]:
-        """The parameters and buffers that have more than one name."""
-        return frozenset(first for name, first in self.aliases.items() if first != name)
+    def shared(self) -> frozenset[str]:
+        """The parameters and buffers that more than one layer or node reads, so that no one may change their values."""
+        tied = {first for name, first in self.aliases.items() if first != name}
+        return frozenset(tied | {name for name, _ in read_directly(self.steps, self.aliases)})
 
     def channels(self, layout: Tensor) -> Tensor:
         """The channel of each label of a layout, negative labels kept."""
+        if not self.channel_of.numel():
+            return layout
         return torch.where(layout >= 0, self.channel_of[layout.clamp(min=0)], layout)
 
     def spaces_along(self, layout: Tensor) -> Tensor:
         """The space of each label of a layout, negative labels kept."""
+        if not self.channel_of.numel():
+            return layout
         return torch.where(layout >= 0, self.space_of[self.channel_of[layout.clamp(min=0)]], layout)
 
 
@@ -109,13 +115,23 @@ def channels(traced: TracedModule, fixed: Mapping[str, str] | None = None) -> Ch
 
     Args:
         fixed: births that shall keep their width, with the reason.
-
-    Raises:
-        AnalysisError: a node's rule could not be applied to it.
     """
     walk = _Walk(traced)
     steps = tuple(walk.steps())
     return _Solved(traced, walk, steps).channels(fixed or {})
+
+
+def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(parameter or buffer, node) wherever a node reads one otherwise than as a weight that its rule understands."""
+    known = {(step.mode, step.node): step.effect for step in steps}
+    found = []
+    for (mode, node), _ in known.items():
+        if node.op == "get_attr":
+            name = aliases.get(str(node.target), str(node.target))
+            for user in node.users:
+                if name not in {site.parameter for site in known[mode, user].sites}:
+                    found.append((name, user.name))
+    return found
 
 
 def readers(steps: Iterable[Step]) -> dict[str, Step]:
@@ -152,7 +168,12 @@ class _Walk:
         self.born: dict[str, Tensor] = dict(births or {})
         self.reasons: list[str] = list(old.reasons) if old else []
         self.count = 0
-        self.batch = traced.inputs[0][0][0] if traced.inputs and traced.inputs[0][0] else 1
+        self.batch = _batch(traced)
+        self.unknown = {
+            (step.mode, step.node.name): step.effect.pins[0].reason if step.effect.pins else "it has no rule"
+            for step in (old.steps if old else ())
+            if step.effect.family is Family.UNKNOWN
+        }
         self.aliases = old.aliases if old else first_names(traced)
         self.modules: dict[str, nn.Module] = dict(traced.named_modules())
         self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
@@ -162,9 +183,11 @@ class _Walk:
         modes = ("eval",) if graphs["eval"] is graphs["train"] else ("eval", "train")
         for mode in modes:
             values: dict[fx.Node, Any] = {}
+            self.place = {node: index for index, node in enumerate(graphs[mode].nodes)}
+            self.families: dict[fx.Node, Family] = {}
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
-                values[node] = step.effect.out
+                values[node], self.families[node] = step.effect.out, step.effect.family
                 yield step
 
     def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any]) -> Step:
@@ -174,31 +197,69 @@ class _Walk:
         def read(arg: Any) -> Any:
             return fx.map_arg(arg, values.__getitem__)
 
+        args, kwargs = arguments(node)
         call = Call(
-            *(node, read(node.args), read(node.kwargs), module, path, node.meta.get("val"), self.batch),
-            *(self.birth, self.opaque, self.resized, lambda name: self.aliases.get(name, name)),
+            node=node,
+            args=read(args),
+            kwargs=read(kwargs),
+            module=module,
+            path=path,
+            val=node.meta.get("val"),
+            batch=self.batch,
+            birth=self.birth,
+            opaque=self.opaque,
+            resized=self.resized,
+            name=lambda name: self.aliases.get(name, name),
         )
-        try:
-            effect = _effect(call)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            raise self._failure(call, error) from error
-        if self.reads_mode(node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
-            effect = unknown(call, "its arguments depend on train/eval mode")
+        effect = self.effect(mode, call)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def effect(self, mode: str, call: Call) -> Effect:
+        """What the rule says; where it cannot be applied, that the op is not understood."""
+        if (mode, call.node.name) in self.unknown:
+            return unknown(call, self.unknown[mode, call.node.name])
+        later = self.later_reader(call)
+        if later is not None:
+            return unknown(call, f"it writes in place to a value that {later} reads later")
+        try:
+            effect = _effect(call)
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            if not self.resized:
+                return unknown(call, f"its rule cannot be applied here ({_first_line(error)})")
+            touched = tuple(tensors((call.args, call.kwargs)))
+            reason = f"it does not take another width ({_first_line(error)})"
+            raise Mismatch(call.node.name, reason, touched) from error
+        if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
+            return unknown(call, "its arguments depend on train/eval mode")
+        return effect
+
+    def later_reader(self, call: Call) -> str | None:
+        """Who reads, after an op that works in place, the value that it changes, or a view of it."""
+        if not (_works_in_place(call.node, call.module) and call.args and isinstance(call.args[0], Tensor)):
+            return None
+        now = self.place[call.node]
+        shared, queue = set(), [call.node.all_input_nodes[0]]
+        while queue:
+            node = queue.pop()
+            shared.add(node)
+            around = [user for user in node.users if self.place[user] < now and self.shares(user, node)]
+            around += [source for source in node.all_input_nodes[:1] if self.shares(node, source)]
+            queue.extend(other for other in around if other not in shared)
+        readers = {user for node in shared for user in node.users} - shared
+        later = [user for user in readers if self.place[user] > now]
+        return min(later, key=self.place.__getitem__).name if later else None
+
+    def shares(self, node: fx.Node, source: fx.Node) -> bool:
+        """Whether what `node` gives may lie in the memory of `source`, its first input."""
+        if node.all_input_nodes[0] is not source or node.target in _COPIES:
+            return False
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        return self.families[node] in (Family.MOVEMENT, Family.IDENTITY) or _works_in_place(node, module)
 
     def reads_mode(self, node: fx.Node) -> bool:
         sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
         return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
-
-    def _failure(self, call: Call, error: Exception) -> Exception:
-        if self.resized:
-            touched = tuple(tensors((call.args, call.kwargs)))
-            return Mismatch(call.node.name, f"it does not take another width ({_first_line(error)})", touched)
-        return AnalysisError(
-            f"Node {call.node.name} ({call.node.op} {call.node.target}) cannot be interpreted: {_first_line(error)}. "
-            "Check that example_inputs fit the model."
-        )
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
@@ -211,6 +272,42 @@ class _Walk:
             self.codes[reason] = OPAQUE - len(self.reasons)
             self.reasons.append(reason)
         return self.codes[reason]
+
+
+_COPIES = (torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", "contiguous")
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+
+
+def _works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+        return True
+    if isinstance(node.target, str):
+        return False
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace") is True
+    except (TypeError, ValueError):  # builtins have no signature, and no such argument
+        return False
+
+
+def _batch(traced: TracedModule) -> int:
+    """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1."""
+    sizes = {shape[0] for shape, _ in traced.inputs if shape}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The node's arguments with operands that were passed by name in their places."""
+    args, kwargs = list(node.args), dict(node.kwargs)
+    for index, names in enumerate((("input", "tensors"), ("other",))):
+        name = next((name for name in names if name in kwargs), None)
+        if name is not None and len(args) == index:
+            args.append(kwargs.pop(name))
+    return tuple(args), kwargs
 
 
 def first_names(module: nn.Module) -> dict[str, str]:
@@ -257,6 +354,9 @@ def _obstacle(module: nn.Module | None) -> str | None:
     """What stands between a module and its class's rule."""
     if module is None:
         return None
+    kind: Any = type(module)
+    if not has_known_forward(kind) or "forward" in vars(module):
+        return f"{kind.__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has forward hooks, which may do anything"
     read = [name for name in ("weight", "bias") if isinstance(getattr(module, name, None), Tensor)]
@@ -303,6 +403,12 @@ class _Solved:
         self.ties += [(step, left, right) for step, left, right in twice]
         self.pins: list[tuple[Tensor, str, str]] = [
             (pin.labels, pin.node, pin.reason) for step in steps for pin in step.effect.pins
+        ]
+        self.pins += [
+            (layout, node, f"{name} is also read by node {node}")
+            for name, node in read_directly(steps, walk.aliases)
+            for layout in self.layouts.get(name, ())
+            if layout is not None
         ]
 
     def channels(self, fixed: Mapping[str, str]) -> Channels:
@@ -524,8 +630,9 @@ def operands(step: Step, values: Mapping[tuple[str, str], Any]) -> tuple[tuple[A
     def read(arg: fx.Node) -> Any:
         return values[step.mode, arg.name]
 
-    args: Any = fx.map_arg(step.node.args, read)
-    kwargs: Any = fx.map_arg(step.node.kwargs, read)
+    given, named = arguments(step.node)
+    args: Any = fx.map_arg(given, read)
+    kwargs: Any = fx.map_arg(named, read)
     return args, kwargs
 
 

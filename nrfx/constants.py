@@ -117,7 +117,7 @@ class _Propagation:
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
         norm = step.effect.norm
         assert isinstance(norm, Norm)
-        return along(self.affine[norm.path](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
+        return along(self.affine[norm.key](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Each channel's one value, wherever the channel lies afterwards."""
@@ -143,17 +143,13 @@ class _Propagation:
 
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
         if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
-            ratio = reading.rows.numel() // self.groups(reading, value)
-            return value.view(self.groups(reading, value), -1).sum(1).repeat_interleave(ratio)
+            by_group = value.view(reading.groups, -1).sum(1)
+            return by_group.repeat_interleave(reading.rows.numel() // reading.groups)
         assert reading.weight is not None
         weight = self.weight(reading.weight).flatten(2).sum(2)  # [rows, columns of a group]
         groups = value.numel() // weight.shape[1]
         rows = torch.einsum("goi,gi->go", weight.view(groups, -1, weight.shape[1]), value.view(groups, -1)).flatten()
         return rows if reading.bias is None else rows + self.bias(reading.bias)
-
-    def groups(self, reading: Reading, value: Tensor) -> int:
-        assert reading.weight is not None
-        return value.numel() // self.weight(reading.weight).shape[1]
 
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading

@@ -28,9 +28,6 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
-ZERO = Cost(0, 0)
-
-
 def parameter_cost(traced: TracedModule, found: Channels, live: Tensor | None = None) -> dict[str, int]:
     """Numbers in each parameter by its first name; with `live` (bool [channels]), those of the live channels alone."""
     extent = Extents(found, live)

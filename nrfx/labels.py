@@ -28,6 +28,17 @@ def collapse(labels: Tensor) -> Tensor:
     return labels[index]
 
 
+def among(ids: Tensor, mask: Tensor) -> Tensor:
+    """bool, of the shape of `ids`: whether each is an index (>= 0) and in the mask (bool, perhaps empty).
+
+    >>> among(torch.tensor([1, -1, 0]), torch.tensor([False, True]))
+    tensor([ True, False, False])
+    """
+    if not mask.numel():
+        return torch.zeros_like(ids, dtype=torch.bool)
+    return (ids >= 0) & mask[ids.clamp(min=0)]
+
+
 def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
     view = [1] * len(shape)

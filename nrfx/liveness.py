@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nrfx.channels import Channels, channels
 from nrfx.constants import Affine, Constants, constants
 from nrfx.errors import AnalysisError
+from nrfx.labels import among
 from nrfx.rules import Norm
 from nrfx.trace import TracedModule
 
@@ -46,7 +47,6 @@ class Liveness:
     live: Tensor
     gamma_dead: Mapping[str, Tensor]
     held: tuple[Held, ...]
-    strength: Tensor
     affine: Mapping[str, Affine]
     constants: Constants
     notes: tuple[str, ...]
@@ -71,7 +71,7 @@ def liveness(
     Raises:
         AnalysisError: threshold or residual is out of range, or a gamma is NaN or infinite.
     """
-    _check(threshold, residual)
+    check_residual(threshold, residual)
     norms = tuple(found.first_norms.values())
     values = _fetch(traced, norms)
     gamma_dead = {}
@@ -80,7 +80,7 @@ def liveness(
         if norm.gamma is not None:
             gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
             notes += note
-    affine = {norm.path: _affine(norm, values, gamma_dead) for norm in norms}
+    affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
     fixed = constants(found, affine, reader(traced), reader(traced))
     marked = _marked(found, gamma_dead)
     policy = torch.tensor([space.stream and residual != "coupled" for space in found.spaces], dtype=torch.bool)
@@ -92,13 +92,7 @@ def liveness(
     keep, revived = _never_empty(found, keep, strength)
     notes += [f"{found.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
     held = tuple(_held(found, gamma_dead, keep, fixed, policy, hold or {}, residual))
-    return Liveness(keep, gamma_dead, held, strength, affine, fixed, tuple(notes), threshold, residual)
-
-
-def dead_gammas(traced: TracedModule, threshold: float = 0.01, residual: Residual = "live") -> dict[str, Tensor]:
-    """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
-    found = channels(traced)
-    return removed_gammas(found, liveness(traced, found, threshold, residual))
+    return Liveness(keep, gamma_dead, held, affine, fixed, tuple(notes), threshold, residual)
 
 
 def removed_gammas(found: Channels, alive: Liveness) -> dict[str, Tensor]:
@@ -112,25 +106,24 @@ def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str
     These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main
     stream).
     """
-    _check(0.0, residual)
+    check_residual(0.0, residual)
     found = channels(traced)
     mortal = torch.tensor(
         [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
     )
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
-    masks = {
-        name: (layout >= 0) & mortal[found.spaces_along(layout).clamp(min=0)] for name, layout in found.norms.items()
-    }
+    masks = {name: among(found.spaces_along(layout), mortal) for name, layout in found.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
 
 
 def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:
     """bool [len layout]: whether each position stays; what carries no channel does."""
     ids = found.channels(layout)
-    return (ids < 0) | live[ids.clamp(min=0)]
+    return (ids < 0) | among(ids, live)
 
 
-def _check(threshold: float, residual: str) -> None:
+def check_residual(threshold: float, residual: str) -> None:
+    """Raises AnalysisError unless both are in range."""
     if not (isinstance(threshold, int | float) and 0 <= threshold < 1):
         raise AnalysisError(
             f"threshold is {threshold!r}; expected a number in [0, 1), relative to a layer's largest gamma."
@@ -238,7 +231,7 @@ def _held(
     reason_of, reasons = _reasons(found, fixed, policy, hold, residual)
     for name, dead in gamma_dead.items():
         channel = found.channels(found.norms[name])
-        here = (dead & (channel >= 0) & keep[channel.clamp(min=0)]).nonzero().flatten()
+        here = (dead & among(channel, keep)).nonzero().flatten()
         why = reason_of[channel[here]]
         for code in torch.unique(why).tolist():
             yield Held(name, reasons[code], here[why == code], channel[here[why == code]])

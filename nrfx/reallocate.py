@@ -14,6 +14,7 @@ from nrfx.budget import Budget
 from nrfx.channels import Channels
 from nrfx.cost import Cost, eval_steps
 from nrfx.errors import BudgetError
+from nrfx.labels import among
 from nrfx.rules import Reading
 from nrfx.trace import TracedModule
 
@@ -177,7 +178,7 @@ class Price:
             for work in step.effect.work
         ]
         self.crosses = [
-            self._cross(traced, found, reading, step_times)
+            self._cross(traced, reading, step_times)
             for path, reading in crossing.items()
             for step_times in [_times(found, path)]
         ]
@@ -217,9 +218,7 @@ class Price:
             rows.append((times, axes[0], axes[1]))
         return rows
 
-    def _cross(
-        self, traced: TracedModule, found: Channels, reading: Reading, flops: int
-    ) -> tuple[int, int, int, int, int]:
+    def _cross(self, traced: TracedModule, reading: Reading, flops: int) -> tuple[int, int, int, int, int]:
         module = traced.get_submodule(reading.path)
         kernel = prod(getattr(module, "kernel_size", ()))
         return kernel, flops, self._blocks(reading, module), self._axis(reading.rows), self._axis(reading.cols)
@@ -238,7 +237,7 @@ class Price:
 
     def _stays(self, layout: Tensor) -> Tensor:
         ids = self.found.channels(layout)
-        return (ids < 0) | self.kept[ids.clamp(min=0)]
+        return (ids < 0) | among(ids, self.kept)
 
     def _axis(self, layout: Tensor | None) -> int:
         """The index of the layout's width among the affine functions; 0 is the constant one."""

@@ -5,7 +5,7 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,7 +15,7 @@ from nrfx.budget import Budget
 from nrfx.channels import Channels, Mismatch, channels
 from nrfx.cost import Cost, total_cost
 from nrfx.errors import AnalysisError, RewriteError
-from nrfx.liveness import Liveness, Residual, liveness, removed_gammas
+from nrfx.liveness import Liveness, Residual, check_residual, liveness, removed_gammas
 from nrfx.nn import Cross
 from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
 from nrfx.rewrite import cross
@@ -32,7 +32,13 @@ Scheme = Literal["attention", "dense", "removed"]
 Reinitialize = Literal["rejuvenated", "all"]
 
 
-@dataclass(frozen=True)
+NO_GAMMA = (
+    "No batch norm with a gamma was found, so nothing tells which channels are dead (Sec. 3.1.1 needs normalised "
+    "layers): nothing was changed."
+)
+
+
+@dataclass(frozen=True, eq=False)
 class Rejuvenation:
     """A rewritten network, and where each of its numbers comes from.
 
@@ -51,6 +57,7 @@ class Rejuvenation:
         keeps_function: False after constants=False or reinitialize="all".
         removed: per gamma parameter of the old network, bool: dead, on a channel that went.
         carriers: for each carrier, the birth that it belongs to.
+        planned: the layouts that `verify` compares; None where nothing changed.
     """
 
     module: TracedModule
@@ -65,6 +72,7 @@ class Rejuvenation:
     keeps_function: bool
     removed: Mapping[str, Tensor]
     carriers: tuple[str, ...]
+    planned: Resized | None = field(repr=False)
 
     def __str__(self) -> str:
         from nrfx.report import rejuvenation_report, render  # noqa: PLC0415 (rendering comes last)
@@ -133,7 +141,16 @@ def rejuvenate(
     every parameter, and meet the budget exactly.
     """
     options = _Options(
-        *(scheme, rescale, reallocate, reinitialize, residual, threshold, gamma0, round_to, constants, generator)
+        scheme=scheme,
+        rescale=rescale,
+        reallocate=reallocate,
+        reinitialize=reinitialize,
+        residual=residual,
+        threshold=threshold,
+        gamma0=gamma0,
+        round_to=round_to,
+        constants=constants,
+        generator=generator,
     )
     options.check()
     if not isinstance(budget, Budget):
@@ -163,25 +180,31 @@ def compact(
     >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
     Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
     """
-    options = _Options("dense", False, True, "rejuvenated", residual, threshold, None, 1, constants, None)
+    options = _Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
     options.check()
     return _rewritten(as_traced(gm, example_inputs), None, options)
 
 
+def check_options(**options: Any) -> None:
+    """Raises the AnalysisError that `rejuvenate` would raise for these options; TypeError for an unknown one."""
+    _Options(**options).check()
+
+
 @dataclass(frozen=True)
 class _Options:
-    scheme: Scheme
-    rescale: bool
-    reallocate: bool
-    reinitialize: Reinitialize
-    residual: Residual
-    threshold: float
-    gamma0: float | None
-    round_to: int
-    constants: bool
-    generator: torch.Generator | None
+    scheme: Scheme = "attention"
+    rescale: bool = True
+    reallocate: bool = True
+    reinitialize: Reinitialize = "rejuvenated"
+    residual: Residual = "live"
+    threshold: float = 0.01
+    gamma0: float | None = None
+    round_to: int = 1
+    constants: bool = True
+    generator: torch.Generator | None = None
 
     def check(self) -> None:
+        check_residual(self.threshold, self.residual)
         for name, value, allowed in (
             ("scheme", self.scheme, get_args(Scheme)),
             ("reinitialize", self.reinitialize, get_args(Reinitialize)),
@@ -225,14 +248,11 @@ def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -
     while True:
         decision = _decide(traced, channels(traced, fixed), options)
         if not decision.found.norms:
-            raise AnalysisError(
-                "No batch norm with a gamma was found, so nothing tells which channels are dead. "
-                "Neural Rejuvenation needs normalised layers (Sec. 3.1.1)."
-            )
+            return _unchanged(traced, decision, NO_GAMMA)
         allocation = _allocate(traced, decision, budget, options)
-        idle = _idle(decision, allocation, options)
+        idle = _idle(decision, allocation, budget, options)
         if idle:
-            return _unchanged(traced, decision, options, idle)
+            return _unchanged(traced, decision, idle)
         try:
             resized = resize(traced, decision.found, decision.kept, allocation.width)
         except Mismatch as mismatch:
@@ -301,30 +321,37 @@ def _crossing(traced: TracedModule, decision: _Decision, options: _Options) -> d
     }
 
 
-def _idle(decision: _Decision, allocation: Allocation, options: _Options) -> str:
+def _idle(decision: _Decision, allocation: Allocation, budget: Budget | None, options: _Options) -> str:
     """Why there is nothing to do, "" where there is something."""
     found = decision.found
     if not any(space.free and space.normed for space in found.spaces):
         return "Nothing may change width: every space with a gamma is pinned. `pins` of the utilization says by what."
     old = torch.bincount(found.space_of, minlength=len(found.spaces))
-    if bool(decision.alive.live.all()) and torch.equal(allocation.width, old) and not options.scratch:
-        return "Nothing is dead and the budget leaves no room for another channel: the network is unchanged."
-    return ""
+    if options.scratch or not bool(decision.kept.all()) or not torch.equal(allocation.width, old):
+        return ""
+    what = "Nothing is dead" if not decision.alive.held else "No dead channel may go"
+    return f"{what}{'' if budget is None else f' and {budget} leave no room for another channel'}: nothing was changed."
 
 
-def _unchanged(traced: TracedModule, decision: _Decision, options: _Options, reason: str) -> Rejuvenation:
+def _unchanged(traced: TracedModule, decision: _Decision, reason: str) -> Rejuvenation:
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
-    nowhere = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+    nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
     usage = measure(traced, decision.found, decision.alive)
     return Rejuvenation(
-        *(twin, usage, usage, 1.0, (reason, *decision.alive.notes), nowhere),
+        module=twin,
+        before=usage,
+        after=usage,
+        alpha=1.0,
+        notes=(reason, *decision.alive.notes, *_held_notes(usage)),
+        origins=nowhere,
         parents={name: name for name in tensors},
         factors=nowhere,
         changed=False,
         keeps_function=True,
         removed={},
         carriers=(),
+        planned=None,
     )
 
 
@@ -358,7 +385,14 @@ def _carried_out(
         else NOT_RESCALED
     )
     plan = Plan(
-        *(decision.found, decision.alive, decision.settled, scales, resized, decision.forms, options.scheme, gamma0),
+        found=decision.found,
+        alive=decision.alive,
+        settled=decision.settled,
+        scales=scales,
+        resized=resized,
+        forms=decision.forms,
+        scheme=options.scheme,
+        gamma0=gamma0,
         scratch=options.scratch,
         generator=options.generator,
     )
@@ -386,34 +420,49 @@ def _result(
     plan: Plan,
     options: _Options,
 ) -> Rejuvenation:
-    alive_after = liveness(built.module, after, options.threshold, options.residual)
-    found, carriers = decision.found, decision.settled.carriers
-    carried = tuple(found.spaces[space].name for space in found.space_of[carriers].tolist())
-    notes = [*decision.alive.notes, *plan.scales.notes]
-    if options.scheme != "dense" and allocation.alpha > 1:
-        notes += decision.form_notes
-    frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
-    if frozen:
-        notes.append(f"{', '.join(frozen[:4])}{' ...' if len(frozen) > 4 else ''}: frozen parameters, so not widened.")
-    notes += [
-        f"{space.name}: width fixed: {space.pinned}."
-        for space in found.spaces
-        if space.pinned_by == space.name and space.normed
-    ]
-    usage = measure(traced, found, decision.alive)
+    found = decision.found
+    before = measure(traced, found, decision.alive)
+    carried = tuple(found.spaces[space].name for space in found.space_of[decision.settled.carriers].tolist())
+    crossing = decision.form_notes if options.scheme != "dense" and allocation.alpha > 1 else ()
     return Rejuvenation(
-        *(
-            built.module,
-            usage,
-            measure(built.module, after, alive_after),
-            allocation.alpha,
-            tuple(notes),
-            built.origins,
+        module=built.module,
+        before=before,
+        after=measure(built.module, after, liveness(built.module, after, options.threshold, options.residual)),
+        alpha=allocation.alpha,
+        notes=(
+            *decision.alive.notes,
+            *_held_notes(before),
+            *_carrier_notes(carried),
+            *plan.scales.notes,
+            *crossing,
+            *_width_notes(found, options),
         ),
+        origins=built.origins,
         parents=built.parents,
         factors=built.factors,
         changed=True,
-        keeps_function=options.constants and not options.scratch,
+        keeps_function=options.settles,
         removed=removed_gammas(found, decision.alive),
         carriers=carried,
+        planned=plan.resized,
     )
+
+
+def _held_notes(before: Utilization) -> list[str]:
+    return [f"Held: {count} gamma-dead channels, {reason}." for reason, count in before.held]
+
+
+def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
+    return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
+
+
+def _width_notes(found: Channels, options: _Options) -> list[str]:
+    """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
+    fixed = [space for space in found.spaces if space.normed and space.pinned_by in space.births]
+    frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
+    notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
+    if frozen:
+        notes.append(f"Not widened, for they have frozen parameters: {', '.join(frozen)}.")
+    if options.round_to > 1 and not options.reallocate:
+        notes.append("round_to has no meaning with reallocate=False: every layer has its old width back.")
+    return notes

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nrfx.channels import Channels, Step, channels
 from nrfx.cost import Extents, by_owner, parameter_cost, step_flops
+from nrfx.labels import among
 from nrfx.liveness import Held, Liveness, Residual, liveness
 from nrfx.trace import TracedModule, as_traced
 
@@ -189,9 +190,7 @@ class _Rows:
         for step in self.found.steps:
             if step.effect.sites:
                 visited.setdefault(step.path, step)
-        owned = {
-            owner.removesuffix(".weights") if owner.endswith(".weights") else owner: None for owner in self.params[0]
-        }
+        owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
         for path in [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]:
             yield self.row(path, visited.get(path))
 
@@ -219,7 +218,7 @@ class _Rows:
         if step.effect.norm is not None:
             return self.held_by_gamma[step.effect.norm.gamma or ""]
         ids = self.found.channels(out)
-        return int(((ids >= 0) & self.held[ids.clamp(min=0)]).sum())
+        return int(among(ids, self.held).sum())
 
     def _pins(self, out: Tensor | None) -> tuple[str, ...]:
         if out is None:

@@ -60,14 +60,15 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
     gradients. Nothing is changed. After constants=False or reinitialize="all" the function differs on purpose: then
-    only the labels are compared (which every rewrite has done already) and 0.0 is returned.
+    only the labels are compared and 0.0 is returned.
 
     Args:
         before_gm: what was given to rejuvenate.
         inputs: a tensor or a tuple of tensors.
 
     Raises:
-        VerificationError: the outputs differ by more than rounding; names the first output that does.
+        VerificationError: the outputs differ by more than rounding (names the first output that does), or the inputs do
+            not fit.
 
     >>> import nrfx
     >>> from torch import nn
@@ -81,8 +82,9 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
     True
     """
     traced = as_traced(before_gm, inputs)
+    if result.planned is not None:
+        check_labels(channels(result.module), result.planned)
     if not result.keeps_function:
-        channels(result.module)
         return 0.0
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     expected = _flat(_outputs(reference(traced, result), arguments))
@@ -103,8 +105,15 @@ def reference(traced: TracedModule, result: "Rejuvenation") -> TracedModule:
 
 
 def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
-    with torch.no_grad():
-        return module.eval()(*arguments)
+    try:
+        with torch.no_grad():
+            return module.eval()(*arguments)
+    except (RuntimeError, TypeError) as error:
+        given = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in arguments]
+        raise VerificationError(
+            f"The network cannot run on inputs of {given}; it was traced on {[shape for shape, _ in module.inputs]}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def _flat(nest: Any) -> Mapping[str, Tensor]:

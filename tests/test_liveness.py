@@ -5,7 +5,7 @@ from torch import nn
 import nrfx
 from nrfx.channels import channels
 from nrfx.errors import AnalysisError
-from nrfx.liveness import dead_gammas, liveness, mortal_gammas
+from nrfx.liveness import liveness, mortal_gammas
 from tests.zoo import IMAGE, SMALL
 
 
@@ -123,13 +123,6 @@ def test_streams_live_unless_coupled_and_then_die_when_all_their_gammas_do() -> 
         streams = torch.tensor([space.stream for space in found.spaces])[found.space_of]
         first = torch.stack([found.channel_of[labels[0]] for labels in found.births.values()][:-1])
         assert bool(alive.live[first][streams[first]].any()) is expected
-
-
-def test_dead_gammas_lie_on_channels_that_go() -> None:
-    model = chain(nn.ReLU())
-    kill(model[1], 2, 6)
-    gm = nrfx.trace(model, torch.zeros(2, 3, 8, 8))
-    assert dead_gammas(gm)["1.weight"].nonzero().flatten().tolist() == [2, 6]
 
 
 def test_only_gammas_that_can_die_are_mortal() -> None:

@@ -3,7 +3,6 @@
 import copy
 import pickle
 import random
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, fx, nn
 
-from nrfx.errors import RewriteError, TraceError
-from nrfx.trace import ByMode, TracedModule, as_traced, propagate, rebuilt, trace
+from nrfx.errors import TraceError
+from nrfx.trace import ByMode, TracedModule, as_traced, propagate, trace
 
 MODES = ("train", "eval")
 
@@ -137,9 +136,7 @@ def test_tracing_leaves_the_model_and_the_random_state_as_they_were(name: str) -
 
 
 def test_a_failed_trace_leaves_the_model_the_random_state_and_torch_as_they_were() -> None:
-    model = Function(
-        lambda m, x: x * random.random() if bool(torch.rand(1) < 2) else x, bn=nn.BatchNorm1d(4)
-    ).train()
+    model = Function(lambda m, x: x * random.random() if bool(torch.rand(1) < 2) else x, bn=nn.BatchNorm1d(4)).train()
     states, forward = (torch.get_rng_state(), random.getstate()), nn.Module.__call__
     with pytest.raises(TraceError):
         trace(model, torch.zeros(2, 4))
@@ -286,7 +283,7 @@ def test_a_train_method_of_the_model_s_own_is_followed() -> None:
 
 def test_tied_parameters_stay_tied_in_every_copy() -> None:
     gm = trace(Tied(), torch.zeros(3, 4))
-    for module in (gm, copy.deepcopy(gm), pickle.loads(pickle.dumps(gm)), rebuilt(gm, {}, {})):
+    for module in (gm, copy.deepcopy(gm), pickle.loads(pickle.dumps(gm))):
         assert module.a.weight is module.b.weight
         assert module.again is module.norm
 
@@ -424,9 +421,7 @@ def test_arguments_beyond_the_example_inputs_take_their_defaults() -> None:
             return x * scale if mask is None else x * mask
 
     assert torch.equal(trace(Masked(), torch.ones(2))(torch.ones(2)), torch.full((2,), 2.0))
-    assert torch.equal(
-        trace(Masked(), (torch.ones(2), torch.ones(2)))(torch.ones(2), torch.zeros(2)), torch.zeros(2)
-    )
+    assert torch.equal(trace(Masked(), (torch.ones(2), torch.ones(2)))(torch.ones(2), torch.zeros(2)), torch.zeros(2))
 
 
 # as_traced
@@ -461,162 +456,3 @@ def test_as_traced_reads_shapes_from_placeholders_or_says_what_is_missing() -> N
     assert as_traced(model).inputs == (((2, 4), torch.float32),)
     with pytest.raises(TraceError, match="1 of 2 example inputs are more than the graph takes"):
         as_traced(model, (torch.zeros(2, 4), torch.zeros(2)))
-
-
-# rebuilt
-
-
-def test_rebuilding_with_nothing_replaced_is_an_independent_equal() -> None:
-    gm = trace(AuxHead().train(), torch.zeros(4, 3, 8, 8))
-    gm.conv.weight.requires_grad_(False)
-    gm.bn.eval()
-    twin = rebuilt(gm, {}, {})
-    assert not {t.data_ptr() for t in gm.state_dict().values()} & {
-        t.data_ptr() for t in twin.state_dict().values()
-    }
-    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in gm.parameters()]
-    assert [m.training for m in twin.modules()] == [m.training for m in gm.modules()]
-    assert_behaves_like(twin, gm, torch.randn(4, 3, 8, 8))
-
-
-def test_rebuilding_replaces_modules_and_tensors_and_infers_shapes_anew() -> None:
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2)).eval()
-    model[1].weight.requires_grad_(False)
-    gm = trace(model, torch.zeros(3, 4))
-    twin = rebuilt(gm, {"0": nn.Linear(4, 6)}, {"1.weight": torch.ones(2, 6)})
-    assert [tuple(val.shape) for val in vals(twin.graph)[:3]] == [(3, 4), (3, 6), (3, 2)]
-    weight = twin.get_parameter("1.weight")
-    assert isinstance(weight, nn.Parameter)
-    assert not weight.requires_grad
-    assert not twin.get_submodule("0").training
-    assert gm(torch.zeros(1, 4)).shape == (1, 2)
-
-
-def test_rebuilding_replaces_a_tied_tensor_under_all_its_names() -> None:
-    twin = rebuilt(trace(Tied(), torch.zeros(3, 4)), {}, {"b.weight": torch.zeros(4, 4)})
-    assert twin.a.weight is twin.b.weight
-    assert not twin.a.weight.any()
-
-
-def test_rebuilding_refuses_names_it_does_not_have_and_contradictions() -> None:
-    gm = trace(Tied(), torch.zeros(3, 4))
-    with pytest.raises(RewriteError, match=r"no parameter or buffer 'c\.weight'"):
-        rebuilt(gm, {}, {"c.weight": torch.zeros(4)})
-    with pytest.raises(RewriteError, match="no submodule 'c'"):
-        rebuilt(gm, {"c": nn.ReLU()}, {})
-    with pytest.raises(RewriteError, match=r"b\.weight is tied"):
-        rebuilt(gm, {}, {"a.weight": torch.zeros(4, 4), "b.weight": torch.ones(4, 4)})
-    with pytest.raises(RewriteError, match=r"a\.bias belongs to a module that is replaced"):
-        rebuilt(gm, {"a": nn.Linear(4, 4)}, {"a.bias": torch.zeros(4)})
-    with pytest.raises(TraceError, match=r"Node b .*float32"):
-        rebuilt(gm, {}, {"b.bias": torch.zeros(9)})
-
-
-# What is refused, and the words for it
-
-
-def no_grad_inside(m: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return x * 2
-
-
-def autocast_inside(m: nn.Module, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return x @ x.T
-
-
-class StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
-UNREGISTERED = nn.ReLU()
-REFUSED = {
-    "value in control flow": (lambda m, x: x if x.sum() > 0 else -x, "depends on the values of a tensor"),
-    "len": (lambda m, x: x * len(x), r"len\(\) of a traced value"),
-    "loop": (lambda m, x: [row for row in x], "loops over a tensor"),
-    "range of a size": (lambda m, x: [x for _ in range(x.shape[0])], "Python integer"),
-    "factory of a size": (lambda m, x: x + torch.zeros(x.shape[0], 4), "wants a plain one"),
-    "unregistered module": (lambda m, x: UNREGISTERED(x), "not registered"),
-    "no_grad": (no_grad_inside, "no_grad"),
-    "autocast": (autocast_inside, "autocast"),
-    "autograd.Function": (lambda m, x: StraightThrough.apply(x), r"autograd\.Function"),
-    "torch random": (lambda m, x: x * torch.rand(4), "draws random numbers"),
-    "python random": (lambda m, x: x * random.random(), "draws random numbers"),
-    "numpy": (lambda m, x: x * float(x.numpy()[0]), r"inner \(Function\) cannot be traced"),
-    "own error": (lambda m, x: m.missing(x), "AttributeError: 'Function' object has no attribute 'missing'"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_traced_is_refused_by_module_path_class_and_cause(name: str) -> None:
-    function, words = REFUSED[name]
-    model = nn.Sequential()
-    model.add_module("inner", Function(function))
-    with pytest.raises(TraceError, match=words) as caught:
-        trace(model, torch.zeros(3, 4))
-    assert "inner (Function)" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "inputs", [None, 3, [torch.zeros(2, 4)], {"x": torch.zeros(2)}, (torch.zeros(2, 4), 3), ()]
-)
-def test_example_inputs_that_are_not_tensors_are_refused(inputs: object) -> None:
-    with pytest.raises(TraceError, match="must be a tensor or a tuple of tensors"):
-        trace(nn.Linear(4, 4), inputs)  # type: ignore[arg-type]
-
-
-def test_example_inputs_that_do_not_fit_are_refused_with_the_shapes() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5))
-    with pytest.raises(TraceError, match=r"Node _0 \(call_module 0\).*\[1, 2, 9, 9\] float32"):
-        trace(model, torch.zeros(1, 2, 9, 9))
-    with pytest.raises(TraceError, match=r"Node _1 .*a norm over \[5\] got \[4\]"):
-        trace(model, torch.zeros(1, 3, 9, 9))
-    with pytest.raises(TraceError, match=r"2 example inputs of shapes \[\[1\], \[2\]\] do not fit forward"):
-        trace(nn.Linear(4, 4), (torch.zeros(1), torch.zeros(2)))
-
-
-def test_scripted_quantized_wrapped_and_lazy_modules_are_refused() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scripted = torch.jit.script(nn.Linear(4, 4))
-        quantized = torch.ao.nn.quantized.Linear(4, 4)
-        lazy = nn.LazyLinear(4)
-    wrapped = nn.DataParallel(nn.Linear(4, 4))
-    cases = {"TorchScript": scripted, "quantized": quantized, "no shape yet": lazy, "wraps": wrapped}
-    for words, module in cases.items():
-        with pytest.raises(TraceError, match=words):
-            trace(nn.Sequential(module), torch.zeros(2, 4))
-
-
-def test_a_model_that_cannot_be_copied_is_refused() -> None:
-    model = nn.Linear(4, 4)
-    model.stream = (item for item in ())  # type: ignore[assignment]
-    with pytest.raises(TraceError, match=r"Linear cannot be copied.*generator"):
-        trace(model, torch.zeros(2, 4))
-
-
-# Models from outside
-
-
-@pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "efficientnet_b0", "googlenet", "shufflenet_v2_x0_5", "squeezenet1_1"]
-)
-def test_torchvision_models_behave_like_themselves(name: str) -> None:
-    options = {"init_weights": False} if name == "googlenet" else {}
-    model, x = torchvision.models.get_model(name, **options), torch.randn(2, 3, 64, 64)
-    gm = trace(model, x)
-    assert list(gm.state_dict()) == list(model.state_dict())
-    assert (gm.graphs["train"] is gm.graphs["eval"]) == (name != "googlenet")
-    assert_behaves_like(pickle.loads(pickle.dumps(gm)), model, x)
-
-
-def test_a_leaf_that_changes_its_argument_gets_a_list_of_its_own() -> None:
-    swin = torchvision.models.video.SwinTransformer3d
-    model, x = swin([2, 2, 2], 8, [2], [2], [3, 3, 3], 1.0, num_classes=3), torch.randn(1, 3, 4, 6, 6)
-    assert_behaves_like(trace(model, x), model, x)

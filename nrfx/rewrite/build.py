@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.channels import Channels, first_readings, readers
+from nrfx.labels import among
 from nrfx.liveness import Liveness
 from nrfx.nn import Cross
 from nrfx.rewrite import cross
@@ -150,9 +151,7 @@ class _Builder:
     def _restart(self, factor: Tensor | None, layout: Tensor, places: Tensor | None) -> Tensor | None:
         """The factor, 0 at carriers: their values are written anew, and their optimizer state starts at zero."""
         assert places is not None
-        ids = self.plan.found.channels(layout)
-        carried = (ids >= 0) & self.plan.settled.carriers[ids.clamp(min=0)]
-        here = (places >= 0) & carried[places.clamp(min=0)]
+        here = among(places, among(self.plan.found.channels(layout), self.plan.settled.carriers))
         if not bool(here.any()):
             return factor
         ones = torch.ones(places.shape).double() if factor is None else factor
@@ -242,9 +241,7 @@ class _Builder:
         assert places[0] is not None
         fresh = torch.ones_like(places[0]).bool() if self.plan.scratch else places[0] == NEW
         value = torch.where(fresh.to(value.device), start, value)
-        ids = self.plan.found.channels(layout)
-        carried = (ids >= 0) & self.plan.settled.carriers[ids.clamp(min=0)]
-        here = (places[0] >= 0) & carried[places[0].clamp(min=0)]
+        here = among(places[0], among(self.plan.found.channels(layout), self.plan.settled.carriers))
         constant = {"gamma": 0.0, "beta": 1.0}
         return torch.where(here.to(value.device), constant[role], value) if role in constant else value
 
@@ -269,7 +266,7 @@ class _Builder:
                 memo[id(self.old[name])] = _as(self.old[name], tensor)
         twin: TracedModule = copy.deepcopy(self.traced, memo)
         for path, layer in self.layers.items():
-            self._fill(layer, path, twin)
+            self._fill(layer, path)
             twin.set_submodule(path, layer.train(self.traced.get_submodule(path).training))
         for module in twin.modules():
             fit_widths(module)
@@ -286,7 +283,7 @@ class _Builder:
             {name: self.factors[name] for name in names},
         )
 
-    def _fill(self, layer: Cross, path: str, twin: TracedModule) -> None:
+    def _fill(self, layer: Cross, path: str) -> None:
         for name, _ in list(layer.named_parameters()):
             full = f"{path}.{name}"
             old = self.old.get(self.parents[full] or "", None)

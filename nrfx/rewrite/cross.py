@@ -36,26 +36,26 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
         reading = step.effect.reading
         assert reading is not None
         module = traced.get_submodule(reading.path)
-        reason = _no_form(module, step.effect.family, found.tied, reading)
+        reason = _no_form(module, step.effect.family, found.shared, reading)
         if reason is None:
             readings[reading.key] = reading
         elif step.effect.family is not Family.GROUPED:
-            notes.append(f"{reading.path} stays dense: {reason}.")
+            notes.append(f"{reading.key} stays dense: {reason}.")
     return readings, tuple(dict.fromkeys(notes))
 
 
-def _no_form(module: nn.Module, family: Family, tied: frozenset[str], reading: Reading) -> str | None:
+def _no_form(module: nn.Module, family: Family, shared: frozenset[str], reading: Reading) -> str | None:
     if isinstance(module, Cross):
         return None
-    if family is Family.GROUPED:
-        return "a grouped convolution has no cross connections"
-    if reading.functional:
-        return "it is called as a function"
-    if reading.weight in tied:
-        return "its weight is tied to another layer's"
-    if getattr(module, "padding_mode", "zeros") != "zeros":
-        return f"a cross layer pads with zeros, not {module.padding_mode!r}"
-    return None if _form(module) else f"{type(module).__name__} has no cross form"
+    obstacles = {
+        "a grouped convolution has no cross connections": family is Family.GROUPED,
+        "it is called as a function": reading.functional,
+        "its weight is read elsewhere too": reading.weight in shared,
+        "it has backward hooks, which a new layer would lose": module._backward_hooks or module._backward_pre_hooks,
+        "a cross layer pads with zeros": getattr(module, "padding_mode", "zeros") != "zeros",
+        f"{type(module).__name__} has no cross form": _form(module) is None,
+    }
+    return next((reason for reason, holds in obstacles.items() if holds), None)
 
 
 def _form(module: nn.Module) -> type[Cross] | None:

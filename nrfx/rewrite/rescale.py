@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Step, flow, like, operands
-from nrfx.labels import along, collapse
+from nrfx.labels import along, among, collapse
 from nrfx.liveness import Liveness
 from nrfx.rules import Family, tensors
 
@@ -58,8 +58,8 @@ def rescaling(
     eligible, reasons = _eligible(found, alive, carriers, tracking, streams)
     factor = torch.ones(tracking.count).double()
     for name, ids in tracking.ids.items():
-        gamma = alive.affine[tracking.path_of[name]].gamma.abs()
-        small = eligible[ids] & (gamma < gamma0(name))
+        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
+        small = eligible[ids] & (gamma > 0) & (gamma < gamma0(name))
         factor[ids] = torch.where(small, gamma0(name) / torch.where(small, gamma, 1.0), factor[ids])
     table = torch.cat([factor, torch.ones(1).double()])  # ONE is the last entry
     return Rescaling(
@@ -77,15 +77,15 @@ class _Tracking:
     found: Channels
     count: int = 0
     ids: dict[str, Tensor] = field(default_factory=dict)
-    path_of: dict[str, str] = field(default_factory=dict)
+    key_of: dict[str, str] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     barred: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.labels = {(step.mode, step.node.name): step.effect.out for step in self.found.steps}
-        visits = Counter((step.mode, step.effect.norm.path) for step in self.found.steps if step.effect.norm)
-        self.shared = {path for (_, path), times in visits.items() if times > 1}
+        visits = Counter((step.mode, step.effect.norm.key) for step in self.found.steps if step.effect.norm)
+        self.shared = {key for (_, key), times in visits.items() if times > 1}
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
@@ -130,10 +130,12 @@ class _Tracking:
             return along(torch.full((width,), ONE), norm.axis, step.effect.out.shape)
         if norm.gamma not in self.ids:
             self.ids[norm.gamma] = torch.arange(self.count, self.count + width)
-            self.path_of[norm.gamma] = norm.path
+            self.key_of[norm.gamma] = norm.key
             self.count += width
-        if norm.path in self.shared:
+        if norm.key in self.shared:
             self.bar(self.ids[norm.gamma], f"{norm.path} is called more than once")
+        if {norm.gamma, norm.beta} & self.found.shared:
+            self.bar(self.ids[norm.gamma], f"{norm.gamma} or its beta is read elsewhere too")
         return along(self.ids[norm.gamma], norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -168,6 +170,9 @@ class _Tracking:
         rows = moved.reshape(moved.shape[0], -1).expand(value.shape[axis], -1)
         self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
         ids = rows[:, 0].contiguous()
+        reading = step.effect.reading
+        if reading is not None and reading.weight in self.found.shared:
+            self.bar(ids, f"{reading.weight} is read elsewhere too")
         if key in into:
             differs = into[key] != ids
             self.bar(torch.cat([into[key][differs], ids[differs]]), f"{_title(step)} is called more than once")
@@ -176,7 +181,7 @@ class _Tracking:
 
 
 def _title(step: Step) -> str:
-    return f"{step.path} ({step.node.target})" if step.node.op != "call_module" else step.path
+    return step.path if step.node.op == "call_module" else step.node.name
 
 
 _BY_FAMILY: dict[Family, Callable[[_Tracking, Step, Any, Any], Any]] = {
@@ -203,12 +208,13 @@ def _eligible(
     for name, ids in tracking.ids.items():
         layout_of = found.norms[name]
         channel = found.channels(layout_of)
-        own = channel.clamp(min=0)
-        on_stream = (channel >= 0) & stream[found.space_of[own]]
+        on_stream = among(found.spaces_along(layout_of), stream)
         for index in ids[on_stream].tolist():
             reasons[index] = "it lies on a residual stream"
-        stays = (channel < 0) | (alive.live[own] & ~carriers[own])
+        stays = (channel < 0) | among(channel, alive.live & ~carriers)
         eligible[ids] = stays & ~on_stream & ~alive.gamma_dead[name]
+        for index in ids[alive.affine[tracking.key_of[name]].gamma == 0].tolist():
+            reasons.setdefault(index, "gamma is 0")
     for index in reasons:
         eligible[index] = False
     return eligible, reasons
@@ -224,9 +230,9 @@ def _notes(
     """One line a norm and reason for the gammas below gamma0 that were left alone."""
     lines = []
     for name, ids in tracking.ids.items():
-        gamma = alive.affine[tracking.path_of[name]].gamma.abs()
+        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
         channel = found.channels(found.norms[name])
-        stays = (channel < 0) | alive.live[channel.clamp(min=0)]
+        stays = (channel < 0) | among(channel, alive.live)
         small = stays & ~alive.gamma_dead[name] & (gamma < gamma0(name))
         whys = Counter(reasons[index] for index in ids[small].tolist() if index in reasons)
         lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]

@@ -20,15 +20,13 @@ from nrfx.trace import TracedModule
 class Resized:
     """`layouts`: parameter or buffer -> its new layout on each dim. `readings`: key -> the new rows and columns.
 
-    `channel_of` extends the old one to the new labels; channels from `old_channels` on are new.
+    `channel_of` extends the old one to the new labels and their new channels.
     """
 
     births: Mapping[str, Tensor]
     layouts: Mapping[str, tuple[Tensor | None, ...]]
     readings: Mapping[str, Reading]
     channel_of: Tensor
-    old_labels: int
-    old_channels: int
 
 
 def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
@@ -44,8 +42,6 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         _layouts(found, steps),
         first_readings(steps),
         channel_of,
-        old_labels=found.channel_of.numel(),
-        old_channels=found.space_of.numel(),
     )
     expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):

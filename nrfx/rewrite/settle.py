@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from nrfx.channels import Channels, Step, readers
 from nrfx.constants import Affine, constants
+from nrfx.labels import among
 from nrfx.liveness import Liveness, live_along, reader
 from nrfx.rewrite.origins import occurrence
 from nrfx.rules import Family, Norm, Reading
@@ -29,7 +30,7 @@ class Settlement:
     them where its own bias does.
 
     `given[key]` is the constant that each column gave, `left[key]` the one that it gives in the new network (0 where
-    it is gone). `groups` numbers the carrier that stands for each dead channel, -1 for none. `hold`: channels for which
+    it is gone). `carrier_of` is the carrier that stands for each dead channel, -1 for none. `hold`: channels for which
     nothing is exact; where there are any, liveness must be asked again.
     """
 
@@ -100,19 +101,20 @@ def _absorber(found: Channels, step: Step, visits: int) -> tuple[Norm, ...] | No
     if reading.padded or reading.generation is not None or visits > modes:
         return None
     if reading.bias is not None:
-        return None if reading.bias in found.tied else ()
+        return None if reading.bias in found.shared else ()
     visited = [other for other in found.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(found, other)]
     if any(norm is None for norm in norms) or not norms:
         return None
-    unique = {norm.path: norm for norm in norms if norm is not None}
-    whole = all(norm.mean is not None and _once(found, norm.path) for norm in unique.values())
+    unique = {norm.key: norm for norm in norms if norm is not None}
+    whole = all(_takes_offsets(found, norm) for norm in unique.values())
     return tuple(unique.values()) if whole else None
 
 
-def _once(found: Channels, path: str) -> bool:
-    visits = [step.mode for step in found.steps if step.path == path and step.effect.norm is not None]
-    return len(visits) == len(set(visits))
+def _takes_offsets(found: Channels, norm: Norm) -> bool:
+    """Whether its running mean may be moved: it has one, of its own, and is called once."""
+    visits = [step.mode for step in found.steps if step.effect.norm is not None and step.effect.norm.key == norm.key]
+    return norm.mean is not None and norm.mean not in found.shared and len(visits) == len(set(visits))
 
 
 def _norms_behind(found: Channels, step: Step) -> list[Norm | None]:
@@ -182,10 +184,10 @@ def _left(
     traced: TracedModule, found: Channels, alive: Liveness, carriers: Tensor, readings: Mapping[str, Step]
 ) -> dict[str, Tensor]:
     """The constant that each column gives once carriers have gamma 0 and beta 1; 0 where it is no carrier."""
-    affine = {
-        path: carrying(alive.affine[path], _at(found, carriers, norm.layout))
-        for path, norm in found.first_norms.items()
-    }
+    affine = dict(alive.affine)
+    for key, norm in found.first_norms.items():
+        if norm.gamma is not None and norm.beta is not None:
+            affine[key] = carrying(affine[key], _at(found, carriers, norm.layout))
     read = constants(found, affine, reader(traced), reader(traced)).read if bool(carriers.any()) else {}
     left = {}
     for key, step in readings.items():
@@ -202,8 +204,7 @@ def carrying(affine: Affine, carried: Tensor) -> Affine:
 
 def _at(found: Channels, mask: Tensor, layout: Tensor) -> Tensor:
     """bool [len layout]: whether the position's channel is in `mask`."""
-    ids = found.channels(layout)
-    return (ids >= 0) & mask[ids.clamp(min=0)]
+    return among(found.channels(layout), mask)
 
 
 def _unreached(

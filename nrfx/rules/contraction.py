@@ -44,11 +44,12 @@ class Layer:
         """The axis of the input's channels."""
         return labels.dim() - len(self.kernel) - 1
 
-    def reading(self, rows: Tensor, cols: Tensor, axis: int) -> Reading:
+    def reading(self, rows: Tensor, cols: Tensor, axis: int, groups: int = 1) -> Reading:
         return Reading(
             *(self.path, self.key, self.weight, self.bias, rows, cols, axis),
             padded=self.padded,
             functional=self.functional,
+            groups=groups,
         )
 
 
@@ -108,8 +109,9 @@ def _given(call: Call) -> Layer | None:
 
 
 def _positions(call: Call, axis: int) -> int:
-    """At how many positions of one example the weights are applied."""
-    return int(prod(size for dim, size in enumerate(call.val.shape) if dim != axis)) // call.batch
+    """At how many positions of one example the weights are applied; an input without a batch dim is one example."""
+    positions = int(prod(size for dim, size in enumerate(call.val.shape) if dim != axis))
+    return positions if axis == 0 or positions % call.batch else positions // call.batch
 
 
 def is_padded(module: Any) -> bool:
@@ -173,7 +175,7 @@ def _grouped(call: Call, layer: Layer) -> Effect:
         sites=(Site(layer.weight, 0, rows), *_bias_site(layer.bias, rows)),
         ties=tuple(ties),
         work=(Work(_positions(call, axis) * prod(layer.kernel) * each_in, rows, None),),
-        reading=layer.reading(rows, cols, axis),
+        reading=layer.reading(rows, cols, axis, groups),
     )
 
 

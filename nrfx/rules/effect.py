@@ -60,9 +60,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation with running statistics and, where affine, one gamma and beta a channel (names, or None)."""
+    """A normalisation, known by its `key`, with running statistics and, where affine, one gamma and beta a channel
+    (names, or None)."""
 
     path: str
+    key: str
     layout: Tensor
     axis: int
     gamma: str | None
@@ -93,6 +95,7 @@ class Reading:
     generation: Tensor | None = None
     out_generation: Tensor | None = None
     functional: bool = False
+    groups: int = 1
 
 
 @dataclass(frozen=True)

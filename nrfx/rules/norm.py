@@ -17,6 +17,7 @@ def batch_norm(call: Call) -> Effect:
     channels = layout(labels, AXIS)
     norm = Norm(
         path=call.path,
+        key=call.path,
         layout=channels,
         axis=AXIS,
         gamma=call.own("weight"),
@@ -49,7 +50,12 @@ def functional_batch_norm(call: Call) -> Effect:
     batch_statistics = call.argument(5, "training", False) is True
     channels = layout(labels, AXIS)
     norm = Norm(
-        *(path, channels, AXIS, gamma, beta),
+        path=path,
+        key=gamma or mean or call.path,
+        layout=channels,
+        axis=AXIS,
+        gamma=gamma,
+        beta=beta,
         mean=None if batch_statistics else mean,
         var=None if batch_statistics else var,
         eps=float(call.argument(7, "eps", 1e-5)),

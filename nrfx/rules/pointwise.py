@@ -17,7 +17,7 @@ from nrfx.labels import collapse, merge
 from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
 from nrfx.rules.registry import register, rule
 
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.RReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
 OTHER = (
     *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
@@ -78,8 +78,8 @@ def detached(call: Call) -> Effect:
     )
 
 
-def outermost(call: Call) -> Callable[..., Any]:
-    """The op itself, out of place, on float64 values."""
+def out_of_place(call: Call) -> Callable[..., Any]:
+    """The op itself, out of place, on float64 values. It must not depend on the mode."""
     if call.module is not None:
         module = call.module
         return lambda x: module(x.clone())
@@ -101,7 +101,7 @@ def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, t
     tied, pins = _split_broadcast(call, operands, small, shape)
     ties = tuple((tied[0], other) for other in tied[1:])
     merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in tied])
-    apply = _product if times else outermost(call)
+    apply = _product if times else out_of_place(call)
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(
@@ -162,4 +162,14 @@ def prelu(call: Call) -> Effect:
         out=call.args[0],
         apply=lambda x: torch.where(x >= 0, x, x * float(slope.detach())),
         homogeneous=True,
+    )
+
+
+@rule(nn.RReLU)
+def rrelu(call: Call) -> Effect:
+    """In eval mode a leaky relu with the mean of its slopes."""
+    assert isinstance(call.module, nn.RReLU)
+    slope = (call.module.lower + call.module.upper) / 2
+    return Effect(
+        Family.POINTWISE, out=call.args[0], apply=lambda x: torch.where(x >= 0, x, x * slope), homogeneous=True
     )

@@ -3,6 +3,7 @@
 A constant channel stays constant, except where zeros at the border are averaged in.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -29,11 +30,19 @@ def pooled(call: Call, *, uniform: bool = True) -> Effect:
     labels: Tensor = call.args[0] if call.args else call.kwargs["input"]
     if not isinstance(call.val, Tensor):
         return unknown(call, "it returns indices besides the pooled values")
-    channels = layout(labels, 1)
-    shape = [labels.shape[0], channels.numel(), *call.val.shape[2:]]
+    axis = _axis(call, labels)
+    channels = layout(labels, axis)
+    shape = [*labels.shape[:axis], channels.numel(), *call.val.shape[axis + 1 :]]
     return Effect(
-        Family.POOL, out=along(channels, 1, shape), ties=ties_along(labels, 1), homogeneous=True, uniform=uniform
+        Family.POOL, out=along(channels, axis, shape), ties=ties_along(labels, axis), homogeneous=True, uniform=uniform
     )
+
+
+def _axis(call: Call, labels: Tensor) -> int:
+    """The axis of the channels: before as many spatial dims as the op's name says (MaxPool2d), else 1."""
+    target = type(call.module) if call.module is not None else call.node.target
+    spatial = re.search(r"([123])d", getattr(target, "__name__", ""))
+    return labels.dim() - int(spatial[1]) - 1 if spatial else 1
 
 
 register(pooled, *MAX, *ADAPTIVE)
@@ -43,10 +52,14 @@ register(pooled, *MAX, *ADAPTIVE)
 def average(call: Call) -> Effect:
     if call.module is not None:
         padding: Any = call.module.padding
+        divisor = getattr(call.module, "divisor_override", None)
         counts_padding = call.module.count_include_pad
     else:
         padding = call.argument(3, "padding", 0)
+        divisor = call.argument(6, "divisor_override")
         counts_padding = call.argument(5, "count_include_pad", True)
+    if divisor is not None:
+        return unknown(call, "an average with a divisor of its own")
     padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
     return pooled(call, uniform=not (padded and counts_padding))
 

@@ -333,11 +333,11 @@ def _is_leaf(module: nn.Module) -> bool:
     if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
         return False
     kind: Any = type(module)
-    return _has_known_forward(kind)
+    return has_known_forward(kind)
 
 
 @functools.cache
-def _has_known_forward(kind: Any) -> bool:
+def has_known_forward(kind: Any) -> bool:
     """Whether a class runs a forward of torch.nn or nrfx.nn, and no subclass changed a method that forward
     may call."""
     if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):

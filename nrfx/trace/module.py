@@ -8,7 +8,6 @@ also what no graph reads.
 
 import copy
 import importlib
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,7 +15,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.errors import RewriteError
 from nrfx.trace.shapes import InputSpec, Shapes
 
 
@@ -127,60 +125,16 @@ def propagate(traced: TracedModule) -> None:
             continue
         for node in graph.nodes:
             node.meta.pop("val", None)
-        Shapes(traced, traced.inputs, training=mode == "train").fill(graph)
+        Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
 
 
-def rebuilt(
-    traced: TracedModule, modules: Mapping[str, nn.Module], tensors: Mapping[str, nn.Parameter | Tensor]
-) -> TracedModule:
-    """An independent copy of `traced` with some modules, parameters and buffers replaced.
-
-    Replaced modules take the mode of the module they replace, replaced parameters its requires_grad. All
-    other tensors are cloned. What was tied stays tied: a tensor or module registered under several names is
-    replaced under all of them. Attributes that repeat a width (`out_channels`) are the caller's to replace,
-    with their module.
-
-    Raises:
-        RewriteError: a name that `traced` does not have, two different tensors for one tied parameter, or a
-            tensor
-            of a module that is itself replaced.
-        TraceError: the new contents do not fit the graph.
-    """
-    memo: dict[int, Any] = {}
-    for path, new_module in modules.items():
-        old_module = _found(dict(traced.named_modules(remove_duplicate=False)), path, "submodule")
-        memo[id(old_module)] = new_module.train(old_module.training)
-    known = {
-        **dict(traced.named_parameters(remove_duplicate=False)),
-        **dict(traced.named_buffers(remove_duplicate=False)),
-    }
-    given: dict[int, Tensor] = {}
-    for name, tensor in tensors.items():
-        old = _found(known, name, "parameter or buffer")
-        if given.setdefault(id(old), tensor) is not tensor:
-            raise RewriteError(f"{name} is tied to another name, and the two are given different tensors.")
-        memo[id(old)] = _like(old, tensor)
-    twin: TracedModule = copy.deepcopy(traced, memo)
-    for name in tensors:
-        if operator.attrgetter(name)(twin) is not memo[id(known[name])]:
-            raise RewriteError(f"{name} belongs to a module that is replaced too: set it on the new module.")
-    propagate(twin)
-    return twin
-
-
-def _found(known: Mapping[str, Any], name: str, what: str) -> Any:
-    if name not in known:
-        raise RewriteError(f"The traced module has no {what} {name!r}; it cannot be replaced.")
-    return known[name]
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    """`new` as what `old` is: a parameter with the same requires_grad, or a plain tensor."""
-    if not isinstance(old, nn.Parameter):
-        return new.detach() if new.requires_grad or isinstance(new, nn.Parameter) else new
-    if isinstance(new, nn.Parameter) and new.requires_grad == old.requires_grad:
-        return new
-    return nn.Parameter(new.detach(), requires_grad=old.requires_grad)
+def _as_parameters(traced: TracedModule) -> tuple[InputSpec, ...]:
+    """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
+    dtypes = {parameter.dtype for parameter in traced.parameters() if parameter.is_floating_point()}
+    if len(dtypes) != 1:
+        return traced.inputs
+    (now,) = dtypes
+    return tuple((shape, now if dtype.is_floating_point else dtype) for shape, dtype in traced.inputs)
 
 
 def _mode(training: bool) -> str:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
 from nrfx.liveness import mortal_gammas
-from nrfx.rejuvenate import Rejuvenation, rejuvenate
+from nrfx.rejuvenate import Rejuvenation, check_options, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.restart import check_restartable, restart
@@ -104,6 +104,8 @@ class Rejuvenator:
         **options: Any,
     ) -> None:
         _check_arguments(trigger, interval, max_events, until, options)
+        if not isinstance(budget, Budget):
+            raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
         if scheduler is not None:
             check_restartable(scheduler)
         self.optimizer = optimizer
@@ -287,7 +289,7 @@ def _shared(options: Mapping[str, Any], function: Callable[..., object]) -> dict
 def _check_arguments(
     trigger: float, interval: int, max_events: int | None, until: int | None, options: Mapping[str, Any]
 ) -> None:
-    if not 0 < trigger <= 1:
+    if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
         raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
     for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
         if value is not None and (not isinstance(value, int) or value < 1):
@@ -299,3 +301,4 @@ def _check_arguments(
     known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
     if unknown := sorted(options.keys() - known):
         raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
+    check_options(**options)
