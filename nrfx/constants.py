@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Step, flow, like, operands
-from nrfx.labels import along, collapse, spread
+from nrfx.labels import NONE, along, collapse, spread
 from nrfx.rules import Family, Norm, Reading, tensors
 
 NAN = float("nan")
@@ -122,8 +122,9 @@ class _Propagation:
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Each channel's one value, wherever the channel lies afterwards."""
         source = args[0] if args else kwargs["input"]
-        table = _by_label(tensors(operands(step, self.labels))[0], source)
-        if not step.effect.uniform:
+        labels = tensors(operands(step, self.labels))[0]
+        table = _by_label(labels, source)
+        if not step.effect.uniform or bool((collapse(labels) == NONE).any()):
             table = torch.where(table == 0, table, NAN)
         small = collapse(step.effect.out)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)

@@ -19,7 +19,7 @@ from nrfx.channels import Channels, channels
 from nrfx.constants import Affine, Constants, constants
 from nrfx.errors import AnalysisError
 from nrfx.labels import among
-from nrfx.rules import Norm
+from nrfx.rules import Family, Norm
 from nrfx.trace import TracedModule
 
 Residual = Literal["live", "fixed", "coupled"]
@@ -90,6 +90,9 @@ def liveness(
         keep[channel] = True
     strength = _strength(found, values)
     keep, revived = _never_empty(found, keep, strength)
+    hold = _second_groups(found, keep, strength) | dict(hold or {})
+    for channel in hold:
+        keep[channel] = True
     notes += [f"{found.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
     held = tuple(_held(found, gamma_dead, keep, fixed, policy, hold or {}, residual))
     return Liveness(keep, gamma_dead, held, affine, fixed, tuple(notes), threshold, residual)
@@ -217,6 +220,22 @@ def _never_empty(found: Channels, keep: Tensor, strength: Tensor) -> tuple[Tenso
         members = (found.space_of == space).nonzero().flatten()
         keep[members[strength[members].argmax()]] = True
     return keep, empty
+
+
+def _second_groups(found: Channels, keep: Tensor, strength: Tensor) -> dict[int, str]:
+    """The strongest dead channel of each space that a grouped convolution reads and that would be left with one.
+
+    A convolution with one group is an ordinary one, whose channels no longer pass.
+    """
+    readings = [step.effect.reading for step in found.steps if step.effect.family is Family.GROUPED]
+    axes = [found.spaces_along(reading.cols) for reading in readings if reading is not None]
+    hold = {}
+    for space in torch.cat([torch.zeros(0, dtype=torch.int64), *axes]).unique().tolist():
+        members = (found.space_of == space).nonzero().flatten()
+        dead = members[~keep[members]]
+        if dead.numel() and members.numel() - dead.numel() < 2:
+            hold[int(dead[strength[dead].argmax()])] = "a grouped convolution that reads it needs two groups"
+    return hold
 
 
 def _held(

@@ -23,7 +23,7 @@ from nrfx.rewrite.build import Built, Plan, build
 from nrfx.rewrite.rescale import NOT_RESCALED, rescaling
 from nrfx.rewrite.resize import Resized, resize
 from nrfx.rewrite.settle import Settlement, nothing, settle
-from nrfx.rules import Reading
+from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule, as_traced
 from nrfx.utilization import Utilization, measure
 from nrfx.verify import check_labels
@@ -363,9 +363,28 @@ def _fix(found: Channels, mismatch: Mismatch, fixed: dict[str, str]) -> None:
     known = labels[(labels >= 0) & (labels < count)].unique()
     spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
     births = {key for space in spaces for key in found.spaces[space].births} - fixed.keys()
+    births = births or _upstream(found, mismatch.node) - fixed.keys()
     if not births:
         raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
     fixed.update(dict.fromkeys(births, reason))
+
+
+def _upstream(found: Channels, name: str) -> set[str]:
+    """The births of every space that reaches a node without being summed over: they decide what stands where."""
+    steps = {(step.mode, step.node): step for step in found.steps}
+    queue = [key for key in steps if key[1].name == name]
+    seen, births = set(queue), set[str]()
+    while queue:
+        mode, node = queue.pop()
+        for source in node.all_input_nodes:
+            effect = steps[mode, source].effect
+            if effect.reading is not None:
+                spaces = found.spaces_along(effect.reading.rows)
+                births |= {key for space in spaces[spaces >= 0].unique().tolist() for key in found.spaces[space].births}
+            if effect.family is not Family.CONTRACTION and (mode, source) not in seen:
+                seen.add((mode, source))
+                queue.append((mode, source))
+    return births
 
 
 def _carried_out(

@@ -565,3 +565,34 @@ def test_verify_compares_labels_where_the_function_changes_on_purpose() -> None:
         conv.weight = nn.Parameter(conv.weight[:-1])
     with pytest.raises(VerificationError, match="4 brings"):
         nrfx.verify(gm, result, images())
+
+
+def test_a_padding_before_a_pool_varies_a_constant_at_the_border() -> None:
+    model = Weird(lambda self, x: nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 2))
+    model = with_dead(calibrated(model), 0.4, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_depthwise_convolution_keeps_two_channels(scheme: str) -> None:
+    model = nn.Sequential(unit(3, 4), unit(4, 4, groups=4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    model = calibrated(model)
+    with torch.no_grad():
+        model[0][1].weight[1:], model[0][1].bias[1:] = 0.0, 0.0
+    gm = nrfx.trace(model, images())
+    result = nrfx.compact(gm)
+    assert difference(model, result.module) < 1e-12 and result.module.get_submodule("1.0").groups == 2
+    assert any("two groups" in note for note in result.notes)
+    grown = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+    assert difference(model, grown.module) < 1e-12
+
+
+def test_a_norm_on_the_input_before_a_pool_is_not_rescaled() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2), unit(3, 8), nn.Conv2d(8, 4, 1))
+    model = with_dead(calibrated(model), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme="dense", gamma0=3.0)
+    assert difference(model, result.module) < 1e-12

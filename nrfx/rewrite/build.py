@@ -250,7 +250,9 @@ class _Builder:
         value = value.to(old.dtype)
         value = value.clone() if value.data_ptr() == old.data_ptr() else value
         self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
-        self.origins[name] = tuple(None if _unchanged(part, old, dim) else part for dim, part in enumerate(places))
+        self.origins[name] = tuple(
+            None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(places)
+        )
         self.parents[name] = parent
         self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
 

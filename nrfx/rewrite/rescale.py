@@ -145,7 +145,9 @@ class _Tracking:
         table = torch.full((self.found.channel_of.numel() + 1,), ONE)
         table[labels[labels >= 0]] = source[labels >= 0]
         moved = table[labels.clamp(min=-1)]
-        self.bar(source[(labels >= 0) & (moved != source)], f"{_title(step)} mixes it with another")
+        self.bar(source[labels < 0], f"{_title(step)} follows")
+        mixed = (labels >= 0) & (moved != source)
+        self.bar(torch.cat([source[mixed], moved[mixed]]), f"{_title(step)} mixes it with another")
         out = collapse(step.effect.out)
         return torch.where(out >= 0, table[out.clamp(min=-1)], ONE).expand(step.effect.out.shape)
 
