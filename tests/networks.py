@@ -1,7 +1,7 @@
 """Whole small networks, drawn as plans: values whose repr is short, reads like a model and evaluates to itself.
 
-A plan says which pieces follow each other, how the network ends and which gammas are dead. What stands in a repr differs
-from the default. `Plan.build()` makes the module, `Plan.prepared()` calibrates it in float64 and kills its gammas.
+A plan says which pieces follow each other, how the network ends and which gammas are dead. A repr leaves out what is as
+by default. `Plan.build()` makes the module, `Plan.prepared()` calibrates it in float64 and kills its gammas.
 
 A pattern such as ".x" says along the channels of a norm which gammas are dead (x); it is repeated to the norm's width,
 and the patterns of a plan are repeated over its norms. So one pattern means the same channels everywhere, "xxxx...."
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tests.zoo import calibrated, norms
 
 IMAGE = (2, 3, 8, 8)
+SHAPE = torch.Size(IMAGE)
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "none": nn.Identity,
@@ -60,6 +61,37 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale
+
+
+class TrainOnly(nn.Module):
+    """inner(x) + x in train mode, x in eval mode: two graphs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + x if self.training else x
+
+
+def overwritten(x: Tensor) -> Tensor:
+    """relu(x), through a change in place that nobody reads."""
+    x = 1 * x
+    x.relu_()
+    return x
+
+
+def overwritten_twice(x: Tensor) -> Tensor:
+    """2 sigmoid(x), where x is read after it was changed in place."""
+    x = 1 * x
+    return x.sigmoid_() + x
+
+
+def overwritten_half(x: Tensor) -> Tensor:
+    """x with its first channels changed through a view."""
+    x = 1 * x
+    x[:, : x.shape[1] // 2].mul_(0.5).add_(1.0)
+    return x
 
 
 class Piece:
@@ -197,7 +229,7 @@ class Gate(Piece):
 
 @dataclass(frozen=True, repr=False)
 class Pool(Piece):
-    """Pooling with a kernel of 3 where padded, else of 2."""
+    """Pooling with a kernel of 3 where padded, else of 2; "sum" is an average that divides by 1."""
 
     kind: str = "max"
     stride: int = 1
@@ -208,7 +240,12 @@ class Pool(Piece):
         kernel = 3 if self.padded else min(2, shape[2])
         if self.kind == "max":
             return nn.MaxPool2d(kernel, self.stride, int(self.padded))
-        return nn.AvgPool2d(kernel, self.stride, int(self.padded), count_include_pad=self.count_include_pad)
+        divisor = 1 if self.kind == "sum" else None
+        return nn.AvgPool2d(
+            *(kernel, self.stride, int(self.padded)),
+            count_include_pad=self.count_include_pad,
+            divisor_override=divisor,
+        )
 
     def same(self, width: int) -> "Pool":
         return Pool(self.kind, 1, True, self.count_include_pad)
@@ -228,6 +265,8 @@ class Split(Piece):
 
     def build(self, shape: torch.Size) -> nn.Module:
         half = shape[1] // 2
+        if not half:
+            return nn.Identity()
         stem = Unit(2 * half).build(shape) if shape[1] % 2 else nn.Identity()
         parts = {
             "chunk": lambda x: x.chunk(2, 1),
@@ -248,9 +287,9 @@ class Split(Piece):
             a, b = parts(x)
             return joins[self.join](a, body(b))
 
-        inside = torch.Size((shape[0], max(half, 1), *shape[2:]))
+        inside = torch.Size((shape[0], half, *shape[2:]))
         body = chain(steady(self.body, half), inside) if self.body else nn.Sequential()
-        return nn.Sequential(stem, Apply(run, body)) if half else nn.Identity()
+        return nn.Sequential(stem, Apply(run, body))
 
 
 @dataclass(frozen=True, repr=False)
@@ -316,6 +355,9 @@ ARITHMETIC: dict[str, Callable[[Tensor], Tensor]] = {
     "x - max": lambda x: x - x.amax(1, keepdim=True),
     "x * channel mean": lambda x: x * x.mean(1, keepdim=True),
     "x + top": lambda x: x + x.amax((2, 3), keepdim=True),
+    "overwritten": overwritten,
+    "overwritten twice": overwritten_twice,
+    "overwritten half": overwritten_half,
 }
 
 
@@ -331,25 +373,32 @@ class Arithmetic(Piece):
 
 @dataclass(frozen=True, repr=False)
 class Twice(Piece):
-    """One convolution called twice, in a row or side by side, with a norm of its own each or one for both."""
+    """One convolution called twice, in a row or side by side, with a norm of its own each or one for both.
+
+    tied: two convolutions instead, with one weight.
+    """
 
     unit: Unit = Unit()
     row: bool = True
     one_norm: bool = True
+    tied: bool = False
 
     def build(self, shape: torch.Size) -> nn.Module:
         unit = self.unit.same(shape[1])
         conv, act = unit.conv(shape), ACTIVATIONS[unit.act]()
-        first = nn.BatchNorm2d(shape[1])
+        first, again = nn.BatchNorm2d(shape[1]), unit.conv(shape) if self.tied else conv
+        again.weight = conv.weight
         second = first if self.one_norm else nn.BatchNorm2d(shape[1])
 
-        def in_a_row(x: Tensor, conv: nn.Module, first: nn.Module, second: nn.Module, act: nn.Module) -> Tensor:
-            return act(second(conv(act(first(conv(x))))))
+        def in_a_row(x: Tensor, conv: nn.Module, again: nn.Module, *rest: nn.Module) -> Tensor:
+            first, second, act = rest
+            return act(second(again(act(first(conv(x))))))
 
-        def beside(x: Tensor, conv: nn.Module, first: nn.Module, second: nn.Module, act: nn.Module) -> Tensor:
-            return act(second(conv(x))) + act(first(conv(torch.relu(x))))
+        def beside(x: Tensor, conv: nn.Module, again: nn.Module, *rest: nn.Module) -> Tensor:
+            first, second, act = rest
+            return act(second(conv(x))) + act(first(again(torch.relu(x))))
 
-        return Apply(in_a_row if self.row else beside, conv, first, second, act)
+        return Apply(in_a_row if self.row else beside, conv, again, first, second, act)
 
 
 @dataclass(frozen=True, repr=False)
@@ -397,13 +446,15 @@ class Single(Piece):
             "scale": lambda: Scaled(1),
             "channel scale": lambda: Scaled(wide),
             "relu": nn.ReLU,
+            "rrelu": nn.RReLU,
+            "train only": lambda: TrainOnly(wide),
         }
         return kinds[self.kind]()
 
 
 SINGLES = (
     *("norm", "plain norm", "conv", "conv without bias", "depthwise", "circular", "transposed", "group norm"),
-    *("dropout", "dropout module", "scale", "channel scale", "relu"),
+    *("dropout", "dropout module", "scale", "channel scale", "relu", "rrelu", "train only"),
 )
 
 
@@ -437,6 +488,7 @@ class Plan(Piece):
     """A network of 3-channel images, and which of its gammas are dead.
 
     beta: of the dead ones "zero", "random", or "negative" (which a ReLU makes zero). seed: of weights and statistics.
+    frozen: how many parameters at the start do not learn. training: the mode that it is left in.
     """
 
     pieces: tuple[Any, ...] = (Unit(),)
@@ -444,8 +496,10 @@ class Plan(Piece):
     dead: tuple[str, ...] = (".",)
     beta: str = "zero"
     seed: int = 0
+    frozen: int = 0
+    training: bool = False
 
-    def build(self, shape: torch.Size = torch.Size(IMAGE)) -> nn.Module:
+    def build(self, shape: torch.Size = SHAPE) -> nn.Module:
         """The network with random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -458,7 +512,9 @@ class Plan(Piece):
         for norm in model.modules():
             if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:
                 norm.running_var.clamp_(min=0.05)  # a silent channel would amplify rounding 300-fold
-        return self.killed(model)
+        for parameter in list(model.parameters())[: self.frozen]:
+            parameter.requires_grad_(False)
+        return self.killed(model).train(self.training)
 
     @torch.no_grad()
     def killed(self, model: nn.Module) -> nn.Module:
@@ -467,35 +523,45 @@ class Plan(Piece):
         for number, norm in enumerate(norms(model)):
             pattern = self.dead[number % len(self.dead)]
             dead = torch.tensor([pattern[i % len(pattern)] == "x" for i in range(norm.num_features)])
+            dead[:LEAST_LIVE] = False
             values = torch.randn(norm.num_features, generator=generator, dtype=norm.bias.dtype) * 0.5
             values = {"zero": 0 * values, "random": values, "negative": -values.abs()}[self.beta]
             norm.weight[dead], norm.bias[dead] = 0.0, values[dead]
         return model
 
 
-def given(values: Any) -> Any:
-    return st.sampled_from(tuple(values))
+LIMITATIONS: dict[str, str] = {}
+"""What the core gets wrong, by the word that names it in a plan, and so is not drawn: every entry is a bug to fix."""
+
+LEAST_LIVE = 0
+"""How many channels of a norm never die; should be 0, but then a gamma of 0 that is kept is rescaled to NaN."""
+
+
+def one_of(values: Any) -> Any:
+    """One of the values, without those that a limitation names."""
+    kept = [value for value in values if not any(isinstance(value, str) and word in value for word in LIMITATIONS)]
+    return st.sampled_from(kept)
 
 
 def units(**fixed: Any) -> st.SearchStrategy[Unit]:
     drawn: dict[str, Any] = {
-        "width": given((4, 6, 8, 3)),
-        "kernel": given((1, 3)),
-        "stride": given((1, 1, 2)),
-        "groups": given((1, 1, 1, 0, 2)),
+        "width": one_of((4, 6, 8, 3)),
+        "kernel": one_of((1, 3)),
+        "stride": one_of((1, 1, 2)),
+        "groups": one_of((1,) if "groups" in LIMITATIONS else (1, 1, 1, 0, 2)),
         "bias": st.booleans(),
-        "padded": given((True, False)),
-        "act": given(ACTIVATIONS),
+        "padded": one_of((True, False)),
+        "act": one_of(ACTIVATIONS),
     }
     return st.builds(Unit, **(drawn | fixed))
 
 
 def preacts() -> st.SearchStrategy[Preact]:
-    return st.builds(Preact, given((4, 6, 8)), given((1, 3)), st.booleans(), given(ACTIVATIONS))
+    return st.builds(Preact, one_of((4, 6, 8)), one_of((1, 3)), st.booleans(), one_of(ACTIVATIONS))
 
 
 def pools() -> st.SearchStrategy[Pool]:
-    return st.builds(Pool, given(("max", "avg")), given((1, 2)), st.booleans(), st.booleans())
+    return st.builds(Pool, one_of(("max", "avg", "avg", "sum")), one_of((1, 2)), st.booleans(), st.booleans())
 
 
 def tuples(elements: Any, least: int, most: int) -> Any:
@@ -506,34 +572,44 @@ def pieces() -> st.SearchStrategy[Any]:
     inner = st.one_of(units(), units(), preacts())
     body = tuples(inner, 1, 2)
     branch = tuples(st.one_of(units(), units(), preacts(), pools()), 0, 2)
-    return st.one_of(
-        units(),
-        st.builds(Residual, body, st.booleans(), given(ACTIVATIONS), given(("add", "add", "add", "sub", "mul", "max"))),
-        st.builds(Branches, tuples(branch, 1, 3)),
-        st.builds(Gate, given((2, 4)), given(("sigmoid", "relu6", "none")), st.booleans(), st.booleans()),
-        pools(),
-        st.builds(
+    joins = one_of(("add", "add", "add", "sub", "mul", "max"))
+    kinds: dict[type[Piece], Any] = {
+        Unit: units(),
+        Residual: st.builds(Residual, body, st.booleans(), one_of(ACTIVATIONS), joins),
+        Branches: st.builds(Branches, tuples(branch, 1, 3)),
+        Gate: st.builds(Gate, one_of((2, 4)), one_of(("sigmoid", "relu6", "none")), st.booleans(), st.booleans()),
+        Pool: pools(),
+        Split: st.builds(
             Split,
-            given(("chunk", "split", "slice", "stripes", "size")),
-            given(("cat", "swapped", "add", "glu", "first")),
+            one_of(("chunk", "split", "slice", "stripes", "size")),
+            one_of(("cat", "swapped", "add", "glu", "first")),
             tuples(inner, 0, 1),
         ),
-        st.builds(Move, given(MOVES)),
-        st.builds(Arithmetic, given(ARITHMETIC)),
-        st.builds(Twice, units(), st.booleans(), st.booleans()),
-        st.builds(TwoNorms, units(), given(("cat", "add", "mul"))),
-        st.builds(Single, given(SINGLES)),
-        preacts(),
-    )
+        Move: st.builds(Move, one_of(MOVES)),
+        Arithmetic: st.builds(Arithmetic, one_of(ARITHMETIC)),
+        Twice: st.builds(Twice, units(), st.booleans(), st.booleans(), st.booleans()),
+        TwoNorms: st.builds(TwoNorms, units(), one_of(("cat", "add", "mul"))),
+        Single: st.builds(Single, one_of(SINGLES)),
+        Preact: preacts(),
+    }
+    return st.one_of(*(drawn for kind, drawn in kinds.items() if kind.__name__ not in LIMITATIONS))
 
 
 PATTERNS = (".", "x.", ".xx", "xxxx....", ".xxxxxxxxxxxxxxxxxxx", "..x", "x", "xx..")
 
 
-def plans(dead: Any = None) -> st.SearchStrategy[Plan]:
+def plans() -> st.SearchStrategy[Plan]:
     """Plans of a stem and up to 4 pieces."""
-    patterns = tuples(st.one_of(given(PATTERNS), st.text(".x", min_size=1, max_size=6)), 1, 4)
+    patterns = tuples(st.one_of(one_of(PATTERNS), st.text(".x", min_size=1, max_size=6)), 1, 4)
     body = st.builds(lambda stem, rest: (stem, *rest), units(), tuples(pieces(), 0, 4))
-    return st.builds(
-        Plan, body, given(TAILS), patterns if dead is None else dead, given(("zero", "random", "negative")), given((0, 1))
+    drawn = st.builds(
+        Plan,
+        *(body, one_of(TAILS), patterns, one_of(("zero", "random", "negative")), one_of((0, 1))),
+        *(one_of((0, 0, 0, 2, 5)), one_of((False, False, True))),
     )
+    return drawn.filter(has_channels)
+
+
+def has_channels(plan: Plan) -> bool:
+    """Whether some convolution or linear layer sums over channels: without any there is nothing to analyse."""
+    return plan.tail != "none" or bool(plan.pieces[0].groups)

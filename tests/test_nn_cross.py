@@ -176,8 +176,7 @@ def test_removed_is_the_dense_convolution_with_its_absent_blocks_at_zero(present
 def test_every_dimension_has_the_same_formulation(scheme: str) -> None:
     """A kernel of one: 1d, 2d, 3d and linear are one map, applied at each position."""
     layers = [
-        cls((3, 2), (2, 3), 1, scheme=scheme, dtype=torch.float64)
-        for cls in (CrossConv1d, CrossConv2d, CrossConv3d)
+        cls((3, 2), (2, 3), 1, scheme=scheme, dtype=torch.float64) for cls in (CrossConv1d, CrossConv2d, CrossConv3d)
     ]
     linear = CrossLinear((3, 2), (2, 3), scheme=scheme, dtype=torch.float64)
     x = torch.randn(4, 7, 5, dtype=torch.float64)
@@ -222,17 +221,13 @@ def test_absent_blocks_cost_neither_parameters_nor_flops(runs) -> None:
 def test_from_dense_and_dense_weight_are_inverse(runs) -> None:
     dense = nn.Conv2d(6, 5, 3, padding="same", dilation=2, dtype=torch.float64).requires_grad_(False).eval()
     layer = CrossConv2d.from_dense(dense, (3, 3), (3, 2), in_runs=runs)
-    everything = CrossConv2d.from_dense(
-        dense, (3, 3), (3, 2), scheme="removed", in_runs=runs, present=((0, 1), (0, 1))
-    )
+    everything = CrossConv2d.from_dense(dense, (3, 3), (3, 2), scheme="removed", in_runs=runs, present=((0, 1), (0, 1)))
     for cross in (layer, everything):
         assert torch.equal(cross.dense_weight(), dense.weight)
         assert torch.equal(cross.bias, dense.bias)
         assert not cross.training
         assert not any(p.requires_grad for p in cross.parameters())
-        assert {p.data_ptr() for p in cross.parameters()}.isdisjoint(
-            {p.data_ptr() for p in dense.parameters()}
-        )
+        assert {p.data_ptr() for p in cross.parameters()}.isdisjoint({p.data_ptr() for p in dense.parameters()})
     x = torch.randn(1, 6, 7, 7, dtype=torch.float64)
     torch.testing.assert_close(everything(x), dense(x), **EXACT)
 
@@ -324,9 +319,7 @@ def test_gradients_are_those_of_finite_differences(options, shape) -> None:
     def output(x: Tensor, *parameters: Tensor) -> Tensor:
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), x)
 
-    assert torch.autograd.gradcheck(
-        output, (torch.randn(shape, dtype=torch.float64, requires_grad=True), *values)
-    )
+    assert torch.autograd.gradcheck(output, (torch.randn(shape, dtype=torch.float64, requires_grad=True), *values))
 
 
 @pytest.mark.parametrize("options", BOTH)

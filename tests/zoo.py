@@ -15,9 +15,7 @@ from torchvision.models import resnet18, resnet50
 IMAGE = (2, 3, 16, 16)
 
 
-def conv_bn(
-    i: int, o: int, k: int = 3, stride: int = 1, *, groups: int = 1, bias: bool = False
-) -> list[nn.Module]:
+def conv_bn(i: int, o: int, k: int = 3, stride: int = 1, *, groups: int = 1, bias: bool = False) -> list[nn.Module]:
     return [nn.Conv2d(i, o, k, stride, k // 2, groups=groups, bias=bias), nn.BatchNorm2d(o)]
 
 
@@ -72,9 +70,7 @@ def vgg_bn(widths: Sequence[int] = (8, 12, 16), classes: int = 5, bias: bool = F
     layers: list[nn.Module] = []
     for i, o in zip((3, *widths), widths, strict=False):
         layers += [*conv_bn(i, o, bias=bias), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(
-        *layers, nn.Flatten(), nn.Linear(widths[-1] * (IMAGE[-1] >> len(widths)) ** 2, classes)
-    )
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (IMAGE[-1] >> len(widths)) ** 2, classes))
 
 
 def vgg_conv_bias(widths: Sequence[int] = (8, 12, 16), classes: int = 5) -> nn.Sequential:
@@ -116,9 +112,7 @@ class ResNet(nn.Module):
             width = 8 << stage
             o = width * (2 if bottleneck else 1)
             strides = [1 if stage == 0 else 2, *[1] * (depth - 1)]
-            layers = [
-                Block(i if n == 0 else o, width, stride, bottleneck) for n, stride in enumerate(strides)
-            ]
+            layers = [Block(i if n == 0 else o, width, stride, bottleneck) for n, stride in enumerate(strides)]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
             i = o
         self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(i, classes)
@@ -157,9 +151,7 @@ def densenet_postact(growth: int = 4, classes: int = 5) -> nn.Sequential:
     return nn.Sequential(cbr(3, 8), *first, cbr(c, 8, 1), nn.AvgPool2d(2), *last, *head(c, classes))
 
 
-def inverted(
-    i: int, hidden: int, o: int, stride: int, act: Callable[[], nn.Module], *, gate: bool
-) -> nn.Module:
+def inverted(i: int, hidden: int, o: int, stride: int, act: Callable[[], nn.Module], *, gate: bool) -> nn.Module:
     depthwise = [*conv_bn(hidden, hidden, 3, stride, groups=hidden), act()]
     gates = [Gate(hidden, 4)] if gate else []
     body = nn.Sequential(cbr(i, hidden, 1, act=act), *depthwise, *gates, *conv_bn(hidden, o, 1))
