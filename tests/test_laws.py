@@ -28,7 +28,7 @@ from nrfx.errors import BudgetError
 from tests.networks import IMAGE, Piece, Plan, one_of, plans
 from tests.zoo import norms
 
-EXAMPLES = 20
+EXAMPLES = 16
 TOLERANCE = 1e-9  # float64; the networks are small, and their rounding stays below 1e-12
 
 
