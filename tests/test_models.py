@@ -41,8 +41,6 @@ def weights(model: nn.Module, path: Path) -> str:
     ],
 )
 def test_what_is_no_model_is_named_with_what_is_close(name: str, expected: str) -> None:
-    if name.startswith("timm:"):
-        pytest.importorskip("timm")
     with pytest.raises(UsageError) as caught:
         resolve(name)
     assert expected in str(caught.value)
