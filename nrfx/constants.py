@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Step, flow, like, operands
-from nrfx.labels import NONE, along, collapse, spread
+from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.rules import Family, Norm, Reading, tensors
 
 NAN = float("nan")
@@ -123,8 +123,8 @@ class _Propagation:
         """Each channel's one value, wherever the channel lies afterwards."""
         source = args[0] if args else kwargs["input"]
         labels = tensors(operands(step, self.labels))[0]
-        table = _by_label(labels, source)
-        if not step.effect.uniform or bool((collapse(labels) == NONE).any()):
+        table = _by_label(_with_padding(labels, source), source)
+        if not step.effect.uniform:
             table = torch.where(table == 0, table, NAN)
         small = collapse(step.effect.out)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
@@ -179,6 +179,18 @@ class _Propagation:
         found = torch.zeros_like(self.lost, dtype=torch.bool)
         found[self.channel_of[small[mask & (small >= 0)]]] = True
         return found
+
+
+def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
+    """The labels, padded places (NONE) counted to the channel at their index of dim 1, which a pool mixes them into.
+
+    Minus infinity stays out: a maximum does not see it.
+    """
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    if not bool((small == NONE).any()):
+        return labels
+    own = along(layout(labels, 1)[: small.shape[1]], 1, small.shape)
+    return torch.where((small == NONE) & (value != -torch.inf), own, small)
 
 
 def _by_label(labels: Tensor, values: Tensor) -> Tensor:

@@ -596,3 +596,56 @@ def test_a_norm_on_the_input_before_a_pool_is_not_rescaled() -> None:
     gm = nrfx.trace(model, images())
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme="dense", gamma0=3.0)
     assert difference(model, result.module) < 1e-12
+
+
+def test_a_value_written_by_padding_before_a_pool_is_no_constant_of_the_channel() -> None:
+    def padded(self, x):
+        return nn.functional.max_pool2d(nn.functional.pad(x, (1, 1, 1, 1), value=2.0), 2)
+
+    model = with_dead(calibrated(Weird(padded)), 0.5, "zero")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+class TwiceShuffled(nn.Module):
+    """One convolution that finds its channels in another order at its second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.norm(self.conv(x) + self.conv(x.roll(4, 1))))
+
+
+def test_a_weight_called_again_on_channels_in_another_order_keeps_the_function() -> None:
+    model = with_dead(calibrated(TwiceShuffled()), 0.5, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+class ReadTwice(nn.Module):
+    """A convolution whose weight a function reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight))
+
+
+def test_a_weight_that_a_function_reads_too_takes_no_cross_form() -> None:
+    model = with_dead(calibrated(ReadTwice()), 0.5, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual="coupled")
+        assert difference(model, result.module) < 1e-12

@@ -32,11 +32,13 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
     none.
     """
     readings, notes = {}, []
+    attributes = {str(step.node.target) for step in found.steps if step.node.op == "get_attr"}
+    direct = {found.aliases.get(name, name) for name in attributes}
     for step in readers(found.steps).values():
         reading = step.effect.reading
         assert reading is not None
         module = traced.get_submodule(reading.path)
-        reason = _no_form(module, step.effect.family, found.shared, reading)
+        reason = _no_form(module, step.effect.family, found.shared | direct, reading)
         if reason is None:
             readings[reading.key] = reading
         elif step.effect.family is not Family.GROUPED:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Mismatch, Step, first_readings, relabel
-from nrfx.rules import Reading
+from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule
 
 
@@ -43,9 +43,11 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         first_readings(steps),
         channel_of,
     )
+    _check_visits(steps, channel_of)
     expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):
         _check_ties(new, channel_of)
+        _check_broadcast(old, new)
         expected.check(old, new, channel_of)
     return resized
 
@@ -86,6 +88,35 @@ def _check_ties(step: Step, channel_of: Tensor) -> None:
         both = (first >= 0) & (second >= 0)
         if bool((channel_of[first[both]] != channel_of[second[both]]).any()):
             raise Mismatch(step.node.name, "its operands no longer meet channel by channel", (left, right))
+
+
+def _check_broadcast(old: Step, new: Step) -> None:
+    """An operand left with one channel must not be broadcast over those that it met one by one."""
+    if old.effect.family is Family.POINTWISE and len(old.effect.ties) != len(new.effect.ties):
+        labels = tuple(pin.labels for pin in new.effect.pins)
+        raise Mismatch(new.node.name, "an operand is now broadcast over the channels that it met", labels)
+
+
+def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:
+    """A tensor that is read more than once must find its channels in the same order each time."""
+    first: dict[tuple[str, int], Tensor] = {}
+    for step in steps:
+        axes = [((site.parameter, site.dim), site.layout) for site in step.effect.sites]
+        reading = step.effect.reading
+        if reading is not None:
+            axes += [((reading.key, 0), reading.rows), ((reading.key, 1), reading.cols)]
+        for axis, layout in axes:
+            known = first.setdefault(axis, layout)
+            if not _meet(known, layout, channel_of):
+                reason = "it is called again and no longer finds its channels in the same order"
+                raise Mismatch(step.node.name, reason, (known, layout))
+
+
+def _meet(left: Tensor, right: Tensor, channel_of: Tensor) -> bool:
+    if left.numel() != right.numel():
+        return False
+    both = (left >= 0) & (right >= 0)
+    return torch.equal(channel_of[left[both]], channel_of[right[both]])
 
 
 class _Expected:
