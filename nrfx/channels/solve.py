@@ -1,0 +1,206 @@
+"""Ties, pins and spaces from the effects of a walk."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.channels.streams import on_streams
+from nrfx.channels.value import Channels, Space, Step, first_readings, read_directly
+from nrfx.channels.walk import Walk
+from nrfx.labels import OPAQUE, collapse, components
+from nrfx.trace import TracedModule
+
+
+def channels(traced: TracedModule, fixed: Mapping[str, str] | None = None) -> Channels:
+    """Interprets every graph of `traced` on label tensors. Mutates nothing, reads no parameter's value.
+
+    Args:
+        fixed: births that shall keep their width, with the reason.
+    """
+    walk = Walk(traced)
+    steps = tuple(walk.steps())
+    return _Solved(traced, walk, steps).channels(fixed or {})
+
+
+class _Solved:
+    """Ties, pins and spaces from the effects of a walk."""
+
+    def __init__(self, traced: TracedModule, walk: Walk, steps: tuple[Step, ...]) -> None:
+        self.traced, self.walk, self.steps = traced, walk, steps
+        self.layouts, twice = _layouts(traced, steps)
+        self.ties = [(step, left, right) for step in steps for left, right in step.effect.ties]
+        self.ties += [(step, left, right) for step, left, right in twice]
+        self.pins: list[tuple[Tensor, str, str]] = [
+            (pin.labels, pin.node, pin.reason) for step in steps for pin in step.effect.pins
+        ]
+        self.pins += [
+            (layout, node, f"{name} is also read by node {node}")
+            for name, node in read_directly(steps, walk.aliases)
+            for layout in self.layouts.get(name, ())
+            if layout is not None
+        ]
+
+    def channels(self, fixed: Mapping[str, str]) -> Channels:
+        channel_of, count = self._tie()
+        space_of, spaces = _group(self.walk.born, channel_of, count)
+        self.pins += self._opaque_pins() + [(self.walk.born[key], key, why) for key, why in fixed.items()]
+        self.pins += self._uneven(channel_of, space_of, len(spaces))
+        pinned = _pin_spaces(self.pins, channel_of, space_of)
+        norms = {
+            step.effect.norm.gamma: step.effect.norm.layout
+            for step in self.steps
+            if step.effect.norm is not None and step.effect.norm.gamma is not None
+        }
+        streams = self._streams(channel_of, space_of)
+        normed = _touched(norms.values(), channel_of, space_of)
+        frozen = _touched(self._frozen_layouts(), channel_of, space_of)
+        made = tuple(
+            Space(
+                index=index,
+                name=next(iter(births)),
+                births=births,
+                width=width,
+                pinned=pinned.get(index, (None, None))[0],
+                pinned_by=pinned.get(index, (None, None))[1],
+                stream=index in streams,
+                normed=index in normed,
+                frozen=index in frozen,
+            )
+            for index, (births, width) in enumerate(spaces)
+        )
+        return Channels(
+            *(self.steps, dict(self.walk.born), self.layouts, channel_of, space_of, made, norms),
+            reasons=tuple(self.walk.reasons),
+            aliases=self.walk.aliases,
+        )
+
+    def _tie(self) -> tuple[Tensor, int]:
+        pairs = [torch.broadcast_tensors(left, right) for _, left, right in self.ties]
+        left = torch.cat([torch.zeros(0, dtype=torch.int64), *(a.reshape(-1) for a, _ in pairs)])
+        right = torch.cat([torch.zeros(0, dtype=torch.int64), *(b.reshape(-1) for _, b in pairs)])
+        both = (left >= 0) & (right >= 0) & (left != right)
+        root = components(self.walk.count, left[both], right[both])
+        roots, channel_of = torch.unique(root, return_inverse=True)
+        return channel_of, roots.numel()
+
+    def _opaque_pins(self) -> list[tuple[Tensor, str, str]]:
+        """A channel tied to an opaque value is pinned by it."""
+        pins = []
+        for step, left, right in self.ties:
+            for labels, other in ((left, right), (right, left)):
+                met = (labels >= 0) & (other <= OPAQUE)
+                if bool(met.any()):
+                    code = int(other.expand(met.shape)[met][0])
+                    pins.append(
+                        (labels.expand(met.shape)[met], step.node.name, f"meets {self.walk.reasons[OPAQUE - code]}")
+                    )
+        return pins
+
+    def _uneven(self, channel_of: Tensor, space_of: Tensor, spaces: int) -> list[tuple[Tensor, str, str]]:
+        """Spaces of which some axis reads one channel more often than another cannot change width."""
+        pins = []
+        width = torch.bincount(space_of, minlength=spaces)
+        distinct = {id(layout): (name, layout) for name, layout in self._read_whole()}
+        for name, layout in distinct.values():
+            ids, reads = torch.unique(channel_of[layout[layout >= 0]], return_counts=True)
+            here = space_of[ids]
+            total = torch.zeros(spaces, dtype=torch.int64).index_add_(0, here, reads)
+            met = torch.bincount(here, minlength=spaces)
+            uneven = (reads * width[here] != total[here]) | (met[here] != width[here])
+            if bool(uneven.any()):
+                bad = torch.isin(space_of[channel_of], here[uneven]).nonzero().flatten()
+                pins.append((bad, name, f"{name} reads only some of its channels"))
+        return pins
+
+    def _read_whole(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, layout) of every axis that should read a space's channels alike: not the blocks of cross layers."""
+        readings = first_readings(self.steps)
+        crossed = {reading.path for reading in readings.values() if reading.generation is not None}
+        for key, reading in readings.items():
+            yield from ((key, reading.rows), (key, reading.cols))
+        for name, dims in self.layouts.items():
+            if name.rpartition(".")[0].removesuffix(".weights") not in crossed:
+                yield from ((name, layout) for layout in dims if layout is not None)
+
+    def _streams(self, channel_of: Tensor, space_of: Tensor) -> set[int]:
+        found: set[int] = set()
+        for labels in on_streams(self.traced, self.steps):
+            ids = collapse(labels).reshape(-1)
+            found |= set(space_of[channel_of[ids[ids >= 0]]].tolist())
+        return found
+
+    def _frozen_layouts(self) -> list[Tensor]:
+        return [
+            layout
+            for name, parameter in self.traced.named_parameters()
+            if not parameter.requires_grad
+            for layout in self.layouts.get(name, ())
+            if layout is not None
+        ]
+
+
+def _layouts(
+    traced: TracedModule, steps: tuple[Step, ...]
+) -> tuple[dict[str, tuple[Tensor | None, ...]], list[tuple[Step, Tensor, Tensor]]]:
+    """The layout on each dim of each visited tensor; a second visit ties to the first."""
+    shapes = {**{n: p.dim() for n, p in traced.named_parameters()}, **{n: b.dim() for n, b in traced.named_buffers()}}
+    found: dict[str, list[Tensor | None]] = {}
+    ties = []
+    for step in steps:
+        for site in step.effect.sites:
+            dims = found.setdefault(site.parameter, [None] * shapes[site.parameter])
+            first = dims[site.dim]
+            if first is None:
+                dims[site.dim] = site.layout
+            elif first is not site.layout and not torch.equal(first, site.layout):
+                ties.append((step, first, site.layout))
+    return {name: tuple(dims) for name, dims in found.items()}, ties
+
+
+def _group(
+    born: Mapping[str, Tensor], channel_of: Tensor, count: int
+) -> tuple[Tensor, list[tuple[dict[str, int], int]]]:
+    """The space of each channel, and (births with labels a channel, width) of each space.
+
+    Two channels share a space when they have equally many labels at each birth.
+    """
+    keys = list(born)
+    generator = torch.Generator().manual_seed(0)
+    marks = torch.randint(1 << 62, (max(len(keys), 1),), generator=generator)
+    signature = torch.zeros(count, dtype=torch.int64)
+    for index, key in enumerate(keys):
+        signature.index_add_(0, channel_of[born[key]], marks[index].expand(born[key].numel()))
+    _, inverse = torch.unique(signature, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1 if count else 0,), count).scatter_reduce(
+        0, inverse, torch.arange(count), "amin"
+    )
+    order = torch.argsort(first)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.numel())
+    space_of = rank[inverse]
+    widths = torch.bincount(space_of).tolist()
+    members: list[dict[str, int]] = [{} for _ in widths]
+    for key in keys:
+        here, times = torch.unique(space_of[channel_of[born[key]]], return_counts=True)
+        for space, labels in zip(here.tolist(), times.tolist(), strict=True):
+            members[space][key] = labels // widths[space]
+    return space_of, list(zip(members, widths, strict=True))
+
+
+def _pin_spaces(
+    pins: list[tuple[Tensor, str, str]], channel_of: Tensor, space_of: Tensor
+) -> dict[int, tuple[str, str]]:
+    """Space -> (reason, node) of the first pin that touches it."""
+    found: dict[int, tuple[str, str]] = {}
+    for labels, node, reason in pins:
+        ids = collapse(labels).reshape(-1)
+        for space in torch.unique(space_of[channel_of[ids[ids >= 0]]]).tolist():
+            found.setdefault(space, (reason, node))
+    return found
+
+
+def _touched(layouts: Any, channel_of: Tensor, space_of: Tensor) -> set[int]:
+    ids = torch.cat([torch.zeros(0, dtype=torch.int64), *layouts])
+    return set(space_of[channel_of[ids[ids >= 0]]].tolist())

@@ -1,0 +1,121 @@
+"""What the analysis of channels gives: steps, spaces, and how labels, channels and spaces correspond."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+
+from nrfx.rules import Effect, Norm, Reading
+
+
+@dataclass(frozen=True)
+class Step:
+    """One interpreted node: what its rule said."""
+
+    mode: str
+    node: fx.Node
+    path: str
+    effect: Effect
+
+
+@dataclass(frozen=True)
+class Space:
+    """Channels that differ only by position.
+
+    `births` names the places where they are born, `width` counts them, `each` says how many labels one channel has at
+    each birth (1, or the size of a group). `pinned` is the reason why the width is fixed, else None.
+    """
+
+    index: int
+    name: str
+    births: Mapping[str, int]
+    width: int
+    pinned: str | None
+    pinned_by: str | None
+    stream: bool
+    normed: bool
+    frozen: bool
+
+    @property
+    def free(self) -> bool:
+        """Whether channels may come and go."""
+        return self.pinned is None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a graph. Labels index `channel_of`; channels index `space_of`; `NONE` and opaque are negative."""
+
+    steps: tuple[Step, ...]
+    births: Mapping[str, Tensor]
+    layouts: Mapping[str, tuple[Tensor | None, ...]]  # parameter or buffer -> its layout on each dim
+    channel_of: Tensor
+    space_of: Tensor
+    spaces: tuple[Space, ...]
+    norms: Mapping[str, Tensor]  # gamma -> its layout
+    reasons: tuple[str, ...]
+    aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
+
+    @cached_property
+    def first_norms(self) -> dict[str, Norm]:
+        """Key -> the norm, as its first visit (in eval mode, where there is one) sees it."""
+        first: dict[str, Norm] = {}
+        for step in self.steps:
+            if step.effect.norm is not None:
+                first.setdefault(step.effect.norm.key, step.effect.norm)
+        return first
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The parameters and buffers that more than one layer or node reads, so that no one may change their values."""
+        tied = {first for name, first in self.aliases.items() if first != name}
+        return frozenset(tied | {name for name, _ in read_directly(self.steps, self.aliases)})
+
+    def channels(self, layout: Tensor) -> Tensor:
+        """The channel of each label of a layout, negative labels kept."""
+        if not self.channel_of.numel():
+            return layout
+        return torch.where(layout >= 0, self.channel_of[layout.clamp(min=0)], layout)
+
+    def spaces_along(self, layout: Tensor) -> Tensor:
+        """The space of each label of a layout, negative labels kept."""
+        if not self.channel_of.numel():
+            return layout
+        return torch.where(layout >= 0, self.space_of[self.channel_of[layout.clamp(min=0)]], layout)
+
+
+class Mismatch(Exception):
+    """Labels of other widths did not meet where the old ones did; `labels` are those concerned."""
+
+    def __init__(self, node: str, reason: str, labels: tuple[Tensor, ...]) -> None:
+        super().__init__(f"{node}: {reason}")
+        self.node, self.reason, self.labels = node, reason, labels
+
+
+def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(parameter or buffer, node) wherever a node reads one otherwise than as a weight that its rule understands."""
+    known = {(step.mode, step.node): step.effect for step in steps}
+    found = []
+    for (mode, node), _ in known.items():
+        if node.op == "get_attr":
+            name = aliases.get(str(node.target), str(node.target))
+            for user in node.users:
+                if name not in {site.parameter for site in known[mode, user].sites}:
+                    found.append((name, user.name))
+    return found
+
+
+def readers(steps: Iterable[Step]) -> dict[str, Step]:
+    """Key -> the first step at which those weights read; later visits are tied to it."""
+    first: dict[str, Step] = {}
+    for step in steps:
+        if step.effect.reading is not None:
+            first.setdefault(step.effect.reading.key, step)
+    return first
+
+
+def first_readings(steps: Iterable[Step]) -> dict[str, Reading]:
+    """Key -> what those weights read and give at their first visit."""
+    return {key: step.effect.reading for key, step in readers(steps).items() if step.effect.reading is not None}

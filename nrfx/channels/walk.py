@@ -1,0 +1,253 @@
+"""The interpretation of a graph on label tensors, one rule an op: at the widths that it has, or at others."""
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.channels.flow import arguments
+from nrfx.channels.value import Channels, Mismatch, Step
+from nrfx.labels import OPAQUE
+from nrfx.rules import Call, Effect, Family, rule_of, tensors, unknown
+from nrfx.trace import TracedModule, has_known_forward
+from nrfx.trace.module import ByMode
+
+
+def relabel(traced: TracedModule, old: Channels, births: Mapping[str, Tensor]) -> tuple[Step, ...]:
+    """Interprets the graphs with other births: each named birth brings the given labels into being.
+
+    Raises:
+        Mismatch: an op cannot take the new widths.
+    """
+    return tuple(Walk(traced, old, births).steps())
+
+
+class Walk:
+    """One interpretation of a traced module's graphs; it fills `born` and `reasons` as it goes."""
+
+    def __init__(
+        self, traced: TracedModule, old: Channels | None = None, births: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.traced = traced
+        self.resized = births is not None
+        self.born: dict[str, Tensor] = dict(births or {})
+        self.reasons: list[str] = list(old.reasons) if old else []
+        self.count = 0
+        self.batch = _batch(traced)
+        self.unknown = {
+            (step.mode, step.node.name): step.effect.pins[0].reason if step.effect.pins else "it has no rule"
+            for step in (old.steps if old else ())
+            if step.effect.family is Family.UNKNOWN
+        }
+        self.aliases = old.aliases if old else first_names(traced)
+        self.modules: dict[str, nn.Module] = dict(traced.named_modules())
+        self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
+
+    def steps(self) -> Iterator[Step]:
+        graphs = self.traced.graphs
+        modes = ("eval",) if graphs["eval"] is graphs["train"] else ("eval", "train")
+        for mode in modes:
+            values: dict[fx.Node, Any] = {}
+            self.place = {node: index for index, node in enumerate(graphs[mode].nodes)}
+            self.families: dict[fx.Node, Family] = {}
+            for node in graphs[mode].nodes:
+                step = self.step(mode, node, values)
+                values[node], self.families[node] = step.effect.out, step.effect.family
+                yield step
+
+    def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any]) -> Step:
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        path = str(node.target) if module is not None else node.name
+
+        def read(arg: Any) -> Any:
+            return fx.map_arg(arg, values.__getitem__)
+
+        args, kwargs = arguments(node)
+        call = Call(
+            node=node,
+            args=read(args),
+            kwargs=read(kwargs),
+            module=module,
+            path=path,
+            val=node.meta.get("val"),
+            batch=self.batch,
+            birth=self.birth,
+            opaque=self.opaque,
+            resized=self.resized,
+            name=lambda name: self.aliases.get(name, name),
+        )
+        effect = self.effect(mode, call)
+        owner = effect.reading or effect.norm
+        return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def effect(self, mode: str, call: Call) -> Effect:
+        """What the rule says; where it cannot be applied, that the op is not understood."""
+        if (mode, call.node.name) in self.unknown:
+            return unknown(call, self.unknown[mode, call.node.name])
+        later = self.later_reader(call)
+        if later is not None:
+            return unknown(call, f"it writes in place to a value that {later} reads later")
+        try:
+            effect = _effect(call)
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            if not self.resized:
+                return unknown(call, f"its rule cannot be applied here ({_first_line(error)})")
+            touched = tuple(tensors((call.args, call.kwargs)))
+            reason = f"it does not take another width ({_first_line(error)})"
+            raise Mismatch(call.node.name, reason, touched) from error
+        if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
+            return unknown(call, "its arguments depend on train/eval mode")
+        return effect
+
+    def later_reader(self, call: Call) -> str | None:
+        """Who reads, after an op that works in place, the value that it changes, or a view of it."""
+        if not (_works_in_place(call.node, call.module) and call.args and isinstance(call.args[0], Tensor)):
+            return None
+        now = self.place[call.node]
+        shared, queue = set(), [call.node.all_input_nodes[0]]
+        while queue:
+            node = queue.pop()
+            shared.add(node)
+            around = [user for user in node.users if self.place[user] < now and self.shares(user, node)]
+            around += [source for source in node.all_input_nodes[:1] if self.shares(node, source)]
+            queue.extend(other for other in around if other not in shared)
+        readers = {user for node in shared for user in node.users} - shared
+        later = [user for user in readers if self.place[user] > now]
+        return min(later, key=self.place.__getitem__).name if later else None
+
+    def shares(self, node: fx.Node, source: fx.Node) -> bool:
+        """Whether what `node` gives may lie in the memory of `source`, its first input."""
+        if node.all_input_nodes[0] is not source or node.target in _COPIES:
+            return False
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        return self.families[node] in (Family.MOVEMENT, Family.IDENTITY) or _works_in_place(node, module)
+
+    def reads_mode(self, node: fx.Node) -> bool:
+        sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
+        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
+
+    def birth(self, key: str, width: int) -> Tensor:
+        if key not in self.born:
+            self.born[key] = torch.arange(self.count, self.count + width)
+            self.count += width
+        return self.born[key]
+
+    def opaque(self, reason: str) -> int:
+        if reason not in self.codes:
+            self.codes[reason] = OPAQUE - len(self.reasons)
+            self.reasons.append(reason)
+        return self.codes[reason]
+
+
+_COPIES = (torch.cat, torch.concat, torch.concatenate, torch.stack, torch.clone, "clone", "repeat", "contiguous")
+
+
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
+
+
+def _works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.target in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
+        return True
+    if isinstance(node.target, str):
+        return False
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace") is True
+    except (TypeError, ValueError):  # builtins have no signature, and no such argument
+        return False
+
+
+def _batch(traced: TracedModule) -> int:
+    """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1."""
+    sizes = {shape[0] for shape, _ in traced.inputs if shape}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def first_names(module: nn.Module) -> dict[str, str]:
+    """Every parameter and buffer name -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _effect(call: Call) -> Effect:
+    return _BY_OP[call.node.op](call)
+
+
+def _placeholder(call: Call) -> Effect:
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the network's input"))
+
+
+def _attribute(call: Call) -> Effect:
+    name = str(call.node.target)
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly"))
+
+
+def _output(call: Call) -> Effect:
+    pins = tuple(call.pin(labels, "the network's output") for labels in tensors(call.args))
+    return Effect(Family.SINK, out=call.args[0], pins=pins)
+
+
+def _called(call: Call) -> Effect:
+    if isinstance(call.module, ByMode):
+        return Effect(Family.VALUE, out=call.argument(1, "eval"))
+    if call.module is None and _asks_for_sizes(call):
+        return Effect(Family.VALUE, out=_run(call))
+    obstacle = _obstacle(call.module)
+    if obstacle is not None:
+        return unknown(call, obstacle)
+    return rule_of(call.node, call.module)(call)
+
+
+def _obstacle(module: nn.Module | None) -> str | None:
+    """What stands between a module and its class's rule."""
+    if module is None:
+        return None
+    kind: Any = type(module)
+    if not has_known_forward(kind) or "forward" in vars(module):
+        return f"{kind.__name__} has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks, which may do anything"
+    read = [name for name in ("weight", "bias") if isinstance(getattr(module, name, None), Tensor)]
+    computed = [name for name in read if name not in module._parameters]
+    return f"its {computed[0]} is computed from other tensors" if computed else None
+
+
+SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
+
+
+def _asks_for_sizes(call: Call) -> bool:
+    """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
+    if call.node.op == "call_method":
+        return call.node.target in SIZES
+    if call.node.target is getattr:
+        return call.args[1] in ("shape", "ndim", "device", "dtype")
+    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
+
+
+def _run(call: Call) -> Any:
+    target: Callable[..., Any] | str = call.node.target
+    if isinstance(target, str):
+        return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
+    return target(*call.args, **call.kwargs)
+
+
+_BY_OP: dict[str, Callable[[Call], Effect]] = {
+    "placeholder": _placeholder,
+    "get_attr": _attribute,
+    "output": _output,
+    "call_module": _called,
+    "call_function": _called,
+    "call_method": _called,
+}
