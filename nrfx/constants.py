@@ -23,7 +23,8 @@ NAN = float("nan")
 class Affine:
     """What a norm does in eval mode: gamma * (x - mean) / sqrt(var + eps) + beta, per channel, float64.
 
-    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics.
+    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. `scale`: it is
+    gamma * x alone.
     """
 
     gamma: Tensor
@@ -32,8 +33,11 @@ class Affine:
     var: Tensor | None
     eps: float
     dead: Tensor
+    scale: bool = False
 
     def __call__(self, constant: Tensor) -> Tensor:
+        if self.scale:
+            return torch.where(self.dead, 0.0, self.gamma * constant)
         if self.mean is None or self.var is None:
             alive = torch.full_like(constant, NAN)
         else:
@@ -147,10 +151,19 @@ class _Propagation:
             by_group = value.view(reading.groups, -1).sum(1)
             return by_group.repeat_interleave(reading.rows.numel() // reading.groups)
         assert reading.weight is not None
-        weight = self.weight(reading.weight).flatten(2).sum(2)  # [rows, columns of a group]
+        weight = reading.by_rows(self.weight(reading.weight)).flatten(2).sum(2)  # [rows, columns of a group]
         groups = value.numel() // weight.shape[1]
         rows = torch.einsum("goi,gi->go", weight.view(groups, -1, weight.shape[1]), value.view(groups, -1)).flatten()
         return rows if reading.bias is None else rows + self.bias(reading.bias)
+
+    def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """What mixes positions alone gives a constant for a constant; what mixes channels varies."""
+        if step.effect.apply is not None:
+            return step.effect.apply(*args, **kwargs)
+        out = self.varying(step, args, kwargs)
+        if isinstance(out, Tensor):
+            self.lose(step, args, out, f"{step.node.name} mixes it with what varies")
+        return out
 
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading
@@ -214,5 +227,6 @@ _BY_FAMILY: dict[Family, Callable[[_Propagation, Step, Any, Any], Any]] = {
     Family.NORM: _Propagation.norm,
     Family.POOL: _Propagation.pool,
     Family.GROUPED: _Propagation.grouped,
+    Family.MIXED: _Propagation.mixed,
     Family.CONTRACTION: _Propagation.contraction,
 }

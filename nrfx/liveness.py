@@ -174,6 +174,7 @@ def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, T
         var=values[norm.var] if norm.var else None,
         eps=norm.eps,
         dead=gamma_dead[norm.gamma] if norm.gamma else zeros.bool(),
+        scale=norm.scale,
     )
 
 

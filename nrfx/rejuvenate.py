@@ -359,7 +359,7 @@ def _fix(found: Channels, mismatch: Mismatch, fixed: dict[str, str]) -> None:
     """Fixes the births of every space that the mismatch concerns."""
     reason = f"{mismatch.node}: {mismatch.reason}"
     count = found.channel_of.numel()
-    labels = torch.cat([labels.reshape(-1) for labels in mismatch.labels])
+    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(labels.reshape(-1) for labels in mismatch.labels)])
     known = labels[(labels >= 0) & (labels < count)].unique()
     spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
     births = {key for space in spaces for key in found.spaces[space].births} - fixed.keys()

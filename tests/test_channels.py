@@ -32,14 +32,48 @@ class Custom(nn.Module):
 
 
 def test_an_op_without_a_rule_pins_what_it_touches_and_names_itself() -> None:
-    found = analysed(Custom(lambda self, x, _: torch.softmax(x, 1)))
-    assert "softmax" in space_of(found, "body.0").pinned
-    assert space_of(found, "body.0").pinned_by == "softmax"
+    found = analysed(Custom(lambda self, x, _: torch.cummax(x, 1)[0]))
+    assert "cummax" in space_of(found, "body.0").pinned
+    assert space_of(found, "body.0").pinned_by == "cummax"
 
 
 def test_what_normalises_over_channels_is_pinned() -> None:
-    model = nn.Sequential(unit(3, 8), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1))
-    assert "GroupNorm" in space_of(analysed(model), "0.0").pinned
+    for norm in (nn.GroupNorm(1, 8), nn.LayerNorm([8, 4, 4]), nn.LocalResponseNorm(3), nn.Softmax(1), nn.Softmax2d()):
+        model = nn.Sequential(unit(3, 8), nn.AdaptiveAvgPool2d(4), norm, nn.Conv2d(8, 2, 1))
+        space = space_of(analysed(model), "0.0")
+        assert "2 normalises over" in space.pinned or "2 divides each channel by its neighbours" in space.pinned
+        assert space.pinned_by == "_2"
+
+
+def test_the_groups_of_a_group_norm_are_units() -> None:
+    model = nn.Sequential(unit(3, 8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1))
+    space = space_of(analysed(model), "0.0")
+    assert space.free and space.width == 4 and space.births == {"0.0": 2}
+
+
+def test_the_heads_of_an_attention_are_units() -> None:
+    found = analysed(Custom(attended, out=12))
+    space = space_of(found, "body.0")
+    assert space.free and space.width == 2 and space.births == {"body.0": 6}
+
+
+def attended(self: nn.Module, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """Two heads of six channels, which are queries, keys and values in one."""
+    heads = x.flatten(2).view(x.shape[0], 2, 6, -1).transpose(2, 3)
+    weights = torch.softmax(heads @ heads.transpose(2, 3), -1)
+    return (weights @ heads).transpose(2, 3).reshape(x.shape)
+
+
+def test_a_bare_parameter_follows_the_channels_that_it_meets_along_any_axis() -> None:
+    for shape in ((1, 12, 1, 1), (12, 1, 1), (1, 12, 7, 7)):
+        model = Custom(lambda self, x, _: torch.nn.functional.adaptive_avg_pool2d(x, 7) * self.scale)
+        model.scale = nn.Parameter(torch.ones(shape))
+        found = analysed(model)
+        space = space_of(found, "body.0")
+        assert space.free and space.births == {"body.0": 1, "scale": 1} and found.axes["scale"] == shape.index(12)
+    model = Custom(lambda self, x, _: x * self.scale.permute(2, 0, 1))
+    model.scale = nn.Parameter(torch.ones(3, 3, 12)[:1, :1])
+    assert space_of(analysed(model), "body.0").births == {"body.0": 1, "scale": 1}
 
 
 def test_the_input_is_fixed_and_what_meets_it_is_pinned() -> None:

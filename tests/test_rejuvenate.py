@@ -293,7 +293,7 @@ def test_a_slice_with_a_constant_width_is_pinned_and_never_wrong() -> None:
     assert any("stem" in note for note in result.notes) or any(pin.space == "stem" for pin in result.after.pins)
 
 
-def test_a_view_with_a_constant_width_is_pinned_and_never_wrong() -> None:
+def test_a_view_that_states_a_width_as_a_number_gets_the_new_number() -> None:
     class Viewed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -309,7 +309,19 @@ def test_a_view_with_a_constant_width_is_pinned_and_never_wrong() -> None:
     gm = nrfx.trace(model, images())
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
     assert difference(model, result.module) < 1e-12
-    assert result.module.get_submodule("stem").out_channels == 12
+    width = result.module.get_submodule("stem").out_channels
+    (view,) = result.module.graph.find_nodes(op="call_method", target="view")
+    assert width > 12 and view.args[2] == 4 * width
+    assert gm.graph.find_nodes(op="call_method", target="view")[0].args[2] == 48
+
+
+def test_an_op_that_computes_with_a_width_fixes_it() -> None:
+    model = with_dead(calibrated(Weird(lambda self, x: x * x.shape[1] ** -0.5)), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_submodule("first.0").out_channels == 8
+    assert any("computes with a width" in note for note in result.notes)
 
 
 class Tied(nn.Module):

@@ -20,7 +20,7 @@ def channels(traced: TracedModule, fixed: Mapping[str, str] | None = None) -> Ch
         fixed: births that shall keep their width, with the reason.
     """
     walk = Walk(traced)
-    steps = tuple(walk.steps())
+    steps = walk.interpreted()
     return _Solved(traced, walk, steps).channels(fixed or {})
 
 
@@ -74,6 +74,7 @@ class _Solved:
             *(self.steps, dict(self.walk.born), self.layouts, channel_of, space_of, made, norms),
             reasons=tuple(self.walk.reasons),
             aliases=self.walk.aliases,
+            axes=self.walk.axes,
         )
 
     def _tie(self) -> tuple[Tensor, int]:

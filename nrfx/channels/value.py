@@ -57,6 +57,7 @@ class Channels:
     norms: Mapping[str, Tensor]  # gamma -> its layout
     reasons: tuple[str, ...]
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
+    axes: Mapping[str, int | None]  # bare parameter -> the axis that holds its channels, None for none
 
     @cached_property
     def first_norms(self) -> dict[str, Norm]:
@@ -99,7 +100,7 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
     known = {(step.mode, step.node): step.effect for step in steps}
     found = []
     for (mode, node), _ in known.items():
-        if node.op == "get_attr":
+        if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
             for user in node.users:
                 if name not in {site.parameter for site in known[mode, user].sites}:

@@ -10,26 +10,61 @@ from torch import Tensor, fx, nn
 
 from nrfx.channels.flow import arguments
 from nrfx.channels.value import Channels, Mismatch, Step
-from nrfx.labels import OPAQUE
-from nrfx.rules import Call, Effect, Family, rule_of, tensors, unknown
+from nrfx.labels import OPAQUE, along
+from nrfx.rules import Before, Call, Effect, Family, Site, rule_of, tensors, unknown
+from nrfx.rules.product import READ_AS_WEIGHT, TRANSPOSES
+from nrfx.rules.reduction import varying
 from nrfx.trace import TracedModule, has_known_forward
 from nrfx.trace.module import ByMode
 
 
-def relabel(traced: TracedModule, old: Channels, births: Mapping[str, Tensor]) -> tuple[Step, ...]:
+def relabel(traced: TracedModule, old: Channels, births: Mapping[str, Tensor], channel_of: Tensor) -> tuple[Step, ...]:
     """Interprets the graphs with other births: each named birth brings the given labels into being.
+
+    Args:
+        channel_of: the channel of each label, old or new.
 
     Raises:
         Mismatch: an op cannot take the new widths.
     """
-    return tuple(Walk(traced, old, births).steps())
+    return Walk(traced, old, births, channel_of).interpreted()
+
+
+class _OtherAxis(Exception):
+    """The bare parameter `name` does not hold its channels along the axis that was tried."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _axis_order(shape: torch.Size) -> list[int]:
+    """The axes that may hold a bare parameter's channels, the likeliest first: dim 1 of images, the last of tokens."""
+    wide = [dim for dim, size in enumerate(shape) if size > 1]
+    first = 1 if len(shape) >= 4 else len(shape) - 1
+    return sorted(wide, key=lambda dim: (dim != first, -dim))
+
+
+def _owned(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
+    """The parameters and buffers of modules that are called, which are theirs to read."""
+    called = {str(node.target) for graph in traced.graphs.values() for node in graph.nodes if node.op == "call_module"}
+    return frozenset(first for name, first in aliases.items() if name.rpartition(".")[0] in called)
+
+
+def _is_weight(node: fx.Node) -> bool:
+    """Whether some op reads the tensor, perhaps transposed, as its weight."""
+    return any(user.target in READ_AS_WEIGHT or (user.target in TRANSPOSES and _is_weight(user)) for user in node.users)
 
 
 class Walk:
     """One interpretation of a traced module's graphs; it fills `born` and `reasons` as it goes."""
 
     def __init__(
-        self, traced: TracedModule, old: Channels | None = None, births: Mapping[str, Tensor] | None = None
+        self,
+        traced: TracedModule,
+        old: Channels | None = None,
+        births: Mapping[str, Tensor] | None = None,
+        channel_of: Tensor | None = None,
     ) -> None:
         self.traced = traced
         self.resized = births is not None
@@ -45,6 +80,23 @@ class Walk:
         self.aliases = old.aliases if old else first_names(traced)
         self.modules: dict[str, nn.Module] = dict(traced.named_modules())
         self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
+        self.tensors: dict[str, Tensor] = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
+        self.owned = _owned(traced, self.aliases)
+        self.axes: dict[str, int | None] = dict(old.axes) if old else {}
+        self.before: dict[tuple[str, str], Before] = {}
+        if old is not None and channel_of is not None:
+            self.before = {(step.mode, step.node.name): Before(step.effect.out, channel_of) for step in old.steps}
+
+    def interpreted(self) -> tuple[Step, ...]:
+        """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""
+        while True:
+            try:
+                return tuple(self.steps())
+            except _OtherAxis as other:
+                shape = self.tensors[other.name].shape
+                order: list[int | None] = [*_axis_order(shape), None]
+                self.axes[other.name] = order[order.index(self.axes[other.name]) + 1]
+                self.born, self.count = {}, 0
 
     def steps(self) -> Iterator[Step]:
         graphs = self.traced.graphs
@@ -77,9 +129,11 @@ class Walk:
             birth=self.birth,
             opaque=self.opaque,
             resized=self.resized,
+            before=self.before.get((mode, node.name)),
             name=lambda name: self.aliases.get(name, name),
+            parameter=self.tensors.__getitem__,
         )
-        effect = self.effect(mode, call)
+        effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
 
@@ -98,9 +152,47 @@ class Walk:
             touched = tuple(tensors((call.args, call.kwargs)))
             reason = f"it does not take another width ({_first_line(error)})"
             raise Mismatch(call.node.name, reason, touched) from error
+        if not self.resized and effect.family in (Family.POINTWISE, Family.MIXED):
+            self.check_axes(effect)
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
+
+    def attribute(self, call: Call) -> Effect:
+        """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
+        name = call.name(str(call.node.target))
+        opaque = Effect(
+            Family.SOURCE, out=call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
+        )
+        tensor = self.tensors.get(name)
+        if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
+            return opaque
+        axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))
+        if axis is None:
+            return opaque
+        labels = self.birth(name, tensor.shape[axis])
+        shape = list(tensor.shape)
+        shape[axis] = labels.numel()
+        return Effect(Family.SOURCE, out=along(labels, axis, shape), sites=(Site(name, axis, labels),))
+
+    def check_axes(self, effect: Effect) -> None:
+        """A bare parameter that meets channels along another axis than its own was taken the wrong way."""
+        for left, right in effect.ties:
+            for own, other in ((left, right), (right, left)):
+                name = self.bare(own)
+                if name is None or own.dim() != other.dim() or not bool((other >= 0).any()):
+                    continue
+                mine, theirs = varying(own), varying(other)
+                if mine and theirs and not mine & theirs:
+                    raise _OtherAxis(name)
+
+    def bare(self, labels: Tensor) -> str | None:
+        """The bare parameter that brought the first of these labels into being."""
+        if not self.axes or not labels.numel():
+            return None
+        first = int(labels.reshape(-1)[0])
+        born = ((name, self.born[name]) for name, axis in self.axes.items() if axis is not None and name in self.born)
+        return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
 
     def later_reader(self, call: Call) -> str | None:
         """Who reads, after an op that works in place, the value that it changes, or a view of it."""
@@ -189,11 +281,6 @@ def _placeholder(call: Call) -> Effect:
     return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the network's input"))
 
 
-def _attribute(call: Call) -> Effect:
-    name = str(call.node.target)
-    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly"))
-
-
 def _output(call: Call) -> Effect:
     pins = tuple(call.pin(labels, "the network's output") for labels in tensors(call.args))
     return Effect(Family.SINK, out=call.args[0], pins=pins)
@@ -245,7 +332,6 @@ def _run(call: Call) -> Any:
 
 _BY_OP: dict[str, Callable[[Call], Effect]] = {
     "placeholder": _placeholder,
-    "get_attr": _attribute,
     "output": _output,
     "call_module": _called,
     "call_function": _called,

@@ -1,5 +1,6 @@
-"""Layers that know the generations of their channels."""
+"""Layers that know the generations of their channels, and the scale that stands in for a norm."""
 
 from nrfx.nn.cross import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
+from nrfx.nn.scale import ChannelScale
 
-__all__ = ["Cross", "CrossConv1d", "CrossConv2d", "CrossConv3d", "CrossLinear"]
+__all__ = ["ChannelScale", "Cross", "CrossConv1d", "CrossConv2d", "CrossConv3d", "CrossLinear"]

@@ -17,6 +17,7 @@ from nrfx.liveness import Liveness
 from nrfx.nn import Cross
 from nrfx.rewrite import cross
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
+from nrfx.rewrite.literals import write_literals
 from nrfx.rewrite.origins import NEW, gather, is_whole, origin, scaled
 from nrfx.rewrite.rescale import Rescaling
 from nrfx.rewrite.resize import Resized
@@ -80,7 +81,7 @@ class _Builder:
                 self._weight(step.effect.reading, step.effect.family)
         for name in self.plan.found.layouts:
             if name not in self.origins and not self._replaced(name):
-                self._vector(name)
+                self._other(name)
         return self._assemble()
 
     def _roles(self) -> dict[str, tuple[str, Norm]]:
@@ -111,8 +112,9 @@ class _Builder:
         return added
 
     def _dense(self, reading: Reading) -> Tensor:
+        """The weight as [rows, columns of a group, *kernel]."""
         if reading.weight is not None:
-            return self.old[reading.weight].detach()
+            return reading.by_rows(self.old[reading.weight].detach())
         module = self.traced.get_submodule(reading.path)
         assert isinstance(module, Cross)
         return module.dense_weight().detach()
@@ -162,6 +164,10 @@ class _Builder:
         found = self._blocks(module, reading, places)
         if found is None:
             assert reading.weight is not None
+            new = self.plan.resized.readings[reading.key]
+            if reading.transposed:
+                weight = new.by_rows(weight).contiguous()
+                places, factors = self._transposed(reading, new, places, factors)
             self._keep(reading.weight, reading.weight, weight, places, factors)
             return
         layer = self.layers[reading.path] = cross.layer(module, found, self.plan.scheme)
@@ -179,6 +185,13 @@ class _Builder:
             tail = (None,) * (len(places) - 2)
             parent, cut = self._parent(module, reading, index, cut)
             self._keep(name, parent, block, (*cut, *tail), (*cut_factors, *tail))
+
+    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Origins) -> tuple[Origins, Origins]:
+        """Places and factors of a weight that is stored by columns; with groups its first axis holds all columns."""
+        if reading.groups == 1:
+            return (places[1], places[0], *places[2:]), (factors[1], factors[0], *factors[2:])
+        depthwise = factors[0] if reading.cols is reading.rows else None
+        return (origin(reading.cols, new.cols), None, *places[2:]), (depthwise, None, *factors[2:])
 
     def _blocks(self, module: nn.Module, reading: Reading, places: Origins) -> cross.Blocks | None:
         crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
@@ -205,18 +218,27 @@ class _Builder:
         owner = name.rpartition(".")[0].removesuffix(".weights")
         return owner in self.layers and not name.endswith(".bias")
 
-    def _vector(self, name: str) -> None:
-        """A bias, or a parameter or statistic of a norm."""
-        (old_layout,) = self.plan.found.layouts[name]
-        (new_layout,) = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
-        assert old_layout is not None and new_layout is not None
-        places: Origins = (origin(old_layout, new_layout),)
-        value = self.old[name].detach().double()
+    def _other(self, name: str) -> None:
+        """A bias, a parameter or statistic of a norm, or a parameter that the graph reads on its own."""
+        old_layouts = self.plan.found.layouts[name]
+        new_layouts = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
+        places = tuple(
+            None if old is None or new is None else origin(old, new)
+            for old, new in zip(old_layouts, new_layouts, strict=True)
+        )
+        value = self.old[name].detach()
+        if len(places) > 1 or old_layouts[0] is None or self._is_bare(name):
+            self._keep(name, name, _with_means(gather(value, places), places), places, (None,) * len(places))
+            return
+        value = value.double()
         if name in self.offsets:
             value = value + self.offsets[name].to(value)
-        factor = self._vector_factor(name, old_layout, places)
+        factor = self._vector_factor(name, old_layouts[0], places)
         value = scaled(gather(value, places), tuple(_values(part) for part in factor))
-        self._keep(name, name, self._started(name, value, old_layout, places), places, factor)
+        self._keep(name, name, self._started(name, value, old_layouts[0], places), places, factor)
+
+    def _is_bare(self, name: str) -> bool:
+        return name in self.plan.found.births
 
     def _bias_layout(self, name: str) -> Tensor:
         key = name.removesuffix(".bias")
@@ -272,6 +294,7 @@ class _Builder:
             twin.set_submodule(path, layer.train(self.traced.get_submodule(path).training))
         for module in twin.modules():
             fit_widths(module)
+        write_literals(twin, self.plan.resized.literals)
         propagate(twin)
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             self.origins.setdefault(name, (None,) * tensor.dim())
@@ -312,6 +335,18 @@ def _taken(values: Tensor, places: Tensor | None) -> Tensor:
     """The values at their new positions, 1 at new ones."""
     assert places is not None
     return torch.where(places >= 0, values[places.clamp(min=0)], 1.0)
+
+
+def _with_means(value: Tensor, places: Origins) -> Tensor:
+    """The tensor, what is new along a dim being the mean of what is not: the level that others like it have."""
+    for dim, part in enumerate(places):
+        if part is None or not bool((part == NEW).any()) or not bool((part != NEW).any()):
+            continue
+        old = value.index_select(dim, (part != NEW).nonzero().flatten().to(value.device))
+        fresh = (part == NEW).nonzero().flatten().to(value.device)
+        mean = old.double().mean(dim, keepdim=True).to(value.dtype)
+        value = value.index_copy(dim, fresh, mean.repeat_interleave(fresh.numel(), dim))
+    return value
 
 
 def _within(places: Tensor, part: Tensor) -> Tensor:

@@ -196,6 +196,7 @@ _BY_FAMILY: dict[Family, Callable[[_Tracking, Step, Any, Any], Any]] = {
     Family.NORM: _Tracking.norm,
     Family.POOL: _Tracking.pool,
     Family.GROUPED: _Tracking.grouped,
+    Family.MIXED: _Tracking.barring,
     Family.CONTRACTION: _Tracking.contraction,
 }
 

@@ -7,11 +7,13 @@ is a Mismatch, and the caller pins the spaces concerned.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Mismatch, Step, first_readings, relabel
+from nrfx.rewrite.origins import occurrence
 from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule
 
@@ -20,13 +22,15 @@ from nrfx.trace import TracedModule
 class Resized:
     """`layouts`: parameter or buffer -> its new layout on each dim. `readings`: key -> the new rows and columns.
 
-    `channel_of` extends the old one to the new labels and their new channels.
+    `channel_of` extends the old one to the new labels and their new channels. `literals`: (mode, node) -> the arguments
+    that state a width, as they must be now.
     """
 
     births: Mapping[str, Tensor]
     layouts: Mapping[str, tuple[Tensor | None, ...]]
     readings: Mapping[str, Reading]
     channel_of: Tensor
+    literals: Mapping[tuple[str, str], Mapping[int | str, Any]]
 
 
 def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
@@ -36,18 +40,20 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         Mismatch: an op does not take these widths.
     """
     births, channel_of = _births(found, kept, width)
-    steps = relabel(traced, found, births)
+    steps = relabel(traced, found, births, channel_of)
     resized = Resized(
         births,
         _layouts(found, steps),
         first_readings(steps),
         channel_of,
+        {(step.mode, step.node.name): step.effect.literals for step in steps if step.effect.literals},
     )
     _check_visits(steps, channel_of)
     expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):
         _check_ties(new, channel_of)
         _check_broadcast(old, new)
+        _check_numbers(old, new)
         expected.check(old, new, channel_of)
     return resized
 
@@ -61,15 +67,55 @@ def _births(found: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Ten
     channel_of = [found.channel_of]
     births = {}
     for key, old in found.births.items():
-        parts = [old[kept[found.channel_of[old]]]]
+        fresh = {}
         for space in torch.unique(found.space_of[found.channel_of[old]]).tolist():
             each = found.spaces[space].births[key]
             new_channels = torch.arange(int(more[space])) + first_new[space]
-            parts.append(torch.arange(labels, labels + int(more[space]) * each))
+            fresh[space] = torch.arange(labels, labels + int(more[space]) * each).view(-1, each)
             channel_of.append(new_channels.repeat_interleave(each))
             labels += int(more[space]) * each
-        births[key] = torch.cat(parts)
+        births[key] = _grown(found, old, kept, fresh)
     return births, torch.cat(channel_of)
+
+
+def _grown(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+    """The labels of a birth that stay, in order, with each space's new ones behind its last.
+
+    fresh: space -> [channels, labels a channel]. Where a channel has its labels in several places (queries, keys and
+    values of one linear layer), each place is a block and gets its own.
+    """
+    channel = found.channel_of[old]
+    if len(fresh) > 1:
+        return _grown_by_runs(found, old, kept, fresh)
+    ((_, new),) = fresh.items()
+    each, stays = new.shape[1], kept[channel]
+    run = _run(channel)
+    if each == 1 or each % run or not new.numel():
+        return torch.cat([old[stays], new.reshape(-1)])
+    block = occurrence(channel) // run
+    if bool((block[1:] < block[:-1]).any()):
+        return torch.cat([old[stays], new.reshape(-1)])
+    parts = []
+    for index in range(each // run):
+        parts += [old[stays & (block == index)], new[:, index * run : (index + 1) * run].reshape(-1)]
+    return torch.cat(parts)
+
+
+def _grown_by_runs(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+    """Several spaces of one birth: the new labels of each stand behind its last."""
+    space, stays = found.space_of[found.channel_of[old]], kept[found.channel_of[old]]
+    last = sorted((int((space == index).nonzero()[-1]), index) for index in fresh)
+    parts, start = [], 0
+    for end, index in last:
+        parts += [old[start : end + 1][stays[start : end + 1]], fresh[index].reshape(-1)]
+        start = end + 1
+    return torch.cat(parts)
+
+
+def _run(channel: Tensor) -> int:
+    """How many labels at the start belong to one channel."""
+    differs = (channel != channel[0]).nonzero()
+    return int(differs[0]) if differs.numel() else channel.numel()
 
 
 def _layouts(found: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
@@ -95,6 +141,13 @@ def _check_broadcast(old: Step, new: Step) -> None:
     if old.effect.family is Family.POINTWISE and len(old.effect.ties) != len(new.effect.ties):
         labels = tuple(pin.labels for pin in new.effect.pins)
         raise Mismatch(new.node.name, "an operand is now broadcast over the channels that it met", labels)
+
+
+def _check_numbers(old: Step, new: Step) -> None:
+    """An op that computes with the number of channels would compute something else."""
+    if old.effect.numbers != new.effect.numbers:
+        reason = f"it computes with a width ({old.effect.numbers} became {new.effect.numbers})"
+        raise Mismatch(new.node.name, reason, ())
 
 
 def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:

@@ -5,11 +5,19 @@ from typing import Any
 
 from torch import nn
 
+from nrfx.nn import ChannelScale
+
 
 def _convolution(conv: Any) -> dict[str, int]:
     out, each_in = conv.weight.shape[:2]
     groups = 1 if conv.groups == 1 else out // (conv.out_channels // conv.groups)
     return {"out_channels": out, "in_channels": each_in * groups, "groups": groups}
+
+
+def _transposed(conv: Any) -> dict[str, int]:
+    into, each_out = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else into // (conv.in_channels // conv.groups)
+    return {"in_channels": into, "out_channels": each_out * groups, "groups": groups}
 
 
 def _linear(linear: Any) -> dict[str, int]:
@@ -21,6 +29,13 @@ def _norm(norm: Any) -> dict[str, int]:
     return {"num_features": known[0].shape[0]} if known else {}
 
 
+def _group_norm(norm: Any) -> dict[str, int]:
+    if norm.weight is None:
+        return {}
+    width, each = norm.weight.shape[0], norm.num_channels // norm.num_groups
+    return {"num_channels": width, "num_groups": width // each}
+
+
 WIDTHS: Mapping[type[nn.Module], Callable[[Any], dict[str, int]]] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
@@ -30,6 +45,15 @@ WIDTHS: Mapping[type[nn.Module], Callable[[Any], dict[str, int]]] = {
     nn.BatchNorm2d: _norm,
     nn.BatchNorm3d: _norm,
     nn.SyncBatchNorm: _norm,
+    nn.InstanceNorm1d: _norm,
+    nn.InstanceNorm2d: _norm,
+    nn.InstanceNorm3d: _norm,
+    nn.GroupNorm: _group_norm,
+    nn.ConvTranspose1d: _transposed,
+    nn.ConvTranspose2d: _transposed,
+    nn.ConvTranspose3d: _transposed,
+    nn.PReLU: lambda prelu: {"num_parameters": prelu.weight.shape[0]},
+    ChannelScale: lambda scale: {"channels": scale.weight.shape[0]},
 }
 
 

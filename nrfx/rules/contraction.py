@@ -1,4 +1,4 @@
-"""Convolutions and linear layers: they read one layout and give birth to new channels.
+"""Convolutions, transposed ones too, and linear layers: they read one layout and give birth to new channels.
 
 A grouped convolution keeps its groups apart: the channels of a group, in and out, live and die together, so the unit is
 the group. With one channel in and out of each group (depthwise) the channel simply passes.
@@ -24,6 +24,7 @@ class Layer:
     """The weights of one call, as a module holds them or as a function is given them.
 
     `kernel` and `groups` as in nn.Conv2d, () and 1 for a linear layer. `path`: the module that owns the weight.
+    `shape` is [rows, columns of a group, *kernel] also where the weight is stored `transposed`.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Layer:
     groups: int = 1
     padded: bool = False
     functional: bool = False
+    transposed: bool = False
 
     @property
     def key(self) -> str:
@@ -50,7 +52,17 @@ class Layer:
             padded=self.padded,
             functional=self.functional,
             groups=groups,
+            transposed=self.transposed,
         )
+
+    def sites(self, rows: Tensor, cols: Tensor) -> tuple[Site, ...]:
+        """The axes of the weight and the bias."""
+        if self.groups > 1:  # the other axis lies within a group and keeps its width
+            weight: tuple[Site, ...] = (Site(self.weight, 0, cols if self.transposed else rows),)
+        else:
+            first, second = (cols, rows) if self.transposed else (rows, cols)
+            weight = (Site(self.weight, 0, first), Site(self.weight, 1, second))
+        return weight if self.bias is None else (*weight, Site(self.bias, 0, rows))
 
 
 @rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -58,15 +70,42 @@ def convolution(call: Call) -> Effect:
     conv: Any = call.module
     layer = replace(_held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
-        return _contraction(call, layer)
+        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
     if conv.padding_mode != "zeros":
         return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
     return _grouped(call, layer)
 
 
+@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def transposed_convolution(call: Call) -> Effect:
+    """Its border positions sum over fewer taps than its inner ones: a constant varies there, as behind padding."""
+    conv: Any = call.module
+    held = _held(call)
+    return _transposed(call, replace(held, kernel=conv.kernel_size, groups=conv.groups))
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def functional_transposed_convolution(call: Call) -> Effect:
+    layer = _given(call)
+    if layer is None:
+        return unknown(call, "a transposed convolution with a computed weight")
+    groups = call.argument(6, "groups", 1)
+    found = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
+    return _with_groups(call, found, 6)
+
+
+def _transposed(call: Call, layer: Layer) -> Effect:
+    into, each_out, *kernel = layer.shape
+    shape = (each_out * layer.groups, into // layer.groups, *kernel)
+    layer = replace(layer, shape=shape, padded=True, transposed=True)
+    if layer.groups == 1:
+        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+    return _grouped(call, layer)
+
+
 @rule(nn.Linear)
 def linear(call: Call) -> Effect:
-    return _contraction(call, _held(call))
+    return contraction(call, _held(call), call.args[0], call.args[0].dim() - 1)
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d)
@@ -74,17 +113,29 @@ def functional_convolution(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
         return unknown(call, "a convolution with a computed weight")
-    if call.argument(6, "groups", 1) != 1:
-        return unknown(call, "a grouped convolution called as a function, which states its groups as a constant")
     kernel = layer.shape[2:]
     padding = call.argument(4, "padding", 0)
-    return _contraction(call, replace(layer, kernel=kernel, padded=pads(padding, kernel)))
+    layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
+    if layer.groups == 1:
+        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+    return _with_groups(call, _grouped(call, layer), 6)
+
+
+def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
+    """The effect, with the number of groups that the call states as a literal written anew where it changes."""
+    groups = effect.reading.groups if effect.reading is not None else 1
+    if not call.resized or groups == call.argument(index, "groups", 1):
+        return effect
+    name: int | str = index if len(call.args) > index else "groups"
+    return replace(effect, literals={name: groups})
 
 
 @rule(F.linear)
 def functional_linear(call: Call) -> Effect:
     layer = _given(call)
-    return unknown(call, "a linear map with a computed weight") if layer is None else _contraction(call, layer)
+    if layer is None:
+        return unknown(call, "a linear map with a computed weight")
+    return contraction(call, layer, call.args[0], call.args[0].dim() - 1)
 
 
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
@@ -111,7 +162,21 @@ def _given(call: Call) -> Layer | None:
 def _positions(call: Call, axis: int) -> int:
     """At how many positions of one example the weights are applied; an input without a batch dim is one example."""
     positions = int(prod(size for dim, size in enumerate(call.val.shape) if dim != axis))
-    return positions if axis == 0 or positions % call.batch else positions // call.batch
+    return positions if axis == 0 else per_example(positions, call.batch)
+
+
+def per_example(times: int, batch: int) -> int:
+    """How often something is done for one example, of `times` for a batch."""
+    return times if times % batch else times // batch
+
+
+def _taps(call: Call, layer: Layer, axis: int) -> int:
+    """How often each number of the weight is used for one example: a transposed one is laid at each input position."""
+    if not layer.transposed or not layer.kernel:
+        return _positions(call, axis) * prod(layer.kernel)
+    places = call.args[0].shape[axis + 1 :]
+    examples = int(prod(call.args[0].shape[:axis]))
+    return per_example(examples, call.batch) * int(prod(places)) * prod(layer.kernel)
 
 
 def is_padded(module: Any) -> bool:
@@ -134,23 +199,18 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
     return shape
 
 
-def _contraction(call: Call, layer: Layer) -> Effect:
-    labels: Tensor = call.args[0]
-    axis = layer.axis(labels)
+def contraction(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
+    """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
     cols = layout(labels, axis)
     rows = call.birth(layer.key, layer.shape[0])
     return Effect(
         Family.CONTRACTION,
         out=along(rows, axis, _shape(call, axis, rows.numel())),
-        sites=(Site(layer.weight, 0, rows), Site(layer.weight, 1, cols), *_bias_site(layer.bias, rows)),
+        sites=layer.sites(rows, cols),
         ties=ties_along(labels, axis),
-        work=(Work(_positions(call, axis) * prod(layer.kernel), rows, cols),),
+        work=(Work(_taps(call, layer, axis), rows, cols),),
         reading=layer.reading(rows, cols, axis),
     )
-
-
-def _bias_site(bias: str | None, rows: Tensor) -> tuple[Site, ...]:
-    return () if bias is None else (Site(bias, 0, rows),)
 
 
 def _grouped(call: Call, layer: Layer) -> Effect:
@@ -172,9 +232,9 @@ def _grouped(call: Call, layer: Layer) -> Effect:
     return Effect(
         Family.GROUPED,
         out=along(rows, axis, _shape(call, axis, rows.numel())),
-        sites=(Site(layer.weight, 0, rows), *_bias_site(layer.bias, rows)),
+        sites=layer.sites(rows, cols),
         ties=tuple(ties),
-        work=(Work(_positions(call, axis) * prod(layer.kernel) * each_in, rows, None),),
+        work=(Work(_taps(call, layer, axis) * each_in, rows, None),),
         reading=layer.reading(rows, cols, axis, groups),
     )
 
@@ -193,7 +253,7 @@ def _cross(call: Call, axis: int) -> Effect:
         return Effect(Family.CONTRACTION, out=out, ties=ties, reading=reading)
     generations = column_generations(module), row_generations(module)
     times = _positions(call, axis) * prod(getattr(module, "kernel_size", ()))
-    sites = list(_bias_site(reading.bias, rows))
+    sites = [Site(reading.bias, 0, rows)] if reading.bias is not None else []
     work = []
     for weight, own_rows, positions in _blocks(call, rows):
         own_cols = cols if positions is None else cols[positions]

@@ -4,7 +4,7 @@ A rule describes one op by its effect on label tensors. Everything else (costs, 
 generic consumer of effects, so that an op is described once, here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.labels import fill
+from nrfx.labels import collapse, fill
 
 
 class Family(Enum):
@@ -26,6 +26,7 @@ class Family(Enum):
     NORM = "scales and shifts each channel"
     POOL = "summarises each channel over positions"
     GROUPED = "contracts inside each channel or group, and keeps them apart"
+    MIXED = "mixes channels or positions without learnt weights: softmax, layer norm, attention"
     CONTRACTION = "sums over its input channels with learnt weights"
     SINK = "the output of the network"
     UNKNOWN = "has no rule"
@@ -61,7 +62,7 @@ class Work:
 @dataclass(frozen=True)
 class Norm:
     """A normalisation, known by its `key`, with running statistics and, where affine, one gamma and beta a channel
-    (names, or None)."""
+    (names, or None). `scale`: it only multiplies by gamma."""
 
     path: str
     key: str
@@ -72,6 +73,7 @@ class Norm:
     mean: str | None
     var: str | None
     eps: float
+    scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Reading:
 
     `path` is the module that owns them, `key` names what they bring into being, `weight` is the parameter (None where a
     cross layer has several). `functional`: a function is given them, no module is called. `padded` says that zeros are
-    read at the border. In a cross layer, `generation` is that of each column and `out_generation` that of each row;
-    elsewhere both are None.
+    read at the border. `transposed`: the weight is [columns, rows, *kernel]. In a cross layer, `generation` is that of
+    each column and `out_generation` that of each row; elsewhere both are None.
     """
 
     path: str
@@ -96,11 +98,25 @@ class Reading:
     out_generation: Tensor | None = None
     functional: bool = False
     groups: int = 1
+    transposed: bool = False
+
+    def by_rows(self, weight: Tensor) -> Tensor:
+        """The weight as [rows, columns of a group, *kernel]; also the way back."""
+        if not self.transposed:
+            return weight
+        if self.groups == 1:
+            return weight.transpose(0, 1)
+        parts = weight.view(self.groups, -1, *weight.shape[1:])
+        return parts.transpose(1, 2).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one op does. `out`: labels (a tensor or a nest of them), or the Python value of a VALUE."""
+    """What one op does. `out`: labels (a tensor or a nest of them), or the Python value of a VALUE.
+
+    `numbers`: the Python numbers that its values depend on. `literals`: arguments of the node, by index or name, that
+    must be written anew because they state a width.
+    """
 
     family: Family
     out: Any = None
@@ -115,6 +131,36 @@ class Effect:
     uniform: bool = True  # a value constant over a channel's positions stays so, borders included
     joins: bool = False  # an addition: its operands are streams
     uncounted: bool = False  # its multiply-adds are not known
+    numbers: tuple[Any, ...] = ()
+    literals: Mapping[int | str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Before:
+    """A node at its old widths, for rules that must find out which new sizes mean the same.
+
+    `out`: its old labels. `channel_of`: the channel of each label, old or new.
+    """
+
+    out: Any
+    channel_of: Tensor
+
+    def alike(self, out: Tensor) -> bool:
+        """Whether the dims along which channels change are the same, and all others have their old size."""
+        if out.dim() != self.out.dim():
+            return False
+        for dim, (was, now) in enumerate(zip(self.varies(self.out), self.varies(out), strict=True)):
+            if (now and not was) or (not was and out.shape[dim] != self.out.shape[dim]):
+                return False
+        return True
+
+    def varies(self, labels: Tensor) -> list[bool]:
+        """For each dim, whether channels change along it."""
+        small = collapse(labels)
+        known = (
+            torch.where(small >= 0, self.channel_of[small.clamp(min=0)], small) if self.channel_of.numel() else small
+        )
+        return [known.shape[dim] > 1 and bool((known != known.narrow(dim, 0, 1)).any()) for dim in range(known.dim())]
 
 
 @dataclass(frozen=True)
@@ -131,7 +177,9 @@ class Call:
     birth: Callable[[str, int], Tensor]  # (key, width) -> the labels that key brings into being
     opaque: Callable[[str], int]  # reason -> the label value that stands for it
     resized: bool  # whether the births have other widths than the modules
+    before: "Before | None"  # where resized: the same node at its old widths
     name: Callable[[str], str]  # a parameter's name -> its first name, where parameters are tied
+    parameter: Callable[[str], Tensor]  # a parameter or buffer by name; only its shape may be read
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """The value passed at `index` or as `name`."""
@@ -166,7 +214,10 @@ def tensors(nest: Any) -> list[Tensor]:
 
 
 def unknown(call: Call, reason: str) -> Effect:
-    """The effect of what is not understood: whatever it touches is pinned, whatever it gives is opaque."""
+    """The effect of what is not understood: whatever it touches is pinned, whatever it gives is opaque.
+
+    Its work is not known, unless it cannot do any: no tensor of the network goes in.
+    """
     touched = tensors((call.args, call.kwargs))
     return Effect(
         Family.UNKNOWN,

@@ -5,7 +5,10 @@ first to keep the dims that repeat cut to size 1, the second because the zero th
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import NONE, collapse
-from nrfx.rules.effect import Call, Effect, Family, tensors, unknown
+from nrfx.rules.effect import Before, Call, Effect, Family, tensors, unknown
 from nrfx.rules.registry import register, rule
 
 FUNCTIONS = (
@@ -34,14 +37,13 @@ FUNCTIONS = (
         torch.roll,
         torch.flip,
         torch.unbind,
-        torch.reshape,
         torch.swapaxes,
         torch.t,
     ),
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
-    *("flatten", "unflatten", "reshape", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
+    *("flatten", "unflatten", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "narrow", "select", "unbind", "roll", "flip"),
     *("expand", "expand_as", "repeat", "tile", "repeat_interleave"),
 )
@@ -73,11 +75,56 @@ register(_method, *METHODS)
 register(_module, *MODULES)
 
 
-@rule("view")
+@rule("view", "reshape", torch.reshape)
 def view(call: Call) -> Effect:
-    if len(call.args) > 1 and isinstance(call.args[1], torch.dtype):
+    """A view by sizes. A size that states a width as a number is written anew where the width changes."""
+    sizes = call.args[1:] or (call.kwargs.get("shape", call.kwargs.get("size")),)
+    if isinstance(sizes[0], torch.dtype):
         return unknown(call, "view(dtype) reinterprets the bits of its input")
-    return moved(call, lambda x, *shape: x.reshape(*shape))
+    flat = len(call.args) > 1 and not isinstance(sizes[0], tuple | list)
+    shape = list(sizes if flat else sizes[0])
+    if call.before is None:
+        return moved(call, partial(_shaped, shape))
+    return _resized_view(call, call.before, shape, flat)
+
+
+def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> Effect:
+    """The view with those sizes under which each dim carries channels as it did, where there are some."""
+    labels: Tensor = call.args[0]
+    for sizes in _spellings(shape, before):
+        known = -prod(sizes)
+        fits = labels.numel() % known == 0 if -1 in sizes and known > 0 else labels.numel() == prod(sizes)
+        if fits and before.alike(labels.reshape(sizes)):
+            literals = _literals(call, shape, list(labels.reshape(sizes).shape), flat)
+            return replace(moved(call, partial(_shaped, sizes)), literals=literals)
+    return moved(call, partial(_shaped, shape))
+
+
+def _shaped(sizes: list[int], x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x.reshape(sizes)
+
+
+def _spellings(shape: list[int], before: Before) -> Iterator[list[int]]:
+    """The sizes as they are, then with each dim along which channels change left open."""
+    yield shape
+    closed = [before.out.shape[dim] if size == -1 else size for dim, size in enumerate(shape)]
+    for dim, varies in enumerate(before.varies(before.out)):
+        if varies:
+            yield [*closed[:dim], -1, *closed[dim + 1 :]]
+
+
+def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dict[int | str, Any]:
+    """The arguments to write anew: sizes that were numbers and are now others."""
+    new = [given if given in (-1, size) else size for given, size in zip(shape, sizes, strict=True)]
+    if new == shape:
+        return {}
+    if flat:
+        return {index + 1: size for index, (given, size) in enumerate(zip(shape, new, strict=True)) if given != size}
+    node: Any = call.node
+    stated = node.args[1] if len(call.args) > 1 else node.kwargs.get("shape", node.kwargs.get("size"))
+    name: int | str = 1 if len(call.args) > 1 else ("shape" if "shape" in call.kwargs else "size")
+    items = [old if given == size else size for old, given, size in zip(stated, shape, new, strict=True)]
+    return {name: tuple(items) if isinstance(stated, tuple) else items}
 
 
 @rule(operator.getitem)

@@ -1,10 +1,21 @@
-"""Batch norms: per-channel affine maps in eval mode. Their gammas say which channels are dead."""
+"""Norms, and scales that stand in for them: their gammas say which channels are dead.
 
+A batch norm is an affine map of each channel in eval mode. Instance and group norms use statistics of the example,
+within a channel or a group: what they give is constant only where gamma is dead. A layer norm over channels changes
+with every channel that goes, so that none may.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import along, layout
+from nrfx.nn import ChannelScale
 from nrfx.rules.effect import Call, Effect, Family, Norm, Site, unknown
+from nrfx.rules.reduction import varying
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
@@ -26,14 +37,7 @@ def batch_norm(call: Call) -> Effect:
         var=call.own("running_var"),
         eps=float(call.module.eps),  # type: ignore[union-attr, arg-type]
     )
-    names = (norm.gamma, norm.beta, norm.mean, norm.var)
-    return Effect(
-        Family.NORM,
-        out=along(channels, AXIS, labels.shape),
-        sites=tuple(Site(name, 0, channels) for name in names if name is not None),
-        ties=ties_along(labels, AXIS),
-        norm=norm,
-    )
+    return _normed(labels, norm, ties_along(labels, AXIS))
 
 
 @rule(F.batch_norm)
@@ -72,8 +76,130 @@ def functional_batch_norm(call: Call) -> Effect:
 _STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
-@rule(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm)
-def example_norm(call: Call) -> Effect:
-    return unknown(
-        call, f"{type(call.module).__name__} normalises with statistics of the example, over channels or positions"
+@rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def instance_norm(call: Call) -> Effect:
+    """Each channel by its own statistics, over positions of the example; running ones only where it keeps them."""
+    module: Any = call.module
+    labels: Tensor = call.args[0]
+    axis = labels.dim() - int(type(module).__name__[-2]) - 1
+    channels = layout(labels, axis)
+    norm = Norm(
+        path=call.path,
+        key=call.path,
+        layout=channels,
+        axis=axis,
+        gamma=call.own("weight"),
+        beta=call.own("bias"),
+        mean=call.own("running_mean"),
+        var=call.own("running_var"),
+        eps=float(module.eps),
     )
+    return _normed(labels, norm, (), ties_along(labels, axis))
+
+
+@rule(nn.GroupNorm)
+def group_norm(call: Call) -> Effect:
+    module: Any = call.module
+    labels: Tensor = call.args[0]
+    names = (call.own("weight"), call.own("bias"))
+    return _by_groups(call, labels, module.num_channels // module.num_groups, call.path, names, float(module.eps))
+
+
+@rule(F.group_norm, torch.group_norm)
+def functional_group_norm(call: Call) -> Effect:
+    labels: Tensor = call.args[0]
+    groups = call.argument(1, "num_groups")
+    given = [call.argument(2, "weight"), call.argument(3, "bias")]
+    names = (call.attribute(2, "weight"), call.attribute(3, "bias"))
+    if any(value is not None and name is None for value, name in zip(given, names, strict=True)):
+        return unknown(call, "a group norm with computed parameters")
+    each = (labels if call.before is None else call.before.out).shape[AXIS] // groups
+    key = names[0] or call.path
+    found = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
+    if call.before is None or labels.shape[AXIS] // each == groups:
+        return found
+    name: int | str = 1 if len(call.args) > 1 else "num_groups"
+    return replace(found, literals={name: labels.shape[AXIS] // each})
+
+
+def _by_groups(
+    call: Call, labels: Tensor, each: int, key: str, names: tuple[str | None, str | None], eps: float
+) -> Effect:
+    """A norm over groups of `each` channels, which come and go whole; over all channels at once none may."""
+    channels = layout(labels, AXIS)
+    if each == channels.numel() and each > 1 and call.before is None:
+        return _mixing(call, labels, f"{_title(call)} normalises over its channels")
+    norm = Norm(_owner(call, names), key, channels, AXIS, *names, mean=None, var=None, eps=eps)
+    groups = channels.view(-1, each)
+    ties = ((groups.amax(1, keepdim=True).expand_as(groups), groups),) if each > 1 else ()
+    return _normed(labels, norm, ties, ties_along(labels, AXIS))
+
+
+def _owner(call: Call, names: tuple[str | None, str | None]) -> str:
+    owned = next((name for name in names if name is not None), None)
+    return call.path if call.module is not None or owned is None else owned.rpartition(".")[0]
+
+
+def _normed(labels: Tensor, norm: Norm, *ties: tuple[tuple[Tensor, Tensor], ...]) -> Effect:
+    names = (norm.gamma, norm.beta, norm.mean, norm.var)
+    return Effect(
+        Family.NORM,
+        out=along(norm.layout, norm.axis, labels.shape),
+        sites=tuple(Site(name, 0, norm.layout) for name in names if name is not None),
+        ties=tuple(tie for more in ties for tie in more),
+        norm=norm,
+    )
+
+
+@rule(nn.LayerNorm, nn.RMSNorm)
+def layer_norm(call: Call) -> Effect:
+    module: Any = call.module
+    return _over_last(call, len(module.normalized_shape))
+
+
+@rule(F.layer_norm, torch.layer_norm, F.rms_norm)
+def functional_layer_norm(call: Call) -> Effect:
+    return _over_last(call, len(call.argument(1, "normalized_shape")))
+
+
+def _over_last(call: Call, count: int) -> Effect:
+    """A norm over the last dims: free only where no channels lie along them."""
+    labels: Tensor = call.args[0]
+    last = set(range(labels.dim() - count, labels.dim()))
+    if varying(labels) & last:
+        return _mixing(call, labels, f"{_title(call)} normalises over its channels")
+    return Effect(Family.MIXED, out=labels)
+
+
+@rule(nn.LocalResponseNorm, F.local_response_norm)
+def response_norm(call: Call) -> Effect:
+    return _mixing(call, call.args[0], f"{_title(call)} divides each channel by its neighbours")
+
+
+@rule(F.instance_norm, torch.instance_norm)
+def functional_instance_norm(call: Call) -> Effect:
+    labels: Tensor = call.args[0]
+    given = [call.argument(index, name) for index, name in enumerate(_STATISTICS, start=1)]
+    if any(value is not None for value in given):
+        return _mixing(call, labels, f"{_title(call)} is given parameters as a function")
+    return Effect(Family.MIXED, out=labels, ties=ties_along(labels, AXIS))
+
+
+@rule(ChannelScale)
+def channel_scale(call: Call) -> Effect:
+    """A gamma without statistics and without a beta."""
+    module: Any = call.module
+    labels: Tensor = call.args[0]
+    axis = module.dim % labels.dim()
+    channels = layout(labels, axis)
+    norm = Norm(call.path, call.path, channels, axis, call.own("weight"), None, None, None, eps=0.0, scale=True)
+    return _normed(labels, norm, (), ties_along(labels, axis))
+
+
+def _mixing(call: Call, labels: Tensor, reason: str) -> Effect:
+    """Channels pass, and none may come or go."""
+    return Effect(Family.MIXED, out=labels, pins=(call.pin(labels, reason),))
+
+
+def _title(call: Call) -> str:
+    return call.path if call.module is not None else call.node.name

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
-from nrfx.labels import collapse, merge
-from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
+from nrfx.labels import along, collapse, layout, merge
+from nrfx.rules.effect import Call, Effect, Family, Pin, Site, tensors, unknown
 from nrfx.rules.registry import register, rule
+from nrfx.rules.ties import ties_along
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
 OTHER = (
@@ -112,6 +113,7 @@ def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, t
         apply=apply,
         homogeneous=homogeneous and (not joins or plain),
         joins=joins and len(tied) > 1,
+        numbers=tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float)),
     )
 
 
@@ -153,14 +155,39 @@ register(lambda call: elementwise(call, times=True), *PRODUCT)
 
 @rule(nn.PReLU)
 def prelu(call: Call) -> Effect:
-    assert isinstance(call.module, nn.PReLU)
-    if call.module.num_parameters > 1:
-        return unknown(call, "a PReLU with a slope per channel")
-    slope = call.module.weight
+    module: Any = call.module
+    return _sloped(call, call.name(f"{call.path}.weight"), module.weight)
+
+
+@rule(F.prelu, torch.prelu)
+def functional_prelu(call: Call) -> Effect:
+    name = call.attribute(1, "weight")
+    if name is None:
+        return unknown(call, "a prelu with a computed slope")
+    return _sloped(call, name, call.parameter(name))
+
+
+def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
+    """A leaky relu with one learnt slope, or one a channel of dim 1."""
+    labels: Tensor = call.args[0]
+    if slope.numel() == 1:
+        return Effect(
+            Family.POINTWISE,
+            out=labels,
+            apply=lambda x, *_: torch.where(x >= 0, x, x * float(slope.detach())),
+            homogeneous=True,
+        )
+    channels = layout(labels, 1)
+
+    def apply(x: Tensor, *_: Any) -> Tensor:
+        return torch.where(x >= 0, x, x * along(slope.detach().double().cpu(), 1, x.shape))
+
     return Effect(
         Family.POINTWISE,
-        out=call.args[0],
-        apply=lambda x: torch.where(x >= 0, x, x * float(slope.detach())),
+        out=labels,
+        sites=(Site(name, 0, channels),),
+        ties=ties_along(labels, 1),
+        apply=apply,
         homogeneous=True,
     )
 

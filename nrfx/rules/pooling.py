@@ -1,4 +1,4 @@
-"""Pooling, resizing and means: each channel is summarised over its positions.
+"""Pooling and resizing: each channel is summarised over its positions.
 
 A constant channel stays constant, except where zeros at the border are averaged in.
 """
@@ -62,20 +62,3 @@ def average(call: Call) -> Effect:
         return unknown(call, "an average with a divisor of its own")
     padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
     return pooled(call, uniform=not (padded and counts_padding))
-
-
-@rule(torch.mean, "mean", torch.amax, "amax")
-def reduced(call: Call) -> Effect:
-    """A mean or maximum over dims; over the channels themselves it is not understood."""
-    labels: Tensor = call.args[0]
-    dims = call.argument(1, "dim")
-    keepdim = bool(call.argument(2, "keepdim", False))
-    if dims is None:
-        return unknown(call, "it summarises over all dims, channels included")
-    dims = tuple(dim % labels.dim() for dim in ([dims] if isinstance(dims, int) else dims))
-    if any(labels.shape[dim] > 1 and labels.stride(dim) != 0 for dim in dims):
-        return unknown(call, "it summarises over channels")
-    out = labels
-    for dim in sorted(dims, reverse=True):
-        out = out.narrow(dim, 0, 1) if keepdim else out.select(dim, 0)
-    return Effect(Family.POOL, out=out, homogeneous=True)

@@ -13,7 +13,7 @@ RULES: dict[Any, Rule] = {}
 
 def register(rule: Rule, *keys: Any) -> None:
     """Make `rule` the rule of each of `keys`; an op has one rule only."""
-    for key in keys:
+    for key in dict.fromkeys(keys):  # some functions of torch have two names
         assert key not in RULES, f"{key} has a rule already"
         RULES[key] = rule
 

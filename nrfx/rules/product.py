@@ -1,0 +1,268 @@
+"""Products of activations with each other: matmul, einsum, attention.
+
+What is summed over meets: the channels of both operands along a summed dim are read together. Where an axis of channels
+was split into heads, a head is such a unit, and the channels of a head in queries, keys and values live and die
+together. With a parameter as one operand a product is a linear layer.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from nrfx.labels import collapse, layout, merge
+from nrfx.rules.contraction import Layer, contraction, per_example
+from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
+from nrfx.rules.reduction import leads, together, varying
+from nrfx.rules.registry import rule
+
+SUMMED = "its channels are summed over without learnt weights"
+CROSSED = "it multiplies channels with other channels"
+
+
+@dataclass(frozen=True)
+class Product:
+    """Labels of a product of activations, and what comes with it."""
+
+    out: Tensor
+    ties: tuple[tuple[Tensor, Tensor], ...]
+    pins: tuple[Pin, ...]
+    work: Work
+
+    def effect(self, **more: Any) -> Effect:
+        return Effect(Family.MIXED, out=self.out, ties=self.ties, pins=self.pins, work=(self.work,), **more)
+
+
+def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out: str) -> Product:
+    """The product of `operands` whose dims have `letters`, summed over those that `out` lacks."""
+    sizes: dict[str, int] = {}
+    for labels, names in zip(operands, letters, strict=True):
+        for name, size in zip(names, labels.shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    ties: list[tuple[Tensor, Tensor]] = []
+    pins: list[Pin] = []
+    parts = []
+    for labels, names in zip(operands, letters, strict=True):
+        summed = {dim for dim, name in enumerate(names) if name not in out}
+        tied, pinned = together(call, labels, summed, SUMMED)
+        ties += tied
+        pins += pinned
+        parts.append(_placed(leads(labels, summed), names, out))
+    along = [varying(part) for part in parts]
+    for index, part in enumerate(parts[1:], start=1):
+        nested = along[0] <= along[index] or along[index] <= along[0]
+        if nested:
+            ties.append((collapse(parts[0]), collapse(part)))
+        else:
+            pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
+    shape = [sizes[name] for name in out]
+    merged = merge([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
+    return Product(merged.expand(shape), tuple(ties), tuple(pins), _work(call, operands, letters, sizes))
+
+
+def _placed(labels: Tensor, names: str, out: str) -> Tensor:
+    """The labels with their dims in the order of `out`, size 1 where they have none, summed dims dropped."""
+    kept = [dim for dim, name in enumerate(names) if name in out]
+    for dim in reversed(range(labels.dim())):
+        if dim not in kept:
+            labels = labels.select(dim, 0)
+    here = [name for name in names if name in out]
+    labels = labels.permute([here.index(name) for name in out if name in here])
+    for dim, name in enumerate(out):
+        if name not in here:
+            labels = labels.unsqueeze(dim)
+    return labels
+
+
+def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes: dict[str, int]) -> Work:
+    """The product of all sizes, as times * the labels that vary: of one operand, and of another on other letters."""
+    ranked = sorted(zip(operands, letters, strict=True), key=lambda pair: -collapse(pair[0]).numel())
+    rows, cols = None, None
+    counted: set[str] = set()
+    for labels, names in ranked:
+        here = {names[dim] for dim in varying(labels)} - counted
+        if not here or cols is not None:
+            continue
+        flat = collapse(labels)
+        for dim in reversed(range(flat.dim())):
+            if names[dim] not in here:
+                flat = flat.select(dim, 0)
+        counted |= here
+        rows, cols = (flat.reshape(-1), None) if rows is None else (rows, flat.reshape(-1))
+    times = prod(size for name, size in sizes.items() if name not in counted)
+    return Work(per_example(times, call.batch), rows, cols)
+
+
+_LETTERS = "abcdefghijklmnopqrstuvw"
+
+
+@rule(torch.matmul, operator.matmul, "matmul", "__matmul__", torch.bmm, "bmm", torch.mm, "mm")
+def matmul(call: Call) -> Effect:
+    left, right = call.args[0], call.argument(1, "other", call.kwargs.get("mat2"))
+    given = [weight(call, index) for index in (0, 1)]
+    if any(given) and not all(given):
+        return _linear(call, given.index(next(filter(None, given))), next(filter(None, given)))
+    if left.dim() < 2 or right.dim() < 2:
+        return unknown(call, "a product with a vector")
+    batch = _LETTERS[: max(left.dim(), right.dim()) - 2]
+    letters = [f"{_last(batch, left.dim() - 2)}xy", f"{_last(batch, right.dim() - 2)}yz"]
+    return product(call, (left, right), letters, f"{batch}xz").effect()
+
+
+def _last(text: str, count: int) -> str:
+    return text[len(text) - count :]
+
+
+@rule(torch.baddbmm, "baddbmm", torch.addmm)
+def added_matmul(call: Call) -> Effect:
+    """The product of the last two operands plus the first."""
+    added, left, right = call.args[:3]
+    if any(weight(call, index) for index in (1, 2)):
+        return unknown(call, "a product with a parameter and an addition in one")
+    letters = ["axy", "ayz"] if left.dim() == 3 else ["xy", "yz"]
+    found = product(call, (left, right), letters, "axz" if left.dim() == 3 else "xz")
+    return _plus(found, added).effect()
+
+
+def _plus(found: Product, added: Tensor) -> Product:
+    """The product with something added element by element."""
+    small = collapse(added.reshape((1,) * (found.out.dim() - added.dim()) + added.shape))
+    merged = merge(torch.broadcast_tensors(collapse(found.out), small))
+    return replace(found, out=merged.expand(found.out.shape), ties=(*found.ties, (collapse(found.out), small)))
+
+
+@rule(torch.einsum)
+def einsum(call: Call) -> Effect:
+    equation, operands = call.args[0], call.args[1:]
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = tuple(operands[0])
+    text = equation.replace(" ", "")
+    if "..." in text or "->" not in text or len(operands) != 2:
+        return unknown(call, f"einsum {equation!r} has a form that nrfx does not read")
+    inputs, out = text.split("->")
+    letters = inputs.split(",")
+    if any(len(set(names)) != len(names) for names in letters):
+        return unknown(call, f"einsum {equation!r} takes a diagonal")
+    given = [weight(call, index) for index in (1, 2)]
+    if any(given) and not all(given):
+        return _einsum_linear(call, operands, letters, out, given)
+    return product(call, operands, letters, out).effect()
+
+
+def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, given: list[Any]) -> Effect:
+    """einsum with a two-dimensional parameter that sums over one dim of x and gives one new one, at any place."""
+    at = 0 if given[0] else 1
+    labels, names, own = operands[1 - at], letters[1 - at], letters[at]
+    summed = [name for name in own if name in names and name not in out]
+    new = [name for name in own if name not in names]
+    if len(own) != 2 or len(summed) != 1 or len(new) != 1:
+        return unknown(call, f"einsum {call.args[0]!r} with a parameter is no plain linear map")
+    order = [name for name in out if name not in new]
+    if order != [name for name in names if name not in summed]:
+        return unknown(call, f"einsum {call.args[0]!r} with a parameter moves dims too")
+    return _reads(call, at + 1, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
+
+
+def weight(call: Call, index: int) -> tuple[str, bool] | None:
+    """(name, whether transposed) of a parameter given at `index`, also through one transposition; None for others."""
+    if len(call.node.args) <= index and not isinstance(call.node.args[-1], tuple | list):
+        return None
+    args = call.node.args if len(call.node.args) > index else (call.node.args[0], *call.node.args[1])  # type: ignore[misc]
+    node: Any = args[index]
+    flipped = False
+    while isinstance(node, fx.Node) and node.target in TRANSPOSES:
+        node, flipped = node.args[0], not flipped
+    if not (isinstance(node, fx.Node) and node.op == "get_attr"):
+        return None
+    return call.name(str(node.target)), flipped
+
+
+TRANSPOSES = frozenset({"t", torch.t, "transpose", torch.transpose, "swapaxes", torch.swapaxes})
+
+
+READ_AS_WEIGHT = frozenset(
+    {
+        *(torch.matmul, "matmul", "__matmul__", operator.matmul, torch.bmm, "bmm", torch.mm, "mm", torch.einsum),
+        *(torch.addmm, torch.baddbmm, F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d),
+        *(F.conv_transpose3d, F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, torch.layer_norm),
+        *(torch.group_norm, torch.instance_norm, F.prelu, torch.prelu),
+    }
+)
+"""Ops that read parameters as their weights, by their own rules."""
+
+
+def _linear(call: Call, at: int, given: Any) -> Effect:
+    """x @ W or W @ x."""
+    labels, matrix = call.args[1 - at], call.args[at]
+    if matrix.dim() != 2 or labels.dim() < 2:
+        return unknown(call, "a product with a parameter that is no matrix")
+    axis = labels.dim() - 1 if at == 1 else labels.dim() - 2
+    return _reads(call, at, given, labels, axis, axis, 0 if at == 1 else 1)
+
+
+def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: int, out_axis: int, cols: int) -> Effect:
+    """A linear layer with the matrix `given`, whose dim `cols` (as the call sees it) meets `axis` of the input."""
+    name, flipped = given
+    shape = call.parameter(name).shape
+    rows_dim = cols if flipped else 1 - cols
+    layer = Layer(
+        path=name.rpartition(".")[0],
+        weight=name,
+        bias=None,
+        shape=tuple(shape) if rows_dim == 0 else (shape[1], shape[0]),
+        functional=True,
+        transposed=rows_dim == 1,
+    )
+    if not isinstance(call.parameter(name), nn.Parameter) or len(shape) != 2:
+        return unknown(call, f"a product with {name}, which is no matrix of parameters")
+    if axis != out_axis:
+        return unknown(call, "a product with a parameter that moves dims too")
+    return contraction(call, layer, labels, axis)
+
+
+@rule(F.scaled_dot_product_attention)
+def attention(call: Call) -> Effect:
+    """softmax(q k^T) v: heads, where the axis before the tokens holds some, come and go as units."""
+    query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
+    mask = call.argument(3, "attn_mask")
+    if query.dim() < 3 or call.argument(7, "enable_gqa", False) or query.shape[:-2] != key.shape[:-2]:
+        return unknown(call, "attention with queries and keys of other numbers of heads")
+    batch = _LETTERS[: query.dim() - 2]
+    scores = product(call, (query, key), (f"{batch}xd", f"{batch}yd"), f"{batch}xy")
+    if isinstance(mask, Tensor):
+        scores = _plus(scores, mask)
+    found = product(call, (scores.out, value), (f"{batch}xy", f"{batch}yz"), f"{batch}xz")
+    return Effect(
+        Family.MIXED,
+        out=found.out,
+        ties=(*scores.ties, *found.ties),
+        pins=(*scores.pins, *found.pins),
+        work=(scores.work, found.work),
+        numbers=(query.shape[-1], call.argument(6, "scale")),
+    )
+
+
+@rule(nn.MultiheadAttention)
+def packed_attention(call: Call) -> Effect:
+    """nn.MultiheadAttention keeps its widths, for its class has none for fewer heads; its work is counted."""
+    module: Any = call.module
+    query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
+    tokens, others = (_tokens(labels, module.batch_first, call.batch) for labels in (query, key))
+    width, kdim, vdim = module.embed_dim, module.kdim, module.vdim
+    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * others * width
+    reason = "nn.MultiheadAttention has one width for all its heads"
+    pins = [call.pin(labels, reason) for labels in (query, key, value)]
+    out = call.opaque_like(call.val, f"what {call.path} gives")
+    return Effect(Family.MIXED, out=out, pins=tuple(pins), work=(Work(times, None, None),))
+
+
+def _tokens(labels: Tensor, batch_first: bool, batch: int) -> int:
+    """Positions of one example."""
+    if labels.dim() == 2:
+        return labels.shape[0]
+    return per_example(labels.shape[0] * labels.shape[1], batch) if labels.dim() == 3 else layout(labels, 0).numel()

@@ -1,0 +1,150 @@
+"""Sums, extrema, softmax and other statistics along dims.
+
+Over positions each channel is summarised alone. Over a part of a channel axis that was split (maxout, heads) whole
+parts come and go together. Over a channel axis itself the result changes with every channel that goes, so none may.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nrfx.labels import collapse
+from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
+from nrfx.rules.registry import register, rule
+
+MEAN = (torch.mean, "mean", torch.amax, "amax", torch.amin, "amin", torch.median, "median")
+"""Of a constant they give the constant itself, and of s x they give s times what they give of x."""
+OTHER = (
+    *(torch.sum, "sum", torch.prod, "prod", torch.std, "std", torch.var, "var", torch.norm, "norm", torch.logsumexp),
+    *("logsumexp", torch.linalg.norm, torch.linalg.vector_norm),
+)
+EXTREMUM = (torch.max, "max", torch.min, "min")
+ALONG = (
+    *(torch.softmax, "softmax", torch.log_softmax, "log_softmax", F.softmax, F.log_softmax, F.softmin),
+    *(nn.Softmax, nn.LogSoftmax, nn.Softmin, torch.cumsum, "cumsum", F.glu, nn.GLU),
+)
+DIM_AT = {F.normalize: 2, torch.norm: 2, "norm": 2}
+"""Where the argument `dim` stands, for functions in which it is not the second."""
+
+ALL = "it summarises over all dims, channels included"
+OVER = "it summarises over channels"
+
+
+def varying(labels: Tensor) -> set[int]:
+    """The dims along which labels vary."""
+    return {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
+
+
+def together(
+    call: Call, labels: Tensor, dims: set[int], reason: str
+) -> tuple[tuple[tuple[Tensor, Tensor], ...], tuple[Pin, ...]]:
+    """Ties, or a pin, for channels that are read together along `dims`: parts of an axis are units, a whole one not."""
+    over = varying(labels) & dims
+    if not over:
+        return (), ()
+    if not varying(labels) - dims:
+        return (), (call.pin(labels, reason),)
+    small = collapse(labels)
+    return ((small.amax(sorted(over), keepdim=True).expand_as(small), small),), ()
+
+
+def leads(labels: Tensor, dims: set[int]) -> Tensor:
+    """The labels with one for all along each of `dims`, of the same shape."""
+    over = sorted(varying(labels) & dims)
+    return collapse(labels).amax(over, keepdim=True).expand(labels.shape) if over else labels
+
+
+def _dims(call: Call, default: Any = None) -> set[int] | None:
+    """The dims that the call names, None for all."""
+    labels: Tensor = call.args[0]
+    given = getattr(call.module, "dim", None) if call.module is not None else None
+    if given is None:
+        given = call.argument(DIM_AT.get(call.node.target, 1), "dim", call.kwargs.get("axis", default))
+    if given is None or given == ():
+        return None
+    return {dim % labels.dim() for dim in ([given] if isinstance(given, int) else given)}
+
+
+def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = False) -> Effect:
+    """The effect of an op that leaves one value for all along the dims it names."""
+    labels: Tensor = call.args[0]
+    if not isinstance(labels, Tensor):
+        return Effect(Family.VALUE, out=_plain(call))
+    dims = _dims(call)
+    if dims is None:
+        every = (call.pin(labels, ALL),) if varying(labels) else ()
+        return Effect(Family.MIXED, out=call.opaque_like(call.val, ALL), pins=every)
+    ties, pins = together(call, labels, dims, OVER)
+    if pins:
+        return Effect(Family.MIXED, out=call.opaque_like(call.val, OVER), pins=pins)
+    out = leads(labels, dims)
+    keep = bool(call.argument(DIM_AT.get(call.node.target, 1) + 1, "keepdim", False))
+    for dim in sorted(dims, reverse=True):
+        out = out.narrow(dim, 0, 1) if keep else out.select(dim, 0)
+    mixes = bool(ties)
+    return Effect(
+        Family.MIXED if mixes else family,
+        out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
+        ties=ties,
+        apply=None if mixes else _applied(call),
+        homogeneous=homogeneous and not mixes,
+    )
+
+
+def _plain(call: Call) -> Any:
+    if isinstance(call.node.target, str):
+        return getattr(call.args[0], call.node.target)(*call.args[1:], **call.kwargs)
+    return call.node.target(*call.args, **call.kwargs)
+
+
+def _applied(call: Call) -> Callable[..., Any]:
+    if call.module is not None:
+        return call.module
+    if isinstance(call.node.target, str):
+        name = call.node.target
+        return lambda x, *rest, **named: getattr(x, name)(*rest, **named)
+    return call.node.target
+
+
+register(lambda call: reduced(call, Family.POOL, homogeneous=True), *MEAN)
+register(reduced, *OTHER)
+
+
+@rule(*EXTREMUM)
+def extremum(call: Call) -> Effect:
+    """max(x, dim) reduces, and so does max(x); max(x, y) is element-wise."""
+    from nrfx.rules.pointwise import elementwise  # noqa: PLC0415 (families do not depend on each other)
+
+    if len(tensors((call.args, call.kwargs))) > 1:
+        return elementwise(call, homogeneous=True)
+    return reduced(call)
+
+
+@rule(*ALONG, nn.Softmax2d, F.normalize)
+def along(call: Call) -> Effect:
+    """An op that keeps the shape (a glu: half of it) and mixes what lies along one dim."""
+    labels: Tensor = call.args[0]
+    if (call.module is None and call.node.target in (F.glu,)) or isinstance(call.module, nn.GLU):
+        return _glu(call)
+    if isinstance(call.module, nn.Softmax2d):
+        dims: set[int] | None = {labels.dim() - 3}
+    else:
+        dims = _dims(call, 1 if call.node.target is F.normalize else None)
+    if dims is None:
+        return unknown(call, "its dim is not stated")
+    name = call.path if call.module is not None else call.node.name
+    ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
+    return Effect(
+        Family.MIXED, out=leads(labels, dims), ties=ties, pins=pins, apply=None if ties or pins else _applied(call)
+    )
+
+
+def _glu(call: Call) -> Effect:
+    """Half of the channels times the sigmoid of the other half: each gate lives and dies with what it gates."""
+    labels: Tensor = call.args[0]
+    dim = getattr(call.module, "dim", None) if call.module is not None else call.argument(1, "dim", -1)
+    left, right = labels.chunk(2, -1 if dim is None else dim)
+    return Effect(Family.MIXED, out=left, ties=((collapse(left), collapse(right)),), apply=None)
