@@ -7,7 +7,7 @@ one that changes a shape goes unnoticed.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,31 +40,47 @@ _KEEP_SHAPE: frozenset[Any] = frozenset(
 )  # fmt: skip
 
 
+FACTORIES = frozenset(
+    {
+        torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor,
+        torch.rand, torch.randn, torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices,
+    }
+)  # fmt: skip
+"""What makes tensors of sizes."""
+
+
 class Shapes:
-    """Interprets the graphs of `root` on meta tensors, from inputs of the given shapes, in one mode."""
+    """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
 
     def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool) -> None:
         self._root = root
         self._training = training
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
+        self._left = iter(self._inputs)
+        self._last: fx.Node | None = None
         self._shells: dict[str, nn.Module] = {}
 
     def fill(self, graph: fx.Graph) -> None:
-        """Sets `meta["val"]` on every node that has none.
+        """Sets `meta["val"]` on every node that has none; called again, goes on with the nodes that are new.
 
         Raises:
             TraceError: a node cannot be run on the shapes it gets; names the node, its module and the shapes.
         """
-        placeholders = iter(self._inputs)
         with torch.no_grad():
-            for node in graph.nodes:
+            for node in self._new(graph):
                 if node.op == "placeholder":
-                    given = next(placeholders, None)
+                    given = next(self._left, None)
                     node.meta.setdefault("val", _default(node) if given is None else given)
                 elif "val" not in node.meta:
                     node.meta["val"] = self._value(node)
-        if (extra := len(list(placeholders))) > 0:
+        if (extra := len(list(self._left))) > 0:
             raise TraceError(f"{extra} of {len(self._inputs)} example inputs are more than the graph takes.")
+
+    def _new(self, graph: fx.Graph) -> Iterator[fx.Node]:
+        node = graph._root if self._last is None else self._last
+        while (node := node.next) is not graph._root:
+            yield node
+            self._last = node
 
     def _value(self, node: fx.Node) -> Any:
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
@@ -86,6 +102,8 @@ class Shapes:
     def _call_function(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.target in _KEEP_SHAPE and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if node.target in FACTORIES:
+            kwargs = {**kwargs, "device": "meta"}
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _call_method(self, node: fx.Node, args: Any, kwargs: Any) -> Any:

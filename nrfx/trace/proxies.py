@@ -1,0 +1,81 @@
+"""Proxies: what a forward computes with while it is recorded.
+
+Beyond torch.fx's own they record what is done to a value in place (`y += 1`, `y[:, 0] = 1`), which changes the values
+that share its memory as well, and they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the
+example inputs say which.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from nrfx.errors import TraceError
+
+_AUGMENTED = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
+    *("and", "or", "xor", "lshift", "rshift"),
+)
+AUGMENTED: dict[Any, Any] = {
+    getattr(operator, f"i{name}"): getattr(operator, f"{name}_" if name in ("and", "or") else name)
+    for name in _AUGMENTED
+}
+"""Each augmented assignment, with the operator that it is where the value is not a tensor."""
+
+_OWN = frozenset({"node", "tracer", "root", "attr", "_node"})
+
+
+class SizedProxy(fx.Proxy):
+    """A proxy whose tracer knows the shapes of the example inputs."""
+
+    tracer: Any
+
+    def __getattr__(self, name: str) -> "SizedAttribute":
+        return SizedAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _OWN:
+            raise TraceError(
+                f"The forward sets the attribute {name} of {self.node.name}, which a graph does not record. "
+                "Use an operation of torch, such as copy_, or an attribute of the module."
+            )
+        super().__setattr__(name, value)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __len__(self) -> int:
+        value = self.tracer.value(self)
+        return len(value) if isinstance(value, tuple | list | dict) else super().__len__()
+
+    def __int__(self) -> int:
+        return int(self._number("an integer"))
+
+    def __float__(self) -> float:
+        return float(self._number("a float"))
+
+    def __index__(self) -> int:
+        return operator.index(self._number("an index"))  # type: ignore[arg-type]
+
+    def _number(self, what: str) -> int | float:
+        found: int | float | None = self.tracer.number(self)
+        if found is None:
+            raise TypeError(f"{self.node.name} is traced, and cannot be interpreted as an integer or {what}")
+        return found
+
+
+class SizedAttribute(SizedProxy, fx.proxy.Attribute):
+    """An attribute of a proxy; it becomes a node when it is used otherwise than by a call."""
+
+
+def _augmented(inplace: Callable[[Any, Any], Any]) -> Callable[[SizedProxy, Any], fx.Proxy]:
+    def record(self: SizedProxy, other: Any) -> fx.Proxy:
+        changed: fx.Proxy = self.tracer.create_proxy("call_function", inplace, (self, other), {})
+        return changed
+
+    return record
+
+
+for _inplace in AUGMENTED:
+    setattr(SizedProxy, f"__{_inplace.__name__}__", _augmented(_inplace))
