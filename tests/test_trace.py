@@ -456,3 +456,9 @@ def test_as_traced_reads_shapes_from_placeholders_or_says_what_is_missing() -> N
     assert as_traced(model).inputs == (((2, 4), torch.float32),)
     with pytest.raises(TraceError, match="1 of 2 example inputs are more than the graph takes"):
         as_traced(model, (torch.zeros(2, 4), torch.zeros(2)))
+
+
+def test_a_node_knows_its_line_in_torchvision_whose_folder_begins_like_torchs() -> None:
+    gm = trace(torchvision.models.resnet18(), torch.zeros(1, 3, 32, 32))
+    node = next(node for node in gm.graph.nodes if node.name == "layer1_0_conv2")
+    assert "resnet.py" in node.meta["stack_trace"] and ", in forward" in node.meta["stack_trace"]

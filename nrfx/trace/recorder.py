@@ -6,6 +6,7 @@ random numbers that do not depend on the input.
 
 import functools
 import inspect
+import os
 import operator
 import random
 import sys
@@ -240,8 +241,8 @@ def _argument_names(forward: Callable[..., Any], count: int, shapes: list[list[i
     return names
 
 
-_HERE = str(Path(__file__).parent)
-_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
 def _user_line() -> str | None:
