@@ -49,12 +49,14 @@ class Affine:
 class Constants:
     """`read[key]`: the constant that each column of that module's weight reads, NaN where it varies; one a visit.
 
-    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none.
+    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none; `places` are
+    the nodes of the causes.
     """
 
     read: Mapping[str, tuple[Tensor, ...]]
     lost: Tensor
     causes: tuple[str, ...]
+    places: tuple[str, ...]
 
 
 def constants(
@@ -69,7 +71,9 @@ def constants(
     propagation = _Propagation(found, affine, weight, bias)
     flow(found, propagation.value)
     return Constants(
-        {name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost, tuple(propagation.causes)
+        *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
+        causes=tuple(propagation.causes),
+        places=tuple(propagation.places),
     )
 
 
@@ -95,6 +99,7 @@ class _Propagation:
         self.read: dict[str, list[Tensor]] = {}
         self.lost = torch.full(found.space_of.shape, -1)
         self.causes: list[str] = []
+        self.places: list[str] = []
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
@@ -180,6 +185,7 @@ class _Propagation:
         if bool(lost.any()):
             self.lost[lost] = len(self.causes)
             self.causes.append(reason)
+            self.places.append(step.node.name)
 
     def labelled(self, step: Step, args: Any) -> list[tuple[Tensor, Tensor]]:
         """(labels, values) of each operand that is a tensor."""

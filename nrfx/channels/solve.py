@@ -10,6 +10,7 @@ from nrfx.channels.streams import on_streams
 from nrfx.channels.value import Channels, Space, Step, first_readings, read_directly
 from nrfx.channels.walk import Walk
 from nrfx.labels import OPAQUE, collapse, components
+from nrfx.rules import Pin
 from nrfx.trace import TracedModule
 
 
@@ -64,7 +65,7 @@ class _Solved:
                 width=width,
                 pinned=pinned.get(index, (None, None))[0],
                 pinned_by=pinned.get(index, (None, None))[1],
-                stream=index in streams,
+                joined_by=streams.get(index),
                 normed=index in normed,
                 frozen=index in frozen,
             )
@@ -75,6 +76,8 @@ class _Solved:
             reasons=tuple(self.walk.reasons),
             aliases=self.walk.aliases,
             axes=self.walk.axes,
+            ties=tuple(self.ties),
+            pins=tuple(Pin(*pin) for pin in self.pins),
         )
 
     def _tie(self) -> tuple[Tensor, int]:
@@ -125,11 +128,13 @@ class _Solved:
             if name.rpartition(".")[0].removesuffix(".weights") not in crossed:
                 yield from ((name, layout) for layout in dims if layout is not None)
 
-    def _streams(self, channel_of: Tensor, space_of: Tensor) -> set[int]:
-        found: set[int] = set()
-        for labels in on_streams(self.traced, self.steps):
+    def _streams(self, channel_of: Tensor, space_of: Tensor) -> dict[int, str]:
+        """Space -> the first addition that makes it part of a stream."""
+        found: dict[int, str] = {}
+        for node, labels in on_streams(self.traced, self.steps):
             ids = collapse(labels).reshape(-1)
-            found |= set(space_of[channel_of[ids[ids >= 0]]].tolist())
+            for space in space_of[channel_of[ids[ids >= 0]]].unique().tolist():
+                found.setdefault(space, node)
         return found
 
     def _frozen_layouts(self) -> list[Tensor]:

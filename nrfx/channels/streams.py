@@ -11,14 +11,15 @@ from nrfx.rules import tensors
 from nrfx.trace import TracedModule
 
 
-def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[Tensor]:
-    """The labels of every value on a residual stream."""
+def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[str, Tensor]]:
+    """(addition, labels) of every value on a residual stream."""
     outs = {(step.mode, step.node.name): step.effect.out for step in steps}
     joins = [step for step in steps if step.effect.joins]
     trees = {mode: _dominator_tree(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
         for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):
-            yield from tensors(value)
+            for labels in tensors(value):
+                yield step.node.name, labels
 
 
 def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: Mapping[Any, Any]) -> list[Any]:

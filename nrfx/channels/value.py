@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from nrfx.rules import Effect, Norm, Reading
+from nrfx.rules import Effect, Norm, Pin, Reading
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Space:
     """Channels that differ only by position.
 
     `births` names the places where they are born, `width` counts them, `each` says how many labels one channel has at
-    each birth (1, or the size of a group). `pinned` is the reason why the width is fixed, else None.
+    each birth (1, or the size of a group). `pinned` is the reason why the width is fixed, else None. `joined_by` is the
+    addition that makes it part of a stream.
     """
 
     index: int
@@ -34,9 +35,14 @@ class Space:
     width: int
     pinned: str | None
     pinned_by: str | None
-    stream: bool
+    joined_by: str | None
     normed: bool
     frozen: bool
+
+    @property
+    def stream(self) -> bool:
+        """Whether it lies on a residual stream."""
+        return self.joined_by is not None
 
     @property
     def free(self) -> bool:
@@ -58,6 +64,8 @@ class Channels:
     reasons: tuple[str, ...]
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
     axes: Mapping[str, int | None]  # bare parameter -> the axis that holds its channels, None for none
+    ties: tuple[tuple[Step, Tensor, Tensor], ...]  # labels that the step makes one
+    pins: tuple[Pin, ...]
 
     @cached_property
     def first_norms(self) -> dict[str, Norm]:
