@@ -49,8 +49,8 @@ class Affine:
 class Constants:
     """`read[key]`: the constant that each column of that module's weight reads, NaN where it varies; one a visit.
 
-    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none; `places` are
-    the nodes of the causes.
+    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none; `places`
+    are the nodes of the causes.
     """
 
     read: Mapping[str, tuple[Tensor, ...]]

@@ -1,8 +1,8 @@
 """From a model and example inputs to a traced module.
 
 The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that Python
-wants as a plain number (range, int) becomes that number and a check.
+never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
+Python wants as a plain number (range, int) becomes that number and a check.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
 regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and

@@ -6,8 +6,8 @@ random numbers that do not depend on the input.
 
 import functools
 import inspect
-import os
 import operator
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
