@@ -163,7 +163,7 @@ class _Propagation:
 
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
         """What mixes positions alone gives a constant for a constant; what mixes channels varies."""
-        if step.effect.apply is not None:
+        if step.effect.apply is not None and not all(bool(collapse(x).isnan().all()) for x in tensors(args)):
             return step.effect.apply(*args, **kwargs)
         out = self.varying(step, args, kwargs)
         if isinstance(out, Tensor):

@@ -76,6 +76,8 @@ def layout(labels: Tensor, dim: int) -> Tensor:
 def merge(labels: Sequence[Tensor]) -> Tensor:
     """The labels of an element-wise result: of the first operand that carries a channel, else of one that is opaque."""
     merged = labels[0]
+    if bool((collapse(merged) >= 0).all()):
+        return merged
     for other in labels[1:]:
         fallback = torch.where(other >= 0, other, torch.minimum(merged, other))
         merged = torch.where(merged >= 0, merged, fallback)

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from nrfx.rules import Effect, Norm, Pin, Reading
+from nrfx.rules import Effect, Family, Norm, Pin, Reading
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
         if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
             for user in node.users:
-                if name not in {site.parameter for site in known[mode, user].sites}:
+                if known[mode, user].family is not Family.VALUE and name not in {
+                    site.parameter for site in known[mode, user].sites
+                }:
                     found.append((name, user.name))
     return found
 

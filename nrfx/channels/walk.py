@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from nrfx.channels.flow import arguments
 from nrfx.channels.value import Channels, Mismatch, Step
 from nrfx.labels import OPAQUE, along
-from nrfx.rules import Before, Call, Effect, Family, Site, rule_of, tensors, unknown
+from nrfx.rules import Before, Call, Effect, Family, Site, counted, rule_of, tensors, unknown
 from nrfx.rules.product import READ_AS_WEIGHT, TRANSPOSES
 from nrfx.rules.reduction import varying
 from nrfx.trace import TracedModule, has_known_forward
@@ -143,7 +143,7 @@ class Walk:
             return unknown(call, self.unknown[mode, call.node.name])
         later = self.later_reader(call)
         if later is not None:
-            return unknown(call, f"it writes in place to a value that {later} reads later")
+            return counted(call, f"it writes in place to a value that {later} reads later", _effect)
         try:
             effect = _effect(call)
         except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -293,7 +293,7 @@ def _called(call: Call) -> Effect:
         return Effect(Family.VALUE, out=_run(call))
     obstacle = _obstacle(call.module)
     if obstacle is not None:
-        return unknown(call, obstacle)
+        return counted(call, obstacle, rule_of(call.node, call.module))
     return rule_of(call.node, call.module)(call)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
-from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, unknown
+from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, tensors, unknown
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
@@ -88,7 +88,8 @@ def transposed_convolution(call: Call) -> Effect:
 def functional_transposed_convolution(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
-        return unknown(call, "a transposed convolution with a computed weight")
+        times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
+        return computed(call, "a transposed convolution", times)
     groups = call.argument(6, "groups", 1)
     found = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
     return _with_groups(call, found, 6)
@@ -112,7 +113,7 @@ def linear(call: Call) -> Effect:
 def functional_convolution(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
-        return unknown(call, "a convolution with a computed weight")
+        return computed(call, "a convolution", prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
     kernel = layer.shape[2:]
     padding = call.argument(4, "padding", 0)
     layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
@@ -134,13 +135,21 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
 def functional_linear(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
-        return unknown(call, "a linear map with a computed weight")
+        return computed(call, "a linear map", prod(call.val.shape) * call.argument(1, "weight").shape[1])
     return contraction(call, layer, call.args[0], call.args[0].dim() - 1)
 
 
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
+
+
+def computed(call: Call, what: str, times: int) -> Effect:
+    """What reads a weight or a bias that the network computes: its widths stay, its work is known."""
+    reason = f"{what} with a computed weight or bias"
+    pins = tuple(call.pin(labels, reason) for labels in tensors((call.args, call.kwargs)))
+    work = (Work(per_example(int(times), call.batch), None, None),)
+    return Effect(Family.MIXED, out=call.opaque_like(call.val, reason), pins=pins, work=work)
 
 
 def _held(call: Call) -> Layer:

@@ -4,8 +4,9 @@ A rule describes one op by its effect on label tensors. Everything else (costs, 
 generic consumer of effects, so that an op is described once, here.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -197,6 +198,13 @@ class Call:
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
         return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
+    @property
+    def workless(self) -> bool:
+        """Whether the op does no multiply-adds that count, by its name."""
+        target = self.node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        return self.module is None and WORKLESS.fullmatch(name) is not None
+
     def pin(self, labels: Tensor, reason: str) -> Pin:
         return Pin(labels, self.node.name, reason)
 
@@ -223,5 +231,26 @@ def unknown(call: Call, reason: str) -> Effect:
         Family.UNKNOWN,
         out=call.opaque_like(call.val, reason),
         pins=tuple(call.pin(labels, reason) for labels in touched),
-        uncounted=True,
+        uncounted=not call.workless,
     )
+
+
+def counted(call: Call, reason: str, rule: Callable[[Call], "Effect"]) -> Effect:
+    """The effect of an op that is understood, but for something that may change what it does: all of it is pinned."""
+    understood = rule(replace(call, birth=lambda _, width: torch.zeros(width, dtype=torch.int64)))
+    work = tuple(Work(each.times * _length(each.rows) * _length(each.cols), None, None) for each in understood.work)
+    return replace(unknown(call, reason), work=work, uncounted=understood.uncounted)
+
+
+def _length(layout: Tensor | None) -> int:
+    return 1 if layout is None else layout.numel()
+
+
+WORKLESS = re.compile(
+    r"_*(setitem|getitem|new_\w+|zeros\w*|ones\w*|full\w*|empty\w*|arange|linspace|meshgrid|zero_|fill_|copy_|masked_\w+|where"
+    r"|eq|ne|lt|le|gt|ge|logical_\w+|bitwise_\w+|isnan|isfinite|argmax|argmin|sort|argsort|topk|gather|scatter\w*"
+    r"|index_\w+|take\w*|nonzero|cumsum|cumprod|cummax|cummin|unique|bincount|one_hot|embedding|to|type|cpu|cuda"
+    r"|requires_grad_|assert|getattr|batch_norm|normal_|uniform_|bernoulli\w*|rand\w*|sin|cos|floor|ceil|round|sign"
+    r"|erf|nan_to_num|fold|unfold|grid_sample|affine_grid|roi_\w+|nms|resize\w*|interpolate|pad)_*"
+)
+"""Functions without multiply-adds of their own that count, also where they are not understood."""

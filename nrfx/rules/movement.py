@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import NONE, collapse
+from nrfx.labels import NONE, collapse, merge
 from nrfx.rules.effect import Before, Call, Effect, Family, tensors, unknown
 from nrfx.rules.registry import register, rule
 
@@ -29,6 +29,7 @@ FUNCTIONS = (
         torch.movedim,
         torch.chunk,
         torch.split,
+        torch.tensor_split,
     ),
     *(
         torch.narrow,
@@ -44,7 +45,7 @@ FUNCTIONS = (
 )
 METHODS = (
     *("flatten", "unflatten", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
-    *("chunk", "split", "narrow", "select", "unbind", "roll", "flip"),
+    *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
     *("expand", "expand_as", "repeat", "tile", "repeat_interleave"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
@@ -127,6 +128,18 @@ def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dic
     return {name: tuple(items) if isinstance(stated, tuple) else items}
 
 
+@rule("view_as", "reshape_as")
+def view_as(call: Call) -> Effect:
+    like: Tensor = call.args[1]
+    return moved(call, lambda x, *_, **__: x.reshape(like.shape))
+
+
+@rule(F.channel_shuffle, torch.channel_shuffle)
+def channel_shuffle(call: Call) -> Effect:
+    groups = call.argument(1, "groups")
+    return moved(call, lambda x, *_, **__: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2))
+
+
 @rule(operator.getitem)
 def getitem(call: Call) -> Effect:
     container, index = call.args
@@ -136,20 +149,96 @@ def getitem(call: Call) -> Effect:
             Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True
         )
     if tensors(index):
-        return unknown(call, "the index is computed by the network")
+        return _indexed(call, container, index if isinstance(index, tuple) else (index,))
     return moved(call, operator.getitem)
+
+
+def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:
+    """An index by tensors, whose values are not read: it is understood where labels do not vary along its dims."""
+    plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in index)
+    rest = labels[plain]
+    dims = {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
+    at = _dims_of(index, labels.dim())
+    picked = [dim for dim, part in zip(at, index, strict=True) if isinstance(part, Tensor)]
+    if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index) or dims & set(picked):
+        return unknown(call, "a tensor indexes its channels")
+    small = collapse(rest)
+    shape = _small_shape(labels, index, at, small)
+    if shape is None:
+        return unknown(call, "tensors index dims that do not stand together")
+    full = list(call.val.shape)
+    full = [size if small_size == 1 else small_size for size, small_size in zip(full, shape, strict=True)]
+    return Effect(Family.MIXED, out=small.reshape(shape).expand(full))
+
+
+def _dims_of(index: tuple[Any, ...], count: int) -> list[int]:
+    """The dim of the input that each part of an index is about; -1 for a new dim."""
+    used = sum(part is not None and part is not Ellipsis for part in index)
+    at, dim = [], 0
+    for part in index:
+        if part is None or part is Ellipsis:
+            at.append(-1)
+            dim += (count - used) if part is Ellipsis else 0
+        else:
+            at.append(dim)
+            dim += 1
+    return at
+
+
+def _small_shape(labels: Tensor, index: tuple[Any, ...], at: list[int], small: Tensor) -> list[int] | None:
+    """The shape of the result as far as labels vary: the tensors' own dims, of size 1, stand where the first stood."""
+    parts = [position for position, part in enumerate(index) if isinstance(part, Tensor)]
+    if parts != list(range(parts[0], parts[0] + len(parts))) or any(isinstance(part, int) for part in index):
+        return None
+    shape: list[int] = []
+    sizes = iter(small.shape)
+    own = max(part.dim() for part in index if isinstance(part, Tensor))
+    for position, part in enumerate(index):
+        if part is Ellipsis:
+            shape += [next(sizes) for _ in range(labels.dim() - sum(dim >= 0 for dim in at))]
+        elif isinstance(part, Tensor):
+            next(sizes)
+            shape += [1] * (own if position == parts[0] else 0)
+        else:
+            shape.append(next(sizes))
+    return [*shape, *sizes]
 
 
 @rule(torch.cat, torch.concat, torch.concatenate)
 def cat(call: Call) -> Effect:
-    return moved(call, _cat)
+    """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
+    whoever reads the result reads them alike, and one layout stands for all.
+    """
+    parts: Sequence[Tensor] = call.args[0]
+    dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
+    small = [collapse(part) for part in parts]
+    along_positions = all(part.shape[dim] == 1 and bool((part >= 0).all()) for part in small)
+    if not along_positions or len(parts) == 1:
+        return moved(call, _cat)
+    shape = list(torch.broadcast_shapes(*(part.shape for part in small)))
+    return Effect(
+        Family.MOVEMENT,
+        out=merge([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
+        ties=tuple((small[0], other) for other in small[1:]),
+        apply=_cat,
+        homogeneous=True,
+    )
+
+
+def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return shape
 
 
 def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
     dim %= parts[0].dim()
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
+    shape = _cat_shape(parts, dim)
+    if all(part.numel() and collapse(part).numel() == 1 for part in parts):
+        values = torch.stack([collapse(part).reshape(()) for part in parts])
+        if bool((values == values[0]).all()) or bool(values.isnan().all()):
+            return values[0].expand(shape)
     small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
     common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
     common.insert(dim, -1)

@@ -54,6 +54,7 @@ ADDITION = (
     "sub",
     "sub_",
 )
+TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp", torch.where, "where")
 PRODUCT = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 QUOTIENT = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
 EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
@@ -61,7 +62,7 @@ DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout),
     *(torchvision.ops.stochastic_depth, torchvision.ops.StochasticDepth),
-    *("contiguous", "clone", torch.clone, "float", "double"),
+    *("contiguous", "clone", torch.clone, "float", "double", "half", "bfloat16", "to", "type", "type_as"),
 )
 
 
@@ -97,11 +98,15 @@ def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, t
     operands = tensors((call.args, call.kwargs))
     if not operands:
         return Effect(Family.VALUE, out=_plain(call))
+    if "out" in call.kwargs:
+        return unknown(call, "it writes its result into another tensor")
     shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
     ties = tuple((tied[0], other) for other in tied[1:])
-    merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in tied])
+    # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
+    simplest = sorted(tied, key=Tensor.numel)
+    merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in simplest])
     apply = _product if times else out_of_place(call)
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
@@ -148,7 +153,7 @@ def _product(left: Any, right: Any, **_: Any) -> Any:
 
 
 register(lambda call: elementwise(call, homogeneous=True), *HOMOGENEOUS, *EXTREMUM)
-register(elementwise, *OTHER, *QUOTIENT)
+register(elementwise, *OTHER, *QUOTIENT, *TERNARY)
 register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
 register(lambda call: elementwise(call, times=True), *PRODUCT)
 
