@@ -139,6 +139,10 @@ _QUANTIZED = (
 def _refuse_unsupported(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        raise TraceError(
+            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
+        )
     for path, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):

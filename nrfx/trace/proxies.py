@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from nrfx.errors import TraceError
 
@@ -32,7 +32,13 @@ class SizedProxy(fx.Proxy):
     tracer: Any
 
     def __getattr__(self, name: str) -> "SizedAttribute":
+        if not hasattr(Tensor, name) and not hasattr(self.tracer.value(self), name):
+            raise AttributeError(f"{self.node.name} has no attribute {name}")
         return SizedAttribute(self, name)
+
+    def __str__(self) -> str:
+        value = self.tracer.value(self)
+        return repr(self) if isinstance(value, Tensor) else str(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _OWN:
@@ -65,6 +71,13 @@ class SizedProxy(fx.Proxy):
         return found
 
 
+def is_instance(value: Any, kinds: Any) -> bool:
+    """isinstance, of what a proxy stands for."""
+    if isinstance(value, SizedProxy) and isinstance(value.tracer.value(value), kinds):
+        return True
+    return isinstance(value, kinds)
+
+
 class SizedAttribute(SizedProxy, fx.proxy.Attribute):
     """An attribute of a proxy; it becomes a node when it is used otherwise than by a call."""
 
@@ -75,6 +88,19 @@ def _augmented(inplace: Callable[[Any, Any], Any]) -> Callable[[SizedProxy, Any]
         return changed
 
     return record
+
+
+_WRITING_METHODS = {f"__{inplace.__name__}__" for inplace in AUGMENTED} | {"__setitem__"}
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a node changes its first argument, judged by its name."""
+    if node.op not in ("call_function", "call_method") or node.target in AUGMENTED.values():
+        return False
+    if node.target in AUGMENTED or node.target is operator.setitem:
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in _WRITING_METHODS
 
 
 for _inplace in AUGMENTED:

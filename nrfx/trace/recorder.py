@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 
 from nrfx.errors import TraceError
 from nrfx.trace.module import ByMode
-from nrfx.trace.proxies import SizedProxy
+from nrfx.trace.proxies import SizedProxy, is_instance, writes
 from nrfx.trace.shapes import FACTORIES, InputSpec, Shapes, describe
 
 
@@ -72,6 +73,7 @@ class Recorder(fx.Tracer):
                 *reversed(list(root.named_buffers())),
             )
         }
+        self._registered = _registered(root)
         self._shapes = Shapes(root, self._inputs, self._training)
         self._ambient = _ambient()
         self._random = _random_state()
@@ -83,6 +85,7 @@ class Recorder(fx.Tracer):
         except Exception as error:
             raise _explained("", type(root).__name__, error) from error
         self._check_random("", type(root).__name__)
+        self._check_assignments(root)
         for node in graph.nodes:
             if node.target in FACTORIES:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
@@ -95,12 +98,25 @@ class Recorder(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
         """One placeholder per example input; arguments beyond them take their defaults."""
-        names = _argument_names(root_fn, len(self._inputs), [list(shape) for shape, _ in self._inputs])
-        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in names)]
+        own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
+        if own is not None:
+            root_fn = functools.wraps(own)(lambda _, *args: own(*args))
+        names = _argument_names(own or root_fn.__get__(self.root), self._inputs)
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+        @functools.wraps(root_fn)
+        def forward(root: nn.Module, *args: Any) -> Any:
+            self._enter(root)
+            return root_fn(root, *args)
+
+        return forward, [self.root, *proxies]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        leaf = is_leaf(m)
+        if not leaf:
+            self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
         except TraceError:
@@ -110,7 +126,7 @@ class Recorder(fx.Tracer):
             if path is None:
                 raise  # the module is not registered: the place to name is its caller
             raise _explained(path, type(m).__name__, error) from error
-        if not is_leaf(m):
+        if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
@@ -124,7 +140,48 @@ class Recorder(fx.Tracer):
                 "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
                 "region outside the model, or use detach()."
             )
+        if writes(node) and (constant := self._constant_under(node)) is not None:
+            raise TraceError(
+                f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
+                "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
+                "x.new_zeros(n)."
+            )
         return node
+
+    def _constant_under(self, node: fx.Node) -> fx.Node | None:
+        """The constant whose memory the first argument of a node may share."""
+        source: Any = node.args[0]
+        while isinstance(source, fx.Node) and source.op in ("call_function", "call_method") and source.args:
+            source = source.args[0]
+        if not (isinstance(source, fx.Node) and source.op == "get_attr"):
+            return None
+        return source if isinstance(vars(self.root).get(str(source.target)), Tensor) else None
+
+    def _enter(self, module: nn.Module) -> None:
+        """Prepares for the forward of a module that is recorded op by op."""
+        if module._backward_hooks or module._backward_pre_hooks:
+            place_ = place((self.submodule_paths or {}).get(module, ""), type(module).__name__)
+            raise TraceError(
+                f"{place_} has backward hooks, which a graph does not record: register them after tracing."
+            )
+        scope = getattr(module.forward, "__globals__", None)
+        patcher: Any = _symbolic_trace.CURRENT_PATCHER
+        if scope is not None and "isinstance" not in scope and not scope["__name__"].startswith("torch."):
+            patcher.patch(scope, "isinstance", is_instance)
+
+    def _check_assignments(self, root: nn.Module) -> None:
+        """A buffer that gets a new value in the forward must be that buffer, changed in place."""
+        for name, now in _registered(root).items():
+            before = self._registered.get(name)
+            source = now.node if isinstance(now, fx.Proxy) else now
+            while isinstance(source, fx.Node) and writes(source):
+                source = source.args[0]  # type: ignore[assignment]
+            kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
+            if not kept:
+                raise TraceError(
+                    f"The forward assigns a new value to {name}, which a graph does not record. Write it into the "
+                    f"tensor instead: self.{name.rpartition('.')[2]}.copy_(value)."
+                )
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
@@ -184,6 +241,15 @@ class Recorder(fx.Tracer):
             )
 
 
+def _registered(root: nn.Module) -> dict[str, Any]:
+    """Whatever is registered as parameter or buffer, by name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in root.named_modules()
+        for name, value in (*module._parameters.items(), *module._buffers.items())
+    }
+
+
 @contextmanager
 def _wrapped_functions_entered() -> Iterator[None]:
     """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
@@ -226,18 +292,20 @@ def has_known_forward(kind: Any) -> bool:
     return all(sub.__module__.startswith("torch.") or not methods & vars(sub).keys() for sub in subclasses)
 
 
-def _argument_names(forward: Callable[..., Any], count: int, shapes: list[list[int]]) -> list[str]:
-    """The names of the first `count` arguments of a forward, self excepted."""
+def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
+    """The names of the first arguments of a bound forward, one for each input."""
     signature = inspect.signature(forward)
     try:
-        bound = signature.bind(None, *range(count)).arguments
+        bound = signature.bind(*inputs).arguments
     except TypeError as error:
+        shapes = [list(shape) for shape, _ in inputs]
         raise TraceError(
-            f"{count} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
+            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
         ) from error
     names: list[str] = []
-    for name, value in list(bound.items())[1:]:
-        names.extend([f"{name}_{index}" for index in range(len(value))] if isinstance(value, tuple) else [name])
+    for argument in bound:
+        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
+        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
     return names
 
 
@@ -270,8 +338,10 @@ _CAUSES = {
     "'len' is not supported": "it calls len() of a traced value. Use x.shape[0].",
     "not installed as a submodule": "it calls a module that is not registered. Keep modules in attributes, "
     "nn.ModuleList or nn.ModuleDict.",
-    "cannot be interpreted as an integer": "it uses a traced size as a Python integer (range, int). Use a "
+    "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
     "number that is known when the model is built.",
+    "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
+    "which a graph does not record. Do it outside the model.",
     "Proxy": _PLAIN,
 }
 

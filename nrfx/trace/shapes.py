@@ -49,6 +49,12 @@ FACTORIES = frozenset(
 """What makes tensors of sizes."""
 
 
+_NEEDS_VALUES = (
+    "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
+    "Write it with torch.where or masks of fixed size, or move it out of the forward."
+)
+
+
 class Shapes:
     """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
 
@@ -58,6 +64,8 @@ class Shapes:
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
+        tensors = (*root.parameters(), *root.buffers())
+        self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
 
     def fill(self, graph: fx.Graph) -> None:
@@ -87,8 +95,11 @@ class Shapes:
         try:
             return _RUN[node.op](self, node, args, kwargs)
         except Exception as error:
+            valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
             raise TraceError(
-                f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
+                f"{describe(node)} {_NEEDS_VALUES}"
+                if valueless
+                else f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
                 "Check that example_inputs fit the model's forward."
             ) from error
 
@@ -102,9 +113,17 @@ class Shapes:
     def _call_function(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.target in _KEEP_SHAPE and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if node.target is getattr:
+            return self._attribute(node.args[0], *args[1:])
         if node.target in FACTORIES:
             kwargs = {**kwargs, "device": "meta"}
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _attribute(self, source: Any, name: str, *default: Any) -> Any:
+        owner = source.meta["val"] if isinstance(source, fx.Node) else source
+        if isinstance(owner, Tensor) and name in _PLACES:
+            return _PLACES[name](self._device)
+        return getattr(owner, name, *default)
 
     def _call_method(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         if node.target in _KEEP_SHAPE and _is_float(args[0]):
@@ -137,6 +156,15 @@ _RUN: dict[str, Any] = {
 }
 
 
+# Where a value is: the answer for the model's own device, not for meta.
+_PLACES: dict[str, Any] = {
+    "device": lambda device: device,
+    "is_cuda": lambda device: device.type == "cuda",
+    "is_cpu": lambda device: device.type == "cpu",
+    "is_meta": lambda device: device.type == "meta",
+}
+
+
 def describe(node: fx.Node) -> str:
     """Where a node is, in words: its name, the module it was recorded in, and the line of code if known."""
     stack = node.meta.get("nn_module_stack")
@@ -161,7 +189,8 @@ def _default(node: fx.Node) -> Any:
 def _resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
-        return argument.meta["val"]
+        argument = argument.meta["val"]
+        return torch.device("meta") if isinstance(argument, torch.device) else argument
     if isinstance(argument, tuple):
         items = [_resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
