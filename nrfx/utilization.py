@@ -140,7 +140,7 @@ def measure(traced: TracedModule, found: Channels, alive: Liveness) -> Utilizati
         flops=Share(sum(flops[1].values()), sum(flops[0].values())),
         rows=tuple(rows.rows()),
         pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in found.spaces if s.pinned is not None),
-        uncounted=tuple(dict.fromkeys(_uncounted(found))),
+        uncounted=tuple(dict.fromkeys((*_uncounted(found), *traced.facts.outside))),
         held=tuple(_by_reason(alive.held)),
         streams=tuple(name for space in found.spaces if space.stream for name in space.births),
         gammas=sum(layout.numel() for layout in found.norms.values()),

@@ -257,7 +257,10 @@ def _works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def _batch(traced: TracedModule) -> int:
-    """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1."""
+    """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1. Parts of a model get
+    anchors and proposals as well, so that their work is that of one run."""
+    if traced.facts.parts:
+        return 1
     sizes = {shape[0] for shape, _ in traced.inputs if shape}
     return sizes.pop() if len(sizes) == 1 else 1
 

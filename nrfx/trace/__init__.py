@@ -2,6 +2,7 @@
 
 from nrfx.trace.capture import as_traced, trace
 from nrfx.trace.module import ByMode, TracedModule, propagate
+from nrfx.trace.parts import PartialModule
 from nrfx.trace.recorder import has_known_forward
 
-__all__ = ["ByMode", "TracedModule", "as_traced", "has_known_forward", "propagate", "trace"]
+__all__ = ["ByMode", "PartialModule", "TracedModule", "as_traced", "has_known_forward", "propagate", "trace"]

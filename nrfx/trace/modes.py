@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from nrfx.trace.module import ByMode
+from nrfx.trace.module import KEPT, ByMode
 
 
 class _StructureDiffers(Exception):
@@ -34,6 +34,28 @@ def merged(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph | 
     for a, b in pairs:
         b.args, b.kwargs = _blend((a.args, a.kwargs), (b.args, b.kwargs), twin, _insert_by_mode(b, root))
     return evaluated
+
+
+def alike(one: fx.Graph, other: fx.Graph) -> bool:
+    """Whether two graphs run the same operations on the same constants."""
+
+    def differing(a: Any, b: Any) -> Any:
+        raise _StructureDiffers
+
+    pairs = list(zip(one.nodes, other.nodes, strict=False))
+    twin = {b: a for a, b in pairs}
+    if len(one.nodes) != len(other.nodes) or any(a.op != b.op or not _same_target(a, b) for a, b in pairs):
+        return False
+    try:
+        for a, b in pairs:
+            _blend((a.args, a.kwargs), (b.args, b.kwargs), twin, differing)
+    except _StructureDiffers:
+        return False
+    return True
+
+
+def _same_target(a: fx.Node, b: fx.Node) -> bool:
+    return a.op == "placeholder" or a.target == b.target
 
 
 def _blend(a: Any, b: Any, twin: Mapping[fx.Node, fx.Node], differing: Callable[[Any, Any], Any]) -> Any:
@@ -74,7 +96,7 @@ def _insert_by_mode(node: fx.Node, root: nn.Module) -> Callable[[Any, Any], fx.N
         name = _add_by_mode(root.get_submodule(path))
         with node.graph.inserting_before(node):
             call = node.graph.call_module(f"{path}.{name}" if path else name, (train, evaluated))
-        call.meta.update({key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta})
+        call.meta.update({key: node.meta[key] for key in KEPT if key in node.meta})
         return call
 
     return insert

@@ -17,6 +17,9 @@ from torch import Tensor, fx, nn
 
 from nrfx.trace.shapes import InputSpec, Shapes
 
+KEPT = ("nn_module_stack", "stack_trace", "part")
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partial.py)."""
+
 
 class ByMode(nn.Module):
     """A constant that depends on the mode, as a module without parameters or state.
@@ -37,11 +40,15 @@ class Facts:
     gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
         not 0.
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
+    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
+    outside: what runs outside of the parts, "path (class): why".
     """
 
     inputs: tuple[InputSpec, ...]
     gamma0: Mapping[str, float]
     unmoved: Mapping[str, tuple[str, ...]]
+    parts: tuple[Any, ...] = ()
+    outside: tuple[str, ...] = ()
 
 
 class TracedModule(fx.GraphModule):
@@ -85,11 +92,17 @@ class TracedModule(fx.GraphModule):
             self.graph = self._by_mode[_mode(mode)]
         return self
 
+    @classmethod
+    def _kind(cls) -> "type[TracedModule]":
+        """The class that this one, which fx made for one graph, is derived from."""
+        return next(kind for kind in cls.__mro__ if kind.__module__.startswith("nrfx."))
+
     def __copy__(self) -> "TracedModule":
-        return TracedModule(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
+        return self._kind()(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
-        twin = TracedModule.__new__(TracedModule)
+        kind = self._kind()
+        twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
         contents = copy.deepcopy(self._contents(), memo)
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
@@ -101,7 +114,7 @@ class TracedModule(fx.GraphModule):
         modes = ("eval",) if graphs["train"] is graphs["eval"] else ("eval", "train")
         plain = {mode: tuple(_PlainNode.of(node) for node in graphs[mode].nodes) for mode in modes}
         codegens = {mode: graphs[mode]._codegen for mode in modes}
-        return _loaded, (self._contents(), plain, codegens, self.facts, type(self).__name__)
+        return _loaded, (self._kind(), self._contents(), plain, codegens, self.facts, type(self).__name__)
 
     def _contents(self) -> nn.Module:
         """A plain module with everything that is registered here, dictionaries copied and values shared."""
@@ -183,7 +196,7 @@ class _PlainNode:
 
     @classmethod
     def of(cls, node: fx.Node) -> "_PlainNode":
-        meta: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+        meta: dict[str, Any] = {key: node.meta[key] for key in KEPT if key in node.meta}
         target = node.target if isinstance(node.target, str) else _named(node.target)
         return cls(node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta)
 
@@ -238,6 +251,7 @@ def _imported(qualname: str) -> Any:
 
 
 def _loaded(
+    kind: type[TracedModule],
     contents: nn.Module,
     plain: Mapping[str, Iterable[_PlainNode]],
     codegens: Mapping[str, Any],
@@ -252,7 +266,7 @@ def _loaded(
         graph._codegen = codegens[mode]
         graphs[mode] = graph
     graphs.setdefault("train", graphs["eval"])
-    traced = TracedModule(contents, graphs, facts, name)
+    traced = kind(contents, graphs, facts, name)
     propagate(traced)
     return traced
 

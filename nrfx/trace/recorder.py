@@ -10,12 +10,14 @@ import operator
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
@@ -55,13 +57,43 @@ _ENTERED = ("torchvision.models.", "timm.")
 multiply-adds. Those of others stay one call, as their authors ask for."""
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What a forward is recorded on: the shape and dtype of each tensor, and the arguments that hold them.
+
+    Attributes:
+        inputs: of the tensors, in order.
+        leaves: of the flattened (args, kwargs): None for a tensor, else a constant of the graph, as (value,).
+        structure: that of (args, kwargs).
+        names: of the placeholders; () for those of the forward's arguments.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    leaves: tuple[tuple[Any] | None, ...]
+    structure: pytree.TreeSpec
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
+        """Positional tensors."""
+        structure = pytree.tree_structure(((0,) * len(inputs), {}))
+        return cls(inputs, (None,) * len(inputs), structure)
+
+    def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) with the given values in the places of the tensors."""
+        rest = iter(tensors)
+        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        return args, kwargs
+
+
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, inputs: tuple[InputSpec, ...], training: bool) -> None:
+    def __init__(self, arguments: Arguments, training: bool) -> None:
         super().__init__(autowrap_functions=tuple[Any, ...](FACTORIES))
         self._autowrap_search.append(torch)
-        self._inputs = inputs
+        self._arguments = arguments
         self._training = training
         self._baked: set[fx.Node] = set()
 
@@ -74,7 +106,7 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = _registered(root)
-        self._shapes = Shapes(root, self._inputs, self._training)
+        self._shapes = Shapes(root, self._arguments.inputs, self._training)
         self._ambient = _ambient()
         self._random = _random_state()
         try:
@@ -91,6 +123,10 @@ class Recorder(fx.Tracer):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
         return graph
 
+    def check(self) -> None:
+        """Raises a TraceError unless every node of the recorded graph can be run on the shapes it gets."""
+        self._shapes.fill(self.graph)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
 
@@ -101,13 +137,14 @@ class Recorder(fx.Tracer):
         own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
         if own is not None:
             root_fn = functools.wraps(own)(lambda _, *args: own(*args))
-        names = _argument_names(own or root_fn.__get__(self.root), self._inputs)
+        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        given, named = self._arguments.filled(proxies)
 
         @functools.wraps(root_fn)
-        def forward(root: nn.Module, *args: Any) -> Any:
+        def forward(root: nn.Module, *_: Any) -> Any:
             self._enter(root)
-            return root_fn(root, *args)
+            return root_fn(root, *given, **named)
 
         return forward, [self.root, *proxies]
 
@@ -175,7 +212,7 @@ class Recorder(fx.Tracer):
             before = self._registered.get(name)
             source = now.node if isinstance(now, fx.Proxy) else now
             while isinstance(source, fx.Node) and writes(source):
-                source = source.args[0]  # type: ignore[assignment]
+                source = source.args[0]
             kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
             if not kept:
                 raise TraceError(
