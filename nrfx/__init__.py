@@ -18,6 +18,7 @@ from nrfx.trace import TracedModule, trace
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 from nrfx.utilization import Utilization, utilization
 from nrfx.verify import verify
+from nrfx.why import Why, why
 
 __all__ = [
     "AnalysisError",
@@ -36,6 +37,7 @@ __all__ = [
     "UsageError",
     "Utilization",
     "VerificationError",
+    "Why",
     "compact",
     "load",
     "rejuvenate",
@@ -43,4 +45,5 @@ __all__ = [
     "trace",
     "utilization",
     "verify",
+    "why",
 ]

@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=lambda _: _no_command(parser))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_inspect(commands)
+    _add_why(commands)
     _add_rejuvenate(commands)
     _add_train(commands)
     _add_demo(commands)
@@ -129,6 +130,15 @@ def _add_inspect(commands: Any) -> None:
     _add_analysis(parser)
     parser.add_argument(
         "--cost", choices=("params", "flops"), default="params", help="the measure that ranks layers (params)"
+    )
+
+
+def _add_why(commands: Any) -> None:
+    summary = "show what pins or holds the channels of a layer, node by node"
+    parser = _command(commands, "why", _why, summary, "nrfx why resnet18 layer1.0.conv2")
+    _add_analysis(parser)
+    parser.add_argument(
+        "layer", metavar="LAYER", nargs="?", default="", help="a module path; of a container, or without one: all in it"
     )
 
 
@@ -266,6 +276,18 @@ def _inspect(arguments: argparse.Namespace) -> int:
         u = _measured(_traced(arguments), arguments)
     plain = {"model": arguments.model, **json.loads(u.to_json())}
     _print(arguments, plain, utilization_report(u, _title(arguments), arguments.cost))
+    return DONE
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from nrfx.why import why
+    from nrfx.why_report import why_report
+
+    with _busy(f"looking at {arguments.model}"):
+        traced = _traced(arguments)
+        answer = why(traced, arguments.layer, threshold=arguments.threshold, residual=arguments.residual)
+    plain = {"model": arguments.model, **json.loads(answer.to_json())}
+    _print(arguments, plain, why_report(answer, _title(arguments)))
     return DONE
 
 

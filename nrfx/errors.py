@@ -8,7 +8,7 @@ NrfxError
 |   `-- VerificationError    a rewritten network that differs from the one it came from
 |-- TrainingError        an optimizer or a loop that does not fit its module
 |-- CheckpointError      a file that cannot be read, or does not fit
-`-- UsageError           a command line that names something unknown
+`-- UsageError           a name, in a call or on the command line, of something that does not exist
 """
 
 
@@ -45,4 +45,4 @@ class CheckpointError(NrfxError):
 
 
 class UsageError(NrfxError):
-    """The command line names something that does not exist."""
+    """A name, in a call or on the command line, is of something that does not exist."""

@@ -65,10 +65,10 @@ def utilization_report(u: Utilization, title: str = "network", cost: Measure = "
     """
     sections = [
         *_waste(u, cost),
-        *_section("Held: gamma-dead channels that are kept, and count as live", _alike(u.held)),
-        *_section("Pinned: a width that must not change", _pinned(u)),
-        *_section("Not counted in flops", ((name, "") for name in u.uncounted)),
-        *_section("Notes", ((note, "") for note in u.notes)),
+        *section("Held: gamma-dead channels that are kept, and count as live", alike(u.held)),
+        *section("Pinned: a width that must not change", _pinned(u)),
+        *section("Not counted in flops", ((name, "") for name in u.uncounted)),
+        *section("Notes", ((note, "") for note in u.notes)),
     ]
     return Stack(_headline(u, title), "", _Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
 
@@ -80,14 +80,14 @@ def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Bu
         title: the name of the network.
         budget: what the network may cost, shown beside what it costs.
     """
-    notes = _section("Notes", ((note, "") for note in result.notes))
+    notes = section("Notes", ((note, "") for note in result.notes))
     if not result.changed:
         return Stack(Text(f"{title} is unchanged.", style="bold yellow"), *notes)
     return Stack(
         _outcome(result, title, budget),
         "",
         _Fitted(lambda width: _rejuvenation_table(result, budget, width)),
-        *_section("Carriers: channels that go on with the constants of dead ones", _carriers(result)),
+        *section("Carriers: channels that go on with the constants of dead ones", _carriers(result)),
         *notes,
     )
 
@@ -223,11 +223,11 @@ def _tree_table(
         table.add_column(column.title, column.total, width=longest if bar else size, justify=justify, no_wrap=True)
     for entry, name, texts in zip(entries, names, cells, strict=True):
         style = "bold" if isinstance(entry.item, Group) else "dim" if quiet(entry.item) else ""
-        table.add_row(_shortened(name, widest), *(Text(x) if isinstance(x, str) else x for x in texts), style=style)
+        table.add_row(shortened(name, widest), *(Text(x) if isinstance(x, str) else x for x in texts), style=style)
     return table
 
 
-def _shortened(name: str, width: int) -> Text:
+def shortened(name: str, width: int) -> Text:
     """The name, without its middle where it is too long: both ends say which layer it is."""
     if len(name) <= width:
         return Text(name)
@@ -352,7 +352,7 @@ def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
     yield table
 
 
-def _alike(held: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
+def alike(held: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
     """Reasons that differ only in the node with which they begin, together; the count of channels first."""
     together: dict[str, list[tuple[str, int]]] = {}
     for reason, count in held:
@@ -377,7 +377,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _section(title: str, entries: Iterable[tuple[str, str]]) -> Iterator[RenderableType]:
+def section(title: str, entries: Iterable[tuple[str, str]]) -> Iterator[RenderableType]:
     """A title and its first entries (text, and a number before it); nothing where there is no entry."""
     listed = list(entries)
     if not listed:

@@ -209,7 +209,7 @@ def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.Cap
     assert (files / "here" / "plain" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("command", ["inspect", "rejuvenate", "train", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "train", "demo"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -263,3 +263,29 @@ def test_absolute_and_relative_budgets_mix() -> None:
 def test_no_budget_is_an_error() -> None:
     with pytest.raises(BudgetError, match="There is no budget"):
         parse_budget(None)
+
+
+def test_why_tells_the_chain_of_a_layer_and_its_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["why", "zoo:resnet", "layer1.0.conv2", *IMAGE]
+    out = printed(arguments, capsys)
+    assert out.startswith("layer1.0.conv2  Conv2d of zoo:resnet") and "zoo.py:" in out
+    plain = json.loads(printed([*arguments, "--json"], capsys))
+    assert plain["model"] == "zoo:resnet" and plain["layer"] == "layer1.0.conv2"
+    chains = {part["axis"]: [link["node"] for link in part["chain"]] for part in plain["parts"]}
+    assert chains == {"out": ["layer1_0_conv2", "layer1_0_bn2", "add"], "in": []}
+
+
+def test_why_without_a_layer_tells_every_layer_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(["why", "zoo:vgg_bn", *IMAGE], capsys)
+    assert [line.split()[0] for line in out.splitlines()[4:8]] == ["0", "4", "8", "13"]
+
+
+def test_why_takes_the_options_of_the_analysis(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["why", "zoo:resnet", "layer1.0.conv2", *IMAGE, "--residual"]
+    assert "on a stream" in printed([*arguments, "fixed"], capsys)
+    assert "on a stream" not in printed([*arguments, "coupled"], capsys)
+    assert "threshold is 1.5" in refused([*arguments, "live", "--threshold", "1.5"], capsys)
+
+
+def test_why_offers_the_names_that_are_close(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "close to it: layer1.0.conv2" in refused(["why", "zoo:resnet", "layer1.0.con2", *IMAGE], capsys)

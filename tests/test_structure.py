@@ -11,7 +11,19 @@ import nrfx
 ROOT = Path(nrfx.__file__).parent
 ORDER = (
     *("errors", "labels", "nn", "trace", "rules", "channels", "constants", "liveness", "cost", "budget", "reallocate"),
-    *("utilization", "rewrite", "verify", "rejuvenate", "outline", "report", "checkpoint", "training", "models", "cli"),
+    *(
+        "utilization",
+        "tie_graph",
+        "why",
+        "rewrite",
+        "verify",
+        "rejuvenate",
+        "outline",
+        "report",
+        "why_report",
+        "checkpoint",
+    ),
+    *("training", "models", "cli"),
 )
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
