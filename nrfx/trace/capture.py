@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.trace.fit import check_dtypes, check_layers
 from nrfx.trace.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.trace.partial import trace_parts
 from nrfx.trace.shapes import InputSpec
@@ -60,10 +61,13 @@ def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None 
     placeholders.
 
     Raises:
-        TraceError: no example inputs and no shapes, or the module cannot be captured.
+        TraceError: no example inputs and no shapes, the module cannot be captured, or its layers changed since.
     """
     if isinstance(gm, TracedModule):
+        check_layers(gm)
         return gm
+    if not isinstance(gm, nn.Module):
+        raise TraceError(f"Expected a module that nrfx.trace returned, or an nn.Module; got a {type(gm).__name__}.")
     if not isinstance(gm, fx.GraphModule):
         if example_inputs is None:
             raise TraceError(
@@ -80,6 +84,7 @@ def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None 
     facts = Facts(inputs, constants_at_trace(root, NORMS), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
+    check_dtypes(traced)
     return traced
 
 
@@ -89,6 +94,13 @@ def _specs(example_inputs: object) -> tuple[InputSpec, ...]:
     if wrong or not inputs:
         found = f"found {', '.join(wrong)}" if wrong else "found an empty tuple"
         raise TraceError(f"example_inputs must be a tensor or a tuple of tensors, one per argument; {found}.")
+    for index, x in enumerate(inputs):
+        if x.is_nested:
+            raise TraceError(f"Example input {index} is a nested tensor; expected one with a plain shape.")
+        if 0 in x.shape:
+            raise TraceError(
+                f"Example input {index} has shape {list(x.shape)}: pass at least one example of a real size."
+            )
     return tuple((tuple(x.shape), x.dtype) for x in inputs)
 
 

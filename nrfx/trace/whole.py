@@ -121,6 +121,9 @@ def refuse_unsupported(model: nn.Module) -> None:
             module, torch.ao.nn.quantized.FloatFunctional
         ):
             raise TraceError(f"{place(path, kind)} is quantized: trace the float model.")
+        weight = module._parameters.get("weight")
+        if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
+            raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
         if type(module).__module__.startswith(_WRAPPERS):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
