@@ -8,7 +8,7 @@ Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropp
 that somebody else keeps, is held.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -69,11 +69,12 @@ def liveness(
         hold: channels to keep, with the reason.
 
     Raises:
-        AnalysisError: threshold or residual is out of range, or a gamma is NaN or infinite.
+        AnalysisError: threshold or residual is out of range, or a number of a norm is NaN or infinite.
     """
     check_residual(threshold, residual)
     norms = tuple(found.first_norms.values())
     values = _fetch(traced, norms)
+    _check_finite(norms, values)
     gamma_dead = {}
     notes: list[str] = []
     for norm in norms:
@@ -149,13 +150,24 @@ def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
     return dict(zip(names, joined.split([tensors[name].numel() for name in names]), strict=True))
 
 
-def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
-    if not bool(gamma.isfinite().all()):
-        index = int((~gamma.isfinite()).nonzero()[0])
-        raise AnalysisError(
-            f"{name}[{index}] is {float(gamma[index])}; every gamma must be finite. "
-            "Training has diverged: go back to an earlier checkpoint or lower the learning rate."
+def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
+    for norm in norms:
+        kinds = (
+            ("gamma", norm.gamma),
+            ("beta", norm.beta),
+            ("running mean", norm.mean),
+            ("running variance", norm.var),
         )
+        for kind, name in kinds:
+            if name is not None and not bool(values[name].isfinite().all()):
+                index = int((~values[name].isfinite()).nonzero()[0])
+                raise AnalysisError(
+                    f"{name}[{index}] is {float(values[name][index])}; every {kind} must be finite. "
+                    "Training has diverged: go back to an earlier checkpoint or lower the learning rate."
+                )
+
+
+def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
     size = gamma.abs()
     if size.numel() and float(size.max()) < ALL_DEAD and threshold > 0:
         dead = torch.ones_like(size, dtype=torch.bool)

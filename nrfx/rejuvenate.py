@@ -213,6 +213,13 @@ class _Options:
                 raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
+        for name in ("rescale", "reallocate", "constants"):
+            if not isinstance(getattr(self, name), bool):
+                raise AnalysisError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if self.generator is not None and not isinstance(self.generator, torch.Generator):
+            raise AnalysisError(
+                f"generator is {self.generator!r}; expected torch.Generator().manual_seed(0) or its like."
+            )
         if self.gamma0 is not None and not (isinstance(self.gamma0, int | float) and 0 < self.gamma0 < float("inf")):
             raise AnalysisError(f"gamma0 is {self.gamma0!r}; expected a positive number, or None.")
 
@@ -244,6 +251,7 @@ def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -
     """Decides, allocates and resizes; where an op does not take the new widths, its spaces are fixed and it starts
     over.
     """
+    _check_data(traced)
     fixed: dict[str, str] = {}
     while True:
         decision = _decide(traced, channels(traced, fixed), options)
@@ -259,6 +267,15 @@ def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -
             _fix(decision.found, mismatch, fixed)
             continue
         return _carried_out(traced, decision, allocation, resized, budget, options)
+
+
+def _check_data(traced: TracedModule) -> None:
+    """Raises AnalysisError for a tensor without numbers: there is nothing to gather a new one from."""
+    for name, tensor in (*traced.named_parameters(), *traced.named_buffers()):
+        if tensor.is_meta:
+            raise AnalysisError(
+                f"{name} lies on the meta device and has no numbers to keep: load the weights, or use to_empty() first."
+            )
 
 
 def _decide(traced: TracedModule, found: Channels, options: _Options) -> _Decision:
