@@ -82,7 +82,12 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
     >>> nrfx.verify(gm, result, x) < 1e-12
     True
     """
+    if not hasattr(result, "planned"):
+        raise VerificationError(
+            f"verify compares with what nrfx.rejuvenate returned; it got a {type(result).__name__}."
+        )
     traced = as_traced(before_gm, inputs)
+    _check_same_network(traced, result)
     if result.planned is not None:
         check_labels(channels(result.module), result.planned)
     if not result.keeps_function:
@@ -95,7 +100,21 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
         expected, found = _flat(_outputs(before, arguments)), _flat(_outputs(after, arguments))
     if expected.keys() != found.keys():
         raise VerificationError(f"The outputs are {sorted(found)}; before they were {sorted(expected)}.")
-    return max((_difference(name, expected[name], found[name]) for name in expected), default=0.0)
+    if not any(leaf.numel() for leaf in expected.values()):
+        shapes = {name: tuple(leaf.shape) for name, leaf in expected.items()}
+        raise VerificationError(f"The outputs have shapes {shapes}: there is nothing to compare. Pass examples.")
+    return max(_difference(name, expected[name], found[name]) for name in expected)
+
+
+def _check_same_network(traced: TracedModule, result: "Rejuvenation") -> None:
+    parameters = dict(traced.named_parameters())
+    for name, dead in result.removed.items():
+        if name not in parameters or parameters[name].shape != dead.shape:
+            found = f"is {list(parameters[name].shape)}" if name in parameters else "does not exist"
+            raise VerificationError(
+                f"The result is not of this network: its {name} was {list(dead.shape)}, and here it {found}. Pass the "
+                "module that was given to nrfx.rejuvenate."
+            )
 
 
 def reference(traced: TracedModule, result: "Rejuvenation") -> TracedModule:
@@ -113,10 +132,13 @@ def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
         with torch.no_grad():
             return module.eval()(*arguments)
     except (RuntimeError, TypeError) as error:
-        given = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in arguments]
+        given = ", ".join(
+            f"{list(x.shape)} {_kind(x)}" if isinstance(x, Tensor) else type(x).__name__ for x in arguments
+        )
+        traced = ", ".join(f"{list(shape)} {str(dtype).removeprefix('torch.')}" for shape, dtype in module.inputs)
         raise VerificationError(
-            f"The network cannot run on inputs of {given}; it was traced on {[shape for shape, _ in module.inputs]}: "
-            f"{str(error).splitlines()[0]}"
+            f"The network cannot run on {given or 'no input'}; it was traced on {traced}. Pass a tensor, or a tuple of "
+            f"tensors, like those, on the network's device ({str(error).splitlines()[0]})."
         ) from error
 
 
@@ -133,6 +155,10 @@ def _answers(
     return _flat(expected), _flat(dict(zip(names, given, strict=True)))
 
 
+def _kind(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
+
+
 def _flat(nest: Any) -> Mapping[str, Tensor]:
     leaves, _ = torch.utils._pytree.tree_flatten_with_path(nest)
     return {torch.utils._pytree.keystr(path) or "output": leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
@@ -143,6 +169,11 @@ def _difference(name: str, expected: Tensor, found: Tensor) -> float:
         raise VerificationError(f"{name} has shape {tuple(found.shape)}; before it was {tuple(expected.shape)}.")
     if not expected.numel():
         return 0.0
+    if not bool(expected.isfinite().all()):
+        raise VerificationError(
+            f"{name} of the network before is not finite on these inputs, so that nothing can be compared: weights, "
+            "statistics or inputs hold NaN or inf."
+        )
     scale = float(expected.double().abs().max()) or 1.0
     difference = float((expected.double() - found.double()).abs().max()) / scale
     tolerance = TOLERANCE.get(expected.dtype, 1e-3)
