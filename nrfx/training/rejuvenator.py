@@ -106,8 +106,16 @@ class Rejuvenator:
         _check_arguments(trigger, interval, max_events, until, options)
         if not isinstance(budget, Budget):
             raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
+        if not isinstance(optimizer, Optimizer):
+            raise TrainingError(
+                f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
+            )
         if scheduler is not None:
             check_restartable(scheduler)
+            if scheduler.optimizer is not optimizer:
+                raise TrainingError(
+                    f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
+                )
         self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
@@ -197,14 +205,21 @@ class Rejuvenator:
             TrainingError: a value is missing or unknown. Nothing was changed.
         """
         expected = self.state_dict().keys()
-        if state.keys() != expected:
+        found = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
+        if found != sorted(expected):
             raise TrainingError(
                 f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found "
-                f"{', '.join(sorted(state)) or 'nothing'}. Load what Rejuvenator.state_dict returned."
+                f"{', '.join(found) or 'nothing'}. Load what Rejuvenator.state_dict returned."
             )
         r = state["previous_r"]
-        schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
-        steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
+        try:
+            schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
+            steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
+        except (TypeError, ValueError) as error:
+            raise TrainingError(
+                f"The state of a Rejuvenator holds numbers; found {dict(state)!r}. Load what Rejuvenator.state_dict "
+                "returned."
+            ) from error
         if module is not None:
             self._module, self._mortal = module, self._mortal_of(module)
         self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
@@ -292,7 +307,7 @@ def _check_arguments(
     if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
         raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
     for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
     if until is not None and until < interval:
         raise TrainingError(

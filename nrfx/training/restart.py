@@ -59,6 +59,8 @@ def restart(scheduler: LRScheduler) -> None:
 
 def check_restartable(scheduler: LRScheduler) -> None:
     """Raises the TrainingError that `restart` would raise, and changes nothing."""
+    if not isinstance(scheduler, LRScheduler):
+        raise TrainingError(f"The scheduler is {scheduler!r}; expected one of torch.optim.lr_scheduler.")
     for part in (scheduler, *_leaves(scheduler)):
         if type(part) not in RESTARTABLE:
             raise TrainingError(

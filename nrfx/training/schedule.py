@@ -38,11 +38,11 @@ class LambdaSchedule:
     previous_r: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.delta_lambda) and self.delta_lambda > 0):
+        if not (_is_finite(self.delta_lambda) and self.delta_lambda > 0):
             raise TrainingError(
                 f"delta_lambda is {self.delta_lambda!r}; expected a positive number, or nothing would ever die."
             )
-        if not (math.isfinite(self.delta_r) and self.delta_r >= 0):
+        if not (_is_finite(self.delta_r) and self.delta_r >= 0):
             raise TrainingError(f"delta_r is {self.delta_r!r}; expected 0 or a positive number such as 0.01.")
 
     def observe(self, r: float) -> Self:
@@ -53,6 +53,10 @@ class LambdaSchedule:
     def reset(self) -> Self:
         """The schedule after a rejuvenation: lambda 0, and nothing to compare with."""
         return replace(self, value=0.0, previous_r=None)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def steps_to_die(lr: float, lam: float, gamma: float = 1.0, threshold: float = 0.01, momentum: float = 0.0) -> float:
