@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral
 from typing import Any
 
 from nrfx.channels import channels
@@ -33,11 +34,13 @@ class Budget:
             raise BudgetError("A budget needs params=, flops= or both, for example Budget(params=11_700_000).")
         for name in ("params", "flops"):
             bound = getattr(self, name)
-            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound <= 0):
+            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, Integral) or bound <= 0):
                 raise BudgetError(
                     f"Budget {name}={bound!r}; expected a positive integer. "
                     f"For a fraction of what a network costs now, use Budget.relative(gm, {name}=...)."
                 )
+            if bound is not None:
+                object.__setattr__(self, name, int(bound))  # numpy's integers are welcome
 
     @classmethod
     def relative(
@@ -70,10 +73,16 @@ class Budget:
                 "The network has no counted flops to take a fraction of: nrfx.utilization(gm).uncounted lists the ops "
                 "without a rule. Use params=, or an absolute number."
             )
-        return cls(
-            params=None if params is None else int(cost.params * params),
-            flops=None if flops is None else int(cost.flops * flops),
-        )
+        bounds = {
+            name: int(getattr(cost, name) * fraction) for name, fraction in fractions.items() if fraction is not None
+        }
+        for name, bound in bounds.items():
+            if bound < 1:
+                now = getattr(cost, name)
+                raise BudgetError(
+                    f"Relative budget {name}={fractions[name]!r} of the network's {now:,} is less than 1."
+                )
+        return cls(**bounds)
 
     def admits(self, cost: Cost) -> bool:
         """Whether `cost` is within every bound."""

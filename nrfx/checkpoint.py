@@ -203,6 +203,8 @@ class _Stored:
 
 
 def _write(path: Location, content: bytes) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"The path is {path!r}; expected the name of a file.")
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise CheckpointError(
@@ -245,7 +247,10 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Location) -> _Stored:
-    place = os.fspath(path)
+    try:
+        place = os.fspath(path)
+    except TypeError as error:
+        raise CheckpointError(f"The path is {path!r}; expected the name of a file that nrfx.save wrote.") from error
     try:
         with safe_open(place, framework="pt") as file:
             metadata = file.metadata() or {}
