@@ -272,7 +272,7 @@ def test_why_tells_the_chain_of_a_layer_and_its_json_holds_the_same(capsys: pyte
     plain = json.loads(printed([*arguments, "--json"], capsys))
     assert plain["model"] == "zoo:resnet" and plain["layer"] == "layer1.0.conv2"
     chains = {part["axis"]: [link["node"] for link in part["chain"]] for part in plain["parts"]}
-    assert chains == {"out": ["layer1_0_conv2", "layer1_0_bn2", "add"], "in": []}
+    assert chains == {"out": ["layer1_0_conv2", "layer1_0_bn2", "iadd"], "in": []}
 
 
 def test_why_without_a_layer_tells_every_layer_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

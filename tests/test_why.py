@@ -55,16 +55,15 @@ class Twice(nn.Module):
         return self.conv(torch.relu(self.conv(self.stem(x))))
 
 
-class Embedded(nn.Module):
-    """A layer whose output meets a parameter that the graph reads."""
+class Shortcut(nn.Module):
+    """A layer whose output meets the network's input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.position = zoo.cbr(3, 8), nn.Parameter(torch.zeros(1, 8, 1, 1))
-        self.head = nn.Conv2d(8, 2, 1)
+        self.body, self.head = zoo.cbr(3, 3), nn.Conv2d(3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x) + self.position)
+        return self.head(self.body(x) + torch.sigmoid(x))
 
 
 # What must not happen
@@ -146,7 +145,7 @@ def test_a_layer_on_a_stream_is_led_to_the_addition_with_the_line_of_code() -> N
     part = side(asked(zoo.resnet(), "layer1.0.conv2"), "out")
     assert part.state == "stream" and 'residual="live"' in part.reason
     assert part.births == ("conv1", "layer1.0.conv2")
-    assert nodes(part) == ["layer1_0_conv2", "layer1_0_bn2", "add"]
+    assert nodes(part) == ["layer1_0_conv2", "layer1_0_bn2", "iadd"]
     assert part.chain[-1].file == zoo.__file__ and part.chain[-1].module == "layer1.0"
     assert linecache.getline(zoo.__file__, part.chain[-1].line or 0).strip() == "y += identity"
 
@@ -162,10 +161,10 @@ def test_a_chain_leads_through_shared_weights() -> None:
 
 
 def test_a_chain_goes_on_to_what_the_channels_meet() -> None:
-    part = side(asked(Embedded(), "body.0"), "out")
-    assert part.reason == "meets the tensor position, which the graph reads directly"
-    assert nodes(part) == ["body_0", "body_1", "body_2", "add", "position"]
-    assert [link.hop for link in part.chain][-2:] == ["onward", "back"]
+    part = side(asked(Shortcut(), "body.0"), "out")
+    assert part.reason == "meets the network's input"
+    assert nodes(part) == ["body_0", "body_1", "body_2", "add", "sigmoid", "x"]
+    assert [link.hop for link in part.chain][-3:] == ["onward", "back", "back"]
 
 
 def test_channels_without_a_gamma_and_with_a_frozen_parameter_say_so() -> None:
@@ -277,7 +276,7 @@ def test_file_and_line_are_there_at_80_columns_and_the_code_at_160() -> None:
     report = why_report(why(gm, "layer4.0.downsample.0"))
     for width in (80, 160):
         text = render(report, width)
-        assert "→  add_6" in text and "resnet.py:102" in text
+        assert "→  iadd_6" in text and "resnet.py:102" in text
         assert ("out += identity" in text) == (width == 160)
 
 
