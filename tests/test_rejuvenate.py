@@ -564,7 +564,7 @@ def test_notes_name_what_is_held_and_what_carries() -> None:
 def test_inputs_that_do_not_fit_are_an_error_that_names_both_shapes() -> None:
     _, gm = prepared("vgg_bn")
     result = nrfx.compact(gm)
-    with pytest.raises(VerificationError, match=r"\(2, 5, 16, 16\).*\(2, 3, 16, 16\)"):
+    with pytest.raises(VerificationError, match=r"\[2, 5, 16, 16\].*\[2, 3, 16, 16\]"):
         nrfx.verify(gm, result, torch.zeros(2, 5, 16, 16, dtype=torch.float64))
 
 
