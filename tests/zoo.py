@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet18, resnet50
 
 IMAGE = (2, 3, 16, 16)
+Inputs = Callable[[torch.Generator], tuple[Tensor, ...]]
 
 
 def conv_bn(i: int, o: int, k: int = 3, stride: int = 1, *, groups: int = 1, bias: bool = False) -> list[nn.Module]:
@@ -314,12 +315,15 @@ def with_rule(model: nn.Module, rule: str) -> nn.Module:
 
 
 @torch.no_grad()
-def calibrated(model: nn.Module, input_shape: Sequence[int] = IMAGE, seed: int = 0) -> nn.Module:
+def calibrated(
+    model: nn.Module, input_shape: Sequence[int] = IMAGE, seed: int = 0, *, inputs: Inputs | None = None
+) -> nn.Module:
     """A copy in float64 and eval mode that listens to its input: random batch norms and statistics that fit.
 
     gamma is uniform in 0.5..1.5 with random sign, beta normal with deviation 0.1. The running statistics are
-    the mean over 4 batches of 16 random images of input_shape [N, C, ...], whose N is not used.
+    the mean over 4 batches: what `inputs` draws, or 16 random images of input_shape [N, C, ...], whose N is not used.
     """
+    draw = inputs or (lambda g: (torch.randn(16, *input_shape[1:], generator=g, dtype=torch.float64),))
     model = copy.deepcopy(model).double().train()
     generator = torch.Generator().manual_seed(seed)
     momenta = {norm: norm.momentum for norm in norms(model)}
@@ -332,7 +336,7 @@ def calibrated(model: nn.Module, input_shape: Sequence[int] = IMAGE, seed: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(4):
-            model(torch.randn(16, *input_shape[1:], generator=generator, dtype=torch.float64))
+            model(*draw(generator))
     for norm, momentum in momenta.items():
         norm.momentum = momentum
     return model.eval()

@@ -1,0 +1,12 @@
+"""The table of patterns, by name."""
+
+from tests.patterns.attention import ATTENTION
+from tests.patterns.graph import GRAPH
+from tests.patterns.layer import CONVOLUTION
+from tests.patterns.movement import MOVEMENT
+from tests.patterns.norm import NORM
+from tests.patterns.parameters import PARAMETER
+from tests.patterns.pattern import Pattern
+from tests.patterns.reduction import REDUCTION
+
+PATTERNS: dict[str, Pattern] = MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | GRAPH

@@ -1,0 +1,188 @@
+"""Attention by hand and by module, gates, and what else multiplies activations with each other."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.patterns.pattern import Op, Pattern, parameter
+from tests.zoo import cbr, conv_bn
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def by_hand(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, c = x.shape
+    q, k, v = m.qkv(x).view(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) * (c // 2) ** -0.5).softmax(-1)
+    return m.proj((weights @ v).transpose(1, 2).reshape(n, t, c))
+
+
+def literal_heads(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    q, k, v = (part.view(-1, 64, 2, 4).transpose(1, 2) for part in m.qkv(x).chunk(3, dim=-1))
+    weights = F.softmax(torch.matmul(q, k.transpose(2, 3)) / 2.0, dim=-1)
+    return m.proj(torch.matmul(weights, v).transpose(1, 2).reshape(-1, 64, 8))
+
+
+def three_layers(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, 2, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    return m.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def one_head(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    return m.proj(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x)))
+
+
+def einsum_heads(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    q, k, v = (layer(x).unflatten(-1, (2, -1)) for layer in (m.q, m.k, m.v))
+    weights = torch.einsum("nthd,nshd->nhts", q, k).softmax(-1)
+    return m.proj(torch.einsum("nhts,nshd->nthd", weights, v).flatten(2))
+
+
+def non_local(m: Op, x: Tensor) -> Tensor:
+    q, k, v = m.q(x).flatten(2), m.k(x).flatten(2), m.v(x).flatten(2)
+    weights = torch.bmm(q.transpose(1, 2), k).softmax(-1)
+    return x + m.proj(torch.bmm(v, weights.transpose(1, 2)).view(x.size(0), -1, *x.shape[2:]))
+
+
+def cross_covariance(m: Op, x: Tensor) -> Tensor:
+    q, k, v = m.qkv(tokens(x)).chunk(3, dim=-1)
+    return m.proj(v @ (q.transpose(1, 2) @ k).softmax(-1))
+
+
+def multi_head(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    return m.attention(x, x, x, need_weights=False)[0]
+
+
+def multi_head_of_weights(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    given, weights = m.attention(x, x, x)
+    return given + weights.mean()
+
+
+def cross_attention(m: Op, x: Tensor) -> Tensor:
+    return m.attention(tokens(F.max_pool2d(x, 2)), tokens(x), tokens(x), need_weights=False)[0]
+
+
+def attention(**options: object) -> dict[str, nn.Module]:
+    return {"attention": nn.MultiheadAttention(8, 2, batch_first=True, **options)}  # type: ignore[arg-type]
+
+
+def qkv() -> dict[str, nn.Module]:
+    return {"qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 6)}
+
+
+def layers(width: int = 8) -> dict[str, nn.Module]:
+    return {name: nn.Linear(8, width) for name in "qkv"} | {"proj": nn.Linear(width, 6)}
+
+
+def excited(m: Op, x: Tensor) -> Tensor:
+    return x * m.gate(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+def linear_excited(m: Op, x: Tensor) -> Tensor:
+    n, c, _, _ = x.size()
+    return x * m.up(torch.relu(m.down(F.adaptive_avg_pool2d(x, 1).view(n, c)))).sigmoid().view(n, c, 1, 1).expand_as(x)
+
+
+def efficient_channel(m: Op, x: Tensor) -> Tensor:
+    return x * m.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid().squeeze(1)[:, :, None, None]
+
+
+def spatial(m: Op, x: Tensor) -> Tensor:
+    return x * m.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
+
+
+def selective(m: Op, x: Tensor) -> Tensor:
+    both = torch.stack([m.a(x), m.b(x)], 1)
+    weights = m.fc(both.sum(1).mean((2, 3))).view(x.size(0), 2, -1, 1, 1).softmax(1)
+    return (both * weights).sum(1)
+
+
+def split_excited(m: Op, x: Tensor) -> Tensor:
+    a, b = m.conv(x).chunk(2, dim=1)
+    return a.tanh() * b.sigmoid()
+
+
+def simple_gate(m: Op, x: Tensor) -> Tensor:
+    a, b = m.conv(x).chunk(2, dim=1)
+    return a * b
+
+
+def gate(squeezed: int = 4) -> dict[str, nn.Module]:
+    return {"gate": nn.Sequential(nn.Conv2d(8, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, 8, 1))}
+
+
+def encoder() -> dict[str, nn.Module]:
+    return {"layer": nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)}
+
+
+ATTENTION = {
+    "attention by hand": Pattern(by_hand, qkv, free="before.0 op.qkv op.proj"),
+    "attention of literal heads": Pattern(literal_heads, qkv, free="before.0 op.proj"),
+    "attention of three layers": Pattern(three_layers, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention of one head": Pattern(one_head, lambda: layers(6), free="before.0 op.proj"),
+    "attention by einsum": Pattern(einsum_heads, layers, free="before.0 op.q op.k op.v op.proj"),
+    "non-local block": Pattern(
+        non_local,
+        lambda: {n: nn.Conv2d(8, 4, 1) for n in "qkv"} | {"proj": nn.Sequential(*conv_bn(4, 8, 1))},
+        free="before.0 op.proj.0",
+    ),
+    "cross-covariance attention": Pattern(cross_covariance, qkv, free="before.0 op.proj"),
+    "MultiheadAttention": Pattern(multi_head, attention, free="op.attention"),
+    "MultiheadAttention without bias": Pattern(multi_head, lambda: attention(bias=False)),
+    "MultiheadAttention with its weights": Pattern(multi_head_of_weights, attention),
+    "MultiheadAttention of another width": Pattern(
+        lambda m, x: m.attention(m.q(tokens(x)), tokens(x), tokens(x), need_weights=False)[0],
+        lambda: {"q": nn.Linear(8, 12), "attention": nn.MultiheadAttention(12, 3, kdim=8, vdim=8, batch_first=True)},
+    ),
+    "cross attention": Pattern(cross_attention, attention),
+    "transformer encoder layer": Pattern(lambda m, x: m.layer(tokens(x)), encoder),
+    "squeeze and excite": Pattern(excited, gate, free="before.0 op.gate.0 op.gate.2"),
+    "squeeze and excite of linear layers": Pattern(
+        linear_excited, lambda: {"down": nn.Linear(8, 4), "up": nn.Linear(4, 8)}, free="before.0 op.down op.up"
+    ),
+    "squeeze and excite with a norm": Pattern(
+        excited,
+        lambda: {"gate": nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 1))},
+        free="before.0 op.gate.0 op.gate.3",
+    ),
+    "efficient channel attention": Pattern(efficient_channel, lambda: {"conv": nn.Conv1d(1, 1, 3, padding=1)}),
+    "spatial attention": Pattern(spatial, lambda: {"conv": nn.Conv2d(2, 1, 3, padding=1)}),
+    "spatial gate": Pattern(
+        lambda m, x: x * m.gate(x).sigmoid(), lambda: {"gate": nn.Conv2d(8, 1, 1)}, free="before.0"
+    ),
+    "selective kernel": Pattern(
+        selective, lambda: {"a": cbr(8, 8), "b": cbr(8, 8, 1), "fc": nn.Linear(8, 16)}, free="before.0 op.a.0 op.b.0"
+    ),
+    "gated activation": Pattern(
+        split_excited, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"
+    ),
+    "simple gate": Pattern(simple_gate, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"),
+    "linear attention": Pattern(
+        lambda m, x: (m.q(tokens(x)).relu() @ (m.k(tokens(x)).relu().mT @ m.v(tokens(x)))) / 64,
+        lambda: {name: nn.Linear(8, 6) for name in "qkv"},
+        free="before.0",
+    ),
+    "bilinear pooling": Pattern(
+        lambda m, x: torch.einsum("ncp,ndp->ncd", m.conv(x).flatten(2), x.flatten(2)).flatten(1),
+        lambda: {"conv": cbr(8, 4)},
+    ),
+    "outer product": Pattern(lambda m, x: x.mean((2, 3)).unsqueeze(2) * x.amax((2, 3)).unsqueeze(1)),
+    "dynamic convolution": Pattern(
+        lambda m, x: torch.einsum("nchw,ncd->ndhw", x, m.fc(x.mean((2, 3))).view(x.size(0), -1, 3)),
+        lambda: {"fc": nn.Linear(8, 24)},
+    ),
+    "relative position bias": Pattern(
+        lambda m, x: ((tokens(x) @ x.flatten(2) + m.table[m.index]).softmax(-1)) @ tokens(x),
+        lambda: {"table": parameter(127), "index": torch.arange(64)[:, None] - torch.arange(64) + 63},
+    ),
+}

@@ -1,0 +1,161 @@
+"""Ops that move channels: shuffles, splits, slices, indices, pads, repeats, concatenations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.patterns.pattern import Op, Pattern
+from tests.zoo import cbr, conv_bn
+
+
+def shuffled(m: Op, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def permuted(m: Op, x: Tensor) -> Tensor:
+    n, c, h, w = x.size()
+    return x.reshape(n, 4, c // 4, h * w).permute(0, 2, 1, 3).contiguous().view(n, -1, h, w)
+
+
+def stripes(m: Op, x: Tensor) -> Tensor:
+    return torch.cat([x[:, 1::2], x[:, ::2]], 1)
+
+
+def halves(m: Op, x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    return torch.cat([torch.relu(m.conv(x[:, :half])), x[:, half:]], 1)
+
+
+def in_halves(take: Callable[[Tensor], Any]) -> Callable[[Op, Tensor], Tensor]:
+    def run(m: Op, x: Tensor) -> Tensor:
+        a, b = take(x)
+        return torch.cat([torch.relu(m.conv(a)), b], 1)
+
+    return run
+
+
+def half_conv(width: int = 4) -> dict[str, Any]:
+    return {"conv": nn.Sequential(*conv_bn(width, width))}
+
+
+def residual(m: Op, x: Tensor) -> Tensor:
+    return torch.relu(m.body(x) + x)
+
+
+def option_a(m: Op, x: Tensor) -> Tensor:
+    return torch.relu(m.body(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)))
+
+
+MOVEMENT = {
+    "shuffle by view": Pattern(shuffled, free="before.0"),
+    "shuffle by literal view": Pattern(
+        lambda m, x: x.view(-1, 2, 4, 8, 8).transpose(1, 2).reshape(-1, 8, 8, 8), free="before.0"
+    ),
+    "shuffle by half literal view": Pattern(
+        lambda m, x: x.view(-1, 2, x.size(1) // 2, 8, 8).transpose(1, 2).reshape(-1, x.size(1), 8, 8), free="before.0"
+    ),
+    "shuffle by view with -1": Pattern(
+        lambda m, x: x.view(x.size(0), 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2), free="before.0"
+    ),
+    "shuffle by permute": Pattern(permuted, free="before.0"),
+    "shuffle by unflatten": Pattern(lambda m, x: x.unflatten(1, (2, -1)).movedim(1, 2).flatten(1, 2), free="before.0"),
+    "shuffle by stack": Pattern(lambda m, x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2), free="before.0"),
+    "shuffle module": Pattern(lambda m, x: m.shuffle(x), lambda: {"shuffle": nn.ChannelShuffle(4)}, free="before.0"),
+    "shuffle function": Pattern(lambda m, x: F.channel_shuffle(x, 2)),
+    "chunk": Pattern(in_halves(lambda x: x.chunk(2, 1)), half_conv, free="op.conv.0"),
+    "chunk by method dim": Pattern(in_halves(lambda x: torch.chunk(x, chunks=2, dim=1)), half_conv, free="op.conv.0"),
+    "chunk by three": Pattern(lambda m, x: torch.cat(x.chunk(3, 1)[::-1], 1), free="before.0"),
+    "tensor_split": Pattern(in_halves(lambda x: torch.tensor_split(x, 2, dim=1)), half_conv, free="op.conv.0"),
+    "split by size": Pattern(in_halves(lambda x: x.split(x.size(1) // 2, 1)), half_conv, free="op.conv.0"),
+    "split by literal": Pattern(in_halves(lambda x: torch.split(x, 4, 1)), half_conv, free="op.conv.0"),
+    "split by list": Pattern(in_halves(lambda x: torch.split(x, [5, 3], 1)), lambda: half_conv(5)),
+    "slice": Pattern(halves, half_conv, free="op.conv.0"),
+    "slice by literal": Pattern(in_halves(lambda x: (x[:, :5], x[:, 5:])), lambda: half_conv(5)),
+    "slice from the end": Pattern(in_halves(lambda x: (x[:, -4:], x[:, :-4])), half_conv),
+    "slice and forget": Pattern(lambda m, x: x[:, : x.shape[1] // 2]),
+    "slice with ellipsis": Pattern(lambda m, x: x[..., 1:-1, ::2], free="before.0"),
+    "strided slice": Pattern(stripes, free="before.0"),
+    "narrow": Pattern(in_halves(lambda x: (x.narrow(1, 0, 4), x.narrow(1, 4, 4))), half_conv),
+    "select": Pattern(lambda m, x: x * x[:, 0].unsqueeze(1), pinned="before.0"),
+    "unbind": Pattern(lambda m, x: torch.stack(x.unbind(1)[::-1], 1), free="before.0"),
+    "index by list": Pattern(lambda m, x: x[:, [5, 0, 3, 7]]),
+    "index by tensor": Pattern(lambda m, x: x[:, m.order], lambda: {"order": torch.tensor([6, 1, 0, 5, 4, 7, 2, 3])}),
+    "index by bool": Pattern(
+        lambda m, x: x[:, m.kept], lambda: {"kept": torch.arange(8) % 3 > 0}, refused="cannot be run on"
+    ),
+    "index_select": Pattern(
+        lambda m, x: torch.index_select(x, 1, m.order), lambda: {"order": torch.tensor([6, 1, 0, 5, 4, 7, 2, 3])}
+    ),
+    "gather": Pattern(
+        lambda m, x: x.gather(1, m.order.view(1, -1, 1, 1).expand(x.size(0), -1, 8, 8)),
+        lambda: {"order": torch.tensor([6, 1, 0, 5])},
+    ),
+    "pad shortcut": Pattern(
+        option_a, lambda: {"body": nn.Sequential(*conv_bn(8, 16, 3, 2))}, free="before.0 op.body.0"
+    ),
+    "pad channels": Pattern(lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 1)), free="before.0"),
+    "pad positions": Pattern(lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.5), free="before.0"),
+    "pad module": Pattern(
+        lambda m, x: m.zero(m.reflect(x)),
+        lambda: {"reflect": nn.ReflectionPad2d(1), "zero": nn.ZeroPad2d((1, 0, 1, 0))},
+    ),
+    "cat zeros": Pattern(lambda m, x: torch.cat([x, torch.zeros_like(x[:, :3])], 1)),
+    "cat new zeros": Pattern(lambda m, x: torch.cat([x, x.new_zeros(x.size(0), 2, 8, 8)], 1)),
+    "roll": Pattern(lambda m, x: torch.roll(x, 1, 1), free="before.0"),
+    "x + roll": Pattern(lambda m, x: x + x.roll(1, 1), free="before.0"),
+    "roll positions": Pattern(lambda m, x: x + x.roll((1, 2), (2, 3)), free="before.0"),
+    "flip": Pattern(lambda m, x: x.flip(1), free="before.0"),
+    "x + flip": Pattern(lambda m, x: x + x.flip(1), free="before.0"),
+    "flip positions": Pattern(lambda m, x: x + torch.flip(x, (2, 3)), free="before.0"),
+    "rot90": Pattern(lambda m, x: torch.rot90(x, 1, (2, 3))),
+    "repeat": Pattern(lambda m, x: x.repeat(1, 2, 1, 1), free="before.0"),
+    "tile": Pattern(lambda m, x: torch.tile(x, (1, 2, 1, 1)), free="before.0"),
+    "repeat_interleave": Pattern(lambda m, x: x.repeat_interleave(2, dim=1), free="before.0"),
+    "expand": Pattern(lambda m, x: x.mean((2, 3), keepdim=True).expand(-1, -1, 8, 8) + x, free="before.0"),
+    "stack": Pattern(lambda m, x: torch.stack([x, 2 * x], 1).sum(1), free="before.0"),
+    "stack to channels": Pattern(lambda m, x: torch.stack([x, -x], 2).flatten(1, 2), free="before.0"),
+    "pixel shuffle": Pattern(lambda m, x: F.pixel_shuffle(x, 2), free="before.0"),
+    "pixel unshuffle": Pattern(lambda m, x: m.un(x), lambda: {"un": nn.PixelUnshuffle(2)}, free="before.0"),
+    "space to depth by view": Pattern(
+        lambda m, x: x.view(-1, x.size(1), 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(-1, x.size(1) * 4, 4, 4),
+        free="before.0",
+    ),
+    "patch merging": Pattern(
+        lambda m, x: torch.cat([x[:, :, ::2, ::2], x[:, :, 1::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, 1::2]], 1),
+        free="before.0",
+    ),
+    "flatten": Pattern(lambda m, x: F.max_pool2d(x, 4).flatten(1), free="before.0"),
+    "flatten by literal": Pattern(lambda m, x: F.max_pool2d(x, 4).view(-1, 8 * 4), free="before.0"),
+    "flatten by size": Pattern(lambda m, x: F.max_pool2d(x, 4).view(x.size(0), -1), free="before.0"),
+    "cat then flatten": Pattern(
+        lambda m, x: torch.cat([F.max_pool2d(x, 4), F.avg_pool2d(m.conv(x), 4)], 1).flatten(1),
+        lambda: {"conv": cbr(8, 4)},
+        free="before.0 op.conv.0",
+    ),
+    "cat with itself": Pattern(lambda m, x: torch.cat((x, x), dim=1), free="before.0"),
+    "cat of named tensors": Pattern(
+        lambda m, x: torch.cat(tensors=[x, m.conv(x)], dim=-3), lambda: {"conv": cbr(8, 4)}, free="before.0 op.conv.0"
+    ),
+    "cat then grouped": Pattern(
+        lambda m, x: m.conv(torch.cat([x, m.other(x)], 1)),
+        lambda: {"other": cbr(8, 8), "conv": nn.Sequential(*conv_bn(16, 16, groups=2))},
+        free="before.0 op.other.0 op.conv.0",
+    ),
+    "cat then uneven grouped": Pattern(
+        lambda m, x: m.conv(torch.cat([x, m.other(x)], 1)),
+        lambda: {"other": cbr(8, 4), "conv": nn.Sequential(*conv_bn(12, 6, groups=2))},
+        free="before.0 op.other.0 op.conv.0",
+    ),
+    "channels last linear": Pattern(
+        lambda m, x: m.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        lambda: {"linear": nn.Linear(8, 5)},
+        free="before.0 op.linear",
+    ),
+    "tokens": Pattern(lambda m, x: x.flatten(2).transpose(1, 2), free="before.0"),
+    "squeeze": Pattern(lambda m, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1), free="before.0"),
+    "rearrange by reshape": Pattern(lambda m, x: x.reshape(x.shape[0], x.shape[1], -1).mT),
+}
