@@ -144,7 +144,7 @@ class _Propagation:
         """Constant in, constant out, except where non-zero constants meet the zeros of the padding."""
         reading = step.effect.reading
         assert reading is not None
-        value = uniform(args[0], reading.axis)
+        value = uniform(tensors((args, kwargs))[reading.operand], reading.axis)
         if reading.padded:
             value = torch.where(value == 0, value, NAN)
         rows = along(self.contracted(reading, value), reading.axis, step.effect.out.shape)
@@ -173,7 +173,7 @@ class _Propagation:
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading
         assert reading is not None
-        self.read.setdefault(reading.key, []).append(uniform(args[0], reading.axis))
+        self.read.setdefault(reading.key, []).append(uniform(tensors((args, kwargs))[reading.operand], reading.axis))
         return self.varying(step, args, kwargs)
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:

@@ -28,6 +28,22 @@ def collapse(labels: Tensor) -> Tensor:
     return labels[index]
 
 
+def compact(labels: Tensor) -> Tensor:
+    """The labels with every dim along which they do not change repeated by stride 0.
+
+    >>> compact(torch.tensor([[3, 4], [3, 4]])).stride()
+    (0, 1)
+    """
+    small = collapse(labels)
+    if sum(size > 1 for size in small.shape) < 2:
+        return labels
+    for dim, size in enumerate(small.shape):
+        if size > 1:
+            first = small.narrow(dim, 0, 1)
+            small = first if bool((small == first).all()) else small
+    return small.expand(labels.shape)
+
+
 def among(ids: Tensor, mask: Tensor) -> Tensor:
     """bool, of the shape of `ids`: whether each is an index (>= 0) and in the mask (bool, perhaps empty).
 

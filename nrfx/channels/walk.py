@@ -105,9 +105,12 @@ class Walk:
             values: dict[fx.Node, Any] = {}
             self.place = {node: index for index, node in enumerate(graphs[mode].nodes)}
             self.families: dict[fx.Node, Family] = {}
+            self.reached: set[fx.Node] = set()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
                 values[node], self.families[node] = step.effect.out, step.effect.family
+                if node.op == "placeholder" or (self.is_reached(node) and step.effect.family is not Family.VALUE):
+                    self.reached.add(node)
                 yield step
 
     def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any]) -> Step:
@@ -125,7 +128,7 @@ class Walk:
             module=module,
             path=path,
             val=node.meta.get("val"),
-            batch=self.batch,
+            batch=self.batch if self.is_reached(node) else 1,
             birth=self.birth,
             opaque=self.opaque,
             resized=self.resized,
@@ -136,6 +139,10 @@ class Walk:
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def is_reached(self, node: fx.Node) -> bool:
+        """Whether the examples of the batch go into the node, not only their sizes."""
+        return any(source in self.reached for source in node.all_input_nodes)
 
     def effect(self, mode: str, call: Call) -> Effect:
         """What the rule says; where it cannot be applied, that the op is not understood."""

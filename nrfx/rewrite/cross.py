@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nrfx.channels import Channels, readers
 from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rewrite.origins import NEW
+from nrfx.rewrite.resize import grows_at_its_end
 from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule
 
@@ -39,6 +40,8 @@ def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading]
         assert reading is not None
         module = traced.get_submodule(reading.path)
         reason = _no_form(module, step.effect.family, found.shared | direct, reading)
+        if reason is None and not isinstance(module, Cross) and not grows_at_its_end(found, reading.key):
+            reason = "its new channels would stand between the old ones"
         if reason is None:
             readings[reading.key] = reading
         elif step.effect.family is not Family.GROUPED:

@@ -154,7 +154,7 @@ class _Tracking:
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading
         assert reading is not None
-        self.record(self.columns, reading.key, step, args[0], reading.axis)
+        self.record(self.columns, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -163,7 +163,7 @@ class _Tracking:
         assert reading is not None
         if reading.cols is not reading.rows:
             return self.barring(step, args, kwargs)
-        self.record(self.rows, reading.key, step, args[0], reading.axis)
+        self.record(self.rows, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
     def record(self, into: dict[str, Tensor], key: str, step: Step, value: Tensor, axis: int) -> None:

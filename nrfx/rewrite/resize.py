@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Mismatch, Step, first_readings, relabel
+from nrfx.labels import NONE
 from nrfx.rewrite.origins import occurrence
 from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule
@@ -52,6 +53,7 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
     expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):
         _check_ties(new, channel_of)
+        expected.check_padding(old, new, channel_of)
         _check_broadcast(old, new)
         _check_numbers(old, new)
         expected.check(old, new, channel_of)
@@ -88,17 +90,35 @@ def _grown(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tenso
     if len(fresh) > 1:
         return _grown_by_runs(found, old, kept, fresh)
     ((_, new),) = fresh.items()
-    each, stays = new.shape[1], kept[channel]
-    run = _run(channel)
-    if each == 1 or each % run or not new.numel():
-        return torch.cat([old[stays], new.reshape(-1)])
-    block = occurrence(channel) // run
-    if bool((block[1:] < block[:-1]).any()):
-        return torch.cat([old[stays], new.reshape(-1)])
+    block, run = blocks_of(channel)
+    if not new.numel():
+        return old[kept[channel]]
     parts = []
-    for index in range(each // run):
-        parts += [old[stays & (block == index)], new[:, index * run : (index + 1) * run].reshape(-1)]
+    for index in range(int(block[-1]) + 1):
+        parts += [old[kept[channel] & (block == index)], new[:, index * run : (index + 1) * run].reshape(-1)]
     return torch.cat(parts)
+
+
+def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
+    """([len] int64: the block of each place, labels of a channel in a block), for the channels of one birth.
+
+    In every block each channel has equally many places, one beside the other. One block where there are no such.
+
+    >>> blocks_of(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
+    (tensor([0, 0, 0, 0, 1, 1, 1, 1]), 2)
+    """
+    rank = occurrence(channel)
+    each, run = int(rank.max()) + 1, _run(channel)
+    block = rank // run
+    if each % run or bool((block[1:] < block[:-1]).any()):
+        return torch.zeros_like(block), each
+    return block, run
+
+
+def grows_at_its_end(found: Channels, key: str) -> bool:
+    """Whether all new channels of a birth stand behind all that it has."""
+    channel = found.channel_of[found.births[key]]
+    return found.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
 
 
 def _grown_by_runs(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
@@ -152,12 +172,14 @@ def _check_numbers(old: Step, new: Step) -> None:
 
 def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:
     """A tensor that is read more than once must find its channels in the same order each time."""
-    first: dict[tuple[str, int], Tensor] = {}
+    first: dict[tuple[str, str | int], Tensor] = {}
     for step in steps:
-        axes = [((site.parameter, site.dim), site.layout) for site in step.effect.sites]
+        axes: list[tuple[tuple[str, str | int], Tensor]] = [
+            ((site.parameter, site.dim), site.layout) for site in step.effect.sites
+        ]
         reading = step.effect.reading
         if reading is not None:
-            axes += [((reading.key, 0), reading.rows), ((reading.key, 1), reading.cols)]
+            axes += [((reading.key, "rows"), reading.rows), ((reading.key, "columns"), reading.cols)]
         for axis, layout in axes:
             known = first.setdefault(axis, layout)
             if not _meet(known, layout, channel_of):
@@ -170,6 +192,13 @@ def _meet(left: Tensor, right: Tensor, channel_of: Tensor) -> bool:
         return False
     both = (left >= 0) & (right >= 0)
     return torch.equal(channel_of[left[both]], channel_of[right[both]])
+
+
+def _company(mine: Tensor, other: Tensor, channel_of: Tensor) -> tuple[Tensor, Tensor]:
+    """The channels of `mine` that meet a padded zero of `other`, and those that meet anything else."""
+    first, second = torch.broadcast_tensors(mine, other)
+    alone = (first >= 0) & (second == NONE)
+    return channel_of[first[alone]].unique(), channel_of[first[(first >= 0) & (second != NONE)]].unique()
 
 
 class _Expected:
@@ -189,6 +218,20 @@ class _Expected:
         for before, after in pairs:
             if not self.matches(before, after, channel_of):
                 raise Mismatch(old.node.name, "it no longer reads the same channels", (before, after))
+
+    def check_padding(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        """A channel that met another must not meet a padded zero now, nor the other way round."""
+        if all(bool((side >= 0).all()) for tie in new.effect.ties for side in tie):
+            return
+        spaces = torch.cat([self.found.space_of, self.space_of_new])
+        for before, after in zip(old.effect.ties, new.effect.ties, strict=True):
+            for mine, other in ((0, 1), (1, 0)):
+                was, now = (_company(tie[mine], tie[other], channel_of) for tie in (before, after))
+                for then, since in zip(was, now, strict=True):
+                    known = since < self.found.space_of.numel()
+                    fresh = spaces[since[~known]]
+                    if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
+                        raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
 
     def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
         if not torch.equal(before[before < 0], after[after < 0]):

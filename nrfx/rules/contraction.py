@@ -36,6 +36,7 @@ class Layer:
     padded: bool = False
     functional: bool = False
     transposed: bool = False
+    operand: int = 0
 
     @property
     def key(self) -> str:
@@ -53,6 +54,7 @@ class Layer:
             functional=self.functional,
             groups=groups,
             transposed=self.transposed,
+            operand=self.operand,
         )
 
     def sites(self, rows: Tensor, cols: Tensor) -> tuple[Site, ...]:

@@ -100,6 +100,7 @@ class Reading:
     functional: bool = False
     groups: int = 1
     transposed: bool = False
+    operand: int = 0  # which tensor among the arguments they read
 
     def by_rows(self, weight: Tensor) -> Tensor:
         """The weight as [rows, columns of a group, *kernel]; also the way back."""

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from nrfx.labels import NONE, collapse, merge
+from nrfx.labels import NONE, collapse, compact, merge
 from nrfx.rules.effect import Before, Call, Effect, Family, tensors, unknown
 from nrfx.rules.registry import register, rule
 
@@ -30,6 +31,10 @@ FUNCTIONS = (
         torch.chunk,
         torch.split,
         torch.tensor_split,
+        torch.rot90,
+        torch.swapdims,
+        torch.moveaxis,
+        torch.ravel,
     ),
     *(
         torch.narrow,
@@ -46,6 +51,7 @@ FUNCTIONS = (
 METHODS = (
     *("flatten", "unflatten", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
+    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
     *("expand", "expand_as", "repeat", "tile", "repeat_interleave"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
@@ -53,7 +59,8 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
-    return Effect(Family.MOVEMENT, out=apply(*call.args, **call.kwargs), apply=apply, homogeneous=True)
+    out = tree_map(lambda leaf: compact(leaf) if isinstance(leaf, Tensor) else leaf, apply(*call.args, **call.kwargs))
+    return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
 def _function(call: Call) -> Effect:
@@ -69,6 +76,29 @@ def _method(call: Call) -> Effect:
 def _module(call: Call) -> Effect:
     assert call.module is not None
     return moved(call, call.module)
+
+
+@rule(getattr)
+def attribute(call: Call) -> Effect:
+    """x.mT and the like; sizes are no concern of a rule."""
+    name = call.args[1]
+    if name not in ("T", "mT", "H", "mH", "data"):
+        return unknown(call, f"nrfx has no rule for the attribute {name}")
+    if name == "data":
+        return unknown(call, "x.data is detached from what x teaches")
+    return moved(call, lambda x, *_: getattr(x, name))
+
+
+@rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+def constant_pad(call: Call) -> Effect:
+    module: Any = call.module
+    return _padded(call, module.padding, float(module.value))
+
+
+@rule(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d)
+def border_pad(call: Call) -> Effect:
+    module: Any = call.module
+    return moved(call, lambda x, *_: module(x.double()).to(x.dtype))
 
 
 register(_function, *FUNCTIONS, tuple)  # tuple: named tuples hold what they are given
@@ -259,8 +289,11 @@ def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
     if call.argument(2, "mode", "constant") != "constant":
         return moved(call, lambda x, *rest, **named: F.pad(x.double(), *rest, **named).to(x.dtype))
-    value = call.argument(3, "value") or 0.0
-    labels = F.pad(call.args[0], sizes, value=NONE)
+    return _padded(call, sizes, call.argument(3, "value") or 0.0)
+
+
+def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
+    labels = compact(F.pad(call.args[0], sizes, value=NONE))
     return Effect(
         Family.MOVEMENT,
         out=labels,

@@ -102,6 +102,8 @@ def group_norm(call: Call) -> Effect:
     module: Any = call.module
     labels: Tensor = call.args[0]
     names = (call.own("weight"), call.own("bias"))
+    if module.num_groups == 1:
+        return _mixing(call, labels, f"{call.path} normalises over its channels")
     return _by_groups(call, labels, module.num_channels // module.num_groups, call.path, names, float(module.eps))
 
 
@@ -113,6 +115,8 @@ def functional_group_norm(call: Call) -> Effect:
     names = (call.attribute(2, "weight"), call.attribute(3, "bias"))
     if any(value is not None and name is None for value, name in zip(given, names, strict=True)):
         return unknown(call, "a group norm with computed parameters")
+    if groups == 1:
+        return _mixing(call, labels, f"{call.node.name} normalises over its channels")
     each = (labels if call.before is None else call.before.out).shape[AXIS] // groups
     key = names[0] or call.path
     found = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
@@ -125,10 +129,8 @@ def functional_group_norm(call: Call) -> Effect:
 def _by_groups(
     call: Call, labels: Tensor, each: int, key: str, names: tuple[str | None, str | None], eps: float
 ) -> Effect:
-    """A norm over groups of `each` channels, which come and go whole; over all channels at once none may."""
+    """A norm over groups of `each` channels, which come and go whole."""
     channels = layout(labels, AXIS)
-    if each == channels.numel() and each > 1 and call.before is None:
-        return _mixing(call, labels, f"{_title(call)} normalises over its channels")
     norm = Norm(_owner(call, names), key, channels, AXIS, *names, mean=None, var=None, eps=eps)
     groups = channels.view(-1, each)
     ties = ((groups.amax(1, keepdim=True).expand_as(groups), groups),) if each > 1 else ()

@@ -54,7 +54,14 @@ ADDITION = (
     "sub",
     "sub_",
 )
-TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp", torch.where, "where")
+TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp")
+COMPARISON = (
+    *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne, "gt", "ge", "lt", "le", "eq", "ne"),
+    *(operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne),
+    *(torch.isnan, "isnan", torch.isfinite, "isfinite", torch.logical_not, "logical_not", operator.invert),
+    *(torch.logical_and, torch.logical_or, "logical_and", "logical_or", operator.and_, operator.or_),
+)
+"""Their results are true or false: constants are not followed through them."""
 PRODUCT = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 QUOTIENT = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
 EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
@@ -93,7 +100,14 @@ def out_of_place(call: Call) -> Callable[..., Any]:
     return lambda x, *rest, **named: target(x.clone() if isinstance(x, Tensor) else x, *rest, **named)
 
 
-def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, times: bool = False) -> Effect:
+def elementwise(
+    call: Call,
+    *,
+    homogeneous: bool = False,
+    joins: bool = False,
+    times: bool = False,
+    apply: Callable[..., Any] | None = None,
+) -> Effect:
     """The effect of any element-wise op on one or more tensors and numbers."""
     operands = tensors((call.args, call.kwargs))
     if not operands:
@@ -107,7 +121,7 @@ def elementwise(call: Call, *, homogeneous: bool = False, joins: bool = False, t
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
     merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in simplest])
-    apply = _product if times else out_of_place(call)
+    apply = apply or (_product if times else out_of_place(call))
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(
@@ -150,6 +164,41 @@ def _product(left: Any, right: Any, **_: Any) -> Any:
     for factor in (left, right):
         value = torch.where(torch.as_tensor(factor) == 0, torch.zeros_like(value), value)
     return value
+
+
+def _varying(*operands: Any, **_: Any) -> Tensor:
+    """NaN for each element: what the op gives is not followed."""
+    shapes = [operand.shape for operand in operands if isinstance(operand, Tensor)]
+    return torch.full(torch.broadcast_shapes(*shapes), float("nan")).double()
+
+
+def _selected(*operands: Any, **_: Any) -> Tensor:
+    """One of the last two operands, by an unknown condition: known where both are the same."""
+    left, right = (torch.as_tensor(operand).double() for operand in operands[-2:])
+    equal = torch.where(left == right, left, float("nan"))
+    return equal.expand(torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor))))
+
+
+register(lambda call: elementwise(call, apply=_varying), *COMPARISON)
+
+
+@rule(torch.where, "where")
+def where(call: Call) -> Effect:
+    """where(condition, a, b), also as a method of a."""
+    values = call.args if call.node.op == "call_function" else (call.args[1], call.args[0], *call.args[2:])
+    if len(values) != 3:
+        return unknown(call, "where without values gives indices")
+    swapped = call.node.op == "call_method"
+
+    def apply(*operands: Any, **_: Any) -> Tensor:
+        return _selected(*((operands[1], operands[0], operands[2]) if swapped else operands))
+
+    return elementwise(call, apply=apply)
+
+
+@rule(torch.masked_fill, "masked_fill", "masked_fill_")
+def masked_fill(call: Call) -> Effect:
+    return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
 register(lambda call: elementwise(call, homogeneous=True), *HOMOGENEOUS, *EXTREMUM)

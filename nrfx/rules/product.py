@@ -165,7 +165,7 @@ def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, give
     order = [name for name in out if name not in new]
     if order != [name for name in names if name not in summed]:
         return unknown(call, f"einsum {call.args[0]!r} with a parameter moves dims too")
-    return _reads(call, at + 1, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
+    return _reads(call, at, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
 
 
 def weight(call: Call, index: int) -> tuple[str, bool] | None:
@@ -217,6 +217,7 @@ def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: i
         shape=tuple(shape) if rows_dim == 0 else (shape[1], shape[0]),
         functional=True,
         transposed=rows_dim == 1,
+        operand=1 - at,
     )
     if not isinstance(call.parameter(name), nn.Parameter) or len(shape) != 2:
         return unknown(call, f"a product with {name}, which is no matrix of parameters")

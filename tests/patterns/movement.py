@@ -85,7 +85,7 @@ MOVEMENT = {
     "index by list": Pattern(lambda m, x: x[:, [5, 0, 3, 7]]),
     "index by tensor": Pattern(lambda m, x: x[:, m.order], lambda: {"order": torch.tensor([6, 1, 0, 5, 4, 7, 2, 3])}),
     "index by bool": Pattern(
-        lambda m, x: x[:, m.kept], lambda: {"kept": torch.arange(8) % 3 > 0}, refused="cannot be run on"
+        lambda m, x: x[:, m.kept], lambda: {"kept": torch.arange(8) % 3 > 0}, refused="needs the values of a tensor"
     ),
     "index_select": Pattern(
         lambda m, x: torch.index_select(x, 1, m.order), lambda: {"order": torch.tensor([6, 1, 0, 5, 4, 7, 2, 3])}
