@@ -14,6 +14,7 @@ from nrfx.errors import (
     VerificationError,
 )
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
+from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.trace import TracedModule, trace
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 from nrfx.utilization import Utilization, utilization
@@ -39,6 +40,8 @@ __all__ = [
     "VerificationError",
     "Why",
     "compact",
+    "fold_scales",
+    "insert_scales",
     "load",
     "rejuvenate",
     "save",

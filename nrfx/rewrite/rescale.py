@@ -53,8 +53,7 @@ def rescaling(
         gamma0: the initial level of each gamma parameter, by name.
         streams: whether channels of residual streams are to be left alone.
     """
-    tracking = _Tracking(found)
-    flow(found, tracking.value)
+    tracking = tracked(found)
     eligible, reasons = _eligible(found, alive, carriers, tracking, streams)
     factor = torch.ones(tracking.count).double()
     for name, ids in tracking.ids.items():
@@ -70,9 +69,20 @@ def rescaling(
     )
 
 
+def tracked(found: Channels) -> "Tracking":
+    """Which gamma scales each column of each weight, and which gammas are not wholly read so."""
+    tracking = Tracking(found)
+    flow(found, tracking.value)
+    return tracking
+
+
 @dataclass
-class _Tracking:
-    """One interpretation on ids of gammas; it fills the fields below as it goes."""
+class Tracking:
+    """One interpretation on ids of gammas; it fills the fields below as it goes.
+
+    `ids[gamma]`: the id of each of its elements; `columns[key]`, `rows[key]`: the id behind each column of a weight
+    (row of a depthwise one), ONE for none; `barred`: id -> why its channel is read otherwise.
+    """
 
     found: Channels
     count: int = 0
@@ -124,7 +134,7 @@ class _Tracking:
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
         norm = step.effect.norm
         assert norm is not None
-        self.bar(args[0], f"the norm {norm.path} follows")
+        self.bar(tensors((args, kwargs))[0], f"the norm {norm.path} follows")
         width = norm.layout.numel()
         if norm.gamma is None:
             return along(torch.full((width,), ONE), norm.axis, step.effect.out.shape)
@@ -186,23 +196,23 @@ def _title(step: Step) -> str:
     return step.path if step.node.op == "call_module" else step.node.name
 
 
-_BY_FAMILY: dict[Family, Callable[[_Tracking, Step, Any, Any], Any]] = {
-    Family.SOURCE: _Tracking.barring,
-    Family.UNKNOWN: _Tracking.barring,
-    Family.SINK: _Tracking.barring,
-    Family.IDENTITY: _Tracking.identity,
-    Family.MOVEMENT: _Tracking.movement,
-    Family.POINTWISE: _Tracking.pointwise,
-    Family.NORM: _Tracking.norm,
-    Family.POOL: _Tracking.pool,
-    Family.GROUPED: _Tracking.grouped,
-    Family.MIXED: _Tracking.barring,
-    Family.CONTRACTION: _Tracking.contraction,
+_BY_FAMILY: dict[Family, Callable[[Tracking, Step, Any, Any], Any]] = {
+    Family.SOURCE: Tracking.barring,
+    Family.UNKNOWN: Tracking.barring,
+    Family.SINK: Tracking.barring,
+    Family.IDENTITY: Tracking.identity,
+    Family.MOVEMENT: Tracking.movement,
+    Family.POINTWISE: Tracking.pointwise,
+    Family.NORM: Tracking.norm,
+    Family.POOL: Tracking.pool,
+    Family.GROUPED: Tracking.grouped,
+    Family.MIXED: Tracking.barring,
+    Family.CONTRACTION: Tracking.contraction,
 }
 
 
 def _eligible(
-    found: Channels, alive: Liveness, carriers: Tensor, tracking: _Tracking, streams: bool
+    found: Channels, alive: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
 ) -> tuple[Tensor, dict[int, str]]:
     """bool [ids]: whether the gamma may be scaled; and why not, for those that may not."""
     eligible = torch.zeros(tracking.count, dtype=torch.bool)
@@ -226,7 +236,7 @@ def _eligible(
 def _notes(
     found: Channels,
     alive: Liveness,
-    tracking: _Tracking,
+    tracking: Tracking,
     reasons: Mapping[int, str],
     gamma0: Callable[[str], float],
 ) -> tuple[str, ...]:

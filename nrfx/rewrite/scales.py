@@ -1,0 +1,213 @@
+"""Scales where there is no norm to read a gamma from: one factor a channel, put in as 1 and folded away at the end.
+
+A layer whose channels meet no norm (the hidden units of a transformer's MLP, the convolutions of a plain VGG, the heads
+of an attention) says nothing of what is dead. A scale behind its activation does: training with the sparsity penalty
+drives it to 0 where a channel is not needed. Behind the activation, scaling and rescaling are exact whatever that is.
+
+Source: Neural Rejuvenation, Sec. 3.1.1: "an affine transform layer with learnable parameters is also valid".
+"""
+
+import copy
+import operator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.channels import Channels, channels
+from nrfx.errors import AnalysisError
+from nrfx.nn import ChannelScale, Cross
+from nrfx.rewrite.rescale import Tracking, tracked
+from nrfx.rules import Effect, Family, Reading
+from nrfx.trace import TracedModule, as_traced
+
+HOLDER = "scales"
+
+
+def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedModule:
+    """A copy of the network with a scale of 1 for each channel that may change and meets no norm.
+
+    The function is the same. A scale stands behind the activation of the layer that brings its channels into being;
+    the units of an attention (heads) have theirs before the layer that reads them. Only scales that `fold_scales` can
+    fold away are put in.
+
+    Args:
+        model_or_gm: a module, or what `nrfx.trace` returned; it is left as it is.
+        example_inputs: for a module that is not traced yet.
+
+    Raises:
+        TraceError: the module cannot be captured.
+        AnalysisError: the network has parts that are not graphs (`partial=True`).
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
+    >>> gm = insert_scales(net, torch.zeros(1, 4))
+    >>> [str(node.target) for node in gm.graph.nodes if node.op == "call_module"]
+    ['0', '1', 'scales.0', '2']
+    """
+    twin = _copied(model_or_gm, example_inputs)
+    found = channels(twin)
+    holder = nn.Module()
+    places = {name: steps for name, steps in _places(found).items() if steps}
+    if not places:
+        return twin
+    twin.add_module(_free_name(twin), holder)
+    root = next(name for name, child in twin.named_children() if child is holder)
+    for key, ends in places.items():
+        _insert(twin, holder, f"{root}.{_registered(key)}", ends)
+    twin.recompile()
+    _without(twin, _not_foldable(twin))
+    return twin
+
+
+def fold_scales(gm: nn.Module) -> TracedModule:
+    """A copy of the network without its scales: each is multiplied into the weights that read its channels.
+
+    The function is the same, to rounding. Scales that joined others by training code of one's own and can no longer be
+    folded stay where they are.
+
+    Raises:
+        AnalysisError: the network has parts that are not graphs (`partial=True`).
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
+    >>> gm = insert_scales(net, torch.zeros(1, 4))
+    >>> with torch.no_grad():
+    ...     _ = gm.get_parameter("scales.0.weight").fill_(2.0)
+    >>> folded = fold_scales(gm)
+    >>> bool((folded.get_parameter("2.weight") == 2 * net[2].weight).all()), len(list(folded.named_parameters()))
+    (True, 4)
+    """
+    twin = _copied(gm, None)
+    tracking = tracked(channels(twin))
+    stay = _not_foldable(twin, tracking)
+    table = torch.ones(tracking.count + 1).double()  # ONE is the last entry
+    scales = {f"{path}.weight": path for path in _scales(twin) if path not in stay}
+    for name, ids in tracking.ids.items():
+        if name in scales:
+            table[ids] = twin.get_parameter(name).detach().double().cpu()
+    readings = {step.effect.reading.key: step.effect.reading for step in tracking.found.steps if step.effect.reading}
+    with torch.no_grad():
+        for key, ids in tracking.columns.items():
+            _multiply(twin, readings[key], table[ids])
+        for key, ids in tracking.rows.items():
+            weight = twin.get_parameter(str(readings[key].weight))
+            weight.mul_(_along(table[ids], 0, weight))
+    _without(twin, frozenset(scales.values()))
+    return twin
+
+
+def _copied(model_or_gm: nn.Module, example_inputs: Any) -> TracedModule:
+    traced = as_traced(model_or_gm, example_inputs)
+    if type(traced).__name__ == "PartialModule":
+        raise AnalysisError("Scales need a network that is one graph; this one was traced with partial=True.")
+    return copy.deepcopy(traced)
+
+
+def _places(found: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
+    """Key -> (mode, the node behind which a scale goes, the axis of its channels), for spaces that need one."""
+    bare = {space.index for space in found.spaces if space.free and not space.normed}
+    units = {space.index for space in found.spaces if max(space.births.values()) > 1}
+    effects = {step.node: step.effect for step in found.steps}
+    places: dict[str, list[tuple[str, fx.Node, int]]] = {}
+    for step in found.steps:
+        reading = step.effect.reading
+        if reading is None or isinstance(reading.generation, Tensor):
+            continue
+        born, read = (set(found.spaces_along(axis).unique().tolist()) for axis in (reading.rows, reading.cols))
+        if born <= bare - units and step.effect.family is Family.CONTRACTION:
+            places.setdefault(reading.key, []).append((step.mode, _behind_activation(effects, step.node), reading.axis))
+        if read <= bare & units:
+            source = step.node.all_input_nodes[reading.operand]
+            places.setdefault(f"{reading.key}.input", []).append((step.mode, source, reading.axis))
+    return places
+
+
+def _behind_activation(effects: Mapping[fx.Node, Effect], node: fx.Node) -> fx.Node:
+    """The last of the ops behind a layer that act on each of its elements alone."""
+    while len(node.users) == 1:
+        (user,) = node.users
+        alone = effects[user].family in (Family.POINTWISE, Family.IDENTITY) and len(user.all_input_nodes) == 1
+        if not alone or effects[user].pins:
+            break
+        node = user
+    return node
+
+
+def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[str, fx.Node, int]]) -> None:
+    """One scale, called behind each of the nodes."""
+    graphs = twin.graphs
+    for mode, node, axis in ends:
+        val: Tensor = node.meta["val"]
+        name = path.rpartition(".")[2]
+        if not hasattr(holder, name):
+            like = next(twin.parameters())
+            scale = ChannelScale(val.shape[axis], axis - val.dim(), device=like.device, dtype=val.dtype)
+            holder.add_module(name, scale.train(twin.training))
+        with graphs[mode].inserting_after(node):
+            call = graphs[mode].call_module(path, (node,))
+        call.meta["val"] = val
+        node.replace_all_uses_with(call, delete_user_cb=partial(operator.is_not, call))
+
+
+def _not_foldable(twin: TracedModule, tracking: Tracking | None = None) -> frozenset[str]:
+    """The scales that are not wholly read by weights, through ops that let a factor pass."""
+    tracking = tracking or tracked(channels(twin))
+    barred = {
+        name.rpartition(".")[0] for name, ids in tracking.ids.items() if any(int(i) in tracking.barred for i in ids)
+    }
+    return frozenset(path for path in _scales(twin) if path in barred or f"{path}.weight" not in tracking.ids)
+
+
+def _scales(traced: TracedModule) -> Iterator[str]:
+    return (path for path, module in traced.named_modules() if isinstance(module, ChannelScale))
+
+
+def _multiply(twin: TracedModule, reading: Reading, factors: Tensor) -> None:
+    """The weights of a layer times one factor for each column, in place."""
+    if bool((factors == 1).all()):
+        return
+    if reading.weight is not None:
+        weight = twin.get_parameter(reading.weight)
+        weight.mul_(_along(factors, 0 if reading.transposed else 1, weight))
+        return
+    module: Any = twin.get_submodule(reading.path)
+    assert isinstance(module, Cross)
+    if module.scheme == "attention":
+        module.weight.mul_(_along(factors, 1, module.weight))
+        return
+    for index in range(len(module.out_generations)):
+        if str(index) in module.weights:
+            block = module.weights[str(index)]
+            block.mul_(_along(factors[torch.tensor(module.columns(index))], 1, block))
+
+
+def _along(factors: Tensor, dim: int, weight: Tensor) -> Tensor:
+    shape = [1] * weight.dim()
+    shape[dim] = -1
+    return factors.to(weight).view(shape)
+
+
+def _without(twin: TracedModule, paths: frozenset[str]) -> None:
+    """Takes scales out of the graphs and the module tree, in place; a holder that is left empty goes too."""
+    for graph in {id(graph): graph for graph in twin.graphs.values()}.values():
+        for node in list(graph.nodes):
+            if node.op == "call_module" and str(node.target) in paths:
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                graph.erase_node(node)
+    for path in paths:
+        twin.delete_submodule(path)
+        holder = path.rpartition(".")[0]
+        if holder and not list(twin.get_submodule(holder).children()):
+            twin.delete_submodule(holder)
+    twin.recompile()
+
+
+def _free_name(twin: nn.Module) -> str:
+    names = (f"{HOLDER}{'_' * count}" for count in range(100))
+    return next(name for name in names if not hasattr(twin, name))
+
+
+def _registered(key: str) -> str:
+    """A path as one name."""
+    return key.replace(".", "_")
