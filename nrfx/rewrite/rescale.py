@@ -81,7 +81,8 @@ class Tracking:
     """One interpretation on ids of gammas; it fills the fields below as it goes.
 
     `ids[gamma]`: the id of each of its elements; `columns[key]`, `rows[key]`: the id behind each column of a weight
-    (row of a depthwise one), ONE for none; `barred`: id -> why its channel is read otherwise.
+    (row of a depthwise one), ONE for none; `barred`: id -> why its channel is read otherwise; `positive`: ids whose
+    factor passes a relu or a maximum and must not be negative.
     """
 
     found: Channels
@@ -91,6 +92,7 @@ class Tracking:
     columns: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     barred: dict[int, str] = field(default_factory=dict)
+    positive: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.labels = {(step.mode, step.node.name): step.effect.out for step in self.found.steps}
@@ -98,6 +100,9 @@ class Tracking:
         self.shared = {key for (_, key), times in visits.items() if times > 1}
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if step.effect.even:
+            for ids in tensors((args, kwargs)):
+                self.positive.update(collapse(ids).unique().tolist())
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
 
     def bar(self, ids: Tensor, reason: str) -> None:

@@ -29,9 +29,9 @@ HOLDER = "scales"
 def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedModule:
     """A copy of the network with a scale of 1 for each channel that may change and meets no norm.
 
-    The function is the same. A scale stands behind the activation of the layer that brings its channels into being;
-    the units of an attention (heads) have theirs before the layer that reads them. Only scales that `fold_scales` can
-    fold away are put in.
+    The function is the same. A scale stands behind the activation and the pooling of the layer that brings its channels
+    into being; the units of an attention (heads) have theirs before the layer that reads them. Only scales that
+    `fold_scales` can fold away are put in.
 
     Args:
         model_or_gm: a module, or what `nrfx.trace` returned; it is left as it is.
@@ -124,14 +124,17 @@ def _places(found: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
 
 
 def _behind_activation(effects: Mapping[fx.Node, Effect], node: fx.Node) -> fx.Node:
-    """The last of the ops behind a layer that act on each of its elements alone."""
+    """The last of the ops behind a layer that act on each of its elements, or its channels, alone."""
     while len(node.users) == 1:
         (user,) = node.users
-        alone = effects[user].family in (Family.POINTWISE, Family.IDENTITY) and len(user.all_input_nodes) == 1
+        alone = effects[user].family in _EACH_ALONE and len(user.all_input_nodes) == 1
         if not alone or effects[user].pins:
             break
         node = user
     return node
+
+
+_EACH_ALONE = (Family.POINTWISE, Family.IDENTITY, Family.POOL)
 
 
 def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[str, fx.Node, int]]) -> None:
@@ -151,12 +154,11 @@ def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[s
 
 
 def _not_foldable(twin: TracedModule, tracking: Tracking | None = None) -> frozenset[str]:
-    """The scales that are not wholly read by weights, through ops that let a factor pass."""
+    """The scales that are not wholly read by weights, through ops that let a factor of any sign pass."""
     tracking = tracking or tracked(channels(twin))
-    barred = {
-        name.rpartition(".")[0] for name, ids in tracking.ids.items() if any(int(i) in tracking.barred for i in ids)
-    }
-    return frozenset(path for path in _scales(twin) if path in barred or f"{path}.weight" not in tracking.ids)
+    stuck = tracking.barred.keys() | tracking.positive
+    foldable = {name for name, ids in tracking.ids.items() if not stuck & set(ids.tolist())}
+    return frozenset(path for path in _scales(twin) if f"{path}.weight" not in foldable)
 
 
 def _scales(traced: TracedModule) -> Iterator[str]:

@@ -6,6 +6,7 @@ operand that is broadcast over channels (a spatial gate) is not tied to them: it
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -201,7 +202,7 @@ def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
-register(lambda call: elementwise(call, homogeneous=True), *HOMOGENEOUS, *EXTREMUM)
+register(lambda call: replace(elementwise(call, homogeneous=True), even=True), *HOMOGENEOUS, *EXTREMUM)
 register(elementwise, *OTHER, *QUOTIENT, *TERNARY)
 register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
 register(lambda call: elementwise(call, times=True), *PRODUCT)
@@ -230,6 +231,7 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
             out=labels,
             apply=lambda x, *_: torch.where(x >= 0, x, x * float(slope.detach())),
             homogeneous=True,
+            even=True,
         )
     channels = layout(labels, 1)
 
@@ -243,6 +245,7 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
         ties=ties_along(labels, 1),
         apply=apply,
         homogeneous=True,
+        even=True,
     )
 
 
@@ -252,5 +255,9 @@ def rrelu(call: Call) -> Effect:
     assert isinstance(call.module, nn.RReLU)
     slope = (call.module.lower + call.module.upper) / 2
     return Effect(
-        Family.POINTWISE, out=call.args[0], apply=lambda x: torch.where(x >= 0, x, x * slope), homogeneous=True
+        Family.POINTWISE,
+        out=call.args[0],
+        apply=lambda x: torch.where(x >= 0, x, x * slope),
+        homogeneous=True,
+        even=True,
     )

@@ -4,6 +4,7 @@ A constant channel stays constant, except where zeros at the border are averaged
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ from nrfx.rules.effect import Call, Effect, Family, unknown
 from nrfx.rules.registry import register, rule
 from nrfx.rules.ties import ties_along
 
-MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d)
+MAX = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
+    *(F.adaptive_max_pool3d,),
+)
 ADAPTIVE = (
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
-    *(nn.AdaptiveMaxPool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool1d),
-    *(F.adaptive_max_pool2d, F.adaptive_max_pool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
     *(F.interpolate, F.upsample),
 )
 AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -45,7 +50,8 @@ def _axis(call: Call, labels: Tensor) -> int:
     return labels.dim() - int(spatial[1]) - 1 if spatial else 1
 
 
-register(pooled, *MAX, *ADAPTIVE)
+register(lambda call: replace(pooled(call), even=True), *MAX)
+register(pooled, *ADAPTIVE)
 
 
 @rule(*AVERAGE)

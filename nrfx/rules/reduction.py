@@ -5,6 +5,7 @@ parts come and go together. Over a channel axis itself the result changes with e
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from nrfx.labels import collapse
 from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
 from nrfx.rules.registry import register, rule
 
-MEAN = (torch.mean, "mean", torch.amax, "amax", torch.amin, "amin", torch.median, "median")
-"""Of a constant they give the constant itself, and of s x they give s times what they give of x."""
+ORDER = (torch.amax, "amax", torch.amin, "amin", torch.median, "median")
+"""As a mean does, of a constant they give the constant itself, and of s x they give s times what they give of x."""
 OTHER = (
     *(torch.sum, "sum", torch.prod, "prod", torch.std, "std", torch.var, "var", torch.norm, "norm", torch.logsumexp),
     *("logsumexp", torch.linalg.norm, torch.linalg.vector_norm),
@@ -109,7 +110,8 @@ def _applied(call: Call) -> Callable[..., Any]:
     return call.node.target
 
 
-register(lambda call: reduced(call, Family.POOL, homogeneous=True), *MEAN)
+register(lambda call: reduced(call, Family.POOL, homogeneous=True), torch.mean, "mean")
+register(lambda call: replace(reduced(call, Family.POOL, homogeneous=True), even=True), *ORDER)
 register(reduced, *OTHER)
 
 
