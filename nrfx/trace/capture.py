@@ -40,6 +40,7 @@ def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> Tr
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it; with partial=True, no part
             of it can.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> gm = trace(model, torch.zeros(1, 3, 9, 9))
     >>> [tuple(node.meta["val"].shape) for node in gm.graph.nodes][-1]
