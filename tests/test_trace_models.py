@@ -15,6 +15,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from nrfx.errors import TraceError
 from nrfx.trace import trace
+from tests import test_trace
 from tests.test_trace import Function, assert_behaves_like
 
 
@@ -91,13 +92,17 @@ def test_wrapped_functions_of_others_stay_one_call() -> None:
     assert_behaves_like(gm, model, torch.randn(2, 4))
 
 
-def test_the_table_of_wrapped_functions_is_as_it_was_also_after_a_failure() -> None:
+def test_what_is_patched_while_recording_is_as_it_was_also_after_a_failure() -> None:
     before = dict(_wrapped_fns_to_patch)
+    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_trace).get("isinstance")
     gm = trace(Function(lambda m, x: x + torch.arange(x.size(1))), torch.zeros(2, 4))
     with pytest.raises(TraceError):
         trace(Function(lambda m, x: x if x.sum() > 0 else -x), torch.zeros(2, 4))
     gm.recompile()
+    trace(nn.Sequential(nn.Sequential(gm)), torch.zeros(2, 4))
     assert before == _wrapped_fns_to_patch
+    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_trace).get("isinstance")
+    assert now == patched
 
 
 # Sizes as numbers

@@ -227,6 +227,11 @@ def in_bfloat16(m: Net, x: Tensor) -> Tensor:
         return m.fc(x)  # type: ignore[no-any-return]
 
 
+def not_in_bfloat16(m: Net, x: Tensor) -> Tensor:
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return m.fc(x)  # type: ignore[no-any-return]
+
+
 def reentrant(m: Net, x: Tensor) -> Tensor:
     return checkpoint(m.fc, x, use_reentrant=True)  # type: ignore[no-any-return]
 
@@ -249,7 +254,8 @@ REFUSED = {
     new_buffer: r"assigns a new value to mean.*self\.mean\.copy_",
     attribute_of_a_tensor: r"sets the attribute data of fc.*copy_",
     without_gradient: r"fc\.weight.*runs in a no_grad",
-    in_bfloat16: r"runs in a no_grad.*autocast",
+    in_bfloat16: r"has an autocast region.*in in_bfloat16.*partial=True",
+    not_in_bfloat16: r"has an autocast region.*in not_in_bfloat16",
     reentrant: r"runs in a no_grad",
     hook_on_a_tensor: r"a hook on a tensor",
     value_of_a_tensor: r"item.*needs the values of a tensor.*torch\.where",

@@ -22,7 +22,7 @@ from nrfx.errors import TraceError
 from nrfx.trace.modes import alike
 from nrfx.trace.module import TracedModule
 from nrfx.trace.parts import Part, PartialModule
-from nrfx.trace.recorder import Arguments
+from nrfx.trace.recorder import Arguments, place
 from nrfx.trace.shapes import InputSpec
 from nrfx.trace.shell import shell
 from nrfx.trace.whole import (
@@ -61,7 +61,12 @@ def trace_parts(model: nn.Module, example_inputs: Any) -> TracedModule:
         raise TraceError(
             f"No part of {type(model).__name__} can be traced. The whole: {why} Its submodules:{obstacles}"
         )
-    outside = (f"the model ({type(model).__name__}): {why}", *choice.outside)
+    whole = (
+        ()
+        if any(line.endswith(f": {why}") for line in choice.outside)
+        else (f"{place('', type(model).__name__)}: {why}",)
+    )
+    outside = (*whole, *choice.outside)
     parts = tuple(part for path in choice.parts for part in choice.calls(path))
     captures = {mode: _joined(model, choice, parts, mode) for mode in MODES}
     inputs = tuple(spec for part in parts for spec in part.arguments.inputs)
@@ -227,10 +232,12 @@ class _Choice:
             self.parts.append(path)
             seen.update(module.modules())
             return
-        if path in self.record.calls or next(module.children(), None) is None:
-            self.outside.append(f"{path} ({type(module).__name__}): {obstacle}")
+        before = len(self.outside)
         for name, child in module.named_children():
             self._ask(f"{path}.{name}", child, seen)
+        theirs = any(line.endswith(f": {obstacle}") for line in self.outside[before:])
+        if not theirs and (path in self.record.calls or next(module.children(), None) is None):
+            self.outside.insert(before, f"{path} ({type(module).__name__}): {obstacle}")
 
     def _obstacle(self, path: str, module: nn.Module) -> str | None:
         calls = self.record.calls.get(path)

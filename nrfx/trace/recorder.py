@@ -40,6 +40,14 @@ def _ambient() -> tuple[object, ...]:
     )
 
 
+def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
+    """In a forward, autocast changes what an operation computes, also enabled=False: under the autocast of a caller."""
+    raise TraceError(
+        f"The forward has an autocast region ({(_user_line() or 'in torch').strip()}), which a graph does not record. "
+        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
+    )
+
+
 def cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())
 
@@ -203,7 +211,10 @@ class Recorder(fx.Tracer):
             )
         scope = getattr(module.forward, "__globals__", None)
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
-        if scope is not None and "isinstance" not in scope and not scope["__name__"].startswith("torch."):
+        if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
+            for method in ("__init__", "__enter__"):
+                patcher.patch_method(torch.autocast, method, _refuse_autocast)
+        if scope is not None and "isinstance" not in scope and not scope.get("__name__", "").startswith("torch."):
             patcher.patch(scope, "isinstance", is_instance)
 
     def _check_assignments(self, root: nn.Module) -> None:
