@@ -9,7 +9,7 @@ that somebody else keeps, is held.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -118,6 +118,32 @@ def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
     masks = {name: among(found.spaces_along(layout), mortal) for name, layout in found.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
+
+
+def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Residual = "live") -> dict[str, Tensor]:
+    """Per beta parameter, bool [channels]: those of gamma-dead channels that could go if their constant were 0.
+
+    A constant other than 0 cannot be moved behind a gate or a padded depthwise convolution, so there a channel is held
+    by its beta alone. Betas that are 0 already are among them: at another value they would hold their channel again.
+
+    Raises:
+        AnalysisError: as for `liveness`.
+    """
+    found = channels(traced)
+    alive = liveness(traced, found, threshold, residual)
+    mortal = torch.tensor(
+        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
+    )[found.space_of]
+    ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in alive.affine.items()}
+    losing = mortal & (constants(found, ones, reader(traced), reader(traced)).lost >= 0)
+    held = alive.live & (alive.constants.lost >= 0)
+    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - found.shared
+    masks = {}
+    for norm in found.first_norms.values():
+        if norm.gamma is not None and norm.beta in trained:
+            channel, zero = found.channels(norm.layout), alive.affine[norm.key].beta == 0
+            masks[norm.beta] = alive.gamma_dead[norm.gamma] & among(channel, losing) & (among(channel, held) | zero)
+    return {name: mask for name, mask in masks.items() if bool(mask.any())}
 
 
 def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:

@@ -353,14 +353,17 @@ def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
 
 
 def alike(held: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
-    """Reasons that differ only in the node with which they begin, together; the count of channels first."""
+    """Reasons that differ only in the node with which they begin, together; the count of channels first.
+
+    >>> list(alike([("mul is a gate", 3), ("mul_1 is a gate", 5), ("on a stream", 1)]))
+    [('mul is a gate (and 1 node like it)', '8'), ('on a stream', '1')]
+    """
     together: dict[str, list[tuple[str, int]]] = {}
     for reason, count in held:
-        node, _, rest = reason.partition(" ")
-        together.setdefault(rest if "_" in node else reason, []).append((reason, count))
+        together.setdefault(reason.partition(" ")[2], []).append((reason, count))
     counted = [(sum(count for _, count in group), group) for group in together.values()]
     for count, group in sorted(counted, key=lambda entry: -entry[0]):
-        others = f" (and {len(group) - 1} nodes like it)" if len(group) > 1 else ""
+        others = f" (and {len(group) - 1} node{'s' * (len(group) > 2)} like it)" if len(group) > 1 else ""
         yield f"{group[0][0]}{others}", f"{count:,}"
 
 

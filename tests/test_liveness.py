@@ -5,8 +5,8 @@ from torch import nn
 import nrfx
 from nrfx.channels import channels
 from nrfx.errors import AnalysisError
-from nrfx.liveness import liveness, mortal_gammas
-from tests.zoo import IMAGE, SMALL
+from nrfx.liveness import liveness, mortal_gammas, shrinkable_betas
+from tests.zoo import IMAGE, SMALL, norms
 
 
 def conv(i: int, o: int, k: int = 1, **options) -> nn.Conv2d:
@@ -130,3 +130,61 @@ def test_only_gammas_that_can_die_are_mortal() -> None:
     streams = set(nrfx.utilization(gm).streams)
     live_names, coupled_names = set(mortal_gammas(gm)), set(mortal_gammas(gm, "coupled"))
     assert live_names < coupled_names and streams
+
+
+def dead_first(model: nn.Module, beta: float, where: str = "") -> nrfx.TracedModule:
+    """The traced model, with the first half of the gammas of norms whose names end so at 0, and that beta there."""
+    with torch.no_grad():
+        for name, norm in model.named_modules():
+            if norm in norms(model) and name.endswith(where):
+                half = norm.num_features // 2
+                norm.weight[:half], norm.bias[:half] = 0, beta
+    return nrfx.trace(model, torch.zeros(IMAGE))
+
+
+@pytest.mark.parametrize("name", ["vgg_bn", "resnet", "densenet_preact"])
+def test_where_every_constant_has_a_place_no_beta_is_to_shrink(name: str) -> None:
+    assert shrinkable_betas(dead_first(SMALL[name](), 0.1)) == {}
+
+
+def test_betas_to_shrink_are_those_of_gamma_dead_channels_behind_a_padded_depthwise_convolution() -> None:
+    masks = shrinkable_betas(dead_first(SMALL["mobilenet"](), 0.1, "0.1"))
+    assert {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()} == {
+        "1.0.1.bias": list(range(8)),  # the hidden layers, in front of their depthwise convolutions
+        "2.body.0.1.bias": list(range(12)),
+    }
+
+
+def test_a_beta_whose_constant_is_zero_is_left_alone_unless_it_is_zero_itself() -> None:
+    assert shrinkable_betas(dead_first(SMALL["mobilenet"](), -0.1, "0.1")) == {}  # relu6 of it is 0
+    assert "1.0.1.bias" in shrinkable_betas(dead_first(SMALL["mobilenet"](), 0.0, "0.1"))
+
+
+def test_frozen_betas_and_streams_are_left_alone() -> None:
+    model = SMALL["mobilenet_se"]()
+    model[1][0][1].bias.requires_grad_(False)
+    masks = shrinkable_betas(dead_first(model, 0.1))
+    assert "1.0.1.bias" not in masks and masks
+    assert not any(name.endswith("5.1.bias") or name.startswith("1.6") for name in masks)
+
+
+@pytest.mark.parametrize(("name", "where"), [("mobilenet", "0.1"), ("mobilenet_se", "")])
+def test_with_these_betas_at_zero_fewer_channels_are_held_and_none_by_a_dead_gammas_own_constant(
+    name: str, where: str
+) -> None:
+    gm = dead_first(SMALL[name](), 0.1, where)
+    before = sum(count for reason, count in nrfx.utilization(gm).held if "stream" not in reason)
+    with torch.no_grad():
+        for beta, mask in shrinkable_betas(gm).items():
+            gm.get_parameter(beta)[mask] = 0
+    after = sum(count for reason, count in nrfx.utilization(gm).held if "stream" not in reason)
+    assert after == 0 < before
+
+
+def test_shrinkable_betas_change_nothing_and_check_their_options() -> None:
+    gm = dead_first(SMALL["mobilenet"](), 0.1, "0.1")
+    before = {name: value.clone() for name, value in gm.state_dict().items()}
+    shrinkable_betas(gm)
+    assert all(torch.equal(value, before[name]) for name, value in gm.state_dict().items())
+    with pytest.raises(AnalysisError, match="threshold is 2"):
+        shrinkable_betas(gm, threshold=2)

@@ -9,7 +9,7 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
-from nrfx.liveness import mortal_gammas
+from nrfx.liveness import mortal_gammas, shrinkable_betas
 from nrfx.rejuvenate import Rejuvenation, check_options, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
@@ -66,6 +66,9 @@ class Rejuvenator:
         delta_lambda, delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
+        shrink_beta: the pull on the betas of gamma-dead channels that their constant alone holds (behind gates and
+            padded depthwise convolutions), in units of lambda; 0 for none, 1 for as strong as on the gammas. A beta
+            that is pulled across 0 stays 0 as long as its gamma is dead: the channel can then go.
         scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
         options: those of `nrfx.rejuvenate`, passed on.
 
@@ -99,11 +102,14 @@ class Rejuvenator:
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
+        shrink_beta: float = 0.0,
         scheduler: LRScheduler | None = None,
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
         _check_arguments(trigger, interval, max_events, until, options)
+        if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
+            raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
         if not isinstance(budget, Budget):
             raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
         if not isinstance(optimizer, Optimizer):
@@ -122,6 +128,7 @@ class Rejuvenator:
         self.interval = interval
         self.max_events = max_events
         self.until = until
+        self.shrink_beta = shrink_beta
         self.scheduler = scheduler
         self.events = 0
         self.steps = 0
@@ -130,6 +137,8 @@ class Rejuvenator:
         self._options = dict(options)
         self._module = as_traced(gm, example_inputs)
         self._mortal = self._mortal_of(self._module)
+        self._betas = self._betas_of(self._module)
+        self._signs: dict[str, Tensor] = {}
         self._check_optimizer()
         self._check_budget()
         if not self._mortal:
@@ -156,6 +165,8 @@ class Rejuvenator:
     def penalize(self) -> None:
         """Adds lambda * sign(gamma) to the gradient of every gamma that can die, without a device sync.
 
+        With `shrink_beta`, also lambda * shrink_beta * sign(beta) to that of the betas that hold gamma-dead channels.
+
         Once per optimizer step. With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would
         divide the penalty away. Gammas without a gradient are passed over.
 
@@ -164,9 +175,24 @@ class Rejuvenator:
         if not self.searching or self.lam == 0:
             return
         for name, mask in self._mortal.items():
-            gamma = self._module.get_parameter(name)
-            if gamma.grad is not None:
-                gamma.grad.add_(gamma.sign() * mask.to(gamma.device, non_blocking=True), alpha=self.lam)
+            self._pull(name, mask, self.lam)
+        self._signs = {name: self._pull(name, mask, self.lam * self.shrink_beta) for name, mask in self._betas.items()}
+
+    def _pull(self, name: str, mask: Tensor, strength: float) -> Tensor:
+        """Adds strength * sign to the gradient where the mask says, and returns the signs."""
+        parameter = self._module.get_parameter(name)
+        signs = parameter.sign() * mask.to(parameter.device, non_blocking=True)
+        if parameter.grad is not None:
+            parameter.grad.add_(signs, alpha=strength)
+        return signs
+
+    @torch.no_grad()
+    def _settle_betas(self) -> None:
+        """Sets to 0 the betas that the step took across it, or away from it: the proximal step of the pull."""
+        for name, signs in self._signs.items():
+            beta = self._module.get_parameter(name)
+            beta.masked_fill_(self._betas[name].to(beta.device) & (beta.sign() != signs), 0.0)
+        self._signs = {}
 
     def step(self) -> Measurement | Event | None:
         """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
@@ -176,6 +202,7 @@ class Rejuvenator:
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self.steps += 1
+        self._settle_betas()
         if not self._searches(self.steps) or self.steps % self.interval:
             return None
         check_state(self.optimizer, self._module)
@@ -186,9 +213,10 @@ class Rejuvenator:
             if result.changed:
                 return self._event(r, result)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
+        self._betas = self._betas_of(self._module)
         return self._measurement(measured, r)
 
-    def state_dict(self) -> dict[str, int | float | str | None]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
         return {
             "steps": self.steps,
@@ -196,6 +224,7 @@ class Rejuvenator:
             "lam": self._schedule.value,
             "previous_r": self._schedule.previous_r,
             "note": self.note,
+            "betas": {name: mask.nonzero().flatten().tolist() for name, mask in self._betas.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -215,13 +244,16 @@ class Rejuvenator:
         try:
             schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
             steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
-        except (TypeError, ValueError) as error:
+            trained = self._module if module is None else module
+            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in state["betas"].items()}
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"The state of a Rejuvenator holds numbers; found {dict(state)!r}. Load what Rejuvenator.state_dict "
-                "returned."
+                f"The state of a Rejuvenator holds numbers, and betas of its module; found {dict(state)!r}. Load what "
+                "Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
             self._module, self._mortal = module, self._mortal_of(module)
+        self._betas, self._signs = masks, {}
         self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
 
     def _searches(self, step: int) -> bool:
@@ -230,11 +262,11 @@ class Rejuvenator:
 
     def _event(self, r: float, result: Rejuvenation) -> Event:
         event = Event(self.steps, r, result, self.lam)
-        mortal = self._mortal_of(result.module)
+        mortal, betas = self._mortal_of(result.module), self._betas_of(result.module)
         migrate(self.optimizer, self._module, result)
         if self.scheduler is not None:
             restart(self.scheduler)
-        self._module, self._mortal = result.module, mortal
+        self._module, self._mortal, self._betas = result.module, mortal, betas
         self._schedule = self._schedule.reset()
         self.events += 1
         self.note = ""
@@ -249,6 +281,13 @@ class Rejuvenator:
     def _mortal_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the gammas that can die, on the devices of the gammas."""
         masks = mortal_gammas(module, **_shared(self._options, mortal_gammas))
+        return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
+
+    def _betas_of(self, module: TracedModule) -> dict[str, Tensor]:
+        """The masks of the betas that hold gamma-dead channels; none without shrink_beta."""
+        if not self.shrink_beta:
+            return {}
+        masks = shrinkable_betas(module, **_shared(self._options, shrinkable_betas))
         return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
 
     def _check_optimizer(self) -> None:
@@ -288,6 +327,13 @@ class Rejuvenator:
         group = next(group for group in self.optimizer.param_groups if gammas & set(group["params"]))
         steps = steps_to_die(float(group["lr"]), self.lam, momentum=float(group["momentum"]))
         return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
+
+
+def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
+    """bool, of the parameter's shape: whether its position is listed."""
+    mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+    mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
+    return mask
 
 
 def _ratio(measured: Utilization, budget: Budget) -> float:

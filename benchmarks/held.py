@@ -1,0 +1,146 @@
+"""What shrink_beta does: mobilenet_v3_small on the handwritten digits, trained with and without it.
+
+Every `--interval` steps it counts the gamma-dead channels that can go and those that their constant alone holds, behind
+squeeze-excite gates and padded depthwise convolutions. Both runs start with the same weights, see the
+same images, and have no event. At the end `nrfx.compact` drops what can go. `python -m benchmarks held` prints the
+table and writes benchmarks/results/held.csv. Exit status 1: the held channels did not fall below half of those without.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, count, islice
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision import models
+
+import nrfx
+from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.timing import Environment
+from nrfx.channels import channels
+from nrfx.liveness import liveness
+from nrfx.training.data import Dataset, Images, batches, digits
+
+TABLE = RESULTS / "held.csv"
+SIDE, BATCH, LR, DELTA_LAMBDA, GAMMA = 32, 16, 0.02, 1e-3, 0.5
+STEPS, INTERVAL = 1_600, 100
+NEVER = 1e-6
+"""A trigger that is never reached: the search goes on to the end."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One measurement: gamma-dead channels that can go, and that are held by their constant (streams left out)."""
+
+    shrink_beta: float
+    step: int
+    can_go: int
+    held: int
+    r_params: float
+    lam: float
+    validation_error: float
+    torch: str
+    date: str
+    cpu: str
+
+
+def network(seed: int, classes: int) -> nn.Module:
+    """mobilenet_v3_small with gammas of 0.5, and statistics that follow a short training."""
+    torch.manual_seed(seed)
+    model = models.mobilenet_v3_small(num_classes=classes)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.constant_(module.weight, GAMMA)
+            module.momentum = 0.1
+    return model
+
+
+def rejuvenator(model: nn.Module, data: Dataset, shrink_beta: float, interval: int) -> nrfx.Rejuvenator:
+    gm = nrfx.trace(model, data.train.x[:2])
+    optimizer = torch.optim.SGD(gm.parameters(), lr=LR, momentum=0.9)
+    budget = nrfx.Budget.relative(gm, params=1.0)
+    options = {"trigger": NEVER, "interval": interval, "delta_lambda": DELTA_LAMBDA, "shrink_beta": shrink_beta}
+    return nrfx.Rejuvenator(gm, optimizer, budget, **options)
+
+
+def train(nr: nrfx.Rejuvenator, data: Dataset, steps: int, seed: int) -> Iterator[Sight]:
+    """So many steps of a loop as users write it, and what is seen on the way."""
+    generator = torch.Generator().manual_seed(seed)
+    images = chain.from_iterable(batches(data.train, BATCH, generator) for _ in count())
+    for batch in islice(images, steps):
+        loss = F.cross_entropy(nr.module.train()(batch.x), batch.y)
+        nr.optimizer.zero_grad()
+        loss.backward()
+        nr.penalize()
+        nr.optimizer.step()
+        seen = nr.step()
+        if isinstance(seen, nrfx.Measurement):
+            yield sight(nr, seen, data)
+
+
+def sight(nr: nrfx.Rejuvenator, seen: nrfx.Measurement, data: Dataset) -> Sight:
+    alive = liveness(nr.module, channels(nr.module))
+    by_reason = dict(seen.utilization.held)
+    return Sight(
+        shrink_beta=nr.shrink_beta,
+        step=seen.step,
+        can_go=int((~alive.live).sum()),
+        held=sum(by_reason.get(cause, 0) for cause in alive.constants.causes),
+        r_params=seen.r,
+        lam=seen.lam,
+        validation_error=error(nr.module, data.validation),
+        **asdict(Environment.here()),
+    )
+
+
+@torch.no_grad()
+def error(module: nn.Module, images: Images) -> float:
+    """Wrong ones in percent."""
+    return 100 * float((module.eval()(images.x).argmax(1) != images.y).double().mean())
+
+
+HEADINGS = ("step", *(f"{what}, {how}" for how in ("without", "with") for what in ("can go", "held", "r", "error")))
+
+
+def side_by_side(without: Sequence[Sight], with_: Sequence[Sight]) -> Iterator[tuple[str, ...]]:
+    """A line a measurement: both runs."""
+    for pair in zip(without, with_, strict=True):
+        cells = [(f"{x.can_go:,}", f"{x.held:,}", f"{x.r_params:.3f}", f"{x.validation_error:.1f} %") for x in pair]
+        yield (str(pair[0].step), *cells[0], *cells[1])
+
+
+def compacted(module: nrfx.TracedModule, data: Dataset) -> str:
+    """What is left without the channels that can go, and how far the outputs moved."""
+    result = nrfx.compact(module)
+    difference = nrfx.verify(module, result, data.validation.x)
+    sizes = f"{result.before.params.total:,} -> {result.after.params.total:,} params"
+    return f"{sizes}, outputs moved by {difference:.1e}, validation error {error(result.module, data.validation):.1f} %"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains twice, prints the table, writes the CSV of a run with the defaults; 1 if the option frees too little."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks held", description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"of each run ({STEPS})")
+    parser.add_argument("--interval", type=int, default=INTERVAL, metavar="N", help=f"between counts ({INTERVAL})")
+    parser.add_argument("--shrink-beta", type=float, default=1.0, metavar="S", help="of the second run (1.0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, split and order (0)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    console, data = Console(), digits(options.seed, size=SIDE, channels=3)
+    runs: list[list[Sight]] = []
+    for shrink_beta in (0.0, options.shrink_beta):
+        nr = rejuvenator(network(options.seed, data.classes), data, shrink_beta, options.interval)
+        seen = train(nr, data, options.steps, options.seed)
+        total = options.steps // options.interval
+        runs.append(list(track(seen, f"shrink_beta={shrink_beta:g}", total=total, console=console)))
+        console.print(f"compact: {compacted(nr.module, data)}", highlight=False)
+    console.print(terminal(f"mobilenet_v3_small on digits: {Environment.here()}", HEADINGS, side_by_side(*runs)))
+    if options == parser.parse_args([]):
+        write_csv([sight for run in runs for sight in run], TABLE)
+        console.print(f"Written: {TABLE.relative_to(ROOT)}")
+    return 0 if 2 * runs[1][-1].held < runs[0][-1].held else 1
