@@ -49,7 +49,9 @@ def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> Tr
     if not partial:
         inputs = _specs(example_inputs)
         refuse_unsupported(model)
-        return trace_whole(model, inputs)
+        traced = trace_whole(model, inputs)
+        check_dtypes(traced)
+        return traced
     return trace_parts(model, example_inputs)
 
 

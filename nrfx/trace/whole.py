@@ -109,10 +109,6 @@ _QUANTIZED = (
 def refuse_unsupported(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
-    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
-        raise TraceError(
-            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
-        )
     for path, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
@@ -126,6 +122,10 @@ def refuse_unsupported(model: nn.Module) -> None:
             raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
         if type(module).__module__.startswith(_WRAPPERS):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        raise TraceError(
+            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
