@@ -186,6 +186,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--delta-lambda", type=float, default=5e-4, metavar="D", help="how fast the penalty grows (5e-4)"
     )
+    parser.add_argument(
+        "--shrink-beta", type=float, default=0.0, metavar="S", help="also pull betas that hold dead channels (0)"
+    )
     parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
     parser.add_argument("--scheme", choices=SCHEMES, default="attention", help="how old and new channels meet")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
@@ -385,6 +388,7 @@ def _train(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         trigger=arguments.trigger,
         delta_lambda=arguments.delta_lambda,
+        shrink_beta=arguments.shrink_beta,
         interval=arguments.interval,
         scheme=arguments.scheme,
     )

@@ -5,6 +5,7 @@ import pytest
 import torch
 import zoo
 from rich.console import Console
+from torchvision.models import get_model
 
 import nrfx
 from nrfx.outline import Group, lines, outline
@@ -155,3 +156,19 @@ def test_printing_a_value_prints_its_report() -> None:
 )
 def test_numbers_have_three_digits_and_a_unit(number: int, text: str) -> None:
     assert human(number) == text
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5"])
+def test_networks_with_gates_and_depthwise_convolutions_say_how_many_dead_channels_are_held_and_why(name: str) -> None:
+    torch.manual_seed(0)
+    gm = nrfx.trace(zoo.with_dead(get_model(name)), torch.zeros(1, 3, 64, 64))
+    u = nrfx.utilization(gm)
+    text = " ".join(render(utilization_report(u), 160).split())
+    kinds = {"is a padded convolution": 0, "on a residual stream": 0, "combines its constant with values that vary": 0}
+    for reason, count in u.held:
+        kinds[next(kind for kind in kinds if kind in reason)] += count
+    assert "Held: gamma-dead channels that are kept, and count as live" in text
+    for kind, count in kinds.items():
+        assert bool(count) == (kind in text)
+        assert not count or re.search(rf"{count:,} [^.]*?{kind}", text)
+    assert kinds["combines its constant with values that vary"] or name.startswith("mnasnet")

@@ -143,6 +143,12 @@ def test_a_run_with_a_budget_rejuvenates_within_it_and_trains_on() -> None:
     assert run.note == ""
 
 
+def test_shrink_beta_of_a_run_reaches_the_rejuvenator(tmp_path: Path) -> None:
+    gm, budget = half_dead()
+    with pytest.raises(TrainingError, match=r"shrink_beta is -1\.0"):
+        train(gm, dataset(), replace(QUICK, shrink_beta=-1.0), budget)
+
+
 def test_the_validation_loss_is_the_same_on_both_sides_of_an_event() -> None:
     gm, budget = half_dead()
     recorder = Recorder()

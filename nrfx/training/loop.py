@@ -42,7 +42,7 @@ class RunConfig:
         weight_decay: of either.
         shift: pixels by which images are moved at random.
         seed: of the order of the images and of new weights.
-        trigger, delta_lambda, delta_r, max_events: see Rejuvenator.
+        trigger, delta_lambda, delta_r, max_events, shrink_beta: see Rejuvenator.
         interval: steps between two measurements; None for an epoch, or the whole search if that is shorter.
         search: the fraction of the epochs in which a rejuvenation may happen.
         scheme, rescale: see nrfx.rejuvenate.
@@ -64,6 +64,7 @@ class RunConfig:
     delta_lambda: float = 5e-5
     delta_r: float = 0.01
     max_events: int = 1
+    shrink_beta: float = 0.0
     search: float = 0.5
     scheme: Scheme = "attention"
     rescale: bool = True
@@ -280,6 +281,7 @@ class _Training:
             delta_lambda=self.config.delta_lambda,
             delta_r=self.config.delta_r,
             max_events=self.config.max_events,
+            shrink_beta=self.config.shrink_beta,
             until=until,
             scheme=self.config.scheme,
             rescale=self.config.rescale,
