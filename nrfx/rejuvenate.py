@@ -5,16 +5,16 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from nrfx.budget import Budget
-from nrfx.channels import Channels, Mismatch, channels
+from nrfx.channels import Channels, Mismatch, Space, channels
 from nrfx.cost import Cost, total_cost
-from nrfx.errors import AnalysisError, RewriteError
+from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.liveness import Liveness, Residual, check_residual, liveness, removed_gammas
 from nrfx.nn import Cross
 from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
@@ -202,6 +202,7 @@ class _Options:
     round_to: int = 1
     constants: bool = True
     generator: torch.Generator | None = None
+    cramped: bool = False  # dense because the budget has no room for carriers of attention
 
     def check(self) -> None:
         check_residual(self.threshold, self.residual)
@@ -241,6 +242,8 @@ class _Decision:
     settled: Settlement
     forms: Mapping[str, Reading]
     form_notes: tuple[str, ...]
+    grows: Tensor  # bool [spaces]: who may be widened
+    narrow: Mapping[str, str]  # births that may only shrink, with the reason
 
     @property
     def kept(self) -> Tensor:
@@ -248,25 +251,55 @@ class _Decision:
 
 
 def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -> Rejuvenation:
-    """Decides, allocates and resizes; where an op does not take the new widths, its spaces are fixed and it starts
-    over.
+    """Decides, allocates and resizes; where an op does not take the new widths, it starts over with its spaces no wider
+    than they are, or fixed.
     """
     _check_data(traced)
-    fixed: dict[str, str] = {}
+    limits = _Limits()
     while True:
-        decision = _decide(traced, channels(traced, fixed), options)
+        decision = _decide(traced, channels(traced, limits.fixed), options, limits)
         if not decision.found.norms:
             return _unchanged(traced, decision, NO_GAMMA)
-        allocation = _allocate(traced, decision, budget, options)
+        try:
+            allocation = _allocate(traced, decision, budget, options)
+        except BudgetError:
+            if options.scheme != "attention" or not bool(decision.settled.carriers.any()):
+                raise
+            options, limits = replace(options, scheme="dense", cramped=True), _Limits()
+            continue
         idle = _idle(decision, allocation, budget, options)
         if idle:
             return _unchanged(traced, decision, idle)
         try:
             resized = resize(traced, decision.found, decision.kept, allocation.width)
         except Mismatch as mismatch:
-            _fix(decision.found, mismatch, fixed)
+            limits.add(decision, allocation, mismatch)
             continue
         return _carried_out(traced, decision, allocation, resized, budget, options)
+
+
+@dataclass
+class _Limits:
+    """What attempts to resize have taught: births (with the reason) that may not grow, or not change at all."""
+
+    narrow: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, decision: _Decision, allocation: Allocation, mismatch: Mismatch) -> None:
+        """Limits the spaces that a mismatch concerns: those that grew may only shrink; where none grew all stay."""
+        found = decision.found
+        kept = torch.bincount(found.space_of[decision.kept], minlength=len(found.spaces))
+        grew = {key for space in (allocation.width > kept).nonzero() for key in found.spaces[int(space)].births}
+        reason = f"{mismatch.node}: {mismatch.reason}"
+        concerned, upstream = _concerned(found, mismatch), _upstream(found, mismatch.node)
+        for births in (concerned & grew, upstream & grew):
+            if births:
+                self.narrow.update(dict.fromkeys(births, reason))
+                return
+        births = concerned - self.fixed.keys() or upstream - self.fixed.keys()
+        if not births:
+            raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
+        self.fixed.update(dict.fromkeys(births, reason))
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -278,18 +311,19 @@ def _check_data(traced: TracedModule) -> None:
             )
 
 
-def _decide(traced: TracedModule, found: Channels, options: _Options) -> _Decision:
+def _decide(traced: TracedModule, found: Channels, options: _Options, limits: "_Limits") -> _Decision:
     """Liveness and constants; channels whose constant has no place are held, and the question asked again."""
     forms, notes = cross.crossable(traced, found)
     attention = _attending(traced, forms)
     if options.scheme == "attention":
-        attention |= {key for key, reading in forms.items() if _widens_both(found, reading, options.residual)}
+        grows = _growing(found, options, limits)
+        attention |= {key for key, reading in forms.items() if _widens_both(found, reading, grows)}
     hold: dict[int, str] = {}
     while True:
         alive = liveness(traced, found, options.threshold, options.residual, hold)
         settled = settle(traced, found, alive, attention) if options.settles else nothing(found)
         if not settled.hold:
-            return _Decision(found, alive, settled, forms, notes)
+            return _Decision(found, alive, settled, forms, notes, _growing(found, options, limits), dict(limits.narrow))
         assert settled.hold.keys() - hold.keys(), "channels that are held already cannot be held again"
         hold |= settled.hold
 
@@ -300,9 +334,8 @@ def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
     return {key for key, layer in layers.items() if isinstance(layer, Cross) and layer.scheme == "attention"}
 
 
-def _widens_both(found: Channels, reading: Reading, residual: Residual) -> bool:
+def _widens_both(found: Channels, reading: Reading, grows: Tensor) -> bool:
     """Whether the layer may get new channels on both sides, and so take a cross form."""
-    grows = torch.tensor([_grows(space, residual) for space in found.spaces], dtype=torch.bool)
     sides = [found.spaces_along(layout) for layout in (reading.rows, reading.cols)]
     return all(bool(grows[spaces[spaces >= 0]].any()) for spaces in sides)
 
@@ -313,7 +346,7 @@ def _allocate(traced: TracedModule, decision: _Decision, budget: Budget | None, 
     demand = Demand(
         live=torch.bincount(found.space_of[decision.alive.live], minlength=count),
         kept=torch.bincount(found.space_of[decision.kept], minlength=count),
-        grows=torch.tensor([_grows(space, options.residual) for space in found.spaces], dtype=torch.bool),
+        grows=decision.grows,
         unit=units(found, options.round_to),
     )
     price = Price(traced, found, decision.kept, _crossing(traced, decision, options))
@@ -324,8 +357,14 @@ def _allocate(traced: TracedModule, decision: _Decision, budget: Budget | None, 
     return restore(price, demand, torch.bincount(found.space_of, minlength=count), budget)
 
 
-def _grows(space: Any, residual: Residual) -> bool:
-    return space.free and space.normed and not space.frozen and not (space.stream and residual == "fixed")
+def _growing(found: Channels, options: _Options, limits: _Limits) -> Tensor:
+    """bool [spaces]: who may be widened."""
+
+    def grows(space: Space) -> bool:
+        mobile = space.free and space.normed and not space.frozen and not space.births.keys() & limits.narrow.keys()
+        return mobile and not (space.stream and options.residual == "fixed")
+
+    return torch.tensor([grows(space) for space in found.spaces], dtype=torch.bool)
 
 
 def _crossing(traced: TracedModule, decision: _Decision, options: _Options) -> dict[str, Reading]:
@@ -372,18 +411,13 @@ def _unchanged(traced: TracedModule, decision: _Decision, reason: str) -> Rejuve
     )
 
 
-def _fix(found: Channels, mismatch: Mismatch, fixed: dict[str, str]) -> None:
-    """Fixes the births of every space that the mismatch concerns."""
-    reason = f"{mismatch.node}: {mismatch.reason}"
+def _concerned(found: Channels, mismatch: Mismatch) -> set[str]:
+    """The births of every space that the mismatch names."""
     count = found.channel_of.numel()
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(labels.reshape(-1) for labels in mismatch.labels)])
     known = labels[(labels >= 0) & (labels < count)].unique()
     spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
-    births = {key for space in spaces for key in found.spaces[space].births} - fixed.keys()
-    births = births or _upstream(found, mismatch.node) - fixed.keys()
-    if not births:
-        raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
-    fixed.update(dict.fromkeys(births, reason))
+    return {key for space in spaces for key in found.spaces[space].births}
 
 
 def _upstream(found: Channels, name: str) -> set[str]:
@@ -471,7 +505,7 @@ def _result(
             *_carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
-            *_width_notes(found, options),
+            *_width_notes(decision, options),
         ),
         origins=built.origins,
         parents=built.parents,
@@ -492,11 +526,16 @@ def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
     return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
 
 
-def _width_notes(found: Channels, options: _Options) -> list[str]:
+def _width_notes(decision: _Decision, options: _Options) -> list[str]:
     """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
+    found = decision.found
     fixed = [space for space in found.spaces if space.normed and space.pinned_by in space.births]
     frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
     notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
+    narrow = {space.name: why for space in found.spaces for key, why in decision.narrow.items() if key in space.births}
+    notes += [f"{name}: not widened: {why}." for name, why in narrow.items()]
+    if options.cramped:
+        notes.append("Layers stay dense: the budget has no room for the carriers that cross attention needs.")
     if frozen:
         notes.append(f"Not widened, for they have frozen parameters: {', '.join(frozen)}.")
     if options.round_to > 1 and not options.reallocate:

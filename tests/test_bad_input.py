@@ -174,7 +174,7 @@ MODELS = {
     ),
     "an `if` on values": row(Deciding, lambda m: nrfx.trace(m, X), TraceError, "The model (Deciding)", "torch.where"),
     "autocast in forward": row(
-        Untaught, lambda m: nrfx.trace(m, X), TraceError, "body_0", "autocast", "outside the model"
+        Untaught, lambda m: nrfx.trace(m, X), TraceError, "mistakes.py", "autocast", "outside the model"
     ),
     "random numbers in forward": row(
         Noisy, lambda m: nrfx.trace(m, X), TraceError, "The model (Noisy)", "torch.rand_like"
