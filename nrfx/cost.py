@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.channels import Channels, Step
+from nrfx.labels import joined
 from nrfx.liveness import live_along
 from nrfx.trace import TracedModule
 
@@ -28,18 +29,16 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
-def parameter_cost(traced: TracedModule, found: Channels, live: Tensor | None = None) -> dict[str, int]:
-    """Numbers in each parameter by its first name; with `live` (bool [channels]), those of the live channels alone."""
-    extent = Extents(found, live)
+def parameter_cost(traced: TracedModule, found: Channels, extent: "Extents") -> dict[str, int]:
+    """Numbers in each parameter by its first name, at the widths that `extent` gives."""
     return {
         name: _numbers(parameter.shape, found.layouts.get(name, ()), extent)
         for name, parameter in traced.named_parameters()
     }
 
 
-def step_flops(found: Channels, live: Tensor | None = None) -> dict[str, int]:
+def step_flops(found: Channels, extent: "Extents") -> dict[str, int]:
     """Multiply-adds of each node of the eval graph that does any, by node name."""
-    extent = Extents(found, live)
     return {
         step.node.name: sum(work.times * extent(work.rows) * extent(work.cols) for work in step.effect.work)
         for step in eval_steps(found)
@@ -54,18 +53,17 @@ def eval_steps(found: Channels) -> list[Step]:
 
 def total_cost(traced: TracedModule, found: Channels, live: Tensor | None = None) -> Cost:
     """The cost of the whole network, or of its live part."""
-    return Cost(
-        sum(parameter_cost(traced, found, live).values()),
-        sum(step_flops(found, live).values()),
-    )
+    extent = Extents(found, live)
+    return Cost(sum(parameter_cost(traced, found, extent).values()), sum(step_flops(found, extent).values()))
 
 
 class Extents:
-    """The width of a layout: all of it, or its live positions. Asked often for the same layouts, so it remembers."""
+    """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at once,
+    for a network has hundreds of small ones."""
 
     def __init__(self, found: Channels, live: Tensor | None) -> None:
         self.found, self.live = found, live
-        self.known: dict[int, int] = {}
+        self.known = {} if live is None else _live_widths(found, live)
 
     def __call__(self, layout: Tensor | None) -> int:
         if layout is None:
@@ -75,6 +73,16 @@ class Extents:
         if id(layout) not in self.known:
             self.known[id(layout)] = int(live_along(self.found, self.live, layout).sum())
         return self.known[id(layout)]
+
+
+def _live_widths(found: Channels, live: Tensor) -> dict[int, int]:
+    """id of a layout -> its live positions, for every axis of a parameter and of a piece of work."""
+    axes = [axis for dims in found.layouts.values() for axis in dims]
+    axes += [axis for step in found.steps for work in step.effect.work for axis in (work.rows, work.cols)]
+    layouts = {id(axis): axis for axis in axes if axis is not None}
+    labels, layout_of = joined(list(layouts.values()))
+    counts = torch.bincount(layout_of[live_along(found, live, labels)], minlength=len(layouts))
+    return dict(zip(layouts, counts.tolist(), strict=True))
 
 
 def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], extent: Extents) -> int:

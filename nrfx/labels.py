@@ -55,6 +55,17 @@ def among(ids: Tensor, mask: Tensor) -> Tensor:
     return (ids >= 0) & mask[ids.clamp(min=0)]
 
 
+def joined(layouts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The labels of several layouts as one vector, and for each of them the index of its layout.
+
+    >>> joined([torch.tensor([4, 5]), torch.tensor([7])])
+    (tensor([4, 5, 7]), tensor([0, 0, 1]))
+    """
+    none = torch.zeros(0, dtype=torch.int64)
+    lengths = torch.tensor([layout.numel() for layout in layouts], dtype=torch.int64)
+    return torch.cat([none, *layouts]), torch.arange(len(layouts)).repeat_interleave(lengths)
+
+
 def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
     view = [1] * len(shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nrfx.channels import Channels, Step, channels
 from nrfx.cost import Extents, by_owner, parameter_cost, step_flops
-from nrfx.labels import among
+from nrfx.labels import among, joined
 from nrfx.liveness import Held, Liveness, Residual, liveness
 from nrfx.trace import TracedModule, as_traced
 
@@ -132,9 +132,10 @@ def utilization(
 
 def measure(traced: TracedModule, found: Channels, alive: Liveness) -> Utilization:
     """The utilization of a network whose channels and liveness are known."""
-    params = [parameter_cost(traced, found), parameter_cost(traced, found, alive.live)]
-    flops = [step_flops(found), step_flops(found, alive.live)]
-    rows = _Rows(traced, found, alive, [by_owner(cost) for cost in params], flops)
+    extents = Extents(found, None), Extents(found, alive.live)
+    params = [parameter_cost(traced, found, extent) for extent in extents]
+    flops = [step_flops(found, extent) for extent in extents]
+    rows = _Rows(traced, found, alive, extents, [by_owner(cost) for cost in params], flops)
     return Utilization(
         params=Share(sum(params[1].values()), sum(params[0].values())),
         flops=Share(sum(flops[1].values()), sum(flops[0].values())),
@@ -172,12 +173,15 @@ class _Rows:
         traced: TracedModule,
         found: Channels,
         alive: Liveness,
+        extents: tuple[Extents, Extents],
         params: list[dict[str, int]],
         flops: list[dict[str, int]],
     ) -> None:
         self.traced, self.found, self.alive, self.params = traced, found, alive, params
         self.flops = [_by_path(found.steps, cost) for cost in flops]
-        self.live, self.all = Extents(found, alive.live), Extents(found, None)
+        self.all, self.live = extents
+        self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.pinned = torch.tensor([not space.free for space in found.spaces], dtype=torch.bool)
         self.held = torch.zeros(found.space_of.numel(), dtype=torch.bool)
         self.held_by_gamma: Counter[str] = Counter()
         for entry in alive.held:
@@ -191,15 +195,22 @@ class _Rows:
             if step.effect.sites:
                 visited.setdefault(step.path, step)
         owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
-        for path in [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]:
-            yield self.row(path, visited.get(path))
+        paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
+        axes = [_axes(visited.get(path)) for path in paths]
+        outs = [out for out, _ in axes if out is not None]
+        held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
+        for path, (out, in_) in zip(paths, axes, strict=True):
+            on_out = (0, ()) if out is None else (next(held), next(pins))
+            yield self.row(path, visited.get(path), out, in_, *on_out)
 
-    def row(self, path: str, step: Step | None) -> Row:
+    def row(
+        self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
+    ) -> Row:
         params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
-        out, in_ = _axes(step)
+        norm = step.effect.norm if step is not None else None
         return Row(
             name=path,
-            op=type(self.traced.get_submodule(path)).__name__ if path else "parameters",
+            op=type(self.modules[path]).__name__ if path else "parameters",
             params_live=params[1],
             params=params[0],
             flops_live=self.flops[1].get(path, 0),
@@ -208,24 +219,26 @@ class _Rows:
             out=self.all(out) if out is not None else 0,
             in_live=self.live(in_) if in_ is not None else 0,
             in_=self.all(in_) if in_ is not None else 0,
-            held=self._held(step, out),
-            pins=self._pins(out),
+            held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
+            pins=pins,
         )
 
-    def _held(self, step: Step | None, out: Tensor | None) -> int:
-        if step is None or out is None:
-            return 0
-        if step.effect.norm is not None:
-            return self.held_by_gamma[step.effect.norm.gamma or ""]
-        ids = self.found.channels(out)
-        return int(among(ids, self.held).sum())
+    def held_on(self, outs: list[Tensor]) -> list[int]:
+        """How many positions of each layout carry a channel that is held."""
+        labels, layout_of = joined(outs)
+        held = among(self.found.channels(labels), self.held)
+        counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
+        return counts
 
-    def _pins(self, out: Tensor | None) -> tuple[str, ...]:
-        if out is None:
-            return ()
-        spaces = self.found.spaces_along(out)
-        reasons = [self.found.spaces[space].pinned for space in spaces[spaces >= 0].unique().tolist()]
-        return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
+    def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
+        """Why channels of each layout are pinned, by the order of their spaces."""
+        labels, layout_of = joined(outs)
+        spaces = self.found.spaces_along(labels)
+        here = among(spaces, self.pinned)
+        found: list[dict[str, None]] = [{} for _ in outs]
+        for layout, space in torch.stack([layout_of[here], spaces[here]], 1).unique(dim=0).tolist():
+            found[layout][self.found.spaces[space].pinned or ""] = None
+        return [tuple(reasons) for reasons in found]
 
 
 def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
