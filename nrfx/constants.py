@@ -85,6 +85,19 @@ def uniform(values: Tensor, axis: int) -> Tensor:
     return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
 
 
+def _varying(shape: torch.Size) -> Tensor:
+    """NaN in that shape, in the memory of one element."""
+    return _UNKNOWN.view((1,) * len(shape)).expand(shape)
+
+
+_UNKNOWN = torch.full((), NAN, dtype=torch.float64)
+
+
+def _varies(values: Tensor) -> bool:
+    """Whether every element is NaN by being one and the same: what most of a network holds, and cheap to see."""
+    return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
+
+
 class _Propagation:
     def __init__(
         self,

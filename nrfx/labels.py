@@ -66,6 +66,17 @@ def joined(layouts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat([none, *layouts]), torch.arange(len(layouts)).repeat_interleave(lengths)
 
 
+def counted(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of an int64 vector, sorted, and how often each occurs; fast where equal ones are neighbours.
+
+    >>> counted(torch.tensor([5, 5, 2, 2, 2, 5]))
+    (tensor([2, 5]), tensor([3, 3]))
+    """
+    runs, lengths = torch.unique_consecutive(numbers, return_counts=True)
+    values, run_of = torch.unique(runs, return_inverse=True)
+    return values, torch.zeros_like(values).index_add_(0, run_of, lengths)
+
+
 def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
     view = [1] * len(shape)

@@ -172,11 +172,13 @@ def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
         return {}
     if any(tensors[name].is_meta for name in names):
         raise AnalysisError("The model lies on the meta device and has no gammas to read: move it to the CPU or a GPU.")
-    joined = torch.cat([tensors[name].detach().reshape(-1).double() for name in names]).cpu()
+    joined = torch.cat([tensors[name].detach().reshape(-1) for name in names]).double().cpu()  # in their widest dtype
     return dict(zip(names, joined.split([tensors[name].numel() for name in names]), strict=True))
 
 
 def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
+    if not values or bool(torch.cat(list(values.values())).isfinite().all()):
+        return
     for norm in norms:
         kinds = (
             ("gamma", norm.gamma),
@@ -195,11 +197,12 @@ def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
 
 def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
     size = gamma.abs()
-    if size.numel() and float(size.max()) < ALL_DEAD and threshold > 0:
+    strongest = float(size.max()) if size.numel() else 0.0
+    if size.numel() and strongest < ALL_DEAD and threshold > 0:
         dead = torch.ones_like(size, dtype=torch.bool)
         dead[int(size.argmax())] = False
         return dead, [f"{name}: all gammas are below {ALL_DEAD}; only the strongest counts as live."]
-    return size < threshold * size.max() if size.numel() else size < 0, []
+    return size < threshold * strongest, []
 
 
 def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:

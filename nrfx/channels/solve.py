@@ -9,7 +9,7 @@ from torch import Tensor
 from nrfx.channels.streams import on_streams
 from nrfx.channels.value import Channels, Space, Step, first_readings, read_directly
 from nrfx.channels.walk import Walk
-from nrfx.labels import OPAQUE, collapse, components
+from nrfx.labels import OPAQUE, collapse, components, counted, joined
 from nrfx.rules import Pin
 from nrfx.trace import TracedModule
 
@@ -30,7 +30,8 @@ class _Solved:
 
     def __init__(self, traced: TracedModule, walk: Walk, steps: tuple[Step, ...]) -> None:
         self.traced, self.walk, self.steps = traced, walk, steps
-        self.layouts, twice = _layouts(traced, steps)
+        self.birth_at = {int(labels[0]): labels for labels in walk.born.values() if labels.numel()}
+        self.layouts, twice = _layouts({name: tensor.dim() for name, tensor in walk.tensors.items()}, steps)
         self.ties = [(step, left, right) for step in steps for left, right in step.effect.ties]
         self.ties += [(step, left, right) for step, left, right in twice]
         self.pins: list[tuple[Tensor, str, str]] = [
@@ -86,8 +87,8 @@ class _Solved:
         right = torch.cat([torch.zeros(0, dtype=torch.int64), *(b.reshape(-1) for _, b in pairs)])
         both = (left >= 0) & (right >= 0) & (left != right)
         root = components(self.walk.count, left[both], right[both])
-        roots, channel_of = torch.unique(root, return_inverse=True)
-        return channel_of, roots.numel()
+        smallest = root == torch.arange(self.walk.count)
+        return (smallest.cumsum(0) - 1)[root], int(smallest.sum())
 
     def _opaque_pins(self) -> list[tuple[Tensor, str, str]]:
         """A channel tied to an opaque value is pinned by it."""
@@ -104,19 +105,30 @@ class _Solved:
 
     def _uneven(self, channel_of: Tensor, space_of: Tensor, spaces: int) -> list[tuple[Tensor, str, str]]:
         """Spaces of which some axis reads one channel more often than another cannot change width."""
+        width, count = torch.bincount(space_of, minlength=spaces), max(channel_of.numel(), 1)
+        whole = {id(layout): (name, layout) for name, layout in self._read_whole()}
+        mixed = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
+        labels, layout_of = joined([layout for _, layout in mixed])
+        known = labels >= 0
+        pairs = layout_of[known] * count + channel_of[labels[known]]  # (layout, channel) as one number
+        pairs, reads = counted(pairs)
+        here = space_of[pairs % count]
+        _, at = torch.unique(pairs // count * spaces + here, return_inverse=True)
+        total = torch.zeros_like(at).index_add_(0, at, reads)[at]
+        uneven = (reads * width[here] != total) | (torch.bincount(at)[at] != width[here])
         pins = []
-        width = torch.bincount(space_of, minlength=spaces)
-        distinct = {id(layout): (name, layout) for name, layout in self._read_whole()}
-        for name, layout in distinct.values():
-            ids, reads = torch.unique(channel_of[layout[layout >= 0]], return_counts=True)
-            here = space_of[ids]
-            total = torch.zeros(spaces, dtype=torch.int64).index_add_(0, here, reads)
-            met = torch.bincount(here, minlength=spaces)
-            uneven = (reads * width[here] != total[here]) | (met[here] != width[here])
-            if bool(uneven.any()):
-                bad = torch.isin(space_of[channel_of], here[uneven]).nonzero().flatten()
-                pins.append((bad, name, f"{name} reads only some of its channels"))
+        for index in (pairs[uneven] // max(channel_of.numel(), 1)).unique().tolist():
+            name = mixed[index][0]
+            bad = here[uneven & (pairs // count == index)]
+            members = torch.isin(space_of[channel_of], bad).nonzero().flatten()
+            pins.append((members, name, f"{name} reads only some of its channels"))
         return pins
+
+    def _is_one_birth(self, layout: Tensor) -> bool:
+        """Whether the layout is just what some place brings into being, which by the definition of a space reads the
+        channels of each alike."""
+        born = self.birth_at.get(int(layout[0])) if layout.numel() else None
+        return born is not None and (born is layout or torch.equal(born, layout))
 
     def _read_whole(self) -> Iterator[tuple[str, Tensor]]:
         """(name, layout) of every axis that should read a space's channels alike: not the blocks of cross layers."""
@@ -140,7 +152,7 @@ class _Solved:
     def _frozen_layouts(self) -> list[Tensor]:
         return [
             layout
-            for name, parameter in self.traced.named_parameters()
+            for name, parameter in self.walk.parameters.items()
             if not parameter.requires_grad
             for layout in self.layouts.get(name, ())
             if layout is not None
@@ -148,15 +160,14 @@ class _Solved:
 
 
 def _layouts(
-    traced: TracedModule, steps: tuple[Step, ...]
+    dims_of: Mapping[str, int], steps: tuple[Step, ...]
 ) -> tuple[dict[str, tuple[Tensor | None, ...]], list[tuple[Step, Tensor, Tensor]]]:
     """The layout on each dim of each visited tensor; a second visit ties to the first."""
-    shapes = {**{n: p.dim() for n, p in traced.named_parameters()}, **{n: b.dim() for n, b in traced.named_buffers()}}
     found: dict[str, list[Tensor | None]] = {}
     ties = []
     for step in steps:
         for site in step.effect.sites:
-            dims = found.setdefault(site.parameter, [None] * shapes[site.parameter])
+            dims = found.setdefault(site.parameter, [None] * dims_of[site.parameter])
             first = dims[site.dim]
             if first is None:
                 dims[site.dim] = site.layout
@@ -175,9 +186,8 @@ def _group(
     keys = list(born)
     generator = torch.Generator().manual_seed(0)
     marks = torch.randint(1 << 62, (max(len(keys), 1),), generator=generator)
-    signature = torch.zeros(count, dtype=torch.int64)
-    for index, key in enumerate(keys):
-        signature.index_add_(0, channel_of[born[key]], marks[index].expand(born[key].numel()))
+    labels, birth_of = joined(list(born.values()))
+    signature = torch.zeros(count, dtype=torch.int64).index_add_(0, channel_of[labels], marks[birth_of])
     _, inverse = torch.unique(signature, return_inverse=True)
     first = torch.full((int(inverse.max()) + 1 if count else 0,), count).scatter_reduce(
         0, inverse, torch.arange(count), "amin"
@@ -188,10 +198,10 @@ def _group(
     space_of = rank[inverse]
     widths = torch.bincount(space_of).tolist()
     members: list[dict[str, int]] = [{} for _ in widths]
-    for key in keys:
-        here, times = torch.unique(space_of[channel_of[born[key]]], return_counts=True)
-        for space, labels in zip(here.tolist(), times.tolist(), strict=True):
-            members[space][key] = labels // widths[space]
+    pairs, times = counted(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space) as one number
+    for pair, size in zip(pairs.tolist(), times.tolist(), strict=True):
+        birth, space = divmod(pair, len(widths))
+        members[space][keys[birth]] = size // widths[space]
     return space_of, list(zip(members, widths, strict=True))
 
 

@@ -77,10 +77,11 @@ class Walk:
             for step in (old.steps if old else ())
             if step.effect.family is Family.UNKNOWN
         }
+        self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.parameters = dict(traced.named_parameters())
         self.aliases = old.aliases if old else first_names(traced)
-        self.modules: dict[str, nn.Module] = dict(traced.named_modules())
         self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
-        self.tensors: dict[str, Tensor] = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
+        self.tensors: dict[str, Tensor] = {**self.parameters, **dict(traced.named_buffers())}
         self.owned = _owned(traced, self.aliases)
         self.axes: dict[str, int | None] = dict(old.axes) if old else {}
         self.before: dict[tuple[str, str], Before] = {}
@@ -275,7 +276,14 @@ def _batch(traced: TracedModule) -> int:
 def first_names(module: nn.Module) -> dict[str, str]:
     """Every parameter and buffer name -> the first name of the same tensor."""
     first: dict[int, str] = {}
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    modules = list(module.named_modules(remove_duplicate=False))
+    named = (
+        (f"{path}.{name}" if path else name, tensor)
+        for kind in ("_parameters", "_buffers")
+        for path, owner in modules
+        for name, tensor in getattr(owner, kind).items()
+        if tensor is not None
+    )
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
