@@ -107,6 +107,8 @@ class _Propagation:
         bias: Callable[[str], Tensor],
     ) -> None:
         self.affine, self.weight, self.bias = affine, weight, bias
+        self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
+        self.seen = torch.zeros(found.space_of.shape, dtype=torch.bool)  # False outside of `lose`
         self.channel_of = found.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in found.steps}
         self.read: dict[str, list[Tensor]] = {}
@@ -118,7 +120,7 @@ class _Propagation:
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
-        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), NAN).double().expand(labels.shape))
+        return like(step.effect.out, lambda labels: _varying(labels.shape))
 
     def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
@@ -130,6 +132,8 @@ class _Propagation:
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         assert step.effect.apply is not None
         shape = step.effect.out.shape
+        if len(args) == 1 and not kwargs and _varies(args[0]):  # an op on what varies alone gives what varies
+            return _varying(shape)
         small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
         out = step.effect.apply(*small, **kwargs).expand(shape)
         if len(tensors(args)) > 1:
@@ -139,6 +143,8 @@ class _Propagation:
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
         norm = step.effect.norm
         assert isinstance(norm, Norm)
+        if norm.key not in self.dying and _varies(args[0]):
+            return _varying(step.effect.out.shape)
         return along(self.affine[norm.key](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -191,11 +197,16 @@ class _Propagation:
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""
-        known = torch.zeros_like(self.lost, dtype=torch.bool)
-        for labels, values in self.labelled(step, args):
-            known |= self.where(labels, ~collapse(values).isnan())
-        lost = known & self.where(step.effect.out, collapse(out).isnan()) & (self.lost < 0)
-        if bool(lost.any()):
+        if all(_varies(values) for values in tensors(args)):
+            return
+        known = [self.where(labels, ~collapse(values).isnan()) for labels, values in self.labelled(step, args)]
+        after = self.where(step.effect.out, collapse(out).isnan())
+        for channels in known:
+            self.seen[channels] = True
+        lost = after[self.seen[after] & (self.lost[after] < 0)]
+        for channels in known:
+            self.seen[channels] = False
+        if lost.numel():
             self.lost[lost] = len(self.causes)
             self.causes.append(reason)
             self.places.append(step.node.name)
@@ -206,11 +217,9 @@ class _Propagation:
         return list(zip(names, tensors(args), strict=True))
 
     def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
-        """bool [channels]: whether an element of the channel is chosen. `chosen` broadcasts over dims that repeat."""
+        """The channels of which an element is chosen, some perhaps often. `chosen` broadcasts over dims that repeat."""
         small, mask = torch.broadcast_tensors(collapse(labels), chosen)
-        found = torch.zeros_like(self.lost, dtype=torch.bool)
-        found[self.channel_of[small[mask & (small >= 0)]]] = True
-        return found
+        return self.channel_of[small[mask & (small >= 0)]]
 
 
 def _with_padding(labels: Tensor, values: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ def total_cost(traced: TracedModule, found: Channels, live: Tensor | None = None
 
 
 class Extents:
-    """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at once,
-    for a network has hundreds of small ones."""
+    """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at
+    once, for a network has hundreds of small ones."""
 
     def __init__(self, found: Channels, live: Tensor | None) -> None:
         self.found, self.live = found, live

@@ -21,11 +21,11 @@ def collapse(labels: Tensor) -> Tensor:
     >>> collapse(torch.arange(3).view(1, 3, 1).expand(2, 3, 5)).shape
     torch.Size([1, 3, 1])
     """
-    index = tuple(
-        slice(0, 1) if stride == 0 and size > 1 else slice(None)
-        for stride, size in zip(labels.stride(), labels.shape, strict=True)
-    )
-    return labels[index]
+    strides = labels.stride()
+    if 0 not in strides:
+        return labels
+    sizes = [min(size, 1) if stride == 0 else size for stride, size in zip(strides, labels.shape, strict=True)]
+    return labels.as_strided(sizes, strides)
 
 
 def compact(labels: Tensor) -> Tensor:

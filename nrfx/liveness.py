@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nrfx.channels import Channels, channels
 from nrfx.constants import Affine, Constants, constants
 from nrfx.errors import AnalysisError
-from nrfx.labels import among
+from nrfx.labels import among, joined
 from nrfx.rules import Family, Norm
 from nrfx.trace import TracedModule
 
@@ -207,7 +207,7 @@ def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, lis
 
 def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
     width = norm.layout.numel()
-    ones, zeros = torch.ones(width).double(), torch.zeros(width).double()
+    ones, zeros = _ONE.expand(width), _ZERO.expand(width)
     return Affine(
         gamma=values[norm.gamma] if norm.gamma else ones,
         beta=values[norm.beta] if norm.beta else zeros,
@@ -219,6 +219,9 @@ def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, T
     )
 
 
+_ONE, _ZERO = torch.ones(1).double(), torch.zeros(1).double()
+
+
 def reader(module: nn.Module) -> Callable[[str], Tensor]:
     """Reads a parameter by name, in float64 on the CPU."""
     return lambda name: module.get_parameter(name).detach().double().cpu()
@@ -226,31 +229,32 @@ def reader(module: nn.Module) -> Callable[[str], Tensor]:
 
 def _marked(found: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
     """bool [channels]: some gamma on the channel is dead."""
+    labels, _ = joined([found.norms[name][dead] for name, dead in gamma_dead.items()])
+    return _with_labels(found, labels)
+
+
+def _with_labels(found: Channels, labels: Tensor) -> Tensor:
+    """bool [channels]: some of the labels is of the channel."""
     marked = torch.zeros(found.space_of.numel(), dtype=torch.bool)
-    for name, dead in gamma_dead.items():
-        labels = found.norms[name][dead]
-        marked[found.channel_of[labels[labels >= 0]]] = True
+    marked[found.channel_of[labels[labels >= 0]]] = True
     return marked
 
 
 def _read_varying(found: Channels, fixed: Constants) -> Tensor:
     """bool [channels]: some weight reads the channel where it is not constant."""
-    varying = torch.zeros(found.space_of.numel(), dtype=torch.bool)
-    for step in found.steps:
-        reading = step.effect.reading
-        if reading is not None:
-            for value in fixed.read.get(reading.key, ()):
-                labels = reading.cols[value.isnan()]
-                varying[found.channel_of[labels[labels >= 0]]] = True
-    return varying
+    readings = [step.effect.reading for step in found.steps if step.effect.reading is not None]
+    read = [(reading.cols, value) for reading in readings for value in fixed.read.get(reading.key, ())]
+    labels, _ = joined([cols for cols, _ in read])
+    varies = torch.cat([torch.zeros(0), *(value for _, value in read)]).isnan()
+    return _with_labels(found, labels[varies])
 
 
 def _strength(found: Channels, values: Mapping[str, Tensor]) -> Tensor:
     strength = torch.zeros(found.space_of.numel()).double()
-    for name, layout in found.norms.items():
-        known = layout >= 0
-        strength.scatter_reduce_(0, found.channel_of[layout[known]], values[name].abs()[known], "amax")
-    return strength
+    labels, _ = joined(list(found.norms.values()))
+    size = torch.cat([torch.zeros(0).double(), *(values[name] for name in found.norms)]).abs()
+    known = labels >= 0
+    return strength.scatter_reduce(0, found.channel_of[labels[known]], size[known], "amax")
 
 
 def _never_empty(found: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
@@ -290,9 +294,12 @@ def _held(
     residual: Residual,
 ) -> Iterator[Held]:
     reason_of, reasons = _reasons(found, fixed, policy, hold, residual)
-    for name, dead in gamma_dead.items():
-        channel = found.channels(found.norms[name])
-        here = (dead & among(channel, keep)).nonzero().flatten()
+    labels, _ = joined([found.norms[name] for name in gamma_dead])
+    channels = found.channels(labels)
+    dead = among(channels, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
+    sizes = [each.numel() for each in gamma_dead.values()]
+    for name, channel, kept in zip(gamma_dead, channels.split(sizes), dead.split(sizes), strict=True):
+        here = kept.nonzero().flatten()
         why = reason_of[channel[here]]
         for code in torch.unique(why).tolist():
             yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
@@ -307,10 +314,11 @@ def _reasons(
     for channel, reason in hold.items():
         reason_of[channel] = len(reasons)
         reasons.append(reason)
-    reason_of[policy[found.space_of]] = len(reasons)
+    of_space = torch.where(policy, len(reasons), -1)
     reasons.append(f'on a residual stream, which residual="{residual}" keeps')
     for space in found.spaces:
         if not space.free:
-            reason_of[found.space_of == space.index] = len(reasons)
+            of_space[space.index] = len(reasons)
             reasons.append(f"pinned: {space.pinned}")
-    return reason_of, reasons
+    stronger = of_space[found.space_of]
+    return torch.where(stronger >= 0, stronger, reason_of), reasons

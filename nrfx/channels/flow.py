@@ -45,4 +45,6 @@ def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:
     """The nest with each label tensor replaced by value(labels)."""
+    if isinstance(nest, Tensor):
+        return value(nest)
     return tree_map(lambda leaf: value(leaf) if isinstance(leaf, Tensor) else leaf, nest)

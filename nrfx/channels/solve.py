@@ -1,6 +1,6 @@
 """Ties, pins and spaces from the effects of a walk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -142,12 +142,9 @@ class _Solved:
 
     def _streams(self, channel_of: Tensor, space_of: Tensor) -> dict[int, str]:
         """Space -> the first addition that makes it part of a stream."""
-        found: dict[int, str] = {}
-        for node, labels in on_streams(self.traced, self.steps):
-            ids = collapse(labels).reshape(-1)
-            for space in space_of[channel_of[ids[ids >= 0]]].unique().tolist():
-                found.setdefault(space, node)
-        return found
+        values = list(on_streams(self.traced, self.steps))
+        first = _first_touched([labels for _, labels in values], channel_of, space_of)
+        return {space: values[index][0] for space, index in first.items()}
 
     def _frozen_layouts(self) -> list[Tensor]:
         return [
@@ -209,12 +206,18 @@ def _pin_spaces(
     pins: list[tuple[Tensor, str, str]], channel_of: Tensor, space_of: Tensor
 ) -> dict[int, tuple[str, str]]:
     """Space -> (reason, node) of the first pin that touches it."""
-    found: dict[int, tuple[str, str]] = {}
-    for labels, node, reason in pins:
-        ids = collapse(labels).reshape(-1)
-        for space in torch.unique(space_of[channel_of[ids[ids >= 0]]]).tolist():
-            found.setdefault(space, (reason, node))
-    return found
+    first = _first_touched([labels for labels, _, _ in pins], channel_of, space_of)
+    return {space: (pins[index][2], pins[index][1]) for space, index in first.items()}
+
+
+def _first_touched(values: Sequence[Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, int]:
+    """Space -> the index of the first of the label tensors that holds one of its channels."""
+    labels, index_of = joined([collapse(each).reshape(-1) for each in values])
+    known = labels >= 0
+    spaces = space_of[channel_of[labels[known]]]
+    first = torch.full((int(spaces.max()) + 1 if spaces.numel() else 0,), len(values))
+    first.scatter_reduce_(0, spaces, index_of[known], "amin")
+    return {space: index for space, index in enumerate(first.tolist()) if index < len(values)}
 
 
 def _touched(layouts: Any, channel_of: Tensor, space_of: Tensor) -> set[int]:

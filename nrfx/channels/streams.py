@@ -1,9 +1,8 @@
 """Residual streams: what an addition joins, and the value at which its arms part."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import networkx
 from torch import Tensor, fx
 
 from nrfx.channels.value import Step
@@ -15,41 +14,41 @@ def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[st
     """(addition, labels) of every value on a residual stream."""
     outs = {(step.mode, step.node.name): step.effect.out for step in steps}
     joins = [step for step in steps if step.effect.joins]
-    trees = {mode: _dominator_tree(traced.graphs[mode]) for mode in {step.mode for step in joins}}
+    trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
         for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):
             for labels in tensors(value):
                 yield step.node.name, labels
 
 
-def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: Mapping[Any, Any]) -> list[Any]:
+def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: "_Dominators") -> list[Any]:
     """The value at which the two arms of an addition part: the nearest node that every path to both must cross."""
     operands = [arg for arg in step.node.all_input_nodes if tensors(outs[step.mode, arg.name])]
-    if len(operands) < 2:
-        return []
-    common = _dominators(operands[0], tree)
-    for operand in operands[1:]:
-        above = set(_dominators(operand, tree))
-        common = [node for node in common if node in above]
-    return [outs[step.mode, node.name] for node in common[:1]]
+    parting = tree.nearest(operands) if len(operands) > 1 else None
+    return [] if parting is None else [outs[step.mode, parting.name]]
 
 
-def _dominators(node: fx.Node, tree: Mapping[Any, Any]) -> list[fx.Node]:
-    """The nodes that every path from the inputs to `node` crosses, nearest first, itself included."""
-    above: list[fx.Node] = []
-    while isinstance(node, fx.Node) and node not in above:
-        above.append(node)
-        node = tree.get(node, _ENTRY)
-    return above
+class _Dominators:
+    """The tree of immediate dominators of a graph: node -> the nearest other node that every path to it crosses.
 
+    A graph is in the order of its edges, so that one pass builds the tree: the dominator of a node is the nearest
+    common ancestor of its inputs. None stands for the entry, above all nodes.
+    """
 
-_ENTRY: Any = "entry"
+    def __init__(self, graph: fx.Graph) -> None:
+        self.above: dict[fx.Node, fx.Node | None] = {}
+        self.depth: dict[fx.Node | None, int] = {None: 0}
+        for node in graph.nodes:
+            self.above[node] = self.nearest(node.all_input_nodes)
+            self.depth[node] = self.depth[self.above[node]] + 1
 
-
-def _dominator_tree(graph: fx.Graph) -> dict[Any, Any]:
-    """Node -> its immediate dominator."""
-    flow = networkx.DiGraph()
-    flow.add_node(_ENTRY)
-    for node in graph.nodes:
-        flow.add_edges_from((source, node) for source in node.all_input_nodes or [_ENTRY])
-    return dict(networkx.immediate_dominators(flow, _ENTRY))
+    def nearest(self, nodes: Sequence[fx.Node]) -> fx.Node | None:
+        """The nearest node that every path to each of `nodes` crosses, perhaps one of them."""
+        common = nodes[0] if nodes else None
+        for node in nodes[1:]:
+            other: fx.Node | None = node
+            while common is not other:
+                if self.depth[common] < self.depth[other]:
+                    common, other = other, common
+                common = self.above[common] if common is not None else None
+        return common

@@ -3,6 +3,7 @@
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -258,10 +259,19 @@ def _works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return True
     if isinstance(node.target, str):
         return False
+    index = _inplace_argument(node.target)
+    given = node.args[index] if index is not None and index < len(node.args) else node.kwargs.get("inplace")
+    return index is not None and given is True
+
+
+@cache
+def _inplace_argument(function: Callable[..., Any]) -> int | None:
+    """Which argument of a function is `inplace`; None where there is none."""
     try:
-        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace") is True
+        names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # builtins have no signature, and no such argument
-        return False
+        return None
+    return names.index("inplace") if "inplace" in names else None
 
 
 def _batch(traced: TracedModule) -> int:

@@ -220,6 +220,12 @@ class Call:
 
 def tensors(nest: Any) -> list[Tensor]:
     """The label tensors in a nest of arguments, in order."""
+    if isinstance(nest, Tensor):
+        return [nest]
+    if type(nest) is tuple or type(nest) is list:  # nearly all nests; a tree of any kind is slower to walk
+        return [labels for part in nest for labels in tensors(part)]
+    if type(nest) is dict:
+        return [labels for part in nest.values() for labels in tensors(part)]
     return [leaf for leaf in torch.utils._pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
 
 

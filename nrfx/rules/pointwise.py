@@ -115,13 +115,13 @@ def elementwise(
         return Effect(Family.VALUE, out=_plain(call))
     if "out" in call.kwargs:
         return unknown(call, "it writes its result into another tensor")
-    shape = torch.broadcast_shapes(*(labels.shape for labels in operands))
+    shape = torch.broadcast_tensors(*operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
     ties = tuple((tied[0], other) for other in tied[1:])
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
-    merged = merge([labels.expand(torch.broadcast_shapes(*(t.shape for t in tied))) for labels in simplest])
+    merged = merge(torch.broadcast_tensors(*simplest))
     apply = apply or (_product if times else out_of_place(call))
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
