@@ -135,8 +135,12 @@ class _Propagation:
         if len(args) == 1 and not kwargs and _varies(args[0]):  # an op on what varies alone gives what varies
             return _varying(shape)
         small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
+        given = tensors(small)
+        if len(given) > 1:  # an op that works in place wants the first as large as all
+            common = torch.broadcast_tensors(*given)[0].shape
+            small = like(small, lambda x: x.expand(common))
         out = step.effect.apply(*small, **kwargs).expand(shape)
-        if len(tensors(args)) > 1:
+        if len(given) > 1:
             self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
         return out
 

@@ -98,12 +98,20 @@ def spread(labels: Tensor, dim: int) -> Tensor:
     return rows.expand(labels.shape[dim], -1)
 
 
+def lies_along(labels: Tensor, dim: int) -> bool:
+    """Whether the labels change along `dim`, and repeat along every other by stride 0 or size 1: nearly all do."""
+    sizes = zip(labels.shape, labels.stride(), strict=True)
+    return all((stride != 0) if at == dim else (stride == 0 or size == 1) for at, (size, stride) in enumerate(sizes))
+
+
 def layout(labels: Tensor, dim: int) -> Tensor:
     """The labels along `dim` as a vector; where an index carries several, a channel is preferred, then an opaque value.
 
     >>> layout(torch.arange(3).view(1, 3, 1).expand(2, 3, 5), 1)
     tensor([0, 1, 2])
     """
+    if lies_along(labels, dim):
+        return collapse(labels).reshape(-1)
     rows = spread(labels, dim)
     if rows.shape[1] == 1:
         return rows[:, 0].contiguous()

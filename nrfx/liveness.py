@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from nrfx.channels import Channels, channels
+from nrfx.channels import Channels, channels, named_tensors
 from nrfx.constants import Affine, Constants, constants
 from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
@@ -164,7 +164,7 @@ def check_residual(threshold: float, residual: str) -> None:
 
 def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
     """The parameters and statistics of all norms in float64 on the CPU, in one transfer."""
-    tensors = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
+    tensors = named_tensors(traced)
     names = sorted(
         {name for norm in norms for name in (norm.gamma, norm.beta, norm.mean, norm.var) if name is not None}
     )
@@ -301,7 +301,7 @@ def _held(
     for name, channel, kept in zip(gamma_dead, channels.split(sizes), dead.split(sizes), strict=True):
         here = kept.nonzero().flatten()
         why = reason_of[channel[here]]
-        for code in torch.unique(why).tolist():
+        for code in sorted(set(why.tolist())):
             yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nrfx.channels import Channels, Step, channels
 from nrfx.cost import Extents, by_owner, parameter_cost, step_flops
-from nrfx.labels import among, joined
+from nrfx.labels import among, counted, joined
 from nrfx.liveness import Held, Liveness, Residual, liveness
 from nrfx.trace import TracedModule, as_traced
 
@@ -236,7 +236,9 @@ class _Rows:
         spaces = self.found.spaces_along(labels)
         here = among(spaces, self.pinned)
         found: list[dict[str, None]] = [{} for _ in outs]
-        for layout, space in torch.stack([layout_of[here], spaces[here]], 1).unique(dim=0).tolist():
+        count = max(len(self.found.spaces), 1)
+        for pair in counted(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
+            layout, space = divmod(pair, count)
             found[layout][self.found.spaces[space].pinned or ""] = None
         return [tuple(reasons) for reasons in found]
 

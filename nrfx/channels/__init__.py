@@ -9,9 +9,9 @@ their births.
 from nrfx.channels.flow import flow, like, operands
 from nrfx.channels.solve import channels
 from nrfx.channels.value import Channels, Mismatch, Space, Step, first_readings, readers
-from nrfx.channels.walk import relabel
+from nrfx.channels.walk import named_tensors, relabel
 
 __all__ = [
-    "Channels", "Mismatch", "Space", "Step", "channels", "first_readings", "flow", "like", "operands", "readers",
-    "relabel",
+    "Channels", "Mismatch", "Space", "Step", "channels", "first_readings", "flow", "like", "named_tensors", "operands",
+    "readers", "relabel",
 ]  # fmt: skip

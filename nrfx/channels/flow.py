@@ -47,4 +47,6 @@ def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:
     """The nest with each label tensor replaced by value(labels)."""
     if isinstance(nest, Tensor):
         return value(nest)
+    if type(nest) is tuple:
+        return tuple(like(part, value) for part in nest)
     return tree_map(lambda leaf: value(leaf) if isinstance(leaf, Tensor) else leaf, nest)

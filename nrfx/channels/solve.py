@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrfx.channels.streams import on_streams
 from nrfx.channels.value import Channels, Space, Step, first_readings, read_directly
@@ -149,8 +149,8 @@ class _Solved:
     def _frozen_layouts(self) -> list[Tensor]:
         return [
             layout
-            for name, parameter in self.walk.parameters.items()
-            if not parameter.requires_grad
+            for name, tensor in self.walk.tensors.items()
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
             for layout in self.layouts.get(name, ())
             if layout is not None
         ]

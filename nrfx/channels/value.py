@@ -84,15 +84,18 @@ class Channels:
 
     def channels(self, layout: Tensor) -> Tensor:
         """The channel of each label of a layout, negative labels kept."""
-        if not self.channel_of.numel():
-            return layout
-        return torch.where(layout >= 0, self.channel_of[layout.clamp(min=0)], layout)
+        return _looked_up(self.channel_of, layout)
 
     def spaces_along(self, layout: Tensor) -> Tensor:
         """The space of each label of a layout, negative labels kept."""
-        if not self.channel_of.numel():
-            return layout
-        return torch.where(layout >= 0, self.space_of[self.channel_of[layout.clamp(min=0)]], layout)
+        return _looked_up(self.space_of, _looked_up(self.channel_of, layout))
+
+
+def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
+    """table[id] of each id, negative ids kept."""
+    if not table.numel():
+        return ids
+    return table[ids] if bool((ids >= 0).all()) else torch.where(ids >= 0, table[ids.clamp(min=0)], ids)
 
 
 class Mismatch(Exception):

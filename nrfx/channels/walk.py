@@ -79,10 +79,10 @@ class Walk:
             if step.effect.family is Family.UNKNOWN
         }
         self.modules = dict(traced.named_modules(remove_duplicate=False))
-        self.parameters = dict(traced.named_parameters())
-        self.aliases = old.aliases if old else first_names(traced)
+        named = named_tensors(traced)
+        self.aliases = old.aliases if old else first_names(named)
         self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
-        self.tensors: dict[str, Tensor] = {**self.parameters, **dict(traced.named_buffers())}
+        self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
         self.owned = _owned(traced, self.aliases)
         self.axes: dict[str, int | None] = dict(old.axes) if old else {}
         self.before: dict[tuple[str, str], Before] = {}
@@ -283,18 +283,22 @@ def _batch(traced: TracedModule) -> int:
     return sizes.pop() if len(sizes) == 1 else 1
 
 
-def first_names(module: nn.Module) -> dict[str, str]:
-    """Every parameter and buffer name -> the first name of the same tensor."""
+def first_names(named: Mapping[str, Tensor]) -> dict[str, str]:
+    """Every name of a tensor -> the first name of the same one."""
     first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named.items()}
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter, then every buffer, by each of its names, in one walk over the modules."""
     modules = list(module.named_modules(remove_duplicate=False))
-    named = (
-        (f"{path}.{name}" if path else name, tensor)
+    return {
+        (f"{path}.{name}" if path else name): tensor
         for kind in ("_parameters", "_buffers")
         for path, owner in modules
         for name, tensor in getattr(owner, kind).items()
         if tensor is not None
-    )
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    }
 
 
 def _first_line(error: Exception) -> str:
