@@ -1,15 +1,16 @@
-"""`python -m benchmarks [passes | flops | matrix | held] [options]`; without a name, passes and flops."""
+"""`python -m benchmarks [passes | flops | matrix | held | partial] [options]`; without a name, passes and flops."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import flops, held, matrix, passes
+from benchmarks import flops, held, matrix, partial, passes
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
     "flops": flops.main,
     "matrix": matrix.main,
     "held": held.main,
+    "partial": partial.main,
 }
 
 

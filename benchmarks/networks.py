@@ -61,16 +61,30 @@ def dying(
     """
     torch.manual_seed(seed)
     model = network.build().to(dtype)
+
+    def run(model: nn.Module, turn: int) -> None:
+        model.train()(network.images(calibration, seed + turn, dtype))
+
+    return with_dead_channels(model, run, beta)
+
+
+def with_dead_channels(model: nn.Module, run: Callable[[nn.Module, int], None], beta: float) -> nn.Module:
+    """The model itself, in eval mode, as `dying` describes it. Uses torch's global generator.
+
+    Args:
+        run: (model, 1 or 2) -> runs the model with its batch norms in train mode.
+        beta: standard deviation of the betas beside dead gammas.
+    """
     for module in model.modules():
         if isinstance(module, _DropoutNd):
             module.p = 0.0
     for _, norm in norms(model):
         norm.momentum = None
         _enliven(norm)
-    _calibrate(model, network.images(calibration, seed + 1, dtype))
+    _calibrate(model, run, 1)
     for _, norm in norms(model):
         _kill(norm, beta)
-    _calibrate(model, network.images(calibration, seed + 2, dtype))
+    _calibrate(model, run, 2)
     return model.eval()
 
 
@@ -95,9 +109,8 @@ def _kill(norm: _BatchNorm, beta: float) -> None:
         norm.bias[dead] = torch.randn(dead.numel(), dtype=norm.bias.dtype) * beta
 
 
-def _calibrate(model: nn.Module, images: Tensor) -> None:
+def _calibrate(model: nn.Module, run: Callable[[nn.Module, int], None], turn: int) -> None:
     for _, norm in norms(model):
         norm.reset_running_stats()
-    model.train()
     with torch.no_grad():
-        model(images)
+        run(model, turn)

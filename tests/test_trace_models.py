@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, fx, nn
@@ -77,6 +78,19 @@ def test_wrapped_functions_of_torchvision_are_traced_into(name: str) -> None:
         assert_behaves_like(module, model, torch.randn(shape))
     other = torch.randn(3, *shape[1:])
     assert torch.equal(gm.eval()(other), model.eval()(other))
+
+
+TIMM = ("test_vit", "test_byobnet", "tf_mobilenetv3_small_minimal_100")
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.filterwarnings("ignore")
+def test_networks_of_timm_are_traced(name: str) -> None:
+    """Padding that depends on sizes ("same"), asserted sizes, norms with an activation of their own."""
+    options = {"img_size": 64} if name == "test_vit" else {}
+    model = timm.create_model(name, num_classes=3, **options)
+    for side in (64, 64 if options else 96):
+        assert_behaves_like(trace(model, torch.zeros(2, 3, 64, 64)), model, torch.randn(2, 3, side, side))
 
 
 @fx.wrap
