@@ -1,7 +1,7 @@
-/* The cross convolution with kernels larger than one, directly: no patches, no padding of a generation's channels.
+/* The cross convolution, directly: no patches, no padding of a generation's channels, no maps in between.
  *
  * A band of rows is copied into the cache with its border of zeros, channels fastest whatever the layout outside. There a
- * block of 5 or 6 positions times up to 4 vectors of output channels stays in registers while the kernel's taps and the
+ * block of 4 to 6 positions times up to 4 vectors of output channels stays in registers while the kernel's taps and the
  * channels of one input generation pass by; then the attention is applied to the row.
  *
  *     forward    y[j][t, o]   = sum over taps and the channels c of input generation j    x[t + tap, c] * w[tap, c, o]
@@ -9,7 +9,7 @@
  *                gw[tap, c, o] = sum over t                   x[t + tap, c] * d[generation of c][t, o]
  *
  * In gx the two sides of a vector may belong to different generations: then it is multiplied by a blend of two values.
- * Only stride 1 has a backward here, and borders of at most the kernel's reach less one.
+ * The stride is 1, and borders are at most the kernel's reach less one.
  */
 #include "attention.h"
 
@@ -31,8 +31,8 @@ typedef int32_t Mask __attribute__((vector_size(LANES * 4), aligned(4), may_alia
 /* Mirrors nrfx.nn.native.Direct. last: channels are the fastest dim outside. inputs: how many input generations there are;
  * runs: [runs][2] of (width, input), own: [out], the input of each output channel's own generation, -1 for none. */
 typedef struct {
-    int64_t batch, in, out, in_h, in_w, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
-        dilation_w, last, inputs, runs, threads, band;
+    int64_t batch, in, out, in_h, in_w, out_h, out_w, kernel_h, kernel_w, pad_h, pad_w, dilation_h, dilation_w,
+        last, inputs, runs, threads, band;
 } Direct;
 
 /* The blocks in registers */
@@ -117,9 +117,10 @@ typedef void (*Block)(const float *, const float *, int64_t, const Segments *, c
      {[2] = {block_##T##220}, [0] = {0, block_##T##201}, [1] = {block_##T##210, block_##T##211}}}
 #define BLOCKS(T) BLOCKS_1(T) BLOCKS_2(T)
 #endif
+BLOCKS(4)
 BLOCKS(5)
 BLOCKS(6)
-static const Block BLOCK_FOR[2][VECTORS][VECTORS + 1][2] = {ROWS(5), ROWS(6)}; /* [T - 5][N - 1][pure][mixed] */
+static const Block BLOCK_FOR[3][VECTORS][VECTORS + 1][2] = {ROWS(4), ROWS(5), ROWS(6)}; /* [T - 4][N - 1][pure][mixed] */
 
 /* What a block of output channels needs: which x, which vectors take which of two, and its weights. */
 typedef struct {
@@ -128,15 +129,14 @@ typedef struct {
     float *weights;
 } Lanes;
 
-/* y[length, ld] of one row of positions, from x[length, x_ld], by blocks of 6 and 5 positions; the last may overlap. */
+/* y[length, ld] of one row of positions, from x[length, x_ld], by as few and as equal blocks of 4 to 6 positions as there
+ * can be; where 4 do not fit, the last overlaps the one before. length is at least 4. */
 static void row_of_blocks(const Lanes *lanes, const float *x, const float *x2, int64_t x_ld, int64_t length,
                           const Segments *s, const float *weights, float *y, int64_t y_ld) {
-    int64_t fives = (6 - length % 6) % 6, t = 0;
-    if (fives * 5 > length) fives = 0;
-    while (t < length) {
-        int64_t step = length - t <= fives * 5 ? 5 : 6;
-        if (length - t < step) t = length - step;
-        BLOCK_FOR[step - 5][lanes->vectors - 1][lanes->pure][lanes->mixed](x + t * x_ld, x2 + t * x_ld, x_ld, s, weights,
+    for (int64_t t = 0, parts = (length + 5) / 6; parts > 0; parts--) {
+        int64_t step = most((length - t + parts - 1) / parts, 4);
+        t = least(t, length - step);
+        BLOCK_FOR[step - 4][lanes->vectors - 1][lanes->pure][lanes->mixed](x + t * x_ld, x2 + t * x_ld, x_ld, s, weights,
                                                                           &lanes->mask, y + t * y_ld, y_ld);
         t += step;
     }
@@ -246,27 +246,18 @@ static void set_lanes(Lanes *l, int64_t start, int64_t width, int64_t edge) {
     for (int i = 0; i < LANES; i++) l->mask[i] = i < edge % LANES ? -1 : 0;
 }
 
-/* [blocks of out][run][ky][kx][c of run][lanes]; the place of each run in a block: run start * area * lanes. */
-static int64_t forward_lanes(const Direct *s, const float *weight, Lanes *blocks, float *to) {
-    int64_t area = s->kernel_h * s->kernel_w, n = 0;
-    for (int64_t start = 0; start < s->out; start += BLOCK, n++) {
-        Lanes *l = blocks + n;
+/* [blocks of out][run][ky][kx][c of run][lanes] */
+static void forward_lanes(const Direct *s, const int64_t *runs, const float *weight, Lanes *l, float *to) {
+    int64_t area = s->kernel_h * s->kernel_w;
+    for (int64_t start = 0; start < s->out; start += BLOCK, l++) {
         set_lanes(l, start, least(BLOCK, s->out - start), BLOCK);
         l->weights = to;
-        to += area * s->in * l->vectors * LANES;
+        for (int64_t run = 0, channel = 0; run < s->runs; channel += runs[2 * run++])
+            for (int64_t tap = 0; tap < area; tap++)
+                for (int64_t c = channel; c < channel + runs[2 * run]; c++, to += l->vectors * LANES)
+                    for (int64_t i = 0; i < l->vectors * LANES; i++)
+                        to[i] = i < l->width ? weight[((start + i) * s->in + c) * area + tap] : 0;
     }
-    (void)weight;
-    return n;
-}
-
-static void pack_forward(const Direct *s, const int64_t *runs, const float *weight, const Lanes *l) {
-    int64_t area = s->kernel_h * s->kernel_w, wide = l->vectors * LANES, channel = 0;
-    float *to = l->weights;
-    for (int64_t run = 0; run < s->runs; channel += runs[2 * run++])
-        for (int64_t tap = 0; tap < area; tap++)
-            for (int64_t c = channel; c < channel + runs[2 * run]; c++, to += wide)
-                for (int64_t i = 0; i < wide; i++)
-                    to[i] = i < l->width ? weight[((l->start + i) * s->in + c) * area + tap] : 0;
 }
 
 /* Blocks of input channels, each of at most two generations. */
@@ -304,23 +295,47 @@ static void pack_backward(const Direct *s, const float *weight, const Lanes *l) 
                 to[i] = i < l->width ? weight[(o * s->in + l->start + i) * area + tap] : 0;
 }
 
-/* Where the taps of one run of channels lie in a band, relative to the position: `taps` of them. */
-static void forward_segments(const Direct *s, int64_t channel, int64_t width, int64_t band_w, int64_t *offsets,
-                             int64_t *lengths) {
-    for (int64_t ky = 0; ky < s->kernel_h; ky++)
-        for (int64_t kx = 0; kx < s->kernel_w; kx++) {
-            *offsets++ = (ky * s->dilation_h * band_w + kx * s->dilation_w) * s->in + channel;
-            *lengths++ = width;
-        }
-}
-
 /* The forward */
 
+typedef struct {
+    const Direct *shape;
+    const int64_t *runs;
+    const int32_t *own;
+    Lanes *lanes;
+    float *weights;
+    int64_t *offsets, *lengths, blocks; /* of each run's taps, in the band of x */
+} Forward;
+
+static void free_forward(Forward *f) {
+    free(f->lanes);
+    free(f->weights);
+    free(f->offsets);
+}
+
+static int prepare_forward(Forward *f, const Direct *s, const int64_t *runs, const int32_t *own, const float *weight) {
+    int64_t area = s->kernel_h * s->kernel_w, segments = s->runs * area, band_w = s->in_w + 2 * s->pad_w;
+    int64_t blocks = lane_blocks(s->out);
+    *f = (Forward){s, runs, own, (Lanes *)scratch(blocks * sizeof(Lanes) / sizeof(float)),
+                   scratch(area * s->in * blocks * BLOCK), (int64_t *)scratch(4 * segments), NULL, blocks};
+    if (!f->lanes || !f->weights || !f->offsets) return 1;
+    f->lengths = f->offsets + segments;
+    forward_lanes(s, runs, weight, f->lanes, f->weights);
+    int64_t at = 0, channel = 0;
+    for (int64_t run = 0; run < s->runs; channel += runs[2 * run++])
+        for (int64_t ky = 0; ky < s->kernel_h; ky++)
+            for (int64_t kx = 0; kx < s->kernel_w; kx++, at++) {
+                f->offsets[at] = (ky * s->dilation_h * band_w + kx * s->dilation_w) * s->in + channel;
+                f->lengths[at] = runs[2 * run];
+            }
+    return 0;
+}
+
 /* same and other of one position from the y of each input; a channel without own input has same = 0. */
-static void settle(const Direct *s, const int32_t *own, float *ys, int64_t step, int64_t width, float *same, float *other) {
+static void settle(int64_t inputs, const int32_t *own, const float *ys, int64_t step, int64_t width, float *same,
+                   float *other) {
     for (int64_t i = 0; i < width; i++) {
         float mine = 0, rest = 0;
-        for (int64_t j = 0; j < s->inputs; j++) {
+        for (int64_t j = 0; j < inputs; j++) {
             float y = ys[j * step + i];
             mine = own[i] == j ? y : mine;
             rest += own[i] == j ? 0 : y;
@@ -337,96 +352,86 @@ static void settle_two(const int32_t *own, const float *y0, const float *y1, int
     }
 }
 
+/* same and other, [out_w, out], of one row whose first patch starts at x; ys: scratch for inputs + 1 blocks of a row. */
+static void accumulate_row(const Forward *f, const float *x, float *ys, float *same, float *other) {
+    const Direct *s = f->shape;
+    int64_t area = s->kernel_h * s->kernel_w, step = s->out_w * BLOCK;
+    for (int64_t b = 0; b < f->blocks; b++) {
+        const Lanes *l = f->lanes + b;
+        uint64_t seen = 0;
+        for (int64_t run = 0, channel = 0; run < s->runs; channel += f->runs[2 * run++]) {
+            int64_t input = f->runs[2 * run + 1];
+            int again = seen >> input & 1; /* a generation in several runs: the later ones are added */
+            float *y = ys + (again ? s->inputs : input) * step;
+            Segments part = {f->offsets + run * area, f->lengths + run * area, area};
+            row_of_blocks(l, x, x, s->in, s->out_w, &part, l->weights + channel * area * l->vectors * LANES, y, BLOCK);
+            if (again)
+                for (int64_t i = 0; i < step; i++) ys[input * step + i] += y[i];
+            seen |= (uint64_t)1 << input;
+        }
+        for (int64_t t = 0; t < s->out_w; t++) {
+            float *to_same = same + t * s->out + l->start, *to_other = other + t * s->out + l->start;
+            if (s->inputs == 2)
+                settle_two(f->own + l->start, ys + t * BLOCK, ys + step + t * BLOCK, l->width, to_same, to_other);
+            else
+                settle(s->inputs, f->own + l->start, ys + t * BLOCK, step, l->width, to_same, to_other);
+        }
+    }
+}
+
 /* out[batch, out, h, w] in the layout outside; same, other: [batch, h, w, out], kept for the backward, or NULL.
  * 0, or 1 without memory. */
 EXPORT int direct_forward(const Direct *s, const int64_t *runs, const int32_t *own, const float *x, const float *weight,
                           const float *bias, float *out, float *kept_same, float *kept_other) {
-    int64_t area = s->kernel_h * s->kernel_w, bands = (s->out_h + s->band - 1) / s->band, segments = s->runs * area;
-    int64_t band_w = s->in_w + 2 * s->pad_w, blocks = lane_blocks(s->out), wide = blocks * BLOCK;
-    int64_t rows_in = (s->band - 1) * s->stride_h + (s->kernel_h - 1) * s->dilation_h + 1;
-    Lanes *lanes = (Lanes *)scratch(blocks * sizeof(Lanes) / sizeof(float));
-    float *weights = scratch(area * s->in * wide);
-    int64_t *offsets = (int64_t *)scratch(4 * segments);
-    int failed = !lanes || !weights || !offsets;
-    if (!failed) {
-        forward_lanes(s, weight, lanes, weights);
-        for (int64_t b = 0; b < blocks; b++) pack_forward(s, runs, weight, lanes + b);
-        int64_t channel = 0;
-        for (int64_t run = 0; run < s->runs; channel += runs[2 * run++])
-            forward_segments(s, channel, runs[2 * run], band_w, offsets + run * area, offsets + segments + run * area);
-    }
+    int64_t bands = (s->out_h + s->band - 1) / s->band, reach = (s->kernel_h - 1) * s->dilation_h;
+    int64_t band_w = s->in_w + 2 * s->pad_w, size = s->out_w * s->out;
+    Forward f;
+    int failed = prepare_forward(&f, s, runs, own, weight);
 #pragma omp parallel num_threads((int)s->threads)
     {
-        float *band = scratch(rows_in * band_w * s->in), *ys = scratch(2 * s->inputs * s->out_w * BLOCK);
-        float *line = scratch(3 * s->out_w * s->out);
+        float *band = scratch((s->band + reach) * band_w * s->in), *ys = scratch((s->inputs + 1) * s->out_w * BLOCK);
+        float *line = scratch(3 * size);
         if (!band || !ys || !line) failed = 1;
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < s->batch * bands; item++) {
             if (failed) continue;
             int64_t image = item / bands, first = item % bands * s->band, end = least(first + s->band, s->out_h);
-            int64_t need = (end - 1 - first) * s->stride_h + (s->kernel_h - 1) * s->dilation_h + 1;
-            fill_band(band, x + image * s->in * s->in_h * s->in_w, first * s->stride_h - s->pad_h, need, s->pad_w, band_w,
+            fill_band(band, x + image * s->in * s->in_h * s->in_w, first - s->pad_h, end - first + reach, s->pad_w, band_w,
                       s->in_h, s->in_w, s->in, (int)s->last);
             for (int64_t row = first; row < end; row++) {
-                int64_t place = (image * s->out_h + row) * s->out_w * s->out;
-                float *same = kept_same ? kept_same + place : line + s->out_w * s->out;
-                float *other = kept_same ? kept_other + place : line + 2 * s->out_w * s->out;
-                const float *from = band + (row - first) * s->stride_h * band_w * s->in;
-                for (int64_t b = 0; b < blocks; b++) {
-                    const Lanes *l = lanes + b;
-                    int64_t step = s->out_w * BLOCK, channel = 0;
-                    uint64_t seen = 0;
-                    /* A generation in several runs: the later ones are added. */
-                    for (int64_t run = 0; run < s->runs; channel += runs[2 * run++]) {
-                        int64_t input = runs[2 * run + 1];
-                        float *y = ys + (seen >> input & 1 ? s->inputs : input) * step;
-                        Segments part = {offsets + run * area, offsets + segments + run * area, area};
-                        row_of_blocks(l, from, from, s->stride_w * s->in, s->out_w, &part,
-                                      l->weights + channel * area * l->vectors * LANES, y, BLOCK);
-                        if (seen >> input & 1)
-                            for (int64_t i = 0; i < step; i++) ys[input * step + i] += y[i];
-                        seen |= (uint64_t)1 << input;
-                    }
-                    for (int64_t t = 0; t < s->out_w; t++) {
-                        int64_t at = t * s->out + l->start;
-                        if (s->inputs == 2)
-                            settle_two(own + l->start, ys + t * BLOCK, ys + step + t * BLOCK, l->width, same + at,
-                                       other + at);
-                        else
-                            settle(s, own + l->start, ys + t * BLOCK, step, l->width, same + at, other + at);
-                    }
-                }
+                int64_t place = (image * s->out_h + row) * size;
+                float *same = kept_same ? kept_same + place : line + size;
+                float *other = kept_same ? kept_other + place : line + 2 * size;
                 float *to = s->last ? out + place : line;
-                for (int64_t i = 0; i < s->out_w * s->out; i++) to[i] = attended(same[i], other[i]);
+                accumulate_row(&f, band + (row - first) * band_w * s->in, ys, same, other);
+                for (int64_t i = 0; i < size; i++) to[i] = attended(same[i], other[i]);
                 if (bias)
                     for (int64_t t = 0; t < s->out_w; t++)
                         for (int64_t o = 0; o < s->out; o++) to[t * s->out + o] += bias[o];
                 if (!s->last)
-                    copy_row(line, s->out, out + image * s->out * s->out_h * s->out_w, row, s->out_h, s->out_w, s->out, 0,
-                             1);
+                    copy_row(line, s->out, out + image * s->out_h * size, row, s->out_h, s->out_w, s->out, 0, 1);
             }
         }
         free(band);
         free(ys);
         free(line);
     }
-    free(lanes);
-    free(weights);
-    free(offsets);
+    free_forward(&f);
     return failed;
 }
 
 /* The backward */
 
-/* One row of d: [width][inputs][out] from the gradient of the output and the kept accumulators. */
+/* Per output position, d of each input generation: d[width][inputs][out]. */
 static void unattend_row(const Direct *s, const int32_t *own, const float *grad, const float *same, const float *other,
                          float *d) {
-    for (int64_t t = 0; t < s->out_w; t++, grad += s->out, same += s->out, other += s->out, d += s->inputs * s->out)
-        for (int64_t o = 0; o < s->out; o++) {
+    int64_t n = s->out;
+    for (int64_t t = 0; t < s->out_w; t++, grad += n, same += n, other += n, d += s->inputs * n)
+        for (int64_t o = 0; o < n; o++) {
             float d_same, d_other;
             unattended(grad[o], same[o], other[o], &d_same, &d_other);
-            for (int64_t j = 0; j < s->inputs; j++) d[j * s->out + o] = own[o] == j ? d_same : d_other;
+            for (int64_t j = 0; j < s->inputs; j++) d[j * n + o] = own[o] == j ? d_same : d_other;
         }
 }
 
@@ -442,32 +447,101 @@ static void unattend_row_two(const Direct *s, const int32_t *own, const float *g
         }
 }
 
-/* grad_x in the layout outside and grad_weight [out, in, kh, kw]; either may be NULL. 0, or 1 without memory. */
+typedef struct {
+    const Direct *shape;
+    const int64_t *runs;
+    Lanes *lanes;
+    float *weights, *totals; /* totals: [threads][tap][in][blocks of out] */
+    int64_t *offsets, *lengths, blocks, sums, wide, d_w, d_left, depth, reach_h;
+} Backward;
+
+static void free_backward(Backward *b) {
+    free(b->lanes);
+    free(b->weights);
+    free(b->totals);
+    free(b->offsets);
+}
+
+static int prepare_backward(Backward *b, const Direct *s, const int64_t *runs, const float *weight, int with_x,
+                            int with_weight) {
+    int64_t area = s->kernel_h * s->kernel_w, reach_w = (s->kernel_w - 1) * s->dilation_w;
+    int64_t most_blocks = lane_blocks(s->in) + s->runs, wide = lane_blocks(s->out) * BLOCK, sums = area * s->in * wide;
+    *b = (Backward){s, runs, (Lanes *)scratch(most_blocks * sizeof(Lanes) / sizeof(float)),
+                    with_x ? scratch(area * s->out * most_blocks * BLOCK) : NULL,
+                    with_weight ? scratch(s->threads * sums) : NULL, (int64_t *)scratch(4 * area), NULL, 0, sums, wide,
+                    s->in_w + reach_w, reach_w - s->pad_w, s->inputs * s->out, (s->kernel_h - 1) * s->dilation_h};
+    if (!b->lanes || !b->offsets || (with_x && !b->weights) || (with_weight && !b->totals)) return 1;
+    if (with_weight) memset(b->totals, 0, s->threads * sums * sizeof(float));
+    if (with_x) {
+        b->blocks = backward_lanes(s, runs, b->lanes, b->weights);
+        for (int64_t i = 0; i < b->blocks; i++) pack_backward(s, weight, b->lanes + i);
+    }
+    b->lengths = b->offsets + area;
+    for (int64_t tap = 0; tap < area; tap++) {
+        int64_t up = b->reach_h - tap / s->kernel_w * s->dilation_h, left = reach_w - tap % s->kernel_w * s->dilation_w;
+        b->offsets[tap] = (up * b->d_w + left) * b->depth;
+        b->lengths[tap] = s->out;
+    }
+    return 0;
+}
+
+/* One row of the gradient of x, from the row of d that its first tap reads; line: scratch for a row of one block. */
+static void input_row(const Backward *b, const float *d, int64_t row, float *line, float *image) {
+    const Direct *s = b->shape;
+    Segments taps = {b->offsets, b->lengths, s->kernel_h * s->kernel_w};
+    for (int64_t i = 0; i < b->blocks; i++) {
+        const Lanes *l = b->lanes + i;
+        row_of_blocks(l, d + l->first * s->out, d + l->second * s->out, b->depth, s->in_w, &taps, l->weights, line, BLOCK);
+        if (s->last)
+            for (int64_t t = 0; t < s->in_w; t++)
+                memcpy(image + (row * s->in_w + t) * s->in + l->start, line + t * BLOCK, l->width * sizeof(float));
+        else
+            copy_row(line, BLOCK, image + l->start * s->in_h * s->in_w, row, s->in_h, s->in_w, l->width, 0, 1);
+    }
+}
+
+/* Adds what rows of positions give to the gradient of the weight, [tap][in][blocks of out]. */
+static void weight_rows(const Backward *b, const float *x, const float *d, int64_t rows, float *total) {
+    const Direct *s = b->shape;
+    int64_t x_w = s->in_w + 2 * s->pad_w;
+    for (int64_t tap = 0; tap < s->kernel_h * s->kernel_w; tap++) {
+        int64_t shift = tap / s->kernel_w * s->dilation_h * x_w + tap % s->kernel_w * s->dilation_w, c = 0;
+        for (int64_t run = 0; run < s->runs; run++)
+            for (int64_t left = b->runs[2 * run], some; left > 0; left -= some, c += some) {
+                some = piece(left);
+                for (int64_t o = 0; o < s->out; o += BLOCK) {
+                    int64_t vectors = (least(BLOCK, s->out - o) + LANES - 1) / LANES;
+                    OUTER_FOR[some][vectors - 1](x + shift * s->in + c, s->in, x_w * s->in,
+                                                 d + b->runs[2 * run + 1] * s->out + o, b->depth, b->d_w * b->depth, rows,
+                                                 s->out_w, total + (tap * s->in + c) * b->wide + o, b->wide);
+                }
+            }
+    }
+}
+
+static void add_totals(const Backward *b, float *grad_weight) {
+    const Direct *s = b->shape;
+    int64_t area = s->kernel_h * s->kernel_w;
+    for (int64_t o = 0; o < s->out; o++)
+        for (int64_t c = 0; c < s->in; c++)
+            for (int64_t tap = 0; tap < area; tap++) {
+                float sum = 0;
+                for (int64_t thread = 0; thread < s->threads; thread++)
+                    sum += b->totals[thread * b->sums + (tap * s->in + c) * b->wide + o];
+                grad_weight[(o * s->in + c) * area + tap] = sum;
+            }
+}
+
+/* grad_x in the layout outside and grad_weight [out, in, kh, kw]; either may be NULL. kept_same, kept_other: what the
+ * forward kept, or NULL: they are computed again. 0, or 1 without memory. */
 EXPORT int direct_backward(const Direct *s, const int64_t *runs, const int32_t *own, const float *x, const float *weight,
                            const float *grad, const float *kept_same, const float *kept_other, float *grad_x,
                            float *grad_weight) {
-    int64_t area = s->kernel_h * s->kernel_w, bands = (s->in_h + s->band - 1) / s->band;
-    int64_t reach_h = (s->kernel_h - 1) * s->dilation_h, reach_w = (s->kernel_w - 1) * s->dilation_w;
-    int64_t out_blocks = lane_blocks(s->out), wide = out_blocks * BLOCK, depth = s->inputs * s->out;
-    int64_t x_w = s->in_w + 2 * s->pad_w, d_w = s->in_w + reach_w, d_left = reach_w - s->pad_w;
-    int64_t most_blocks = lane_blocks(s->in) + s->runs, sums = area * s->in * wide;
-    Lanes *lanes = (Lanes *)scratch(most_blocks * sizeof(Lanes) / sizeof(float));
-    float *weights = scratch(area * s->out * most_blocks * BLOCK);
-    float *totals = grad_weight ? scratch(s->threads * sums) : NULL;
-    int64_t *offsets = (int64_t *)scratch(4 * area);
-    int failed = !lanes || !weights || !offsets || (grad_weight && !totals);
-    int64_t blocks = 0;
-    if (!failed) {
-        blocks = backward_lanes(s, runs, lanes, weights);
-        if (grad_x)
-            for (int64_t b = 0; b < blocks; b++) pack_backward(s, weight, lanes + b);
-        if (totals) memset(totals, 0, s->threads * sums * sizeof(float));
-        for (int64_t tap = 0; tap < area; tap++) {
-            int64_t ky = tap / s->kernel_w, kx = tap % s->kernel_w;
-            offsets[tap] = ((reach_h - ky * s->dilation_h) * d_w + reach_w - kx * s->dilation_w) * depth;
-            offsets[area + tap] = s->out;
-        }
-    }
+    int64_t bands = (s->in_h + s->band - 1) / s->band, size = s->out_w * s->out, x_w = s->in_w + 2 * s->pad_w;
+    Forward f = {0};
+    Backward b;
+    int failed = prepare_backward(&b, s, runs, weight, grad_x != NULL, grad_weight != NULL);
+    if (!kept_same) failed |= prepare_forward(&f, s, runs, own, weight);
 #pragma omp parallel num_threads((int)s->threads)
     {
         int thread = 0;
@@ -475,93 +549,51 @@ EXPORT int direct_backward(const Direct *s, const int64_t *runs, const int32_t *
         extern int omp_get_thread_num(void);
         thread = omp_get_thread_num();
 #endif
-        int64_t tall = s->band + reach_h, rows_most = s->band + 2 * reach_h;
-        float *d = scratch(tall * d_w * depth), *band = scratch((rows_most + reach_h) * x_w * s->in);
-        float *line = scratch(most(s->in_w * most_blocks * BLOCK, s->out_w * s->out));
-        if (!d || !band || !line) failed = 1;
+        float *d = scratch((s->band + b.reach_h) * b.d_w * b.depth);
+        float *band = scratch((s->band + 2 * b.reach_h) * x_w * s->in);
+        float *line = scratch(most(s->in_w * BLOCK, size) + 2 * size), *again = line + most(s->in_w * BLOCK, size);
+        float *ys = kept_same ? NULL : scratch((s->inputs + 1) * s->out_w * BLOCK);
+        if (!d || !band || !line || (!kept_same && !ys)) failed = 1;
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t item = 0; item < s->batch * bands; item++) {
             if (failed) continue;
             int64_t image = item / bands, first = item % bands * s->band, end = least(first + s->band, s->in_h);
-            const float *grads = grad + image * s->out * s->out_h * s->out_w;
-            int64_t top = first + s->pad_h - reach_h; /* the output row in the first row of d */
-            for (int64_t r = 0; r < end - first + reach_h; r++) {
-                int64_t row = top + r, place = (image * s->out_h + row) * s->out_w * s->out;
-                float *to = d + r * d_w * depth;
+            int64_t top = first + s->pad_h - b.reach_h, rows = end - first + b.reach_h; /* output rows in d */
+            const float *grads = grad + image * s->out_h * size;
+            if (grad_weight || !kept_same)
+                fill_band(band, x + image * s->in * s->in_h * s->in_w, top - s->pad_h, rows + b.reach_h, s->pad_w, x_w,
+                          s->in_h, s->in_w, s->in, (int)s->last);
+            for (int64_t r = 0; r < rows; r++) {
+                float *to = d + r * b.d_w * b.depth;
+                int64_t row = top + r, place = (image * s->out_h + row) * size, right = b.d_w - b.d_left - s->out_w;
                 if (row < 0 || row >= s->out_h) {
-                    memset(to, 0, d_w * depth * sizeof(float));
+                    memset(to, 0, b.d_w * b.depth * sizeof(float));
                     continue;
                 }
-                const float *g = grads + row * s->out_w * s->out;
-                if (!s->last) {
-                    copy_row(line, s->out, (float *)grads, row, s->out_h, s->out_w, s->out, 0, 0);
-                    g = line;
-                }
-                int64_t right = d_w - d_left - s->out_w;
-                memset(to, 0, d_left * depth * sizeof(float));
-                memset(to + (d_w - right) * depth, 0, right * depth * sizeof(float));
-                (s->inputs == 2 ? unattend_row_two : unattend_row)(s, own, g, kept_same + place, kept_other + place,
-                                                                   to + d_left * depth);
+                if (!kept_same) accumulate_row(&f, band + r * x_w * s->in, ys, again, again + size);
+                if (!s->last) copy_row(line, s->out, (float *)grads, row, s->out_h, s->out_w, s->out, 0, 0);
+                memset(to, 0, b.d_left * b.depth * sizeof(float));
+                memset(to + (b.d_w - right) * b.depth, 0, right * b.depth * sizeof(float));
+                (s->inputs == 2 ? unattend_row_two : unattend_row)(
+                    s, own, s->last ? grads + row * size : line, kept_same ? kept_same + place : again,
+                    kept_same ? kept_other + place : again + size, to + b.d_left * b.depth);
             }
-            if (grad_x)
-                for (int64_t row = first; row < end; row++) {
-                    Segments part = {offsets, offsets + area, area};
-                    const float *from = d + (row - first) * d_w * depth;
-                    for (int64_t b = 0; b < blocks; b++) {
-                        const Lanes *l = lanes + b;
-                        row_of_blocks(l, from + l->first * s->out, from + l->second * s->out, depth, s->in_w, &part,
-                                      l->weights, line, BLOCK);
-                        float *image_x = grad_x + image * s->in * s->in_h * s->in_w;
-                        if (s->last)
-                            for (int64_t t = 0; t < s->in_w; t++)
-                                memcpy(image_x + (row * s->in_w + t) * s->in + l->start, line + t * BLOCK,
-                                       l->width * sizeof(float));
-                        else
-                            copy_row(line, BLOCK, image_x + l->start * s->in_h * s->in_w, row, s->in_h, s->in_w, l->width,
-                                     0, 1);
-                    }
-                }
-            if (!grad_weight) continue;
-            /* Output rows go to the band that has them all in d: all bands together have each row once. */
-            int64_t from = most(top, 0), until = end == s->in_h ? s->out_h : least(end + s->pad_h - reach_h, s->out_h);
-            if (until <= from) continue;
-            fill_band(band, x + image * s->in * s->in_h * s->in_w, from - s->pad_h, until - from + reach_h, s->pad_w, x_w,
-                      s->in_h, s->in_w, s->in, (int)s->last);
-            float *total = totals + thread * sums;
-            for (int64_t tap = 0; tap < area; tap++) {
-                int64_t shift = tap / s->kernel_w * s->dilation_h * x_w + tap % s->kernel_w * s->dilation_w, channel = 0;
-                for (int64_t run = 0; run < s->runs; channel += runs[2 * run++])
-                    for (int64_t c = channel, left = runs[2 * run]; left > 0;) {
-                        int64_t some = piece(left);
-                        for (int64_t o = 0; o < s->out; o += BLOCK) {
-                            int64_t vectors = (least(BLOCK, s->out - o) + LANES - 1) / LANES;
-                            OUTER_FOR[some][vectors - 1](
-                                band + shift * s->in + c, s->in, x_w * s->in,
-                                d + ((from - top) * d_w + d_left) * depth + runs[2 * run + 1] * s->out + o, depth,
-                                d_w * depth, until - from, s->out_w, total + (tap * s->in + c) * wide + o, wide);
-                        }
-                        c += some;
-                        left -= some;
-                    }
-            }
+            for (int64_t row = first; grad_x && row < end; row++)
+                input_row(&b, d + (row - first) * b.d_w * b.depth, row, line, grad_x + image * s->in * s->in_h * s->in_w);
+            /* Each output row counts in one band: the last has those that are left. */
+            int64_t from = most(top, 0), until = end == s->in_h ? s->out_h : least(top + end - first, s->out_h);
+            if (grad_weight && from < until)
+                weight_rows(&b, band + (from - top) * x_w * s->in, d + ((from - top) * b.d_w + b.d_left) * b.depth,
+                            until - from, b.totals + thread * b.sums);
         }
         free(d);
         free(band);
         free(line);
+        free(ys);
     }
-    if (grad_weight && !failed)
-        for (int64_t o = 0; o < s->out; o++)
-            for (int64_t c = 0; c < s->in; c++)
-                for (int64_t tap = 0; tap < area; tap++) {
-                    float sum = 0;
-                    for (int64_t thread = 0; thread < s->threads; thread++)
-                        sum += totals[thread * sums + (tap * s->in + c) * wide + o];
-                    grad_weight[(o * s->in + c) * area + tap] = sum;
-                }
-    free(lanes);
-    free(weights);
-    free(totals);
-    free(offsets);
+    if (grad_weight && !failed) add_totals(&b, grad_weight);
+    free_forward(&f);
+    free_backward(&b);
     return failed;
 }

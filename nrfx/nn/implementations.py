@@ -1,0 +1,256 @@
+"""Which implementation of the attention a call takes: one formulation, chosen by device, shape and what is installed.
+
+    reference   plain torch operations (attention.py). Also under torch.compile, torch.export, torch.func, forward-mode
+                differentiation and dispatch modes (FlopCounterMode, fake tensors), which shall see every operation
+    attend      one contraction for each input generation, and a kernel for the attention: C on the CPU, Triton on GPUs
+    direct      one kernel for all of it: C on the CPU, for kernels of one and small layers; Triton on GPUs, for kernels
+                of one and linear layers
+
+The choice is a fixed rule, from measurements (benchmarks/bench_cross.py); small layers never compile anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.errors import RewriteError
+from nrfx.nn import native
+from nrfx.nn.attention import Form, attend, attention, by_generation
+from nrfx.nn.fused import Attend, DirectConvolution
+
+IMPLEMENTATIONS = ("auto", "reference", "attend", "direct")
+
+_wanted: ContextVar[str] = ContextVar("nrfx_cross_implementation", default="auto")
+
+_LEAST_WORK = 1 << 22  # multiply-adds from which a kernel pays for its call, a fraction of a millisecond
+_LEAST_OUTPUT = 1 << 16  # numbers of output, the same for the attention alone
+_MOST_WEIGHTS = 1 << 17  # weights of a block of 64 output channels that stay in a core's level 2 cache
+_RECOMPUTE = 128  # input channels up to which computing the accumulators again costs less than keeping them
+_ROWS = range(4, 513)  # positions of a row that the direct kernels take
+
+
+@contextmanager
+def implementation(name: str) -> Iterator[None]:
+    """Makes cross layers use one implementation, wherever it can do the call; "auto" is the ordinary choice.
+
+    For tests and measurements. Raises RewriteError for a name that does not exist.
+
+    >>> with implementation("reference"):
+    ...     pass
+    """
+    if name not in IMPLEMENTATIONS:
+        raise RewriteError(f"There is no implementation {name!r} of the cross layers: it is one of {IMPLEMENTATIONS}.")
+    token = _wanted.set(name)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def cross_attention(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+    """The attention scheme's output, bias included, by the implementation that suits the call."""
+    if not _is_traced(x, weight):
+        x, weight = _autocast(x), _autocast(weight)
+        if _takes_direct(x, weight, form):
+            return _direct(x, weight, bias if bias is None else bias.to(x.dtype), form)
+        if _takes_attend(x, weight, form):
+            return with_bias(_attended(x, weight, form), bias, form)
+    return with_bias(attention(x, weight, form), bias, form)
+
+
+def with_bias(out: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+    """out + bias; in the precision of out, for a float32 bias would promote what autocast computed in 16 bits."""
+    return out if bias is None else out + bias.to(out.dtype).reshape(-1, *[1] * len(form.kernel))
+
+
+# What can take a call, and what should
+
+
+def _is_traced(x: Tensor, weight: Tensor) -> bool:
+    """Whether somebody wants to see plain operations, or x is no plain tensor."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or type(x) is not Tensor
+        or type(weight) not in (Tensor, nn.Parameter)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._functorch.is_functorch_wrapped_tensor(weight)
+        or torch.autograd.forward_ad._current_level >= 0
+        or x.numel() == 0
+        or _wanted.get() == "reference"
+    )
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    device = tensor.device.type
+    if tensor.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+@cache
+def triton_kernels() -> ModuleType | None:
+    """The Triton kernels; None where Triton is not installed."""
+    if find_spec("triton") is None:
+        return None
+    return import_module("nrfx.nn.triton_kernels")  # slow to import, and only GPUs need it
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """The kernels for the device of x: a module with attend_forward and attend_backward."""
+    if x.device.type == "cuda":
+        return triton_kernels()
+    return native if x.device.type == "cpu" and native.library() is not None else None
+
+
+def _takes_attend(x: Tensor, weight: Tensor, form: Form) -> bool:
+    dtypes = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
+    if x.dtype != weight.dtype or x.dtype not in dtypes.get(x.device.type, ()) or len(form.inputs) < 2:
+        return False
+    outputs = x.numel() // x.shape[form.channel_dim] * sum(form.rows) // prod(form.stride)
+    return (_wanted.get() != "auto" or outputs >= _LEAST_OUTPUT) and _kernels(x) is not None
+
+
+def _takes_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
+    if _wanted.get() == "attend" or x.dtype != weight.dtype or len(form.inputs) < 2:
+        return False
+    if x.device.type == "cuda":
+        kernels = triton_kernels()
+        return kernels is not None and kernels.takes_pointwise(x, form)
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not _fits_direct(x, form):
+        return False
+    positions = x.numel() // x.shape[form.channel_dim] // prod(form.stride)
+    work = positions * weight.numel()
+    block = weight.numel() // len(weight) * 64
+    suits = work >= _LEAST_WORK and (form.pointwise or block <= _MOST_WEIGHTS)
+    return (_wanted.get() == "direct" or suits) and native.library() is not None
+
+
+def _fits_direct(x: Tensor, form: Form) -> bool:
+    """Whether the kernels in direct.c can do it: stride 1 (or a kernel of one), and long enough rows."""
+    flat = _flat_form(form)
+    if flat is None or len(form.inputs) > 64:  # as many as a bit set of direct.c has
+        return False
+    shape = _flat_shape(x, form)
+    out, (_, in_w, out_h, out_w) = native.shapes(shape, flat)
+    return min(out) > 0 and out_h > 0 and in_w in _ROWS and out_w in _ROWS
+
+
+# The calls
+
+
+def _attended(x: Tensor, weight: Tensor, form: Form) -> Tensor:
+    """One contraction for each input generation, and the attention in one pass."""
+    columns = by_generation(weight, form.runs, 1)
+    # A contraction copies a strided part whenever it reads it, in the backward again: one copy is kept instead.
+    parts = {j: _dense(part, x, form) for j, part in by_generation(x, form.runs, form.channel_dim).items()}
+    ys = [form.contract(part, columns[j]) for j, part in parts.items()]
+    if any(y.stride() != ys[0].stride() for y in ys) or not _is_dense(ys[0], form):
+        ys = [y.contiguous() for y in ys]
+    kernels = _kernels(x)
+    assert kernels is not None
+    return Attend.apply(kernels, form, *ys) if ys[0].numel() else attend(ys, form)
+
+
+def _is_dense(y: Tensor, form: Form) -> bool:
+    return y.is_contiguous() or (y.dim() == len(form.kernel) + 2 and y.is_contiguous(memory_format=_last(form)))
+
+
+def _dense(part: Tensor, x: Tensor, form: Form) -> Tensor:
+    batched = x.dim() == len(form.kernel) + 2 and len(form.kernel) > 1
+    last = batched and not x.is_contiguous() and x.stride(1) == 1
+    return part.contiguous(memory_format=_last(form)) if last else part.contiguous()
+
+
+def _last(form: Form) -> torch.memory_format:
+    return {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(form.kernel), torch.contiguous_format)
+
+
+def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+    """The layer by the direct kernels, which know two spatial dims and a batch: others are views of these."""
+    if x.device.type == "cuda":
+        kernels = triton_kernels()
+        assert kernels is not None
+        return with_bias(kernels.pointwise(x, weight, form), bias, form)
+    flat = _flat_form(form)
+    assert flat is not None
+    rows, channels = _flat(x, form), weight.shape[:2]
+    keep = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and not _recomputes(channels[1], flat)
+    out: Tensor = DirectConvolution.apply(rows, weight.reshape(*channels, *flat.kernel), bias, flat, keep)
+    return _unflat(out, x, form)
+
+
+def _recomputes(channels: int, flat: Form) -> bool:
+    return flat.pointwise and channels <= _RECOMPUTE
+
+
+def _flat_form(form: Form) -> Form | None:
+    """The form with two spatial dims and stride 1; None where there is none."""
+    if form.pointwise:
+        return replace(form, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+    if len(form.kernel) not in (1, 2) or set(form.stride) != {1} or form.pads is None:
+        return None
+    reach = [(size - 1) * step for size, step in zip(form.kernel, form.dilation, strict=True)]
+    if any(pad > far for pad, far in zip(form.pads, reach, strict=True)):
+        return None
+    more = 2 - len(form.kernel)
+    return replace(
+        form,
+        kernel=(1,) * more + form.kernel,
+        stride=(1, 1),
+        padding=(0,) * more + form.pads,
+        dilation=(1,) * more + form.dilation,
+    )
+
+
+def _strided(x: Tensor, form: Form) -> Tensor:
+    """A kernel of one reads only every stride-th position."""
+    if set(form.stride) <= {1}:
+        return x
+    steps: tuple[Any, ...] = (..., *[slice(None, None, step) for step in form.stride])
+    return x[steps]
+
+
+def _flat_shape(x: Tensor, form: Form) -> tuple[int, int, int, int]:
+    """The shape of _flat(x, form), from x's alone."""
+    if not form.kernel:
+        return (1, x.shape[-1], 1, x.numel() // x.shape[-1])
+    spatial = [-(-size // step) for size, step in zip(x.shape[-len(form.kernel) :], form.stride, strict=True)]
+    batch = x.shape[0] if x.dim() == len(form.kernel) + 2 else 1
+    return (batch, x.shape[form.channel_dim], prod(spatial[:-1]), spatial[-1])
+
+
+def _flat(x: Tensor, form: Form) -> Tensor:
+    """x as [batch, in, h, w], contiguous or channels_last; a linear layer's positions are one row of a map."""
+    if not form.kernel:
+        return x.contiguous().view(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    if form.pointwise:
+        x = _strided(x, form)
+    batched = x if x.dim() == len(form.kernel) + 2 else x.unsqueeze(0)
+    rows = batched.unsqueeze(2) if len(form.kernel) == 1 else batched.flatten(2, -2)
+    last = not rows.is_contiguous() and rows.stride(1) == 1
+    return rows.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _unflat(out: Tensor, x: Tensor, form: Form) -> Tensor:
+    """The output in the dims of x."""
+    if not form.kernel:
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+    rows = out.squeeze(2) if len(form.kernel) == 1 else out
+    if len(form.kernel) == 3:
+        sizes = [-(-size // step) for size, step in zip(x.shape[-3:-1], form.stride[:2], strict=True)]
+        rows = out.unflatten(2, sizes)
+    return rows if x.dim() == len(form.kernel) + 2 else rows.squeeze(0)
