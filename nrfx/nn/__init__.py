@@ -1,4 +1,4 @@
-"""Layers that know the generations of their channels, and one scale for each channel."""
+"""Layers that know the generations of their channels, and the scale that stands in for a norm."""
 
 from nrfx.nn.cross import Cross
 from nrfx.nn.implementations import implementation

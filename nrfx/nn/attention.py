@@ -10,7 +10,7 @@ layer's. Without own inputs y_ii is 0 and out_i is the plain sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,8 +83,9 @@ def by_generation(x: Tensor, runs: Runs, dim: int) -> dict[int, Tensor]:
     if len(runs) == 1:
         return {runs[0][0]: x}
     parts: dict[int, list[Tensor]] = {}
-    for (generation, _), part in zip(runs, x.split([width for _, width in runs], dim), strict=True):
-        parts.setdefault(generation, []).append(part)
+    split = x.split([width for _, width in runs], dim)
+    for index, (generation, _) in enumerate(runs):  # a symbolic trace can index what it cannot iterate
+        parts.setdefault(generation, []).append(split[index])
     return {generation: _joined(parts[generation], dim) for generation in sorted(parts)}
 
 
@@ -104,12 +105,12 @@ def attend(ys: list[Tensor], form: Form) -> Tensor:
         return ys[0]
     present = [i for i, rows in enumerate(form.rows) if rows]
     by_input = [y.split([form.rows[i] for i in present], form.channel_dim) for y in ys]
-    blocks = {i: dict(enumerate(parts)) for i, parts in zip(present, zip(*by_input, strict=True), strict=True)}
-    return _joined([_attended_row(blocks[i], form.own[i]) for i in present], form.channel_dim)
+    rows = [_attended_row([parts[at] for parts in by_input], form.own[i]) for at, i in enumerate(present)]
+    return _joined(rows, form.channel_dim)
 
 
-def _attended_row(blocks: Mapping[int, Tensor], own: int) -> Tensor:
-    first, *rest = (y for j, y in blocks.items() if j != own)
+def _attended_row(blocks: list[Tensor], own: int) -> Tensor:
+    first, *rest = (y for j, y in enumerate(blocks) if j != own)
     other = sum(rest, start=first)
     return other if own < 0 else blocks[own] + 2 * torch.sigmoid(blocks[own]) * other
 
