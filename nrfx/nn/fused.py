@@ -36,7 +36,7 @@ class Attend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         ys = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(lambda *maps: attend(list(maps), ctx.form), ys, grad)
+            return None, None, *differentiable(lambda *maps: attend(list(maps), ctx.form), ys, grad)
         return None, None, *ctx.kernels.attend_backward(laid_out_as(grad, ys[0]), ys, ctx.form)
 
 
@@ -57,7 +57,7 @@ class DirectConvolution(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_bias = grad.sum([dim for dim in range(grad.dim()) if dim != 1]) if needs_bias else None
         if torch.is_grad_enabled():
-            found = _differentiable(lambda x, weight: attention(x, weight, ctx.form), (x, weight), grad)
+            found = differentiable(lambda x, weight: attention(x, weight, ctx.form), (x, weight), grad)
             return *found, grad_bias, None, None
         layout = torch.channels_last if ctx.call.last else torch.contiguous_format
         grad_x, grad_weight = ctx.call.backward(
@@ -71,7 +71,7 @@ def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
-def _differentiable(function: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+def differentiable(function: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
