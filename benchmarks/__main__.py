@@ -1,9 +1,9 @@
-"""`python -m benchmarks [passes | flops | matrix | held | partial] [options]`; without a name, passes and flops."""
+"""`python -m benchmarks [passes | flops | matrix | held | partial | cross] [options]`; without a name, passes and flops."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import flops, held, matrix, partial, passes
+from benchmarks import bench_cross, flops, held, matrix, partial, passes
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
@@ -11,6 +11,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "matrix": matrix.main,
     "held": held.main,
     "partial": partial.main,
+    "cross": bench_cross.main,
 }
 
 

@@ -61,13 +61,23 @@ def implementation(name: str) -> Iterator[None]:
 
 def cross_attention(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
     """The attention scheme's output, bias included, by the implementation that suits the call."""
-    if not _is_traced(x, weight):
-        x, weight = _autocast(x), _autocast(weight)
-        if _takes_direct(x, weight, form):
-            return _direct(x, weight, bias if bias is None else bias.to(x.dtype), form)
-        if _takes_attend(x, weight, form):
-            return with_bias(_attended(x, weight, form), bias, form)
-    return with_bias(attention(x, weight, form), bias, form)
+    chosen = choice(x, weight, form)
+    if chosen == "reference":
+        return with_bias(attention(x, weight, form), bias, form)
+    x, weight = _autocast(x), _autocast(weight)
+    if chosen == "direct":
+        return _direct(x, weight, bias if bias is None else bias.to(x.dtype), form)
+    return with_bias(_attended(x, weight, form), bias, form)
+
+
+def choice(x: Tensor, weight: Tensor, form: Form) -> str:
+    """The implementation that a call takes: "reference", "attend" or "direct"."""
+    if _is_traced(x, weight):
+        return "reference"
+    x, weight = _autocast(x), _autocast(weight)
+    if _takes_direct(x, weight, form):
+        return "direct"
+    return "attend" if _takes_attend(x, weight, form) else "reference"
 
 
 def with_bias(out: Tensor, bias: Tensor | None, form: Form) -> Tensor:
