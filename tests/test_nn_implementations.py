@@ -205,6 +205,13 @@ def test_a_gradient_can_be_differentiated(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
+def test_shapes_alone_go_through_the_layers(name: str) -> None:
+    layer = CrossConv2d((6, 4), (5, 3), 3, device="meta")
+    with implementation(name):
+        assert layer(torch.empty(2, 10, 5, 5, device="meta")).shape == (2, 8, 3, 3)
+
+
+@pytest.mark.parametrize("name", FAST)
 def test_finite_differences_agree_with_the_kernels(name: str) -> None:
     """In float32, so the differences are coarse; the law above is the sharper check."""
     layer = CrossConv2d((5, 3), (4, 3), 3, padding=1, bias=False)

@@ -89,12 +89,13 @@ def with_bias(out: Tensor, bias: Tensor | None, form: Form) -> Tensor:
 
 
 def _is_traced(x: Tensor, weight: Tensor) -> bool:
-    """Whether somebody wants to see plain operations, or x is no plain tensor."""
+    """Whether somebody wants to see plain operations, or there are no others for x."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or type(x) is not Tensor
         or type(weight) not in (Tensor, nn.Parameter)
+        or x.device.type not in ("cpu", "cuda")
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or torch._C._functorch.is_functorch_wrapped_tensor(weight)
