@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from nrfx.channels import channels
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
+from nrfx.rewrite.contiguous import is_reordered
 from nrfx.rewrite.cross import FORMS
 from nrfx.rewrite.widths import fit_widths
 from nrfx.trace import TracedModule, as_traced, propagate
@@ -357,6 +358,11 @@ def _savable(module: nn.Module) -> TracedModule:
         traced = as_traced(module)
     except TraceError as error:
         raise CheckpointError(f"The GraphModule cannot be saved: {error} Trace its model with nrfx.trace.") from error
+    if is_reordered(traced):
+        raise CheckpointError(
+            "nrfx.rewrite.contiguous has re-ordered the concatenations, which the model that the file is loaded into "
+            "does not have so: save the network before it, and call it again after load."
+        )
     kept = _registered(traced)
     if extra := [name for name in traced.state_dict() if name not in kept]:
         raise CheckpointError(f"The file format holds parameters and buffers only; found {_listed(extra)}.")
