@@ -259,6 +259,15 @@ def test_transforms_and_forward_mode_see_plain_operations(name: str) -> None:
     torch.testing.assert_close(gradient, expected)
 
 
+def test_a_fresh_layer_compiles_as_one_graph() -> None:
+    """One that nothing has called before: what it derives is there from the start."""
+    torch._dynamo.reset()
+    layer, x = CrossConv2d((6, 4), (5, 3), 3, padding="same"), torch.randn(2, 10, 5, 5)
+    compiled = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
+    for found, expected in zip(*[torch.autograd.grad(f(x).sum(), f.weight) for f in (compiled, layer)], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_a_symbolic_trace_goes_through_the_layers() -> None:
     for scheme in ("attention", "removed"):
         layer, x = (

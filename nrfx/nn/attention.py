@@ -11,8 +11,7 @@ layer's. Without own inputs y_ii is 0 and out_i is the plain sum.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,10 @@ class Form:
 
     runs: (generation, width) runs of the input's channels. rows: output channels of each generation. kernel, stride,
     padding, dilation: as in nn.Conv*d, one integer for each spatial dim; all empty for a linear layer.
+
+    Derived: `inputs`, the input generations that have channels, ascending; `own`, for each output generation the index
+    in `inputs` of its own, -1 where that has no channels; `pads`, the padding on either side of each spatial dim, None
+    where the two sides differ.
     """
 
     runs: Runs
@@ -38,30 +41,28 @@ class Form:
     padding: tuple[int, ...] | str = ()
     dilation: tuple[int, ...] = ()
 
-    @property
-    def channel_dim(self) -> int:
-        """The dim of the channels in input and output, counted from the end."""
-        return -1 - len(self.kernel)
+    inputs: tuple[int, ...] = field(init=False)
+    own: tuple[int, ...] = field(init=False)
+    pads: tuple[int, ...] | None = field(init=False)
 
-    @cached_property
-    def inputs(self) -> tuple[int, ...]:
-        """The input generations that have channels, ascending."""
-        return tuple(sorted({generation for generation, _ in self.runs}))
+    def __post_init__(self) -> None:
+        inputs = tuple(sorted({generation for generation, _ in self.runs}))
+        own = tuple(inputs.index(i) if i in inputs else -1 for i in range(len(self.rows)))
+        for name, value in (("inputs", inputs), ("own", own), ("pads", self._pads())):
+            object.__setattr__(self, name, value)  # a frozen dataclass sets what it derives like this
 
-    @cached_property
-    def own(self) -> tuple[int, ...]:
-        """For each output generation the index in `inputs` of its own, -1 where that has no channels."""
-        return tuple(self.inputs.index(i) if i in self.inputs else -1 for i in range(len(self.rows)))
-
-    @cached_property
-    def pads(self) -> tuple[int, ...] | None:
-        """The padding on either side of each spatial dim; None where the two sides differ."""
+    def _pads(self) -> tuple[int, ...] | None:
         if not isinstance(self.padding, str):
             return self.padding
         if self.padding == "valid":
             return (0,) * len(self.kernel)
         reach = tuple((size - 1) * step for size, step in zip(self.kernel, self.dilation, strict=True))
         return None if any(each % 2 for each in reach) else tuple(each // 2 for each in reach)
+
+    @property
+    def channel_dim(self) -> int:
+        """The dim of the channels in input and output, counted from the end."""
+        return -1 - len(self.kernel)
 
     @property
     def pointwise(self) -> bool:
