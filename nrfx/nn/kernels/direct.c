@@ -24,6 +24,7 @@
 #define VECTORS 4
 #endif
 #define BLOCK (LANES * VECTORS)
+#define WEIGHTS_AT_ONCE 32768 /* 128 KiB: with a band of x, less than a core's level 2 cache */
 
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Mask __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -47,15 +48,15 @@ INLINE Vector blend(Mask mask, float a, float b) {
     return (Vector)(((Mask)first & mask) | ((Mask)second & ~mask));
 }
 
-/* y[T, N * LANES] = sum over segments of x * w. Vectors before `pure` take x, later ones x2; vector `pure` itself takes
+/* y[T, N * LANES] (+)= sum over segments of x * w. Vectors before `pure` take x, later ones x2; vector `pure` itself takes
  * both, by mask, where `mixed`. */
 INLINE void block(const int T, const int N, const int pure, const int mixed, const float *x, const float *x2, int64_t x_ld,
-                  const Segments *s, const float *w, const Mask *mask, float *y, int64_t y_ld) {
+                  const Segments *s, const float *w, const Mask *mask, float *y, int64_t y_ld, int add) {
     Vector sum[6][4];
 #pragma GCC unroll 6
     for (int t = 0; t < T; t++)
 #pragma GCC unroll 4
-        for (int v = 0; v < N; v++) sum[t][v] = (Vector){0};
+        for (int v = 0; v < N; v++) sum[t][v] = add ? *(Vector *)(y + t * y_ld + v * LANES) : (Vector){0};
     Mask lanes = mixed ? *mask : (Mask){0};
     for (int64_t segment = 0; segment < s->segments; segment++) {
         const float *from = x + s->offsets[segment], *from2 = x2 + s->offsets[segment];
@@ -82,12 +83,12 @@ INLINE void block(const int T, const int N, const int pure, const int mixed, con
 }
 
 typedef void (*Block)(const float *, const float *, int64_t, const Segments *, const float *, const Mask *, float *,
-                      int64_t);
+                      int64_t, int);
 
 #define BLOCK_OF(T, N, P, M)                                                                                           \
     static void block_##T##N##P##M(const float *x, const float *x2, int64_t x_ld, const Segments *s, const float *w,   \
-                                   const Mask *mask, float *y, int64_t y_ld) {                                         \
-        block(T, N, P, M, x, x2, x_ld, s, w, mask, y, y_ld);                                                           \
+                                   const Mask *mask, float *y, int64_t y_ld, int add) {                                \
+        block(T, N, P, M, x, x2, x_ld, s, w, mask, y, y_ld, add);                                                      \
     }
 #define BLOCKS_1(T) BLOCK_OF(T, 1, 1, 0) BLOCK_OF(T, 1, 0, 1)
 #define BLOCKS_2(T) BLOCK_OF(T, 2, 2, 0) BLOCK_OF(T, 2, 0, 1) BLOCK_OF(T, 2, 1, 1) BLOCK_OF(T, 2, 1, 0)
@@ -129,16 +130,26 @@ typedef struct {
     float *weights;
 } Lanes;
 
-/* y[length, ld] of one row of positions, from x[length, x_ld], by as few and as equal blocks of 4 to 6 positions as there
- * can be; where 4 do not fit, the last overlaps the one before. length is at least 4. */
-static void row_of_blocks(const Lanes *lanes, const float *x, const float *x2, int64_t x_ld, int64_t length,
-                          const Segments *s, const float *weights, float *y, int64_t y_ld) {
-    for (int64_t t = 0, parts = (length + 5) / 6; parts > 0; parts--) {
-        int64_t step = most((length - t + parts - 1) / parts, 4);
-        t = least(t, length - step);
-        BLOCK_FOR[step - 4][lanes->vectors - 1][lanes->pure][lanes->mixed](x + t * x_ld, x2 + t * x_ld, x_ld, s, weights,
-                                                                          &lanes->mask, y + t * y_ld, y_ld);
-        t += step;
+/* y[rows][length][BLOCK] (+)= of rows of positions, by as few and as equal blocks of 4 to 6 positions as there can be;
+ * where 4 do not fit, the last overlaps the one before, which must then not be added to: its own positions are put aside.
+ * length is at least 4. Taps are taken a few at a time, so that their weights stay in the cache for all rows. */
+static void rows_of_blocks(const Lanes *lanes, const float *x, const float *x2, int64_t x_ld, int64_t x_row, int64_t rows,
+                           int64_t length, const Segments *s, const float *weights, float *y, int add) {
+    int64_t wide = lanes->vectors * LANES, at_once = most(WEIGHTS_AT_ONCE / (s->lengths[0] * wide), 1);
+    for (int64_t first = 0; first < s->segments; first += at_once) {
+        Segments part = {s->offsets + first, s->lengths + first, least(at_once, s->segments - first)};
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t t = 0, parts = (length + 5) / 6; parts > 0; parts--) {
+                int64_t step = most((length - t + parts - 1) / parts, 4), at = row * x_row, seen = t;
+                t = least(t, length - step);
+                float *to = y + (row * length + t) * BLOCK, aside[3 * BLOCK];
+                memcpy(aside, to, (seen - t) * BLOCK * sizeof(float));
+                BLOCK_FOR[step - 4][lanes->vectors - 1][lanes->pure][lanes->mixed](
+                    x + at + t * x_ld, x2 + at + t * x_ld, x_ld, &part, weights + first * s->lengths[0] * wide, &lanes->mask,
+                    to, BLOCK, add || first);
+                memcpy(to, aside, (seen - t) * BLOCK * sizeof(float));
+                t += step;
+            }
     }
 }
 
@@ -352,24 +363,22 @@ static void settle_two(const int32_t *own, const float *y0, const float *y1, int
     }
 }
 
-/* same and other, [out_w, out], of one row whose first patch starts at x; ys: scratch for inputs + 1 blocks of a row. */
-static void accumulate_row(const Forward *f, const float *x, float *ys, float *same, float *other) {
+/* same and other, [rows, out_w, out], of rows whose first patch starts at x; ys: scratch for one block of each input. */
+static void accumulate_rows(const Forward *f, const float *x, int64_t rows, float *ys, float *same, float *other) {
     const Direct *s = f->shape;
-    int64_t area = s->kernel_h * s->kernel_w, step = s->out_w * BLOCK;
+    int64_t area = s->kernel_h * s->kernel_w, positions = rows * s->out_w, step = positions * BLOCK;
+    int64_t x_row = (s->in_w + 2 * s->pad_w) * s->in;
     for (int64_t b = 0; b < f->blocks; b++) {
         const Lanes *l = f->lanes + b;
         uint64_t seen = 0;
         for (int64_t run = 0, channel = 0; run < s->runs; channel += f->runs[2 * run++]) {
             int64_t input = f->runs[2 * run + 1];
-            int again = seen >> input & 1; /* a generation in several runs: the later ones are added */
-            float *y = ys + (again ? s->inputs : input) * step;
-            Segments part = {f->offsets + run * area, f->lengths + run * area, area};
-            row_of_blocks(l, x, x, s->in, s->out_w, &part, l->weights + channel * area * l->vectors * LANES, y, BLOCK);
-            if (again)
-                for (int64_t i = 0; i < step; i++) ys[input * step + i] += y[i];
-            seen |= (uint64_t)1 << input;
+            Segments taps = {f->offsets + run * area, f->lengths + run * area, area};
+            rows_of_blocks(l, x, x, s->in, x_row, rows, s->out_w, &taps, l->weights + channel * area * l->vectors * LANES,
+                           ys + input * step, seen >> input & 1);
+            seen |= (uint64_t)1 << input; /* a generation in several runs: the later ones are added */
         }
-        for (int64_t t = 0; t < s->out_w; t++) {
+        for (int64_t t = 0; t < positions; t++) {
             float *to_same = same + t * s->out + l->start, *to_other = other + t * s->out + l->start;
             if (s->inputs == 2)
                 settle_two(f->own + l->start, ys + t * BLOCK, ys + step + t * BLOCK, l->width, to_same, to_other);
@@ -389,8 +398,8 @@ EXPORT int direct_forward(const Direct *s, const int64_t *runs, const int32_t *o
     int failed = prepare_forward(&f, s, runs, own, weight);
 #pragma omp parallel num_threads((int)s->threads)
     {
-        float *band = scratch((s->band + reach) * band_w * s->in), *ys = scratch((s->inputs + 1) * s->out_w * BLOCK);
-        float *line = scratch(3 * size);
+        float *band = scratch((s->band + reach) * band_w * s->in), *ys = scratch(s->inputs * s->band * s->out_w * BLOCK);
+        float *line = scratch((1 + 2 * s->band) * size);
         if (!band || !ys || !line) failed = 1;
 #pragma omp barrier
 #pragma omp for schedule(static)
@@ -399,12 +408,13 @@ EXPORT int direct_forward(const Direct *s, const int64_t *runs, const int32_t *o
             int64_t image = item / bands, first = item % bands * s->band, end = least(first + s->band, s->out_h);
             fill_band(band, x + image * s->in * s->in_h * s->in_w, first - s->pad_h, end - first + reach, s->pad_w, band_w,
                       s->in_h, s->in_w, s->in, (int)s->last);
+            int64_t start = (image * s->out_h + first) * size;
+            float *sames = kept_same ? kept_same + start : line + size;
+            float *others = kept_same ? kept_other + start : line + (1 + s->band) * size;
+            accumulate_rows(&f, band, end - first, ys, sames, others);
             for (int64_t row = first; row < end; row++) {
-                int64_t place = (image * s->out_h + row) * size;
-                float *same = kept_same ? kept_same + place : line + size;
-                float *other = kept_same ? kept_other + place : line + 2 * size;
-                float *to = s->last ? out + place : line;
-                accumulate_row(&f, band + (row - first) * band_w * s->in, ys, same, other);
+                float *same = sames + (row - first) * size, *other = others + (row - first) * size;
+                float *to = s->last ? out + (image * s->out_h + row) * size : line;
                 for (int64_t i = 0; i < size; i++) to[i] = attended(same[i], other[i]);
                 if (bias)
                     for (int64_t t = 0; t < s->out_w; t++)
@@ -428,6 +438,7 @@ static void unattend_row(const Direct *s, const int32_t *own, const float *grad,
                          float *d) {
     int64_t n = s->out;
     for (int64_t t = 0; t < s->out_w; t++, grad += n, same += n, other += n, d += s->inputs * n)
+#pragma GCC ivdep
         for (int64_t o = 0; o < n; o++) {
             float d_same, d_other;
             unattended(grad[o], same[o], other[o], &d_same, &d_other);
@@ -439,6 +450,7 @@ static void unattend_row_two(const Direct *s, const int32_t *own, const float *g
                              const float *other, float *d) {
     int64_t n = s->out;
     for (int64_t t = 0; t < s->out_w; t++, grad += n, same += n, other += n, d += 2 * n)
+#pragma GCC ivdep
         for (int64_t o = 0; o < n; o++) {
             float d_same, d_other;
             unattended(grad[o], same[o], other[o], &d_same, &d_other);
@@ -485,18 +497,23 @@ static int prepare_backward(Backward *b, const Direct *s, const int64_t *runs, c
     return 0;
 }
 
-/* One row of the gradient of x, from the row of d that its first tap reads; line: scratch for a row of one block. */
-static void input_row(const Backward *b, const float *d, int64_t row, float *line, float *image) {
+/* Rows of the gradient of x, from the row of d that the first tap of the first one reads; lines: scratch for one block. */
+static void input_rows(const Backward *b, const float *d, int64_t first, int64_t rows, float *lines, float *image) {
     const Direct *s = b->shape;
     Segments taps = {b->offsets, b->lengths, s->kernel_h * s->kernel_w};
     for (int64_t i = 0; i < b->blocks; i++) {
         const Lanes *l = b->lanes + i;
-        row_of_blocks(l, d + l->first * s->out, d + l->second * s->out, b->depth, s->in_w, &taps, l->weights, line, BLOCK);
-        if (s->last)
-            for (int64_t t = 0; t < s->in_w; t++)
-                memcpy(image + (row * s->in_w + t) * s->in + l->start, line + t * BLOCK, l->width * sizeof(float));
-        else
-            copy_row(line, BLOCK, image + l->start * s->in_h * s->in_w, row, s->in_h, s->in_w, l->width, 0, 1);
+        rows_of_blocks(l, d + l->first * s->out, d + l->second * s->out, b->depth, b->d_w * b->depth, rows, s->in_w, &taps,
+                       l->weights, lines, 0);
+        for (int64_t row = 0; row < rows; row++) {
+            float *line = lines + row * s->in_w * BLOCK;
+            if (s->last)
+                for (int64_t t = 0; t < s->in_w; t++)
+                    memcpy(image + ((first + row) * s->in_w + t) * s->in + l->start, line + t * BLOCK,
+                           l->width * sizeof(float));
+            else
+                copy_row(line, BLOCK, image + l->start * s->in_h * s->in_w, first + row, s->in_h, s->in_w, l->width, 0, 1);
+        }
     }
 }
 
@@ -551,8 +568,9 @@ EXPORT int direct_backward(const Direct *s, const int64_t *runs, const int32_t *
 #endif
         float *d = scratch((s->band + b.reach_h) * b.d_w * b.depth);
         float *band = scratch((s->band + 2 * b.reach_h) * x_w * s->in);
-        float *line = scratch(most(s->in_w * BLOCK, size) + 2 * size), *again = line + most(s->in_w * BLOCK, size);
-        float *ys = kept_same ? NULL : scratch((s->inputs + 1) * s->out_w * BLOCK);
+        float *line = scratch(most(s->band * s->in_w * BLOCK, size) + 2 * size);
+        float *again = line + most(s->band * s->in_w * BLOCK, size);
+        float *ys = kept_same ? NULL : scratch(s->inputs * s->out_w * BLOCK);
         if (!d || !band || !line || (!kept_same && !ys)) failed = 1;
 #pragma omp barrier
 #pragma omp for schedule(static)
@@ -571,7 +589,7 @@ EXPORT int direct_backward(const Direct *s, const int64_t *runs, const int32_t *
                     memset(to, 0, b.d_w * b.depth * sizeof(float));
                     continue;
                 }
-                if (!kept_same) accumulate_row(&f, band + r * x_w * s->in, ys, again, again + size);
+                if (!kept_same) accumulate_rows(&f, band + r * x_w * s->in, 1, ys, again, again + size);
                 if (!s->last) copy_row(line, s->out, (float *)grads, row, s->out_h, s->out_w, s->out, 0, 0);
                 memset(to, 0, b.d_left * b.depth * sizeof(float));
                 memset(to + (b.d_w - right) * b.depth, 0, right * b.depth * sizeof(float));
@@ -579,8 +597,7 @@ EXPORT int direct_backward(const Direct *s, const int64_t *runs, const int32_t *
                     s, own, s->last ? grads + row * size : line, kept_same ? kept_same + place : again,
                     kept_same ? kept_other + place : again + size, to + b.d_left * b.depth);
             }
-            for (int64_t row = first; grad_x && row < end; row++)
-                input_row(&b, d + (row - first) * b.d_w * b.depth, row, line, grad_x + image * s->in * s->in_h * s->in_w);
+            if (grad_x) input_rows(&b, d, first, end - first, line, grad_x + image * s->in * s->in_h * s->in_w);
             /* Each output row counts in one band: the last has those that are left. */
             int64_t from = most(top, 0), until = end == s->in_h ? s->out_h : least(top + end - first, s->out_h);
             if (grad_weight && from < until)

@@ -39,6 +39,7 @@ INLINE float others(void *const *ys, int64_t inputs, int64_t own, int64_t i, int
 INLINE void attend_span(void *const *ys, int64_t inputs, int64_t own, void *out, int64_t from, int64_t n, int half) {
     if (inputs == 2 && own >= 0) { /* the common case, without a loop inside */
         const void *same = ys[own], *other = ys[1 - own];
+#pragma GCC ivdep
         for (int64_t i = from; i < from + n; i++)
             store(out, i, attended(load(same, i, half), load(other, i, half)), half);
         return;
@@ -49,11 +50,12 @@ INLINE void attend_span(void *const *ys, int64_t inputs, int64_t own, void *out,
 
 INLINE void unattend_span(void *const *ys, int64_t inputs, int64_t own, const void *grad, void *const *grads, int64_t from,
                           int64_t n, int half) {
-    float d_same, d_other;
     if (inputs == 2 && own >= 0) {
         const void *same = ys[own], *other = ys[1 - own];
         void *to_same = grads[own], *to_other = grads[1 - own];
+#pragma GCC ivdep
         for (int64_t i = from; i < from + n; i++) {
+            float d_same, d_other;
             unattended(load(grad, i, half), load(same, i, half), load(other, i, half), &d_same, &d_other);
             store(to_same, i, d_same, half);
             store(to_other, i, d_other, half);
@@ -61,7 +63,7 @@ INLINE void unattend_span(void *const *ys, int64_t inputs, int64_t own, const vo
         return;
     }
     for (int64_t i = from; i < from + n; i++) {
-        float other = others(ys, inputs, own, i, half);
+        float other = others(ys, inputs, own, i, half), d_same, d_other;
         unattended(load(grad, i, half), own < 0 ? 0 : load(ys[own], i, half), other, &d_same, &d_other);
         for (int64_t j = 0; j < inputs; j++) store(grads[j], i, j == own ? d_same : d_other, half);
     }
