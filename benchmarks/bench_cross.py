@@ -6,6 +6,7 @@
 """
 
 import argparse
+import gc
 import platform
 import random
 import time
@@ -370,11 +371,10 @@ def _convolutions(options: argparse.Namespace, console: Console, device: torch.d
         for shape, count in shapes(name).items()
         if options.only in str(shape)
     ]
-    rows = [
-        row
-        for case in track(cases, "cross", console=console)
-        for row in timings(*case, options.repeats, device, options.batch or NETWORKS[case[0]])
-    ]
+    rows: list[Timing] = []
+    for case in track(cases, "cross", console=console):
+        rows += timings(*case, options.repeats, device, options.batch or NETWORKS[case[0]])
+        gc.collect()  # closures keep the maps of a case until then
     lines = [
         (*case, f"{ways['dense'].milliseconds:.1f}", *[f"{ways[w].to_dense:.2f}" if w in ways else "-" for w in SHOWN])
         for case, ways in by_case(rows).items()

@@ -164,7 +164,11 @@ def _fits_direct(x: Tensor, form: Form) -> bool:
 
 
 def _attended(x: Tensor, weight: Tensor, form: Form) -> Tensor:
-    """One contraction for each input generation, and the attention in one pass."""
+    """One contraction for each input generation, and the attention in one pass.
+
+    On the CPU a convolution costs less with channels fastest: 1.07 of the dense one and not 1.11 (256->256 3x3 at 14),
+    the two changes of layout included. The parts are copied anyway.
+    """
     columns = by_generation(weight, form.runs, 1)
     # A contraction copies a strided part whenever it reads it, in the backward again: one copy is kept instead.
     parts = {j: _dense(part, x, form) for j, part in by_generation(x, form.runs, form.channel_dim).items()}
@@ -173,7 +177,8 @@ def _attended(x: Tensor, weight: Tensor, form: Form) -> Tensor:
         ys = [y.contiguous() for y in ys]
     kernels = _kernels(x)
     assert kernels is not None
-    return Attend.apply(kernels, form, *ys) if ys[0].numel() else attend(ys, form)
+    out: Tensor = Attend.apply(kernels, form, *ys) if ys[0].numel() else attend(ys, form)
+    return out.contiguous() if x.is_contiguous() else out
 
 
 def _is_dense(y: Tensor, form: Form) -> bool:
@@ -181,8 +186,10 @@ def _is_dense(y: Tensor, form: Form) -> bool:
 
 
 def _dense(part: Tensor, x: Tensor, form: Form) -> Tensor:
-    batched = x.dim() == len(form.kernel) + 2 and len(form.kernel) > 1
-    last = batched and not x.is_contiguous() and x.stride(1) == 1
+    if x.dim() != len(form.kernel) + 2 or len(form.kernel) == 1:
+        return part.contiguous()
+    faster = x.device.type == "cpu" and len(form.kernel) == 2
+    last = faster or (not x.is_contiguous() and x.stride(1) == 1)
     return part.contiguous(memory_format=_last(form)) if last else part.contiguous()
 
 
