@@ -1,9 +1,9 @@
-"""`python -m benchmarks [passes | flops | matrix | held | partial | cross] [options]`; without a name, passes and flops."""
+"""`python -m benchmarks [NAME] [options]`; without a name, passes and flops. The names are the keys of BENCHMARKS."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import bench_cross, flops, held, matrix, partial, passes
+from benchmarks import bench_cross, coverage, flops, held, matrix, partial, passes
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
@@ -12,6 +12,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "held": held.main,
     "partial": partial.main,
     "cross": bench_cross.main,
+    "coverage": coverage.main,
 }
 
 

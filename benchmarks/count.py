@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -32,14 +33,21 @@ def flops_by_module(module: nn.Module, images: Tensor) -> Mapping[str, int]:
 def counted(module: nn.Module, images: Tensor) -> Iterator[FlopCounterMode]:
     """A counter that has seen one eval-mode forward of the first image.
 
-    nn.MultiheadAttention's fused path does work that the counter does not see, so it is off meanwhile.
+    Fused attention does work that the counter does not see: nn.MultiheadAttention's fast path and the fused kernels of
+    scaled_dot_product_attention are off meanwhile. Nor does it take a parameter as the input of a module when gradients
+    are off, unless that needs none.
     """
     training, fast_path = module.training, torch.backends.mha.get_fastpath_enabled()
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     torch.backends.mha.set_fastpath_enabled(False)
+    for parameter in trained:
+        parameter.requires_grad_(False)
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             module.eval()(images[:1])
         yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         module.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)

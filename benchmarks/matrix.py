@@ -13,19 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 import nrfx
 from benchmarks import count
 from benchmarks.networks import NETWORKS, Network, dying, norms
 from benchmarks.outcome import LEAST_SHARE, LISTENS, SUMMARY, TOLERANCE, Outcome, document, summary
-from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.outputs import backward, evaluated, finite, relative
+from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.channels import Channels, channels
 from nrfx.rejuvenate import Scheme
 
@@ -72,19 +71,6 @@ def subject(name: str, network: Network, beta: str) -> Subject:
         dead={f"{path}.weight": norm.weight.detach() == 0 for path, norm in norms(model)},
         cost={"params": count.params(model), "flops": count.flops(model, images)},
     )
-
-
-def evaluated(module: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """The tensors of the eval-mode output."""
-    with torch.no_grad():
-        return _leaves(module.eval()(images))
-
-
-def relative(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest expected value; infinite where the outputs do not correspond."""
-    if [leaf.shape for leaf in expected] != [leaf.shape for leaf in found]:
-        return float("inf")
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, found, strict=True))
 
 
 def dropped_difference(before: Subject) -> float:
@@ -142,10 +128,6 @@ def check(before: Subject, scheme: Scheme, measure: str, dropped: float = float(
 
 def _traced(before: Subject) -> nrfx.TracedModule:
     return nrfx.trace(before.model, before.images)
-
-
-def _leaves(nest: Any) -> tuple[Tensor, ...]:
-    return tuple(leaf for leaf in _pytree.tree_leaves(nest) if isinstance(leaf, Tensor))
 
 
 @dataclass(frozen=True)
@@ -215,10 +197,10 @@ class Gradients:
 def _gradients(before: Subject, result: nrfx.Rejuvenation) -> Gradients:
     """Trains the new network for one step. Changes result.module."""
     module = result.module
-    leaves = _backward(module, before.images)
+    leaves = backward(module, before.images)
     wanted = [name for name, parent in result.parents.items() if parent is None or parent in before.trained]
     parameters = dict(module.named_parameters())
-    lost = [name for name in wanted if name in parameters and not _finite(parameters[name].grad)]
+    lost = [name for name in wanted if name in parameters and not finite(parameters[name].grad)]
     fresh = {
         name: mask
         for name in parameters
@@ -226,7 +208,7 @@ def _gradients(before: Subject, result: nrfx.Rejuvenation) -> Gradients:
     }
     silent = _silent(parameters, fresh)
     _step(module)
-    _backward(module, before.images)
+    backward(module, before.images)
     silent_next = _silent(parameters, fresh)
     laws = [
         (leaves == before.leaves, f"train-mode outputs have shapes {leaves}; before they had {before.leaves}"),
@@ -240,16 +222,8 @@ def _gradients(before: Subject, result: nrfx.Rejuvenation) -> Gradients:
 def _training_facts(model: nn.Module, images: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
     """Names of the parameters that train, and the shapes of the train-mode outputs."""
     twin = copy.deepcopy(model)
-    leaves = _backward(twin, images)
+    leaves = backward(twin, images)
     return frozenset(name for name, parameter in twin.named_parameters() if parameter.grad is not None), leaves
-
-
-def _backward(module: nn.Module, images: Tensor) -> tuple[tuple[int, ...], ...]:
-    """Gradients of the mean squares of all train-mode outputs; returns their shapes."""
-    module.zero_grad()
-    leaves = _leaves(module.train()(images))
-    torch.stack([leaf.square().mean() for leaf in leaves]).sum().backward()
-    return tuple(tuple(leaf.shape) for leaf in leaves)
 
 
 def _step(module: nn.Module) -> None:
@@ -257,10 +231,6 @@ def _step(module: nn.Module) -> None:
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     largest = max(float(gradient.abs().max()) for gradient in gradients)
     torch.optim.SGD(module.parameters(), lr=0.01 / largest).step()
-
-
-def _finite(gradient: Tensor | None) -> bool:
-    return gradient is not None and bool(gradient.isfinite().all())
 
 
 def _new_part(origins: tuple[Tensor | None, ...], parameter: Tensor) -> Tensor | None:
@@ -305,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console = Console()
     done: list[Outcome] = []
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         for outcome in outcomes(options.models, options.quick, progress):
             done.append(outcome)
             for failure in outcome.failures:
@@ -330,17 +300,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="one scheme and budget for each network and beta")
     return parser
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description:<48}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
 
 
 def _title(outcome: Outcome) -> str:

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 SHARE_DEAD = 0.4
 
@@ -75,16 +76,13 @@ def with_dead_channels(model: nn.Module, run: Callable[[nn.Module, int], None], 
         run: (model, 1 or 2) -> runs the model with its batch norms in train mode.
         beta: standard deviation of the betas beside dead gammas.
     """
-    for module in model.modules():
-        if isinstance(module, _DropoutNd):
-            module.p = 0.0
+    without_dropout(model)
     for _, norm in norms(model):
-        norm.momentum = None
         _enliven(norm)
-    _calibrate(model, run, 1)
+    calibrate(model, lambda model: run(model, 1))
     for _, norm in norms(model):
         _kill(norm, beta)
-    _calibrate(model, run, 2)
+    calibrate(model, lambda model: run(model, 2))
     return model.eval()
 
 
@@ -109,8 +107,22 @@ def _kill(norm: _BatchNorm, beta: float) -> None:
         norm.bias[dead] = torch.randn(dead.numel(), dtype=norm.bias.dtype) * beta
 
 
-def _calibrate(model: nn.Module, run: Callable[[nn.Module, int], None], turn: int) -> None:
-    for _, norm in norms(model):
+def without_dropout(model: nn.Module) -> None:
+    """Puts every probability of dropout and drop path to 0, so that train-mode statistics are those of evaluation."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd | StochasticDepth):
+            module.p = 0.0
+        if type(module).__name__ == "DropPath":  # timm's
+            module.drop_prob = 0.0
+
+
+def calibrate(model: nn.Module, run: Callable[[nn.Module], object]) -> None:
+    """Gives the batch norms the statistics of one forward, which `run` makes in the mode that it needs."""
+    momenta = [(norm, norm.momentum) for _, norm in norms(model)]
+    for norm, _ in momenta:
         norm.reset_running_stats()
+        norm.momentum = 1.0
     with torch.no_grad():
-        run(model, turn)
+        run(model)
+    for norm, momentum in momenta:
+        norm.momentum = momentum

@@ -1,4 +1,4 @@
-"""Rows of one dataclass as a CSV file, as a table for the terminal, as markdown."""
+"""Rows of one dataclass as a CSV file, as a table for the terminal, as markdown; and the bar while they are made."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
@@ -42,3 +44,15 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str
     """The lines of a markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def progress_bar(console: Console) -> Progress:
+    """What is being worked on, a bar, how many are done, and the time since and until."""
+    columns = (
+        TextColumn("{task.description:<48}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)

@@ -1,0 +1,172 @@
+"""Is nrfx sound on the models that people have, and how much of them is free? One row a model, each in its own process.
+
+`python -m benchmarks coverage` examines all models (coverage_models.py, coverage_check.py) and writes
+benchmarks/results/coverage.csv and docs/coverage.md. Rows go to a cache as they come; `--resume` goes on from there.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from benchmarks.coverage_check import examine
+from benchmarks.coverage_models import Entry, entries
+from benchmarks.coverage_page import SUMMARY, page, summary
+from benchmarks.coverage_row import Row, row_of
+from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
+
+TABLE = RESULTS / "coverage.csv"
+DOCUMENT = ROOT / "docs" / "coverage.md"
+CACHE = ROOT / "build" / "coverage.jsonl"
+GIBIBYTE = 1 << 30
+START, PATIENCE = 60, 10
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["benchmarks.__main__", "timm"])  # so that each process has them from the start
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one process: bytes, and seconds of CPU time (of wall clock: PATIENCE times as many, and START)."""
+
+    memory: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.memory / GIBIBYTE:g} GiB and {self.seconds:g} s of CPU time"
+
+
+def row(entry: Entry, limits: Limits, progress: Progress, task: TaskID) -> Row:
+    """Examines one model in a process of its own; whatever ends that process, there is a row."""
+    values: dict[str, Any] = {"model": entry.title, "source": entry.source, "family": entry.family}
+    values |= {"input": "x".join(map(str, entry.shape)), "failures": []}
+    started, step = time.monotonic(), "start"
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_examine, args=(entry, there, limits))
+    process.start()
+    there.close()
+    with contextlib.suppress(EOFError):
+        while here.poll(max(0.0, started + START + PATIENCE * limits.seconds - time.monotonic())):
+            told = here.recv()
+            step = told.pop("step", step)
+            progress.update(task, description=f"{entry.title}: {step}")
+            values |= told
+        process.kill()
+    process.join()
+    if process.exitcode:
+        values["failures"] = [*values["failures"], f"{step}: {_end(process.exitcode, limits)}"]
+    return row_of({"seconds": time.monotonic() - started} | values)
+
+
+def _examine(entry: Entry, connection: Connection, limits: Limits) -> None:
+    examine(entry, connection.send, limits.memory, limits.seconds)
+    connection.close()
+
+
+def _end(code: int, limits: Limits) -> str:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"the process was killed; its limits are {limits}"
+    return f"the process died with exit code {code}"
+
+
+def rows(chosen: Sequence[Entry], options: argparse.Namespace, progress: Progress) -> Iterator[Row]:
+    """The rows of these models as they come, in order."""
+    task = progress.add_task("", total=len(chosen))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for one in pool.map(lambda entry: row(entry, _limits(entry, options), progress, task), chosen):
+            progress.advance(task)
+            yield one
+    progress.update(task, description="done")
+
+
+def _limits(entry: Entry, options: argparse.Namespace) -> Limits:
+    return Limits(int(max(options.memory, entry.gibibytes) * GIBIBYTE), options.seconds)
+
+
+def cached(path: Path) -> dict[str, Row]:
+    """The rows of earlier runs by model, the last of each."""
+    if not path.exists():
+        return {}
+    known = [row_of(json.loads(line)) for line in path.read_text().splitlines()]
+    return {one.model: one for one in known}
+
+
+def append(one: Row, path: Path) -> None:
+    """Adds a row to the cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(one)) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examines the models that are asked for; 1 if a check failed on any of them, else 0."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    every = list(entries())
+    asked = [entry for entry in every if _asked(entry, options)]
+    if not asked:
+        console.print("No model matches. Names are those of torchvision, or timm:NAME.", markup=False)
+        return 2
+    if options.list:
+        console.print("\n".join(f"{one.title}  {one.family}  {one.shape}" for one in asked), markup=False)
+        return 0
+    if len(asked) == len(every) and not options.resume:
+        options.cache.unlink(missing_ok=True)
+    known = cached(options.cache) if options.resume else {}
+    with progress_bar(console) as progress:
+        for one in rows([entry for entry in asked if entry.title not in known], options, progress):
+            append(one, options.cache)
+            for failure in one.failures:
+                console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
+    known = cached(options.cache)
+    table = [known[entry.title] for entry in every if entry.title in known]
+    shown = [known[entry.title] for entry in asked]
+    console.print(terminal("Families", SUMMARY, summary(shown)))
+    if len(table) == len(every):
+        _write(table)
+        console.print(f"Written: {TABLE.relative_to(ROOT)}, {DOCUMENT.relative_to(ROOT)}")
+    else:
+        console.print(f"{len(every) - len(table)} models are not examined yet: no file is written.")
+    failed = sum(not one.sound for one in shown)
+    console.print(f"{len(shown) - failed} of {len(shown)} models hold.")
+    return 1 if failed else 0
+
+
+def _write(table: Sequence[Row]) -> None:
+    write_csv(table, TABLE)
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(page(table))
+
+
+def _asked(entry: Entry, options: argparse.Namespace) -> bool:
+    named = any(fnmatch.fnmatch(entry.title, pattern) for pattern in options.only)
+    return (named or not options.only) and (options.family is None or entry.family.lower() == options.family.lower())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks coverage",
+        description="Examine every model of torchvision, and some of timm; files are written once all have a row.",
+        epilog="example: python -m benchmarks coverage --only 'resnet*' 'timm:vit*' --jobs 2",
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="models by name, * allowed")
+    parser.add_argument("--family", help="one family, such as ResNet")
+    parser.add_argument("--resume", action="store_true", help="leave out models that the cache has")
+    parser.add_argument("--list", action="store_true", help="name the models and stop")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (1)")
+    parser.add_argument("--seconds", type=float, default=900, help="CPU time for one model (900)")
+    parser.add_argument("--memory", type=float, default=6, help="GiB for one model (6)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"rows so far ({CACHE.relative_to(ROOT)})")
+    return parser

@@ -1,0 +1,347 @@
+"""Everything that the coverage table says about one model, found in a process of its own.
+
+A failure of a step becomes a line of the row, with the step, and the steps that do not need it go on. What is known is
+told after every step, so that a process that dies leaves the steps before.
+"""
+
+import gc
+import re
+import resource
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isnan
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+import nrfx
+from benchmarks import count
+from benchmarks.coverage_dead import enliven, plant
+from benchmarks.coverage_models import Entry
+from benchmarks.coverage_row import RESIDUALS
+from benchmarks.coverage_shares import shares
+from benchmarks.networks import calibrate, without_dropout
+from benchmarks.outcome import LISTENS, TOLERANCE
+from benchmarks.outputs import backward, evaluated, finite, relative
+from benchmarks.timing import Environment, median_seconds
+from nrfx.channels import Channels, channels
+from nrfx.liveness import Residual
+from nrfx.rejuvenate import Scheme
+
+TOLERANCES = {torch.float64: TOLERANCE, torch.float32: 1e-4}
+"""Largest difference of outputs, relative to the largest output. float32 alone differs from float64 by up to 3e-5."""
+
+BUDGETS = ("1.0x", "middle")
+SCHEMES: tuple[Scheme, ...] = ("attention", "dense", "removed")
+HELPFUL = 0.05
+"""Inserted scales are used where they let this share more of the layer params change."""
+
+COPIES = 5
+"""So many times its params does the check of a model take: model, result, gradients, and work in between."""
+
+Tell = Callable[[Mapping[str, Any]], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with dead channels, and what is known of it without nrfx (as matrix.Subject)."""
+
+    model: nn.Module
+    images: Tensor
+    outputs: tuple[Tensor, ...]
+    trained: frozenset[str]
+    leaves: tuple[tuple[int, ...], ...]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it is the traced network with inserted scales, not the plain model."""
+        return isinstance(self.model, nrfx.TracedModule)
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCES[self.images.dtype]
+
+
+class Examination:
+    """The steps for one model, and the row as far as it is known."""
+
+    def __init__(self, entry: Entry, tell: Tell, memory: int, repeats: int = 3) -> None:
+        self.entry, self.send, self.memory, self.repeats = entry, tell, memory, repeats
+        self.seed = sum(map(ord, entry.title))
+        self.failures: list[str] = []
+        self.flops_equal = False
+        self.started = time.process_time()
+
+    def tell(self, **values: Any) -> None:
+        self.send(values)
+
+    def attempt(self, name: str, work: Callable[[], T]) -> T | None:
+        """What a step gives; None where it fails, which is a failure of the row, not of the run."""
+        self.tell(step=name)
+        gc.collect()  # graphs refer to their modules in circles; without it old networks stay in memory
+        try:
+            return work()
+        except Exception as error:
+            self.fail(f"{name}: {type(error).__name__}: {_brief(error)}")
+            return None
+
+    def fail(self, text: str) -> None:
+        self.failures.append(text)
+        self.tell(failures=self.failures)
+
+    def law(self, name: str, holds: bool, text: str) -> bool:
+        if not holds:
+            self.fail(f"{name}: {text}")
+        return holds
+
+    def run(self) -> None:
+        """Every step in turn; one that needs what another did not give is left out."""
+        before = self.prepared()
+        if before is not None:
+            self.rewrites(before)
+        self.tell(seconds=time.process_time() - self.started)
+
+    def prepared(self) -> Subject | None:
+        """Everything before the rewrites."""
+        model = self.attempt("build", self.built)
+        if model is None:
+            return None
+        images = self.entry.images(self.entry.batch, self.seed, next(model.parameters()).dtype)
+        traced = self.attempt("trace", lambda: nrfx.trace(model, images))
+        if traced is None:
+            return None
+        self.tell(traced=True, nodes=len(traced.graph.nodes))
+        found = self.attempt("channels", lambda: channels(traced))
+        if found is None:
+            return None
+        self.attempt("counts", lambda: self.counts(model, traced, images))
+        self.attempt("analysis time", lambda: self.analysis(model, traced))
+        self.attempt("shares", lambda: self.shares(model, found))
+        scaled = self.attempt("scales", lambda: self.scaled(model, traced, found, images))
+        return self.attempt("dead channels", lambda: self.subject(scaled or model, images, found))
+
+    def built(self) -> nn.Module:
+        """The model in eval mode, without anything random in train mode, in float64 where memory allows."""
+        torch.manual_seed(self.seed)
+        model = self.entry.build().eval()
+        without_dropout(model)
+        enliven(model, torch.Generator().manual_seed(self.seed))
+        params, environment = count.params(model), Environment.here()
+        dtype = torch.float64 if params * 8 * COPIES < self.memory else torch.float32
+        self.tell(built=True, params=params, dtype=str(dtype).removeprefix("torch."))
+        self.tell(torch=environment.torch, date=environment.date)
+        return model.to(dtype)
+
+    def counts(self, model: nn.Module, traced: nrfx.TracedModule, images: Tensor) -> None:
+        usage = nrfx.utilization(traced)
+        params, flops = count.params(model), count.flops(model, images)
+        self.flops_equal = usage.flops.total == flops
+        self.tell(
+            flops=flops,
+            params_equal=usage.params.total == params,
+            flops_equal=usage.flops.total == flops,
+            uncounted=len(usage.uncounted),
+        )
+        self.law("counts", usage.params.total == params, f"{usage.params.total:,} params, counted are {params:,}")
+        first = f"; uncounted: {usage.uncounted[0]}" if usage.uncounted else ""
+        self.law("counts", usage.flops.total == flops, f"{usage.flops.total:,} flops, counted are {flops:,}{first}")
+
+    def analysis(self, model: nn.Module, traced: nrfx.TracedModule) -> None:
+        try:
+            least = median_seconds(lambda: fx.symbolic_trace(model), self.repeats)
+        except Exception:  # whatever a model's forward raises when it is traced; then there is no yardstick
+            return
+        self.tell(analysis=median_seconds(lambda: nrfx.utilization(traced), self.repeats) / least)
+
+    def shares(self, model: nn.Module, found: Channels) -> None:
+        plain = shares(model, found)
+        self.tell(free=plain.free, mortal=plain.mortal, pins=plain.pins, scales=False)
+
+    def scaled(
+        self, model: nn.Module, traced: nrfx.TracedModule, found: Channels, images: Tensor
+    ) -> nrfx.TracedModule | None:
+        """The network with inserted scales, where they help."""
+        insert: Callable[[Any], nrfx.TracedModule] | None = getattr(nrfx, "insert_scales", None)
+        if insert is None:
+            return None
+        scaled = insert(traced)
+        plain, other = shares(model, found), shares(model, channels(scaled))
+        self.tell(scaled=other.mortal)
+        if other.mortal < plain.mortal + HELPFUL:
+            return None
+        self.tell(scales=True, pins=other.pins)
+        difference = relative(evaluated(model, images), evaluated(scaled, images))
+        self.law("scales", difference <= TOLERANCES[images.dtype], f"inserted, they change outputs by {difference:.1e}")
+        return scaled
+
+    def subject(self, model: nn.Module, images: Tensor, plain: Channels) -> Subject:
+        """The network with dead channels and calibrated statistics. A scaled one has channels of its own."""
+        found = channels(model) if isinstance(model, nrfx.TracedModule) else plain
+        trained, leaves = self.training_facts(model, images)
+        dead = plant(model, found, torch.Generator().manual_seed(self.seed))
+        several = self.entry.images(4 * self.entry.batch, self.seed + 1, images.dtype)
+        calibrate(model, lambda model: model.train()(several))
+        outputs = evaluated(model, images)
+        others = evaluated(model, self.entry.images(self.entry.batch, self.seed + 2, images.dtype))
+        listens = relative(outputs, others)
+        self.tell(dead=dead, gammas=sum(layout.numel() for layout in found.norms.values()), listens=listens)
+        self.law("dead channels", listens > LISTENS, f"outputs change with the input by {listens:.1e} only")
+        return Subject(model, images, outputs, trained, leaves)
+
+    def training_facts(self, model: nn.Module, images: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
+        """Names of the parameters that train, and the shapes of the train-mode outputs."""
+        leaves = backward(model, images)
+        trained = frozenset(name for name, parameter in model.named_parameters() if parameter.grad is not None)
+        model.zero_grad()
+        return trained, leaves
+
+    def rewrites(self, before: Subject) -> None:
+        """Six rewrites: every residual setting with two budgets; the schemes take turns."""
+        traced = self.attempt("trace with dead channels", lambda: self.retraced(before))
+        cases: list[Case] = []
+        settings = [(residual, budget) for residual in RESIDUALS for budget in BUDGETS] if traced is not None else []
+        for index, (residual, budget) in enumerate(settings):
+            case = Setting(residual, budget, SCHEMES[(index + self.seed) % len(SCHEMES)])
+            done = self.attempt(case.name, lambda case=case: self.rewrite(before, traced, case))
+            if done is not None:
+                cases.append(done)
+                self.tell(**_told(cases))
+        self.attempt("rewrites", lambda: self.untouched(before))
+
+    def retraced(self, before: Subject) -> nrfx.TracedModule:
+        return before.model if before.scaled else nrfx.trace(before.model, before.images)
+
+    def untouched(self, before: Subject) -> None:
+        difference = relative(before.outputs, evaluated(before.model, before.images))
+        self.law("rewrites", difference == 0, f"the original network was changed, its outputs by {difference:.1e}")
+
+    def rewrite(self, before: Subject, traced: nrfx.TracedModule, case: "Setting") -> "Case":
+        usage = nrfx.utilization(traced, residual=case.residual)
+        live, total = usage.params.live, usage.params.total
+        bound = total if case.budget == "1.0x" else (live + total) // 2
+        started = time.process_time()
+        result = nrfx.rejuvenate(
+            traced,
+            nrfx.Budget(params=bound),
+            scheme=case.scheme,
+            residual=case.residual,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        seconds = time.process_time() - started
+        difference = relative(before.outputs, evaluated(result.module, before.images))
+        counted = (count.params(result.module), *self.flops_of(result.module, before.images))
+        told = (result.after.params.total, result.after.flops.total)[: len(counted)]
+        good = [
+            self.law(case.name, difference <= before.tolerance, f"outputs differ by {difference:.1e}"),
+            self.law(case.name, counted == told, f"(params, flops) are {counted}, result.after says {told}"),
+            self.law(case.name, counted[0] <= bound, f"{counted[0]:,} params exceed the budget of {bound:,}"),
+            self.law(case.name, result.changed or live == total, f"dead channels, but {' '.join(result.notes[:1])}"),
+            *self.trains(case.name, before, result),
+            *self.folds(case.name, before, result),
+        ]
+        return Case(
+            case,
+            difference=difference,
+            alpha=result.alpha,
+            utilization=live / total,
+            share=counted[0] / bound if result.changed else None,
+            seconds=seconds,
+            holds=all(good),
+        )
+
+    def flops_of(self, module: nn.Module, images: Tensor) -> tuple[int, ...]:
+        """The flops; nothing where nrfx miscounts the model already, which one failure of the row says."""
+        return (count.flops(module, images),) if self.flops_equal else ()
+
+    def trains(self, name: str, before: Subject, result: nrfx.Rejuvenation) -> list[bool]:
+        leaves = backward(result.module, before.images)
+        parameters = dict(result.module.named_parameters())
+        wanted = [child for child, parent in result.parents.items() if parent is None or parent in before.trained]
+        lost = [child for child in wanted if child in parameters and not finite(parameters[child].grad)]
+        result.module.zero_grad()
+        return [
+            self.law(name, leaves == before.leaves, f"train-mode outputs are {leaves}, before {before.leaves}"),
+            self.law(name, not lost, f"{len(lost)} parameters have no finite gradient, such as {lost[:3]}"),
+        ]
+
+    def folds(self, name: str, before: Subject, result: nrfx.Rejuvenation) -> list[bool]:
+        """Folding inserted scales keeps the function as well. The train-mode pass has moved running statistics."""
+        if not before.scaled:
+            return []
+        fold: Callable[[Any], nn.Module] = getattr(nrfx, "fold_scales")  # noqa: B009 (mypy does not know it yet)
+        expected = evaluated(result.module, before.images)
+        difference = relative(expected, evaluated(fold(result.module), before.images))
+        return [self.law(name, difference <= before.tolerance, f"outputs differ by {difference:.1e} once folded")]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one rewrite is asked for."""
+
+    residual: Residual
+    budget: str
+    scheme: Scheme
+
+    @property
+    def name(self) -> str:
+        return f"{self.residual}, {self.budget}, {self.scheme}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What came out of one rewrite; `share` of the budget that it used, None where nothing changed."""
+
+    setting: Setting
+    difference: float
+    alpha: float
+    utilization: float
+    share: float | None
+    seconds: float
+    holds: bool
+
+
+def _told(cases: list[Case]) -> dict[str, Any]:
+    """The columns of the row that the rewrites so far give."""
+    values: dict[str, Any] = {}
+    for residual in RESIDUALS:
+        own = [case for case in cases if case.setting.residual == residual]
+        if own:
+            differences = [case.difference for case in own]
+            values[f"difference_{residual}"] = float("nan") if any(map(isnan, differences)) else max(differences)
+            values[f"r_{residual}"] = own[0].utilization
+        for case in own:
+            if case.setting.budget == "1.0x":
+                values[f"alpha_{residual}"] = case.alpha
+    shares_used = [case.share for case in cases if case.share is not None]
+    return values | {
+        "share": min(shares_used, default=None),
+        "cases": sum(case.holds for case in cases),
+        "idle": sum(case.share is None for case in cases),
+        "seconds_rewrite": sum(case.seconds for case in cases) / len(cases),
+    }
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return re.sub(r"\s+", " ", lines[0]).replace("; ", ", ")[:300]
+
+
+def examine(entry: Entry, tell: Tell, memory: int, seconds: float) -> None:
+    """Examines one model on one thread and tells what it finds, a few columns of its row at a time.
+
+    Args:
+        tell: takes a mapping of columns, or {"step": name}.
+        memory: bytes that this process may hold; beyond them its allocations fail.
+        seconds: CPU time that it may take; after them it is killed.
+    """
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    gc.freeze()  # collecting garbage need not look at what was imported
+    limit = int(time.process_time() + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    Examination(entry, tell, memory).run()

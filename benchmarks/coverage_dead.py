@@ -1,0 +1,92 @@
+"""Dead channels that hit the ties of a network: streams that die as one, whole groups, and gammas on their own.
+
+In each space of channels half of the gammas die, in one of three ways that a seed draws:
+
+- tied: a channel dies in every norm that it passes, so that streams and groups of convolutions die whole;
+- loose: every norm draws for itself;
+- mixed: the one for a third of the channels, then the other.
+
+Betas beside dead gammas are 0 in every other space, where a gate or a padded convolution lets the channel go, and
+normal(0, 0.1) in the rest, where constants must be kept. Everything else is drawn as in networks.py.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.channels import Channels
+
+WAYS: Mapping[str, tuple[float, float, float]] = {
+    "tied": (0.4, 0.5, 0.0),
+    "mixed": (0.4, 0.33, 0.26),
+    "loose": (0.2, 0.0, 0.5),
+}
+"""How often; share of channels that die in every norm; share of each norm's gammas that die besides."""
+
+BETA = 0.1
+
+
+def plant(module: nn.Module, found: Channels, generator: torch.Generator) -> int:
+    """Draws every gamma and beta of the network anew, half of the gammas at 0; how many those are.
+
+    Args:
+        module: whose parameters change; `found` are its channels, or those of a traced module that shares its names.
+    """
+    ways, zero = _drawn(found, generator)
+    tied = torch.rand(found.space_of.numel(), generator=generator)
+    dead_everywhere = tied < ways[found.space_of, 0]
+    count = 0
+    with torch.no_grad():
+        for norm in found.first_norms.values():
+            if norm.gamma is None:
+                continue
+            channel = found.channels(norm.layout)
+            known = channel >= 0
+            at = channel.clamp(min=0)
+            space = found.space_of[at]
+            own = torch.rand(at.numel(), generator=generator)
+            dead = torch.where(known, dead_everywhere[at] | (own < ways[space, 1]), own < 0.5)
+            gamma = _signed(at.numel(), generator)
+            _write(module, norm.gamma, torch.where(dead, 0.0, gamma))
+            if norm.beta is not None:
+                beta = torch.randn(at.numel(), generator=generator) * BETA
+                _write(module, norm.beta, torch.where(dead & (zero[space] | ~known), 0.0, beta))
+            count += int(dead.sum())
+    return count
+
+
+def enliven(model: nn.Module, generator: torch.Generator) -> None:
+    """Draws every parameter that is constant, so that all of the network counts: heads and branches often start at 0,
+    layer scales at 1e-6.
+
+    Weights at 0: normal with variance 1 / inputs; other zeros: normal(0, 0.1); other constants: uniform(0.5, 1.5).
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() < 2 or bool(parameter.min() != parameter.max()):
+                continue
+            drawn = torch.rand(parameter.shape, generator=generator) + 0.5
+            if not bool(parameter.any()):
+                spread = parameter[0].numel() ** -0.5 if parameter.squeeze().dim() > 1 else BETA
+                drawn = torch.randn(parameter.shape, generator=generator) * spread
+            parameter.copy_(drawn)
+
+
+def _drawn(found: Channels, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each space the shares of its way, float [spaces, 2], and whether betas beside dead gammas are 0."""
+    spaces = max(len(found.spaces), 1)
+    table = torch.tensor(list(WAYS.values()))
+    way = torch.multinomial(table[:, 0], spaces, replacement=True, generator=generator)
+    return table[way, 1:], torch.rand(spaces, generator=generator) < 0.5
+
+
+def _signed(count: int, generator: torch.Generator) -> Tensor:
+    """float [count], uniform(0.5, 1.5) with random signs."""
+    sign = torch.randint(0, 2, (count,), generator=generator) * 2 - 1
+    return (torch.rand(count, generator=generator) + 0.5) * sign
+
+
+def _write(module: nn.Module, name: str, values: Tensor) -> None:
+    parameter = module.get_parameter(name)
+    parameter.copy_(values.to(parameter.dtype).view_as(parameter))
