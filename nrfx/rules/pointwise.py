@@ -236,7 +236,8 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
     channels = layout(labels, 1)
 
     def apply(x: Tensor, *_: Any) -> Tensor:
-        return torch.where(x >= 0, x, x * along(slope.detach().double().cpu(), 1, x.shape))
+        channelwise = slope.detach().double().cpu().view(-1, *(1,) * (x.dim() - 2))  # x may repeat along its channels
+        return torch.where(x >= 0, x, x * channelwise)
 
     return Effect(
         Family.POINTWISE,
