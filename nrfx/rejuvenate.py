@@ -467,7 +467,7 @@ def _carried_out(
         generator=options.generator,
     )
     built = build(traced, plan)
-    after = channels(built.module)
+    after = channels(built.module, axes=decision.found.axes)
     check_labels(after, resized)
     _check_cost(total_cost(built.module, after), allocation.cost, budget)
     return _result(traced, decision, allocation, built, after, plan, options)

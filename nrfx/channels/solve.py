@@ -14,13 +14,16 @@ from nrfx.rules import Pin
 from nrfx.trace import TracedModule
 
 
-def channels(traced: TracedModule, fixed: Mapping[str, str] | None = None) -> Channels:
+def channels(
+    traced: TracedModule, fixed: Mapping[str, str] | None = None, axes: Mapping[str, int | None] | None = None
+) -> Channels:
     """Interprets every graph of `traced` on label tensors. Mutates nothing, reads no parameter's value.
 
     Args:
         fixed: births that shall keep their width, with the reason.
+        axes: the axis of the channels of bare parameters, where it is known; a width of 1 does not show it.
     """
-    walk = Walk(traced)
+    walk = Walk(traced, axes=axes)
     steps = walk.interpreted()
     return _Solved(traced, walk, steps).channels(fixed or {})
 

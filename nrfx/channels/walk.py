@@ -66,6 +66,7 @@ class Walk:
         old: Channels | None = None,
         births: Mapping[str, Tensor] | None = None,
         channel_of: Tensor | None = None,
+        axes: Mapping[str, int | None] | None = None,
     ) -> None:
         self.traced = traced
         self.resized = births is not None
@@ -84,7 +85,7 @@ class Walk:
         self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
         self.owned = _owned(traced, self.aliases)
-        self.axes: dict[str, int | None] = dict(old.axes) if old else {}
+        self.axes: dict[str, int | None] = dict(old.axes) if old else dict(axes or {})
         self.before: dict[tuple[str, str], Before] = {}
         if old is not None and channel_of is not None:
             self.before = {(step.mode, step.node.name): Before(step.effect.out, channel_of) for step in old.steps}

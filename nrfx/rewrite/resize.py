@@ -24,7 +24,7 @@ class Resized:
     """`layouts`: parameter or buffer -> its new layout on each dim. `readings`: key -> the new rows and columns.
 
     `channel_of` extends the old one to the new labels and their new channels. `literals`: (mode, node) -> the arguments
-    that state a width, as they must be now.
+    that state a width, as they must be now. `axes`: the axis of the channels of each bare parameter.
     """
 
     births: Mapping[str, Tensor]
@@ -32,6 +32,7 @@ class Resized:
     readings: Mapping[str, Reading]
     channel_of: Tensor
     literals: Mapping[tuple[str, str], Mapping[int | str, Any]]
+    axes: Mapping[str, int | None]
 
 
 def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
@@ -48,13 +49,14 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         first_readings(steps),
         channel_of,
         {(step.mode, step.node.name): step.effect.literals for step in steps if step.effect.literals},
+        found.axes,
     )
     _check_visits(steps, channel_of)
     expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):
+        _check_broadcast(old, new)
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
-        _check_broadcast(old, new)
         _check_numbers(old, new)
         expected.check(old, new, channel_of)
     return resized
@@ -223,6 +225,9 @@ class _Expected:
         """A channel that met another must not meet a padded zero now, nor the other way round."""
         if all(bool((side >= 0).all()) for tie in new.effect.ties for side in tie):
             return
+        if len(old.effect.ties) != len(new.effect.ties):
+            labels = tuple(side for tie in new.effect.ties for side in tie)
+            raise Mismatch(new.node.name, "its operands no longer meet as they did", labels)
         spaces = torch.cat([self.found.space_of, self.space_of_new])
         for before, after in zip(old.effect.ties, new.effect.ties, strict=True):
             for mine, other in ((0, 1), (1, 0)):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor, nn
 
-from nrfx.labels import along, collapse, layout, merge
+from nrfx.labels import collapse, layout, merge
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, tensors, unknown
 from nrfx.rules.registry import register, rule
 from nrfx.rules.ties import ties_along
