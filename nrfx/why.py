@@ -273,8 +273,8 @@ class _Explained:
             way = self.ties.to_join(steps, space.index)  # none from the stem, which only enters the block that it ends
             join = way[-1].node if way else space.joined_by
             return "stream", f'they lie on the residual stream of {join}, which residual="{residual}" keeps', way
-        frozen = next(self.frozen(space.index), None)
-        if frozen is not None:
+        if space.frozen:
+            frozen = next(self.frozen(space.index))
             return "frozen", f"{frozen} is frozen: channels may go, but none may come", []
         return "free", "", []
 
