@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 import nrfx
 from benchmarks import count
-from benchmarks.coverage_dead import enliven, plant
+from benchmarks.coverage_dead import calibrate_traced, enliven, plant
 from benchmarks.coverage_models import Entry
 from benchmarks.coverage_row import RESIDUALS
 from benchmarks.coverage_shares import shares
@@ -39,8 +39,8 @@ SCHEMES: tuple[Scheme, ...] = ("attention", "dense", "removed")
 HELPFUL = 0.05
 """Inserted scales are used where they let this share more of the layer params change."""
 
-COPIES = 5
-"""So many times its params does the check of a model take: model, result, gradients, and work in between."""
+LARGE = 100_000_000
+"""Models with more params than this are checked in float32: some eight copies of them must fit into memory."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 T = TypeVar("T")
@@ -69,8 +69,8 @@ class Subject:
 class Examination:
     """The steps for one model, and the row as far as it is known."""
 
-    def __init__(self, entry: Entry, tell: Tell, memory: int, repeats: int = 3) -> None:
-        self.entry, self.send, self.memory, self.repeats = entry, tell, memory, repeats
+    def __init__(self, entry: Entry, tell: Tell, repeats: int = 3) -> None:
+        self.entry, self.send, self.repeats = entry, tell, repeats
         self.seed = sum(map(ord, entry.title))
         self.failures: list[str] = []
         self.flops_equal = False
@@ -131,7 +131,7 @@ class Examination:
         without_dropout(model)
         enliven(model, torch.Generator().manual_seed(self.seed))
         params, environment = count.params(model), Environment.here()
-        dtype = torch.float64 if params * 8 * COPIES < self.memory else torch.float32
+        dtype = torch.float64 if params < LARGE else torch.float32
         self.tell(built=True, params=params, dtype=str(dtype).removeprefix("torch."))
         self.tell(torch=environment.torch, date=environment.date)
         return model.to(dtype)
@@ -165,10 +165,7 @@ class Examination:
         self, model: nn.Module, traced: nrfx.TracedModule, found: Channels, images: Tensor
     ) -> nrfx.TracedModule | None:
         """The network with inserted scales, where they help."""
-        insert: Callable[[Any], nrfx.TracedModule] | None = getattr(nrfx, "insert_scales", None)
-        if insert is None:
-            return None
-        scaled = insert(traced)
+        scaled = nrfx.insert_scales(traced)
         plain, other = shares(model, found), shares(model, channels(scaled))
         self.tell(scaled=other.mortal)
         if other.mortal < plain.mortal + HELPFUL:
@@ -184,7 +181,10 @@ class Examination:
         trained, leaves = self.training_facts(model, images)
         dead = plant(model, found, torch.Generator().manual_seed(self.seed))
         several = self.entry.images(4 * self.entry.batch, self.seed + 1, images.dtype)
-        calibrate(model, lambda model: model.train()(several))
+        if isinstance(model, nrfx.TracedModule):
+            calibrate_traced(model, found, several)
+        else:
+            calibrate(model, lambda model: model.train()(several))
         outputs = evaluated(model, images)
         others = evaluated(model, self.entry.images(self.entry.batch, self.seed + 2, images.dtype))
         listens = relative(outputs, others)
@@ -272,9 +272,8 @@ class Examination:
         """Folding inserted scales keeps the function as well. The train-mode pass has moved running statistics."""
         if not before.scaled:
             return []
-        fold: Callable[[Any], nn.Module] = getattr(nrfx, "fold_scales")  # noqa: B009 (mypy does not know it yet)
         expected = evaluated(result.module, before.images)
-        difference = relative(expected, evaluated(fold(result.module), before.images))
+        difference = relative(expected, evaluated(nrfx.fold_scales(result.module), before.images))
         return [self.law(name, difference <= before.tolerance, f"outputs differ by {difference:.1e} once folded")]
 
 
@@ -344,4 +343,4 @@ def examine(entry: Entry, tell: Tell, memory: int, seconds: float) -> None:
     limit = int(time.process_time() + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    Examination(entry, tell, memory).run()
+    Examination(entry, tell).run()

@@ -10,7 +10,7 @@ Betas beside dead gammas are 0 in every other space, where a gate or a padded co
 normal(0, 0.1) in the rest, where constants must be kept. Everything else is drawn as in networks.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ WAYS: Mapping[str, tuple[float, float, float]] = {
 """How often; share of channels that die in every norm; share of each norm's gammas that die besides."""
 
 BETA = 0.1
+
+UNNORMED = 2**0.5
+"""Gammas of scales are so much larger, for no norm behind them makes up for the half that dies: else a deep network
+gives hardly more than its biases."""
 
 
 def plant(module: nn.Module, found: Channels, generator: torch.Generator) -> int:
@@ -47,7 +51,7 @@ def plant(module: nn.Module, found: Channels, generator: torch.Generator) -> int
             space = found.space_of[at]
             own = torch.rand(at.numel(), generator=generator)
             dead = torch.where(known, dead_everywhere[at] | (own < ways[space, 1]), own < 0.5)
-            gamma = _signed(at.numel(), generator)
+            gamma = _signed(at.numel(), generator) * (1 if norm.mean is not None else UNNORMED)
             _write(module, norm.gamma, torch.where(dead, 0.0, gamma))
             if norm.beta is not None:
                 beta = torch.randn(at.numel(), generator=generator) * BETA
@@ -71,6 +75,30 @@ def enliven(model: nn.Module, generator: torch.Generator) -> None:
                 spread = parameter[0].numel() ** -0.5 if parameter.squeeze().dim() > 1 else BETA
                 drawn = torch.randn(parameter.shape, generator=generator) * spread
             parameter.copy_(drawn)
+
+
+def calibrate_traced(module: nn.Module, found: Channels, images: Tensor) -> None:
+    """Gives the norms of a traced module the statistics of one train-mode forward of these images.
+
+    A norm that was traced into is no module any more, and its momentum m is a constant of the graph. As a forward makes
+    r' = (1 - m) r + m b of a running statistic r, two of them, from r = 0 and from r = 1, tell m and b.
+    """
+    names = [name for norm in found.first_norms.values() for name in (norm.mean, norm.var) if name is not None]
+    buffers = [module.get_buffer(name) for name in dict.fromkeys(names)]
+    module.train()
+    with torch.no_grad():
+        from_zero, from_one = (_updated(module, buffers, start, images) for start in (0.0, 1.0))
+        for buffer, low, high in zip(buffers, from_zero, from_one, strict=True):
+            momentum = float((1 - (high - low)).median())
+            buffer.copy_(low / momentum if momentum > 1e-6 else torch.ones_like(low))
+
+
+def _updated(module: nn.Module, buffers: Sequence[Tensor], start: float, images: Tensor) -> list[Tensor]:
+    """What a forward makes of the running statistics."""
+    for buffer in buffers:
+        buffer.fill_(start)
+    module(images)
+    return [buffer.clone() for buffer in buffers]
 
 
 def _drawn(found: Channels, generator: torch.Generator) -> tuple[Tensor, Tensor]:

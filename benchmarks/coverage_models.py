@@ -82,7 +82,7 @@ SHAPES = {
 }
 SHAPE = (3, 64, 64)
 
-GIBIBYTES = {r"regnet_y_128gf": 14, r"vit_h_14": 14, r"vit_l": 8}
+GIBIBYTES = {r"regnet_y_128gf": 14, r"vit_h_14": 14, r"vit_l": 8, r"vgg": 12}
 """What the largest models need, in float32."""
 
 SLOW_INITIALISATION = {r"googlenet|inception_v3": {"init_weights": False}}

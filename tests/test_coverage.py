@@ -1,5 +1,6 @@
 """The coverage table on tiny networks: what it finds, that it finds faults, and that no process can stop a run."""
 
+import copy
 import csv
 import gc
 import json
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 import nrfx
 from benchmarks import coverage
 from benchmarks.coverage_check import Examination
-from benchmarks.coverage_dead import WAYS, plant
+from benchmarks.coverage_dead import WAYS, calibrate_traced, plant
 from benchmarks.coverage_models import Entry, entries
 from benchmarks.coverage_page import page, summary, worst
 from benchmarks.coverage_row import Row, row_of, row_of_cells
 from benchmarks.coverage_shares import general, shares
+from benchmarks.networks import calibrate
 from benchmarks.table import progress_bar, write_csv
 from nrfx.channels import channels
 
@@ -89,7 +91,7 @@ def tiny(name: str) -> Tiny:
 
 def examined(name: str) -> Row:
     values: dict[str, Any] = {}
-    Examination(tiny(name), values.update, 1 << 30, repeats=1).run()
+    Examination(tiny(name), values.update, repeats=1).run()
     return row_of({"model": name, "source": "torchvision", "family": "ResNet", "input": "3x8x8"} | values)
 
 
@@ -138,6 +140,26 @@ def test_dead_sets_hit_streams_whole_groups_and_single_gammas() -> None:
     assert 0 < sum(whole) < 20 and 0 < sum(alike) < 20
     assert 0.4 < float(torch.stack([d["stem.1.weight"].float().mean() for d in dead]).mean()) < 0.6
     assert all(0.45 < tied + (1 - tied) * loose < 0.55 for _, tied, loose in WAYS.values())
+
+
+class Own(nn.BatchNorm2d):
+    """A norm with a forward of its own, which is traced into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_norms_that_were_traced_into_are_calibrated_as_modules_are() -> None:
+    torch.manual_seed(0)
+    convs = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+    net = nn.Sequential(convs[0], Own(8, momentum=0.3), nn.ReLU(), convs[1], nn.BatchNorm2d(4)).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    traced = copy.deepcopy(nrfx.trace(net, images))
+    assert not any(node.op == "call_module" and node.target == "1" for node in traced.graph.nodes)
+    calibrate_traced(traced, channels(traced), images)
+    calibrate(net, lambda model: model.train()(images))
+    for name in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
+        torch.testing.assert_close(traced.get_buffer(name), net.get_buffer(name), rtol=1e-9, atol=1e-12)
 
 
 def test_shares_count_weights_with_their_bias_and_name_what_holds_the_rest() -> None:
