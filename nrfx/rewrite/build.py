@@ -22,7 +22,7 @@ from nrfx.rewrite.origins import NEW, gather, is_whole, origin, scaled
 from nrfx.rewrite.rescale import Rescaling
 from nrfx.rewrite.resize import Resized
 from nrfx.rewrite.settle import Settlement, merged, offset
-from nrfx.rewrite.widths import fit_widths
+from nrfx.rewrite.widths import fit_norm, fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.trace import TracedModule, propagate
 
@@ -294,6 +294,8 @@ class _Builder:
             twin.set_submodule(path, layer.train(self.traced.get_submodule(path).training))
         for module in twin.modules():
             fit_widths(module)
+        for path, width in self.plan.resized.norms.items():
+            fit_norm(twin.get_submodule(path), width)
         write_literals(twin, self.plan.resized.literals)
         propagate(twin)
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:

@@ -25,6 +25,7 @@ class Resized:
 
     `channel_of` extends the old one to the new labels and their new channels. `literals`: (mode, node) -> the arguments
     that state a width, as they must be now. `axes`: the axis of the channels of each bare parameter.
+    `norms`: the new width of each norm that is a module, for those without parameters to tell it.
     """
 
     births: Mapping[str, Tensor]
@@ -33,6 +34,7 @@ class Resized:
     channel_of: Tensor
     literals: Mapping[tuple[str, str], Mapping[int | str, Any]]
     axes: Mapping[str, int | None]
+    norms: Mapping[str, int]
 
 
 def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
@@ -50,6 +52,11 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         channel_of,
         {(step.mode, step.node.name): step.effect.literals for step in steps if step.effect.literals},
         found.axes,
+        {
+            step.effect.norm.path: step.effect.norm.layout.numel()
+            for step in steps
+            if step.effect.norm is not None and step.node.op == "call_module"
+        },
     )
     _check_visits(steps, channel_of)
     expected = _Expected(found, kept, width)

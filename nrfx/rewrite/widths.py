@@ -29,6 +29,14 @@ def _norm(norm: Any) -> dict[str, int]:
     return {"num_features": known[0].shape[0]} if known else {}
 
 
+def fit_norm(norm: Any, width: int) -> None:
+    """Makes a norm without parameters agree with the width that it now meets, in place."""
+    if isinstance(norm, nn.GroupNorm):
+        norm.num_channels, norm.num_groups = width, norm.num_groups * width // norm.num_channels
+    elif hasattr(norm, "num_features"):
+        norm.num_features = width
+
+
 def _group_norm(norm: Any) -> dict[str, int]:
     if norm.weight is None:
         return {}

@@ -31,6 +31,9 @@ def two_norms(m: Op, x: Tensor) -> Tensor:
 
 NORM = {
     "GroupNorm": Pattern(lambda m, x: m.norm(x), lambda: {"norm": nn.GroupNorm(2, 8)}, free="before.0"),
+    "GroupNorm without parameters": Pattern(
+        lambda m, x: m.norm(x), lambda: {"norm": nn.GroupNorm(4, 8, affine=False)}, free="before.0"
+    ),
     "GroupNorm of one group": Pattern(lambda m, x: m.norm(x), lambda: {"norm": nn.GroupNorm(1, 8)}, pinned="before.0"),
     "GroupNorm of each channel": Pattern(lambda m, x: m.norm(x), lambda: {"norm": nn.GroupNorm(8, 8)}, free="before.0"),
     "F.group_norm": Pattern(
