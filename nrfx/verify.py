@@ -165,7 +165,9 @@ def _kind(x: Tensor) -> str:
 
 def _flat(nest: Any) -> Mapping[str, Tensor]:
     leaves, _ = torch.utils._pytree.tree_flatten_with_path(nest)
-    return {torch.utils._pytree.keystr(path) or "output": leaf for path, leaf in leaves if isinstance(leaf, Tensor)}
+    return {
+        torch.utils._pytree.keystr(path) or "output": leaf.detach() for path, leaf in leaves if isinstance(leaf, Tensor)
+    }
 
 
 def _difference(name: str, expected: Tensor, found: Tensor) -> float:
