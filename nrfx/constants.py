@@ -132,7 +132,7 @@ class _Propagation:
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         assert step.effect.apply is not None
         shape = step.effect.out.shape
-        if len(args) == 1 and not kwargs and _varies(args[0]):  # an op on what varies alone gives what varies
+        if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
             return _varying(shape)
         small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
         given = tensors(small)
@@ -154,6 +154,8 @@ class _Propagation:
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Each channel's one value, wherever the channel lies afterwards."""
         source = args[0] if args else kwargs["input"]
+        if bool(collapse(source).isnan().all()):
+            return _varying(step.effect.out.shape)
         labels = tensors(operands(step, self.labels))[0]
         table = _by_label(_with_padding(labels, source), source)
         if not step.effect.uniform:

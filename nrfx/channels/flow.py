@@ -35,6 +35,8 @@ def operands(step: Step, values: Mapping[tuple[str, str], Any]) -> tuple[tuple[A
 
 def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The node's arguments with operands that were passed by name in their places."""
+    if not node.kwargs:
+        return node.args, {}
     args, kwargs = list(node.args), dict(node.kwargs)
     for index, names in enumerate((("input", "tensors"), ("other",))):
         name = next((name for name in names if name in kwargs), None)

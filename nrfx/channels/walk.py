@@ -339,9 +339,14 @@ def _obstacle(module: nn.Module | None) -> str | None:
         return f"{kind.__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has forward hooks, which may do anything"
-    read = [name for name in ("weight", "bias") if isinstance(getattr(module, name, None), Tensor)]
-    computed = [name for name in read if name not in module._parameters]
+    computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
     return f"its {computed[0]} is computed from other tensors" if computed else None
+
+
+def _holds(module: nn.Module, name: str) -> bool:
+    """Whether an attribute that is no parameter is a tensor, or a property that gives one (a parametrization)."""
+    own = vars(module).get(name, getattr(type(module), name, None))
+    return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
 
 
 SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}

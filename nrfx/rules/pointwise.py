@@ -6,7 +6,6 @@ operand that is broadcast over channels (a spatial gate) is not tied to them: it
 
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,6 +106,7 @@ def elementwise(
     homogeneous: bool = False,
     joins: bool = False,
     times: bool = False,
+    even: bool = False,
     apply: Callable[..., Any] | None = None,
 ) -> Effect:
     """The effect of any element-wise op on one or more tensors and numbers."""
@@ -115,6 +115,12 @@ def elementwise(
         return Effect(Family.VALUE, out=_plain(call))
     if "out" in call.kwargs:
         return unknown(call, "it writes its result into another tensor")
+    apply = apply or (_product if times else out_of_place(call))
+    numbers = tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float))
+    if len(operands) == 1 and not joins:  # nothing to meet
+        return Effect(
+            Family.POINTWISE, out=operands[0], apply=apply, homogeneous=homogeneous, even=even, numbers=numbers
+        )
     shape = torch.broadcast_tensors(*operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
@@ -122,7 +128,6 @@ def elementwise(
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
     merged = merge(torch.broadcast_tensors(*simplest))
-    apply = apply or (_product if times else out_of_place(call))
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(
@@ -132,8 +137,9 @@ def elementwise(
         pins=pins,
         apply=apply,
         homogeneous=homogeneous and (not joins or plain),
+        even=even,
         joins=joins and len(tied) > 1,
-        numbers=tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float)),
+        numbers=numbers,
     )
 
 
@@ -202,7 +208,7 @@ def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
-register(lambda call: replace(elementwise(call, homogeneous=True), even=True), *HOMOGENEOUS, *EXTREMUM)
+register(lambda call: elementwise(call, homogeneous=True, even=True), *HOMOGENEOUS, *EXTREMUM)
 register(elementwise, *OTHER, *QUOTIENT, *TERNARY)
 register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
 register(lambda call: elementwise(call, times=True), *PRODUCT)
