@@ -39,7 +39,7 @@ SCHEMES: tuple[Scheme, ...] = ("attention", "dense", "removed")
 HELPFUL = 0.05
 """Inserted scales are used where they let this share more of the layer params change."""
 
-LARGE = 100_000_000
+LARGE = 200_000_000
 """Models with more params than this are checked in float32: some eight copies of them must fit into memory."""
 
 Tell = Callable[[Mapping[str, Any]], None]

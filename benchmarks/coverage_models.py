@@ -82,8 +82,12 @@ SHAPES = {
 }
 SHAPE = (3, 64, 64)
 
-GIBIBYTES = {r"regnet_y_128gf": 14, r"vit_h_14": 14, r"vit_l": 8, r"vgg": 12}
-"""What the largest models need, in float32."""
+GIBIBYTES = {
+    r"regnet_y_128gf|vit_h_14|vgg": 14,
+    r"convnext_large|efficientnet_v2_l|wide_resnet101|regnet_[xy]_32gf": 14,
+    r"vit_l": 8,
+}
+"""What the largest models need."""
 
 SLOW_INITIALISATION = {r"googlenet|inception_v3": {"init_weights": False}}
 SEGMENTATION = {"weights_backbone": None}

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -28,7 +28,8 @@ from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
 from nrfx.rewrite.contiguous import is_reordered
 from nrfx.rewrite.cross import FORMS
-from nrfx.rewrite.widths import fit_widths
+from nrfx.rewrite.literals import Literals, put_literals
+from nrfx.rewrite.widths import bare_width, fit_norm, fit_widths
 from nrfx.trace import TracedModule, as_traced, propagate
 from nrfx.trace.shapes import InputSpec
 from nrfx.trace.shell import same, shell
@@ -140,7 +141,8 @@ class _Plan:
     """What makes the network of a fresh model and the tensors.
 
     aliases: name -> first name, of tied parameters and buffers. frozen, channels_last: first names.
-    other_mode: the submodules whose mode is not that of the root.
+    other_mode: the submodules whose mode is not that of the root. literals: as Facts.literals.
+    norms: the widths of norms without parameters, by path.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -151,6 +153,8 @@ class _Plan:
     channels_last: tuple[str, ...]
     training: bool
     other_mode: tuple[str, ...]
+    literals: Literals = field(default_factory=dict)
+    norms: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, traced: TracedModule) -> Self:
@@ -167,6 +171,8 @@ class _Plan:
             channels_last=tuple(name for name, tensor in _first(traced).items() if _is_channels_last(tensor)),
             training=traced.training,
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
+            literals=traced.facts.literals,
+            norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 
     @classmethod
@@ -381,8 +387,17 @@ def _restored(stored: _Stored, model: nn.Module) -> TracedModule:
     _check_shapes(stored, fresh, twin)
     _put_tensors(stored, twin, _registered(fresh))
     _put_modes(stored, twin)
-    for module in twin.modules():
+    for path, module in twin.named_modules():
         fit_widths(module)
+        if path in stored.plan.norms:
+            fit_norm(module, stored.plan.norms[path])
+    try:
+        put_literals(twin, stored.plan.literals)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise stored.misfit(
+            "the sizes that its rewritten graph states have no place in the model's graph "
+            f"({type(error).__name__}: {error}). Pass an instance of the architecture that was saved."
+        ) from error
     twin.facts = replace(twin.facts, inputs=stored.plan.inputs, gamma0=dict(stored.plan.gamma0))
     try:
         propagate(twin)

@@ -205,7 +205,7 @@ def the_budget_leaves_no_room_for_another_channel(trial: Trial) -> None:
 def grows(space: Space, how: Options, notes: tuple[str, ...]) -> bool:
     """Whether a space may grow; the notes name those that the graph, or a frozen parameter, keeps at their width."""
     named = any(
-        name in note for note in notes if "idth fixed" in note or "Not widened" in note for name in space.births
+        name in note for note in notes if "idth fixed" in note or "ot widened" in note for name in space.births
     )
     return (
         space.free and space.normed and not space.frozen and not named and (how.residual != "fixed" or not space.stream)

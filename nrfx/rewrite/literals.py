@@ -1,20 +1,57 @@
 """Widths that a graph states as numbers: the sizes of a view, the groups of a convolution called as a function."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+from torch import fx
 
 from nrfx.trace import TracedModule
 
+Literals = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Mode -> node -> argument, by index or name -> its value; within a list, None for what is as it was."""
+
 
 def write_literals(traced: TracedModule, literals: Mapping[tuple[str, str], Mapping[int | str, Any]]) -> None:
-    """Writes the arguments, by index or name, of each node (mode, name) into the graphs, in place."""
+    """Writes the arguments, by index or name, of each node (mode, name) into the graphs, in place. The traced module's
+    facts know them from then on, for a fresh trace of the model does not.
+    """
+    known = {mode: {node: dict(places) for node, places in nodes.items()} for mode, nodes in traced.facts.literals.items()}
+    for (mode, node), places in literals.items():
+        of_node = known.setdefault(mode, {}).setdefault(node, {})
+        of_node.update({str(place): _plain(value) for place, value in places.items()})
+    put_literals(traced, known)
+
+
+def put_literals(traced: TracedModule, literals: Literals) -> None:
+    """Writes what `Facts.literals` holds into the graphs, in place.
+
+    Raises:
+        KeyError: a graph has no such node.
+    """
     if not literals:
         return
-    for mode, graph in traced.graphs.items():
-        for node in graph.nodes:
-            for place, value in literals.get((mode, node.name), {}).items():
-                if isinstance(place, int):
-                    node.update_arg(place, value)
-                else:
-                    node.update_kwarg(place, value)
+    for mode, of_nodes in literals.items():
+        nodes = {node.name: node for node in traced.graphs[mode].nodes}
+        for name, places in of_nodes.items():
+            for place, value in places.items():
+                _put(nodes[name], place, value)
+    traced.facts = replace(traced.facts, literals=literals)
     traced.recompile()
+
+
+def _put(node: fx.Node, place: str, value: Any) -> None:
+    positional = place.isdigit()
+    old: Any = node.args[int(place)] if positional else node.kwargs[place]
+    if isinstance(value, list):
+        items = [before if size is None else size for before, size in zip(old, value, strict=True)]
+        value = tuple(items) if isinstance(old, tuple) else items
+    if positional:
+        node.update_arg(int(place), value)
+    else:
+        node.update_kwarg(place, value)
+
+
+def _plain(value: Any) -> Any:
+    """Without the nodes that a list of sizes may have among its numbers."""
+    return [None if isinstance(item, fx.Node) else item for item in value] if isinstance(value, tuple | list) else value

@@ -166,10 +166,14 @@ def _check_ties(step: Step, channel_of: Tensor) -> None:
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
-    """An operand left with one channel must not be broadcast over those that it met one by one."""
-    if old.effect.family is Family.POINTWISE and len(old.effect.ties) != len(new.effect.ties):
+    """An operand left with one channel must not be broadcast over those that it met one by one, nor parts be put side by
+    side that stood for one another.
+    """
+    if old.effect.family in (Family.POINTWISE, Family.MOVEMENT) and len(old.effect.ties) != len(new.effect.ties):
         labels = tuple(pin.labels for pin in new.effect.pins)
-        raise Mismatch(new.node.name, "an operand is now broadcast over the channels that it met", labels)
+        pointwise = old.effect.family is Family.POINTWISE
+        reason = "an operand is now broadcast over the channels that it met" if pointwise else "its parts changed places"
+        raise Mismatch(new.node.name, reason, labels)
 
 
 def _check_numbers(old: Step, new: Step) -> None:

@@ -29,6 +29,14 @@ def _norm(norm: Any) -> dict[str, int]:
     return {"num_features": known[0].shape[0]} if known else {}
 
 
+def bare_width(norm: nn.Module) -> int | None:
+    """The width that a norm without parameters states; None for any other module, and for one that states none."""
+    if any(True for _ in norm.parameters(recurse=False)) or type(norm) not in WIDTHS:
+        return None
+    found = getattr(norm, "num_channels", getattr(norm, "num_features", None))
+    return found if isinstance(found, int) else None
+
+
 def fit_norm(norm: Any, width: int) -> None:
     """Makes a norm without parameters agree with the width that it now meets, in place."""
     if isinstance(norm, nn.GroupNorm):

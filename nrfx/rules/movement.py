@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, collapse, compact, merge
@@ -127,6 +127,8 @@ def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> E
         fits = labels.numel() % known == 0 if -1 in sizes and known > 0 else labels.numel() == prod(sizes)
         if fits and before.alike(labels.reshape(sizes)):
             literals = _literals(call, shape, list(labels.reshape(sizes).shape), flat)
+            if literals is None:
+                continue
             return replace(moved(call, partial(_shaped, sizes)), literals=literals)
     return moved(call, partial(_shaped, shape))
 
@@ -144,8 +146,10 @@ def _spellings(shape: list[int], before: Before) -> Iterator[list[int]]:
             yield [*closed[:dim], -1, *closed[dim + 1 :]]
 
 
-def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dict[int | str, Any]:
-    """The arguments to write anew: sizes that were numbers and are now others."""
+def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dict[int | str, Any] | None:
+    """The arguments to write anew: sizes that were numbers and are now others. None where they are all taken from another
+    value (y.shape) that does not change with them.
+    """
     new = [given if given in (-1, size) else size for given, size in zip(shape, sizes, strict=True)]
     if new == shape:
         return {}
@@ -153,6 +157,8 @@ def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dic
         return {index + 1: size for index, (given, size) in enumerate(zip(shape, new, strict=True)) if given != size}
     node: Any = call.node
     stated = node.args[1] if len(call.args) > 1 else node.kwargs.get("shape", node.kwargs.get("size"))
+    if isinstance(stated, fx.Node):
+        return None
     name: int | str = 1 if len(call.args) > 1 else ("shape" if "shape" in call.kwargs else "size")
     items = [old if given == size else size for old, given, size in zip(stated, shape, new, strict=True)]
     return {name: tuple(items) if isinstance(stated, tuple) else items}
@@ -243,7 +249,8 @@ def cat(call: Call) -> Effect:
     dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
     small = [collapse(part) for part in parts]
     along_positions = all(part.shape[dim] == 1 and bool((part >= 0).all()) for part in small)
-    if not along_positions or len(parts) == 1:
+    one_each = all(part.numel() == 1 for part in small)  # the axis of the channels does not show
+    if not along_positions or one_each:
         return moved(call, _cat)
     shape = list(torch.broadcast_shapes(*(part.shape for part in small)))
     return Effect(

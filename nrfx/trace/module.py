@@ -9,7 +9,7 @@ also what no graph reads.
 import copy
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -42,6 +42,8 @@ class Facts:
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
     parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
     outside: what runs outside of the parts, "path (class): why".
+    literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
+        states as numbers; within a list, None for what is as it was.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -49,6 +51,7 @@ class Facts:
     unmoved: Mapping[str, tuple[str, ...]]
     parts: tuple[Any, ...] = ()
     outside: tuple[str, ...] = ()
+    literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 class TracedModule(fx.GraphModule):
