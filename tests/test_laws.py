@@ -19,6 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -33,7 +34,21 @@ import nrfx
 from nrfx.channels import Channels, Space, channels
 from nrfx.cost import Cost
 from nrfx.errors import BudgetError
-from tests.networks import IMAGE, Piece, Plan, one_of, plans
+from tests.networks import (
+    IMAGE,
+    Attention,
+    Branches,
+    Computed,
+    Move,
+    Piece,
+    Plan,
+    Selected,
+    Single,
+    Split,
+    Unit,
+    one_of,
+    plans,
+)
 from tests.zoo import norms
 
 EXAMPLES = 64
@@ -144,8 +159,20 @@ def counted(module: nn.Module) -> tuple[int, int]:
 
 def costs_as_counted(module: nn.Module, usage: nrfx.Utilization) -> None:
     params, flops = counted(module)
+    seen = usage.flops.total - of_one(module)
     assert usage.params.total == params
-    assert usage.flops.total == flops or (usage.uncounted and usage.flops.total < flops)
+    assert seen == flops or (usage.uncounted and seen < flops)
+
+
+def of_one(module: nn.Module) -> int:
+    """The flops of sums over one channel, which torch.einsum multiplies out, so that FlopCounterMode misses them."""
+    steps = [step for step in channels(module).steps if step.mode == "eval" and step.node.target is torch.einsum]
+    works = [work for step in steps for work in step.effect.work if extent(work.cols) == 1]
+    return sum(work.times * extent(work.rows) for work in works)
+
+
+def extent(layout: Tensor | None) -> int:
+    return 1 if layout is None else layout.numel()
 
 
 def tried(gm: nn.Module, how: Options) -> nrfx.Rejuvenation | None:
@@ -204,9 +231,7 @@ def the_budget_leaves_no_room_for_another_channel(trial: Trial) -> None:
 
 def grows(space: Space, how: Options, notes: tuple[str, ...]) -> bool:
     """Whether a space may grow; the notes name those that the graph, or a frozen parameter, keeps at their width."""
-    named = any(
-        name in note for note in notes if "idth fixed" in note or "ot widened" in note for name in space.births
-    )
+    named = any(name in note for note in notes if "idth fixed" in note or "ot widened" in note for name in space.births)
     return (
         space.free and space.normed and not space.frozen and not named and (how.residual != "fixed" or not space.stream)
     )
@@ -215,11 +240,9 @@ def grows(space: Space, how: Options, notes: tuple[str, ...]) -> bool:
 def cost_with(found: Channels, module: nn.Module, wider: Space | None) -> Cost:
     """The cost of the network with one more channel in a space, from the layouts of its parameters and its work."""
 
-    def extent(layout: Tensor | None) -> int:
-        if layout is None:
-            return 1
-        if wider is None:
-            return layout.numel()
+    def extended(layout: Tensor | None) -> int:
+        if layout is None or wider is None:
+            return extent(layout)
         own = int((found.spaces_along(layout) == wider.index).sum())
         return layout.numel() + own // wider.width
 
@@ -227,9 +250,9 @@ def cost_with(found: Channels, module: nn.Module, wider: Space | None) -> Cost:
     for name, parameter in module.named_parameters():
         layouts = found.layouts.get(name) or (None,) * parameter.dim()
         sizes = zip(parameter.shape, layouts, strict=True)
-        params += prod(size if layout is None else extent(layout) for size, layout in sizes)
+        params += prod(size if layout is None else extended(layout) for size, layout in sizes)
     steps = [step for step in found.steps if step.mode == "eval"]
-    flops = sum(work.times * extent(work.rows) * extent(work.cols) for step in steps for work in step.effect.work)
+    flops = sum(work.times * extended(work.rows) * extended(work.cols) for step in steps for work in step.effect.work)
     return Cost(params, flops)
 
 
@@ -410,6 +433,26 @@ def test_every_law_holds_on_networks_that_nobody_wrote() -> None:
             obeyed(trial, law)
 
     holds()
+
+
+ONCE_BROKEN = (
+    # two chunks of one channel each, side by side again
+    Trial(Plan((Unit(width=6), Split(join="add", body=()), Split(body=()))), Options(times=2.5)),
+    # a reshape to the shape of a value that grows where the reshaped one does not
+    Trial(Plan((Unit(), Attention(heads=1, residual=False), Unit(kernel=3))), Options(times=1.5)),
+    # a view by numbers, which the file must know
+    Trial(Plan((Unit(width=6), Branches(((),)), Selected(kernel=1), Move("shuffle literal"))), Options(times=2.5)),
+    # an einsum over one channel
+    Trial(Plan((Unit(), Computed()), dead=("x.",)), Options()),
+    # norms without parameters, whose width only the file tells
+    Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
+)
+
+
+@pytest.mark.parametrize("trial", ONCE_BROKEN, ids=lambda trial: str(trial.plan))
+def test_every_law_holds_where_it_once_broke(trial: Trial) -> None:
+    for law in LAWS.values():
+        obeyed(trial, law)
 
 
 def search(laws: list[Law], networks: int, number: int, tick: Callable[[Trial], None]) -> list[str]:

@@ -16,7 +16,9 @@ def write_literals(traced: TracedModule, literals: Mapping[tuple[str, str], Mapp
     """Writes the arguments, by index or name, of each node (mode, name) into the graphs, in place. The traced module's
     facts know them from then on, for a fresh trace of the model does not.
     """
-    known = {mode: {node: dict(places) for node, places in nodes.items()} for mode, nodes in traced.facts.literals.items()}
+    known = {
+        mode: {node: dict(places) for node, places in nodes.items()} for mode, nodes in traced.facts.literals.items()
+    }
     for (mode, node), places in literals.items():
         of_node = known.setdefault(mode, {}).setdefault(node, {})
         of_node.update({str(place): _plain(value) for place, value in places.items()})

@@ -166,13 +166,15 @@ def _check_ties(step: Step, channel_of: Tensor) -> None:
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
-    """An operand left with one channel must not be broadcast over those that it met one by one, nor parts be put side by
-    side that stood for one another.
+    """An operand left with one channel must not be broadcast over those that it met one by one, nor parts that stood
+    for one another be put side by side.
     """
     if old.effect.family in (Family.POINTWISE, Family.MOVEMENT) and len(old.effect.ties) != len(new.effect.ties):
         labels = tuple(pin.labels for pin in new.effect.pins)
         pointwise = old.effect.family is Family.POINTWISE
-        reason = "an operand is now broadcast over the channels that it met" if pointwise else "its parts changed places"
+        reason = (
+            "an operand is now broadcast over the channels that it met" if pointwise else "its parts changed places"
+        )
         raise Mismatch(new.node.name, reason, labels)
 
 

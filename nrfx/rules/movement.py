@@ -147,8 +147,8 @@ def _spellings(shape: list[int], before: Before) -> Iterator[list[int]]:
 
 
 def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dict[int | str, Any] | None:
-    """The arguments to write anew: sizes that were numbers and are now others. None where they are all taken from another
-    value (y.shape) that does not change with them.
+    """The arguments to write anew: sizes that were numbers and are now others. None where they are all taken from
+    another value (y.shape) that does not change with them.
     """
     new = [given if given in (-1, size) else size for given, size in zip(shape, sizes, strict=True)]
     if new == shape:

@@ -122,8 +122,8 @@ class TracedModule(fx.GraphModule):
     def _contents(self) -> nn.Module:
         """A plain module with everything that is registered here, dictionaries copied and values shared."""
         plain = nn.Module()
-        for field in vars(plain):
-            plain.__dict__[field] = copy.copy(vars(self)[field])
+        for name in vars(plain):
+            plain.__dict__[name] = copy.copy(vars(self)[name])
         for key, value in vars(self).items():
             if isinstance(value, Tensor):
                 plain.__dict__[key] = value
