@@ -164,6 +164,12 @@ def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dic
     return {name: tuple(items) if isinstance(stated, tuple) else items}
 
 
+@rule("new_empty", "new_zeros", "new_ones", "new_full")
+def made(call: Call) -> Effect:
+    """A tensor that has only its dtype and device from the operand; its values are its own."""
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {call.node.target} makes"))
+
+
 @rule("view_as", "reshape_as")
 def view_as(call: Call) -> Effect:
     like: Tensor = call.args[1]

@@ -62,6 +62,14 @@ def out_argument(m: Op, x: Tensor) -> Tensor:
     return y
 
 
+def drop_path(m: Any, x: Tensor) -> Tensor:
+    y = m.body(x)
+    if not m.training:
+        return x + y
+    kept = y.new_empty((y.shape[0],) + (1,) * (y.ndim - 1)).bernoulli_(0.8)
+    return x + y * kept.div_(0.8)
+
+
 def detached(m: Op, x: Tensor) -> Tensor:
     return x + m.body(x.detach())
 
@@ -268,6 +276,7 @@ GRAPH = {
         lambda: {"drop": StochasticDepth(0.2, "row")} | body(),
         free="before.0 op.body.0",
     ),
+    "drop path": Pattern(drop_path, body, free="before.0 op.body.0"),
     "if on sizes": Pattern(by_size, body, free="before.0 op.body.0"),
     "if on values": Pattern(by_value, body, refused="depends on the values"),
     "cast": Pattern(lambda m, x: m.body(x.to(torch.float64).type_as(x)), body, free="op.body.0"),
