@@ -223,8 +223,14 @@ _ONE, _ZERO = torch.ones(1).double(), torch.zeros(1).double()
 
 
 def reader(module: nn.Module) -> Callable[[str], Tensor]:
-    """Reads a parameter by name, in float64 on the CPU."""
-    return lambda name: module.get_parameter(name).detach().double().cpu()
+    """Reads a parameter or buffer by name, in float64 on the CPU."""
+
+    def read(name: str) -> Tensor:
+        path, _, attribute = name.rpartition(".")
+        tensor: Tensor = getattr(module.get_submodule(path), attribute)
+        return tensor.detach().double().cpu()
+
+    return read
 
 
 def _marked(found: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:

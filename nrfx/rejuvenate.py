@@ -429,8 +429,11 @@ def _upstream(found: Channels, name: str) -> set[str]:
         mode, node = queue.pop()
         for source in node.all_input_nodes:
             effect = steps[mode, source].effect
-            if effect.reading is not None:
-                spaces = found.spaces_along(effect.reading.rows)
+            layouts = [effect.reading.rows] if effect.reading is not None else []
+            if source.op == "get_attr":
+                name = found.aliases.get(str(source.target), "")
+                layouts += [layout for layout in found.layouts.get(name, ()) if layout is not None]
+            for spaces in map(found.spaces_along, layouts):
                 births |= {key for space in spaces[spaces >= 0].unique().tolist() for key in found.spaces[space].births}
             if effect.family is not Family.CONTRACTION and (mode, source) not in seen:
                 seen.add((mode, source))

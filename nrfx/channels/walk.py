@@ -19,16 +19,23 @@ from nrfx.trace import TracedModule, has_known_forward
 from nrfx.trace.module import ByMode
 
 
-def relabel(traced: TracedModule, old: Channels, births: Mapping[str, Tensor], channel_of: Tensor) -> tuple[Step, ...]:
+def relabel(
+    traced: TracedModule,
+    old: Channels,
+    births: Mapping[str, Tensor],
+    channel_of: Tensor,
+    shape_of: Callable[[str], tuple[int, ...]],
+) -> tuple[Step, ...]:
     """Interprets the graphs with other births: each named birth brings the given labels into being.
 
     Args:
         channel_of: the channel of each label, old or new.
+        shape_of: the shape that a parameter or buffer of that name will have.
 
     Raises:
         Mismatch: an op cannot take the new widths.
     """
-    return Walk(traced, old, births, channel_of).interpreted()
+    return Walk(traced, old, births, channel_of, shape_of=shape_of).interpreted()
 
 
 class _OtherAxis(Exception):
@@ -67,8 +74,10 @@ class Walk:
         births: Mapping[str, Tensor] | None = None,
         channel_of: Tensor | None = None,
         axes: Mapping[str, int | None] | None = None,
+        shape_of: Callable[[str], tuple[int, ...]] | None = None,
     ) -> None:
         self.traced = traced
+        self.shape_of = shape_of
         self.resized = births is not None
         self.born: dict[str, Tensor] = dict(births or {})
         self.reasons: list[str] = list(old.reasons) if old else []
@@ -171,10 +180,11 @@ class Walk:
     def attribute(self, call: Call) -> Effect:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
-        opaque = Effect(
-            Family.SOURCE, out=call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
-        )
+        labels = call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
         tensor = self.tensors.get(name)
+        if tensor is not None and self.shape_of is not None:
+            labels = labels.new_full((1,) * labels.dim(), int(labels.reshape(-1)[0])).expand(self.shape_of(name))
+        opaque = Effect(Family.SOURCE, out=labels)
         if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
             return opaque
         axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))

@@ -5,7 +5,7 @@ those. Where labels then no longer meet as they did (a view with a constant widt
 is a Mismatch, and the caller pins the spaces concerned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,9 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         Mismatch: an op does not take these widths.
     """
     births, channel_of = _births(found, kept, width)
-    steps = relabel(traced, found, births, channel_of)
+    expected = _Expected(found, kept, width)
+    tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
+    steps = relabel(traced, found, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
     resized = Resized(
         births,
         _layouts(found, steps),
@@ -59,7 +61,6 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         },
     )
     _check_visits(steps, channel_of)
-    expected = _Expected(found, kept, width)
     for old, new in zip(found.steps, steps, strict=True):
         _check_broadcast(old, new)
         _check_ties(new, channel_of)
@@ -254,8 +255,20 @@ class _Expected:
     def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
         if not torch.equal(before[before < 0], after[after < 0]):
             return False
-        channels = self.found.space_of.numel()
-        counts = torch.bincount(self.found.channel_of[before[before >= 0]], minlength=channels)
-        spread = torch.zeros_like(self.total).index_add(0, self.found.space_of, counts) // self.total.clamp(min=1)
-        expected = torch.cat([counts * self.kept, spread[self.space_of_new]])
+        expected = self.times(before)
         return torch.equal(torch.bincount(channel_of[after[after >= 0]], minlength=expected.numel()), expected)
+
+    def times(self, layout: Tensor) -> Tensor:
+        """How often each channel, the new ones last, must stand along an axis that has this layout now."""
+        channels = self.found.space_of.numel()
+        counts = torch.bincount(self.found.channel_of[layout[layout >= 0]], minlength=channels)
+        spread = torch.zeros_like(self.total).index_add(0, self.found.space_of, counts) // self.total.clamp(min=1)
+        return torch.cat([counts * self.kept, spread[self.space_of_new]])
+
+    def shape(self, name: str, now: Sequence[int]) -> tuple[int, ...]:
+        """The shape that a parameter or buffer must have."""
+        layouts = self.found.layouts.get(name, (None,) * len(now))
+        return tuple(
+            size if layout is None else int(self.times(layout).sum()) + int((layout < 0).sum())
+            for size, layout in zip(now, layouts, strict=True)
+        )

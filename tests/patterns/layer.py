@@ -107,6 +107,11 @@ CONVOLUTION = {
     "F.linear transposed": Pattern(
         lambda m, x: F.linear(x.flatten(2).mT, m.weight.t()), lambda: {"weight": parameter(8, 6)}
     ),
+    "blur by a buffer of kernels": Pattern(
+        lambda m, x: F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), m.kernel, groups=m.kernel.shape[0]),
+        lambda: {"kernel": torch.ones(8, 1, 3, 3) / 9},
+        free="before.0",
+    ),
     "blur by buffer": Pattern(
         lambda m, x: F.conv2d(x, m.kernel.expand(x.size(1), 1, 3, 3), padding=1, groups=x.size(1)),
         lambda: {"kernel": torch.ones(1, 1, 3, 3) / 9},
