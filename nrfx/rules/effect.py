@@ -203,9 +203,11 @@ class Call:
     @property
     def workless(self) -> bool:
         """Whether the op does no multiply-adds that count, by its name."""
-        target = self.node.target
+        target: Any = self.node.target if self.module is None else type(self.module)
+        if self.module is not None and not target.__module__.startswith("torch.nn."):
+            return False
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        return self.module is None and WORKLESS.fullmatch(name) is not None
+        return WORKLESS.fullmatch(name.lower()) is not None
 
     def pin(self, labels: Tensor, reason: str) -> Pin:
         return Pin(labels, self.node.name, reason)
@@ -258,7 +260,7 @@ WORKLESS = re.compile(
     r"_*(setitem|getitem|new_\w+|zeros\w*|ones\w*|full\w*|empty\w*|arange|linspace|meshgrid|zero_|fill_|copy_|masked_\w+|where"
     r"|eq|ne|lt|le|gt|ge|logical_\w+|bitwise_\w+|isnan|isfinite|argmax|argmin|sort|argsort|topk|gather|scatter\w*"
     r"|index_\w+|take\w*|nonzero|cumsum|cumprod|cummax|cummin|unique|bincount|one_hot|embedding|to|type|cpu|cuda"
-    r"|requires_grad_|assert|getattr|batch_norm|normal_|uniform_|bernoulli\w*|rand\w*|sin|cos|floor|ceil|round|sign"
+    r"|long|int|short|half|float|double|bool|bfloat16|type_as|requires_grad_|assert|getattr|batch_norm|normal_|uniform_|bernoulli\w*|rand\w*|sin|cos|floor|ceil|round|sign"
     r"|erf|nan_to_num|fold|unfold|grid_sample|affine_grid|roi_\w+|nms|resize\w*|interpolate|pad)_*"
 )
 """Functions without multiply-adds of their own that count, also where they are not understood."""
