@@ -31,7 +31,10 @@ DONE, NOTHING_DONE, INTERRUPTED = 0, 2, 130
 RESIDUALS = ("live", "fixed", "coupled")
 SCHEMES = ("attention", "dense", "removed")
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-MODEL = "a torchvision name, timm:NAME, or package.module:factory (the current directory is importable)"
+MODEL = (
+    "a torchvision name, timm:NAME, nrfx:NAME (the paper's), or package.module:factory (the current directory is "
+    "importable)"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -474,14 +477,14 @@ def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utiliza
 
 
 def _title(arguments: argparse.Namespace) -> str:
-    """The model's name; a torchvision or timm model without a file is untrained."""
+    """The model's name; a named model without a file is untrained."""
     fresh = arguments.weights is None and _is_named(arguments.model)
     return f"{arguments.model} (untrained)" if fresh else str(arguments.model)
 
 
 def _is_named(model: str) -> bool:
-    """Whether it is a model of torchvision or timm, not the user's own."""
-    return ":" not in model or model.startswith("timm:")
+    """Whether it is a model of torchvision, timm or the paper, not the user's own."""
+    return ":" not in model or model.startswith(("timm:", "nrfx:"))
 
 
 def _check_writable(path: Path | None) -> None:

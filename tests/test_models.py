@@ -32,7 +32,7 @@ def weights(model: nn.Module, path: Path) -> str:
     [
         ("resnet81", "resnet18"),
         ("zoo:vgg_bm", "vgg_bn"),
-        ("nrfx:resnet50", "none of its own yet"),
+        ("nrfx:resnet51", "close to it: resnet50"),
         ("timm:resnet81", "timm:resnet"),
         ("no_such_package.models:net", "no module 'no_such_package'"),
         ("test_models:failing", "RuntimeError: no such width"),

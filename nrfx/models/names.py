@@ -4,7 +4,7 @@
     resnet50                  of torchvision, untrained
     timm:NAME                 of timm, if it is installed
     package.module:factory    an nn.Module of the user's own, or what returns one; the current directory is importable
-    nrfx:NAME                 reserved
+    nrfx:NAME                 of the paper, as `create` makes it (networks.py)
 
 Weights come from a file: nothing is downloaded.
 """
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.errors import CheckpointError, UsageError
+from nrfx.models.networks import NETWORKS, create
 
 IMAGE = (1, 3, 224, 224)
 VIDEO = (1, 3, 16, 112, 112)
@@ -74,7 +75,7 @@ def resolve(
     elif kind == "timm":
         module, shape = _timm(rest, num_classes)
     elif kind == "nrfx":
-        raise UsageError(f"There is no model {name!r}: nrfx has none of its own yet. Try a torchvision name: resnet50.")
+        module, shape = create(rest, num_classes), NETWORKS[rest].shape
     else:
         module, shape = _own(kind, rest, num_classes), IMAGE
     if weights is not None:
