@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import bench_cross, coverage, flops, held, matrix, partial, passes
+from benchmarks import bench_cross, budgets, coverage, flops, held, matrix, partial, passes
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
@@ -13,6 +13,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "partial": partial.main,
     "cross": bench_cross.main,
     "coverage": coverage.main,
+    "budgets": budgets.main,
 }
 
 
