@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
 from benchmarks.networks import Network, dying
+from nrfx.cli import main
 from nrfx.errors import UsageError
 from nrfx.models import NETWORKS, create, resolve
 from nrfx.rejuvenate import Scheme
@@ -69,6 +70,12 @@ def test_the_command_line_knows_the_images_and_the_classes(name: str) -> None:
         found = resolve(f"nrfx:{name}", num_classes=7)
     assert [*found.module.parameters()][-1].shape == (7,)
     assert found.example_inputs[0].shape == NETWORKS[name].shape == (1, 3, NETWORKS[name].side, NETWORKS[name].side)
+
+
+def test_the_command_line_inspects_a_network_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "nrfx:mobilenet_v1_025", "--num-classes", "10"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nrfx:mobilenet_v1_025 (untrained)") and "215,642 of 215,642" in out
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v1_025"])
