@@ -13,6 +13,7 @@ from nrfx.errors import (
     UsageError,
     VerificationError,
 )
+from nrfx.recalibrate import recalibrate
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
 from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.trace import TracedModule, trace
@@ -43,6 +44,7 @@ __all__ = [
     "fold_scales",
     "insert_scales",
     "load",
+    "recalibrate",
     "rejuvenate",
     "save",
     "trace",

@@ -18,6 +18,7 @@ ORDER = (
         "rewrite",
         "verify",
         "rejuvenate",
+        "recalibrate",
         "outline",
         "report",
         "why_report",

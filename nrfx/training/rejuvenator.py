@@ -7,7 +7,7 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
 from nrfx.liveness import mortal_gammas, shrinkable_betas
+from nrfx.recalibrate import recalibrate
 from nrfx.rejuvenate import Rejuvenation, check_options, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
@@ -70,6 +71,8 @@ class Rejuvenator:
             padded depthwise convolutions), in units of lambda; 0 for none, 1 for as strong as on the gammas. A beta
             that is pulled across 0 stays 0 as long as its gamma is dead: the channel can then go.
         scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
+        calibration: batches, as for `nrfx.recalibrate`, from which each event takes the running statistics of the new
+            channels; a list of a few, for all are run. None: they start at 0 and 1 and follow with their momentum.
         options: those of `nrfx.rejuvenate`, passed on.
 
     Raises:
@@ -104,6 +107,7 @@ class Rejuvenator:
         until: int | None = None,
         shrink_beta: float = 0.0,
         scheduler: LRScheduler | None = None,
+        calibration: Iterable[Any] | None = None,
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
@@ -115,6 +119,10 @@ class Rejuvenator:
         if not isinstance(optimizer, Optimizer):
             raise TrainingError(
                 f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
+            )
+        if calibration is not None and (not isinstance(calibration, Iterable) or iter(calibration) is calibration):
+            raise TrainingError(
+                f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
             )
         if scheduler is not None:
             check_restartable(scheduler)
@@ -130,6 +138,7 @@ class Rejuvenator:
         self.until = until
         self.shrink_beta = shrink_beta
         self.scheduler = scheduler
+        self.calibration = calibration
         self.events = 0
         self.steps = 0
         self.note = ""
@@ -262,6 +271,8 @@ class Rejuvenator:
 
     def _event(self, r: float, result: Rejuvenation) -> Event:
         event = Event(self.steps, r, result, self.lam)
+        if self.calibration is not None:
+            recalibrate(result.module, self.calibration, result.origins)
         mortal, betas = self._mortal_of(result.module), self._betas_of(result.module)
         migrate(self.optimizer, self._module, result)
         if self.scheduler is not None:
