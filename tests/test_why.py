@@ -2,10 +2,12 @@ import copy
 import json
 import linecache
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 import zoo
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -165,6 +167,30 @@ def test_a_chain_goes_on_to_what_the_channels_meet() -> None:
     assert part.reason == "meets the network's input"
     assert nodes(part) == ["body_0", "body_1", "body_2", "add", "sigmoid", "x"]
     assert [link.hop for link in part.chain][-3:] == ["onward", "back", "back"]
+
+
+class Meeting(nn.Module):
+    """A layer whose output is added to what an op makes of it."""
+
+    def __init__(self, op: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.head, self.op = zoo.cbr(3, 8), nn.Conv2d(8, 8, 1), op
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.head(y + self.op(y, self.head.weight))
+
+
+@pytest.mark.parametrize(("op", "met"), [
+    (lambda y, _: F.unfold(y, 1).view(y.shape), "a result that is not understood (nrfx has no rule for unfold)"),
+    (lambda y, _: y[:, torch.arange(8)], "a result that is not understood (a tensor indexes its channels)"),
+    (lambda y, w: F.conv2d(y, 2 * w), "the result of a convolution with a computed weight or bias"),
+    (lambda y, _: torch.mean(y, 1, keepdim=True).expand(-1, 8, -1, -1), "a summary over channels"),
+])  # fmt: skip
+def test_what_channels_meet_is_told_in_a_sentence(op: Callable[[Tensor, Tensor], Tensor], met: str) -> None:
+    part = side(asked(Meeting(op), "head"), "in")
+    reasons = {part.reason, *(text.partition(": ")[2] for text in part.also)}
+    assert {reason for reason in reasons if reason.startswith("meets")} == {f"meets {met}"}
 
 
 def test_channels_without_a_gamma_and_with_a_frozen_parameter_say_so() -> None:

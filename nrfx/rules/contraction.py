@@ -151,7 +151,7 @@ def computed(call: Call, what: str, times: int) -> Effect:
     reason = f"{what} with a computed weight or bias"
     pins = tuple(call.pin(labels, reason) for labels in tensors((call.args, call.kwargs)))
     work = (Work(per_example(int(times), call.batch), None, None),)
-    return Effect(Family.MIXED, out=call.opaque_like(call.val, reason), pins=pins, work=work)
+    return Effect(Family.MIXED, out=call.opaque_like(call.val, f"the result of {reason}"), pins=pins, work=work)
 
 
 def _held(call: Call) -> Layer:

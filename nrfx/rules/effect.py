@@ -239,7 +239,7 @@ def unknown(call: Call, reason: str) -> Effect:
     touched = tensors((call.args, call.kwargs))
     return Effect(
         Family.UNKNOWN,
-        out=call.opaque_like(call.val, reason),
+        out=call.opaque_like(call.val, f"a result that is not understood ({reason})"),
         pins=tuple(call.pin(labels, reason) for labels in touched),
         uncounted=not call.workless,
     )

@@ -77,10 +77,10 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     dims = _dims(call)
     if dims is None:
         every = (call.pin(labels, ALL),) if varying(labels) else ()
-        return Effect(Family.MIXED, out=call.opaque_like(call.val, ALL), pins=every)
+        return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over all dims"), pins=every)
     ties, pins = together(call, labels, dims, OVER)
     if pins:
-        return Effect(Family.MIXED, out=call.opaque_like(call.val, OVER), pins=pins)
+        return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over channels"), pins=pins)
     out = leads(labels, dims)
     keep = bool(call.argument(DIM_AT.get(call.node.target, 1) + 1, "keepdim", False))
     for dim in sorted(dims, reverse=True):
