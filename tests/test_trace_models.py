@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
@@ -148,6 +149,20 @@ def test_a_tensor_is_no_number() -> None:
     for forward in (lambda m, x: x * int(x.sum()), lambda m, x: x * float(x[0, 0]), lambda m, x: [1, 2][x[0, 0]]):
         with pytest.raises(TraceError, match=r"a traced tensor as a Python number"):
             trace(Function(forward), torch.zeros(2, 4))
+
+
+def test_statistics_over_all_batches_are_traced_in_torchs_norms_and_named_in_those_of_others() -> None:
+    def network(norm: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(16, 2))
+
+    model = network(nn.BatchNorm2d(4, momentum=None))
+    gm = trace(copy.deepcopy(model), torch.zeros(2, 3, 4, 4))
+    for _ in range(3):
+        assert_behaves_like(gm, model, torch.randn(2, 3, 4, 4))
+    with pytest.raises(
+        TraceError, match=r"1 \(BatchNormAct2d\) .*over all batches so far \(momentum=None\).*such as 0\.1"
+    ):
+        trace(network(BatchNormAct2d(4, momentum=None)), torch.zeros(2, 3, 4, 4))
 
 
 def test_an_augmented_size_is_a_new_number() -> None:

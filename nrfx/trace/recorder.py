@@ -386,6 +386,9 @@ _CAUSES = {
     "'len' is not supported": "it calls len() of a traced value. Use x.shape[0].",
     "not installed as a submodule": "it calls a module that is not registered. Keep modules in attributes, "
     "nn.ModuleList or nn.ModuleDict.",
+    "num_batches_tracked is traced": "it averages its running statistics over all batches so far (momentum=None), by a "
+    "count that a graph cannot hand on as a Python number. Give it a momentum such as 0.1 (nrfx.recalibrate takes "
+    "such averages), or use the batch norms of torch.nn, which stay whole.",
     "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
     "number that is known when the model is built.",
     "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
