@@ -25,3 +25,16 @@ def test_the_quickstart_trains_rejuvenates_and_goes_on(
     for block in rest:
         exec(compile(block, "quickstart.md", "exec"), names)
     assert (tmp_path / "digits.safetensors").exists()
+
+
+def test_the_baselines_run_as_they_stand_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """With one epoch in the place of several, which changes the numbers and not the calls."""
+    names: dict[str, object] = {}
+    for block in blocks("baselines.md"):
+        short = re.sub(r"^( *train\(.*, )\d(, .*\))$", r"\g<1>1\2", block, flags=re.M)
+        assert ("train(" in block) == (short != block) or "def train" in block
+        exec(compile(short, "baselines.md", "exec"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if ":" in line] == [
+        "trained", "slim", "tuned", "squeezed", "from scratch"
+    ]  # fmt: skip

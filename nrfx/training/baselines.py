@@ -1,0 +1,243 @@
+"""The two methods closest to Neural Rejuvenation, as short compositions of the same passes.
+
+Network Slimming    train with an equal pull on all gammas, drop the weakest of the whole network (`slim`), fine-tune
+MorphNet            train with a pull by what each channel costs, widen what is left by one factor to a budget
+                    (`morph`), train that from scratch; as often as one likes
+
+Both pull on the gammas in each step (`gamma_weights`, `penalize`). Neither has an adaptive lambda or keeps its new
+channels apart. Not handled: MorphNet's one strength for channels that an add ties (here each of their gammas is pulled
+by itself), and its penalty for networks without norms (`nrfx.insert_scales` gives them gammas).
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from sys import float_info
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.budget import Budget
+from nrfx.channels import Channels, channels
+from nrfx.errors import TrainingError
+from nrfx.labels import among
+from nrfx.liveness import Residual, liveness, mortal_gammas
+from nrfx.reallocate import Price
+from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
+from nrfx.trace import TracedModule, as_traced
+
+Measure = Literal["params", "flops"]
+
+ZERO_ONLY = float_info.min
+"""The threshold under which gammas that were set to 0 are dead, and no others."""
+
+
+def gamma_weights(
+    gm: Any,
+    measure: Measure | None = None,
+    *,
+    threshold: float = 0.01,
+    residual: Residual = "live",
+    example_inputs: Any = None,
+) -> dict[str, Tensor]:
+    """How strongly each gamma that can die is pulled: float32 [channels] by parameter name, 0 for those that cannot.
+
+        None        1                                                                   Network Slimming
+        measure     d cost(live network) / d width of the channel's space, / cost of the whole      MorphNet
+
+    The second is the share of the network's cost that one channel is responsible for: its own numbers, and what all
+    live channels around it spend on it. It changes as channels die: take it anew from time to time, once an epoch or
+    so.
+
+    Raises:
+        TrainingError: no gamma can die, or the measure is not one of those above.
+        AnalysisError: as for `nrfx.utilization`.
+
+    Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017, Eq. 1. Gordon et
+    al., MorphNet, CVPR 2018: the regulariser G, which is linear in each |gamma| once it is known which other channels
+    are alive. There the cost is that of the convolutions; here every parameter, or every multiply-add, counts.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 8, 8))
+    >>> gamma_weights(gm)
+    {'1.weight': tensor([1., 1., 1., 1.])}
+    >>> gamma_weights(gm, "flops")  # 3 * 64 + 2 * 64 of 20 * 64
+    {'1.weight': tensor([0.2500, 0.2500, 0.2500, 0.2500])}
+    """
+    if measure not in ("params", "flops", None):
+        raise TrainingError(f"measure is {measure!r}; expected 'params', 'flops' or None.")
+    traced = as_traced(gm, example_inputs)
+    masks = mortal_gammas(traced, residual)
+    if not masks:
+        raise TrainingError("No gamma of the network can die: there is nothing to pull on. nrfx.utilization says why.")
+    found = channels(traced)
+    of_space = torch.ones(len(found.spaces))
+    if measure is not None:
+        of_space = _shares(traced, found, liveness(traced, found, threshold, residual).live, measure)
+    return {name: torch.where(mask, of_space[_spaces(found, name)], 0.0) for name, mask in masks.items()}
+
+
+@torch.no_grad()
+def penalize(module: nn.Module, weights: Mapping[str, Tensor], strength: float) -> None:
+    """Adds strength * weight * sign(gamma) to the gradients of the gammas, in place: the L1 penalty's.
+
+    Once a step, between backward (after GradScaler.unscale_, if there is one) and optimizer.step. Gammas without a
+    gradient are passed over.
+
+    Raises:
+        TrainingError: the strength is negative or not finite, or the weights are those of another network.
+    """
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < float("inf"):
+        raise TrainingError(f"strength is {strength!r}; expected 0 or a positive number such as 1e-4.")
+    named = dict(module.named_parameters())
+    for name, weight in weights.items():
+        gamma = named.get(name)
+        if gamma is None or gamma.shape != weight.shape:
+            found = "no such parameter" if gamma is None else f"{list(gamma.shape)}"
+            raise TrainingError(
+                f"The weights of {name} are for {list(weight.shape)} channels, and the module has {found}: take "
+                "gamma_weights of this network."
+            )
+        if gamma.grad is not None:
+            gamma.grad.add_(gamma.sign() * weight.to(gamma), alpha=strength)
+
+
+def slim(
+    gm: Any, fraction: float, *, residual: Residual = "live", constants: bool = True, example_inputs: Any = None
+) -> Rejuvenation:
+    """Network Slimming: the network without the weakest `fraction` of all gammas that can die, whatever their layers.
+
+    One threshold holds for the whole network: the gamma at that rank; what equals it stays. Of the channels that share
+    a width the one whose weakest gamma is largest always stays, so that no layer is ever empty. A channel that cannot
+    go without changing the function keeps its gamma, and a note counts those. `gm` is left as it is; the result's
+    function is that of `gm` with the removed gammas at 0, and its `before` sees those as dead.
+
+    Args:
+        fraction: of the gammas that can die, in [0, 1).
+        residual, constants: as for `nrfx.compact`.
+
+    Raises:
+        TrainingError: the fraction is out of range.
+        AnalysisError: a gamma is not finite.
+
+    Source: Liu et al., ICCV 2017, Sec. 3 ("Channel Pruning and Fine-tuning"). There dropped channels' constants are
+    lost, the fraction is one of all gammas, and a layer may become empty.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([0.1, 0.9, -0.2, 0.7]))
+    >>> slim(nrfx.trace(net, torch.zeros(1, 3, 8, 8)), 0.5).module.get_submodule("0")
+    Conv2d(3, 2, kernel_size=(1, 1), stride=(1, 1))
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+        raise TrainingError(f"fraction is {fraction!r}; expected a share of the gammas from 0 up to but not 1.")
+    traced = as_traced(gm, example_inputs)
+    found = channels(traced)
+    liveness(traced, found, residual=residual)  # raises for a gamma that is not finite
+    weak = _weakest(traced, found, mortal_gammas(traced, residual), fraction)
+    result = compact(_with_zeros(traced, weak), residual=residual, threshold=ZERO_ONLY, constants=constants)
+    gone = {name: mask & result.removed.get(name, torch.zeros_like(mask)) for name, mask in weak.items()}
+    kept = sum(int(mask.sum()) for mask in weak.values()) - sum(int(mask.sum()) for mask in gone.values())
+    if not kept:
+        return result
+    note = f"{kept} gammas below the threshold stay as they are, for their channels cannot go without a difference."
+    result = compact(_with_zeros(traced, gone), residual=residual, threshold=ZERO_ONLY, constants=constants)
+    return replace(result, notes=(*result.notes, note))
+
+
+def morph(
+    gm: Any,
+    budget: Budget,
+    *,
+    residual: Residual = "live",
+    threshold: float = 0.01,
+    round_to: int = 1,
+    generator: torch.Generator | None = None,
+    example_inputs: Any = None,
+) -> Rejuvenation:
+    """MorphNet's expansion: the live widths times one factor, as wide as the budget admits, with all weights anew.
+
+    The result is to be trained from scratch, with an optimizer of its own. Its cost is within the budget, and no
+    further channel fits.
+
+    Args:
+        budget: what the result may cost, such as Budget.relative(gm, flops=1.0).
+        residual, threshold, round_to, generator: as for `nrfx.rejuvenate`.
+
+    Raises:
+        BudgetError: the live part alone exceeds the budget.
+        AnalysisError: a gamma is not finite, or an option is out of range.
+
+    Source: Gordon et al., CVPR 2018, Algorithm 1, the expansion step. There a gamma is dead below a fixed value; here
+    below a share of the largest of its layer, as in Neural Rejuvenation.
+    """
+    return rejuvenate(
+        gm,
+        budget,
+        scheme="dense",
+        rescale=False,
+        reinitialize="all",
+        residual=residual,
+        threshold=threshold,
+        round_to=round_to,
+        generator=generator,
+        example_inputs=example_inputs,
+    )
+
+
+def _spaces(found: Channels, name: str) -> Tensor:
+    """The space of each gamma, 0 where it has none."""
+    return found.spaces_along(found.norms[name]).clamp(min=0)
+
+
+def _shares(traced: TracedModule, found: Channels, live: Tensor, measure: Measure) -> Tensor:
+    """[spaces]: the derivative of the live network's cost by the width of each space, as a share of the whole's cost.
+
+    The cost is at most quadratic in a width, so that the central difference is the derivative.
+    """
+    price = Price(traced, found, live, {})
+    width = torch.bincount(found.space_of[live], minlength=len(found.spaces))
+    whole = getattr(price(price.width), measure)
+    one = torch.eye(len(found.spaces), dtype=torch.int64)
+    slopes = [getattr(price(width + step), measure) - getattr(price(width - step), measure) for step in one]
+    return torch.tensor([slope / 2 / max(whole, 1) for slope in slopes])
+
+
+def _weakest(traced: TracedModule, found: Channels, masks: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
+    """Per gamma parameter, bool [channels]: below the gamma at that rank in the whole network, and not one to keep."""
+    sizes = {name: traced.get_parameter(name).detach().abs().double().cpu() for name in found.norms}
+    mortal = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
+    if not mortal.numel():
+        return {}
+    threshold = mortal[int(fraction * mortal.numel())]
+    strongest = _strongest(found, sizes)
+    return {
+        name: mask & (sizes[name] < threshold) & ~among(found.channels(found.norms[name]), strongest)
+        for name, mask in masks.items()
+    }
+
+
+def _strongest(found: Channels, sizes: Mapping[str, Tensor]) -> Tensor:
+    """bool [channels]: in each space, the channel whose weakest gamma is the largest."""
+    weakest = torch.full((found.space_of.numel(),), torch.inf).double()
+    for name, layout in found.norms.items():
+        at = found.channels(layout)
+        weakest = weakest.scatter_reduce(0, at[at >= 0], sizes[name][at >= 0], "amin")
+    chosen = torch.zeros_like(weakest, dtype=torch.bool)
+    for space in range(len(found.spaces)):
+        members = (found.space_of == space).nonzero().flatten()
+        chosen[members[weakest[members].argmax()]] = True
+    return chosen
+
+
+def _with_zeros(traced: TracedModule, masks: Mapping[str, Tensor]) -> TracedModule:
+    """A copy in which the gammas that the masks name are 0."""
+    twin = copy.deepcopy(traced)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            gamma = twin.get_parameter(name)
+            gamma[mask.to(gamma.device)] = 0
+    return twin
