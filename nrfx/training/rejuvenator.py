@@ -25,7 +25,7 @@ from nrfx.rejuvenate import Rejuvenation, check_options, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.restart import check_restartable, restart
-from nrfx.training.schedule import LambdaSchedule, steps_to_die
+from nrfx.training.schedule import LambdaSchedule, steps_of_search, steps_to_die, suggest_delta_lambda
 from nrfx.utilization import Utilization, utilization
 
 
@@ -169,6 +169,29 @@ class Rejuvenator:
     def searching(self) -> bool:
         """Whether the penalty acts in the step that is under way."""
         return self._searches(self.steps + 1)
+
+    @property
+    def forecast(self) -> str:
+        """How long dying takes from the start of a search, and whether the search is long enough for it, in sentences.
+
+        "" for Adam, whose steps hardly depend on lambda, and where no gamma can die.
+        """
+        sgd, gamma = self._sgd(), self._mean_gamma()
+        if sgd is None or gamma == 0:
+            return ""
+        steps = steps_of_search(delta_lambda=self._schedule.delta_lambda, interval=self.interval, gamma=gamma, **sgd)
+        text = (
+            f"A gamma of {gamma:.2g} that the loss has no use for dies after {steps:,.0f} steps of a search in which "
+            "every measurement raises lambda."
+        )
+        if self.until is None or steps <= self.until:
+            return text
+        text += f" The search ends at step {self.until:,}."
+        quarter = self.until // 4
+        if quarter <= 2 * self.interval:
+            return f"{text} Measure more often: the interval is {self.interval:,} steps."
+        better = suggest_delta_lambda(steps=quarter, interval=self.interval, gamma=gamma, **sgd)
+        return f"{text} delta_lambda={better:.2g} would take a quarter of that."
 
     @torch.no_grad()
     def penalize(self) -> None:
@@ -332,12 +355,22 @@ class Rejuvenator:
 
     def _dying(self) -> str:
         """How long a gamma takes to die under the penalty alone; "" for Adam, whose steps hardly depend on lambda."""
+        sgd = self._sgd()
+        steps = inf if sgd is None else steps_to_die(lam=self.lam, **sgd)
+        return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
+
+    def _mean_gamma(self) -> float:
+        """The mean size of the gammas that can die; 0 where none can."""
+        sizes = [self._module.get_parameter(name).detach()[mask].abs().mean() for name, mask in self._mortal.items()]
+        return float(torch.stack([size.double().cpu() for size in sizes]).mean()) if sizes else 0.0
+
+    def _sgd(self) -> dict[str, float] | None:
+        """Learning rate and momentum of the gammas that can die; None where none can, or for another optimizer."""
         if not isinstance(self.optimizer, SGD) or not self._mortal:
-            return ""
+            return None
         gammas = {self._module.get_parameter(name) for name in self._mortal}
         group = next(group for group in self.optimizer.param_groups if gammas & set(group["params"]))
-        steps = steps_to_die(float(group["lr"]), self.lam, momentum=float(group["momentum"]))
-        return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
+        return {"lr": float(group["lr"]), "momentum": float(group["momentum"])}
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:

@@ -1,4 +1,7 @@
-"""The sparsity coefficient lambda, which finds its own value, and how long dying takes under it."""
+"""The sparsity coefficient lambda, which finds its own value, and how long dying takes under it.
+
+A gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum): that is all that the penalty does.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -72,5 +75,78 @@ def steps_to_die(lr: float, lam: float, gamma: float = 1.0, threshold: float = 0
     >>> steps_to_die(lr=0.1, lam=0.001, gamma=0.5, momentum=0.9)
     495.0
     """
-    pull = lr * lam
-    return math.inf if pull <= 0 else float(math.ceil(round(gamma * (1 - threshold) * (1 - momentum) / pull, 6)))
+    pulls = _pulls_to_die(lr, gamma, threshold, momentum)
+    return math.inf if lam <= 0 or pulls == math.inf else float(math.ceil(round(pulls / lam, 6)))
+
+
+def steps_of_search(
+    lr: float, delta_lambda: float, interval: int, gamma: float = 1.0, threshold: float = 0.01, momentum: float = 0.0
+) -> float:
+    """Steps from the start of a search until the penalty alone takes a scale from `gamma` to `threshold * gamma`.
+
+    lambda is 0 up to the second measurement, and is taken to rise at each one from there on, as it does while nothing
+    dies:
+
+        interval * delta_lambda * (0 + 0 + 1 + 2 + ...) = gamma (1 - threshold) (1 - momentum) / lr
+
+    Gammas that the loss has no use for die then; the others resist, and later or never. Not for Adam.
+
+    >>> steps_of_search(lr=0.1, delta_lambda=5e-5, interval=5000, momentum=0.9)
+    21600.0
+    >>> steps_of_search(lr=0.02, delta_lambda=5e-4, interval=20, gamma=0.5, momentum=0.9)
+    475.0
+    """
+    pulls = _pulls_to_die(lr, gamma, threshold, momentum)
+    if delta_lambda <= 0 or pulls == math.inf:
+        return math.inf
+    units = pulls / delta_lambda  # so many steps under a lambda of delta_lambda would do
+    whole = int((1 + math.sqrt(1 + 8 * units / interval)) / 2)  # intervals that lambda has been rising for
+    while interval * whole * (whole - 1) / 2 > units:
+        whole -= 1
+    rest = math.ceil(round((units - interval * whole * (whole - 1) / 2) / whole, 6))
+    return float((whole + 1) * interval + rest)
+
+
+def suggest_delta_lambda(
+    lr: float, steps: int, interval: int, gamma: float = 1.0, threshold: float = 0.01, momentum: float = 0.0
+) -> float:
+    """The delta_lambda with which the penalty alone takes a scale from `gamma` to `threshold * gamma` in `steps` steps.
+
+    The inverse of `steps_of_search`. Give as `steps` about a quarter of the search: the gammas that the loss holds on to
+    need the rest.
+
+    Args:
+        lr: the learning rate of the gammas during the search.
+        steps: from the start of the search, more than two intervals.
+        interval: steps between two measurements.
+        gamma: where the gammas start.
+        threshold: as for `nrfx.rejuvenate`.
+        momentum: of SGD.
+
+    Raises:
+        TrainingError: an argument is out of range, or the steps end before lambda rises for the first time.
+
+    >>> round(suggest_delta_lambda(lr=0.02, steps=480, interval=20, gamma=0.5, momentum=0.9), 6)
+    0.000489
+    """
+    for name, value in {"lr": lr, "gamma": gamma}.items():
+        if not (_is_finite(value) and value > 0):
+            raise TrainingError(f"{name} is {value!r}; expected a positive number.")
+    for name, value in {"threshold": threshold, "momentum": momentum}.items():
+        if not (_is_finite(value) and 0 <= value < 1):
+            raise TrainingError(f"{name} is {value!r}; expected a number in [0, 1).")
+    if interval < 1:
+        raise TrainingError(f"interval is {interval!r}; expected a whole number of 1 or more.")
+    if steps <= 2 * interval:
+        raise TrainingError(
+            f"lambda rises for the first time at the second measurement, after {2 * interval} steps, and there are "
+            f"{steps}: measure more often (an interval of {max(steps // 20, 1)})."
+        )
+    whole, rest = divmod(steps, interval)
+    units = interval * (whole - 1) * (whole - 2) / 2 + rest * (whole - 1)
+    return _pulls_to_die(lr, gamma, threshold, momentum) / units
+
+
+def _pulls_to_die(lr: float, gamma: float, threshold: float, momentum: float) -> float:
+    """The sum of lambda over all steps that takes a scale from `gamma` to `threshold * gamma`."""
+    return gamma * (1 - threshold) * (1 - momentum) / lr if lr > 0 else math.inf
