@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nrfx.errors import TrainingError
 from nrfx.rewrite.origins import NEW
-from nrfx.trace import TracedModule
+from nrfx.trace import PartialModule, TracedModule
 
 Origins = Mapping[str, tuple[Tensor | None, ...]]
 
@@ -38,8 +39,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | No
     Args:
         module: the network, such as `result.module`; it may be in either mode.
         batches: inputs, as a data loader gives them: tensors, or sequences that begin with the tensors of the
-            module's inputs (what follows, such as labels, is not looked at). They are moved to the module's device.
-            All of them are run; a few hundred images are enough.
+            module's inputs (what follows, such as labels, is not looked at). Of a model that was traced in parts:
+            what it is called with, a tuple for several arguments. They are moved to the module's device. All of them
+            are run; a few hundred images are enough.
         origins: `result.origins`: only channels that are new there get new statistics. None: all channels.
 
     Raises:
@@ -128,21 +130,24 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _run(module: nn.Module, batch: Any, index: int) -> None:
-    inputs = _inputs(module, batch, index)
+    device = next((parameter.device for parameter in module.parameters()), None)
+    inputs = tree_map_only(Tensor, lambda x: x.to(device), _inputs(module, batch, index))
     try:
         module(*inputs)
     except TrainingError:
         raise
     except Exception as error:
-        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
         raise TrainingError(
             f"Batch {index}, of shape {shapes}, does not go through the module: {error}. Give inputs as in training. "
             "Nothing was changed."
         ) from error
 
 
-def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Tensor]:
-    """The tensors of a batch that are inputs: as many as the module takes."""
+def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
+    """What the module is called with: as many tensors of the batch as it takes."""
+    if isinstance(module, PartialModule):
+        return batch if isinstance(batch, tuple) else (batch,)
     given = [batch] if isinstance(batch, Tensor) else batch
     count = len(module.inputs) if isinstance(module, TracedModule) else 1
     if not isinstance(given, list | tuple) or len(given) < count:
@@ -154,8 +159,7 @@ def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Tensor]:
     if not all(isinstance(x, Tensor) for x in inputs):
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise TrainingError(f"Batch {index} is to begin with input tensors; found {kinds}.")
-    device = next((parameter.device for parameter in module.parameters()), None)
-    return [x.to(device) for x in inputs]
+    return inputs
 
 
 @dataclass(eq=False)

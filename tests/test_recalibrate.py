@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from nrfx.errors import TrainingError
+from tests.test_trace_partial import Detector
+from tests.test_trace_partial import images as detected
 from tests.test_training_rejuvenator import contents as everything
 from tests.test_training_rejuvenator import equal, kill, learn, set_up
 from tests.zoo import IMAGE, SMALL, cbr, norms, vgg_bn, with_dead
@@ -237,6 +239,17 @@ def test_all_norms_of_the_zoo_are_reached() -> None:
         model = SMALL[name]()
         gm = nrfx.trace(model, torch.zeros(IMAGE))
         assert len(nrfx.recalibrate(gm, images(1))) == len(norms(model)), name
+
+
+def test_a_model_traced_in_parts_runs_as_it_does_by_itself() -> None:
+    model = Detector().double()
+    gm = nrfx.trace(model, detected(), partial=True)
+    batch = detected(3, 24)
+    assert set(nrfx.recalibrate(gm, [batch])) == {"backbone.one.1", "backbone.two.1", "head.0.1"}
+    expected = gm.get_submodule("backbone.one.0")(torch.stack(batch)).mean((0, 2, 3))
+    assert torch.allclose(gm.get_buffer("backbone.one.1.running_mean"), expected)
+    with pytest.raises(TrainingError, match=r"Batch 0, of shape \[5\], does not go through"):
+        nrfx.recalibrate(gm, [torch.zeros(5)])
 
 
 # At an event
