@@ -7,7 +7,7 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
@@ -120,7 +120,7 @@ class Rejuvenator:
             raise TrainingError(
                 f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
             )
-        if calibration is not None and (not isinstance(calibration, Iterable) or iter(calibration) is calibration):
+        if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
             raise TrainingError(
                 f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
             )
