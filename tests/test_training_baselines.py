@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import nrfx
+from nrfx.channels import channels
 from nrfx.errors import AnalysisError, BudgetError, TrainingError
 from nrfx.training.baselines import gamma_weights, morph, penalize, slim
 from nrfx.training.data import Dataset, batches, digits
@@ -120,22 +121,28 @@ def test_a_channels_weight_is_what_the_paper_sums_over_the_layers_that_it_meets(
         assert torch.allclose(found[name], torch.full_like(found[name], (value + own) / whole)), name
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet_se", "densenet_postact", "inception"])
-def test_a_cheaper_network_by_one_channel_is_what_the_weight_says(name: str) -> None:
+@pytest.mark.parametrize("measure", ["params", "flops"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_se", "densenet_postact", "inception", "grouped", "removed"])
+def test_a_cheaper_network_by_one_channel_is_what_the_weight_says(name: str, measure: str) -> None:
     """A dead channel saves its share: exactly, or but for a kernel where a layer reads and gives the same channels."""
-    gm = nrfx.trace(SMALL[name](), torch.zeros(IMAGE))
-    whole, gone = nrfx.utilization(gm).params.total, 0
-    for parameter, weight in gamma_weights(gm, "params").items():
-        twin = copy.deepcopy(gm)
-        index = int(weight.argmax())
-        with torch.no_grad():
-            twin.get_parameter(parameter)[index] = 0
-            for other, norm in twin.named_parameters():  # the constant is 0, so that the channel can go
-                if other == parameter.replace("weight", "bias"):
-                    norm[index] = 0
-        saved = whole - nrfx.utilization(twin).params.live
-        gone += saved > 0
-        assert saved in (0, pytest.approx(whole * float(weight[index]), abs=9.5)), parameter
+    gm = nrfx.trace(SMALL.get(name, vgg_bn)(), torch.zeros(IMAGE))
+    if name == "removed":  # each generation is read by its own
+        half = nrfx.trace(with_dead(gm, 0.5), torch.zeros(IMAGE))
+        gm = nrfx.rejuvenate(half, nrfx.Budget.relative(half, params=1.0), scheme="removed", rescale=False).module
+        for norm in norms(gm):
+            nn.init.zeros_(norm.bias)
+    before = getattr(nrfx.utilization(gm), measure)
+    found, gone, square = channels(gm), 0, 9 * (256 if measure == "flops" else 1)
+    for parameter, weight in gamma_weights(gm, measure).items():  # type: ignore[arg-type]
+        for index in {int(weight.argmax()), int(weight.argmin())}:
+            at = found.channels(found.norms[parameter])
+            unit, twin = at == at[index], copy.deepcopy(gm)
+            with torch.no_grad():  # without a constant, so that the channel can go
+                twin.get_parameter(parameter)[unit] = 0
+                twin.get_parameter(parameter.replace("weight", "bias"))[unit] = 0
+            saved = before.live - getattr(nrfx.utilization(twin), measure).live
+            gone += saved > 0
+            assert saved in (0, pytest.approx(before.total * float(weight[unit].sum()), abs=square + 0.5)), parameter
     assert gone
 
 

@@ -10,8 +10,9 @@ by itself), and its penalty for networks without norms (`nrfx.insert_scales` giv
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from sys import float_info
 from typing import Any, Literal
 
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 
 from nrfx.budget import Budget
 from nrfx.channels import Channels, channels
+from nrfx.cost import Extents, eval_steps, total_cost
 from nrfx.errors import TrainingError
 from nrfx.labels import among
 from nrfx.liveness import Residual, liveness, mortal_gammas
-from nrfx.reallocate import Price
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 
@@ -43,12 +44,10 @@ def gamma_weights(
 ) -> dict[str, Tensor]:
     """How strongly each gamma that can die is pulled: float32 [channels] by parameter name, 0 for those that cannot.
 
-        None        1                                                                   Network Slimming
-        measure     d cost(live network) / d width of the channel's space, / cost of the whole      MorphNet
+        None        1                                                                             Network Slimming
+        measure     what the live channels around it spend on the channel / cost of the whole     MorphNet
 
-    The second is the share of the network's cost that one channel is responsible for: its own numbers, and what all
-    live channels around it spend on it. It changes as channels die: take it anew from time to time, once an epoch or
-    so.
+    The second changes as channels die: take it anew from time to time, once an epoch or so.
 
     Raises:
         TrainingError: no gamma can die, or the measure is not one of those above.
@@ -73,10 +72,15 @@ def gamma_weights(
     if not masks:
         raise TrainingError("No gamma of the network can die: there is nothing to pull on. nrfx.utilization says why.")
     found = channels(traced)
-    of_space = torch.ones(len(found.spaces))
-    if measure is not None:
-        of_space = _shares(traced, found, liveness(traced, found, threshold, residual).live, measure)
-    return {name: torch.where(mask, of_space[_spaces(found, name)], 0.0) for name, mask in masks.items()}
+    if measure is None:
+        return {name: mask.float() for name, mask in masks.items()}
+    shares = _shares(traced, found, liveness(traced, found, threshold, residual).live, measure)
+    weights = {}
+    for name, mask in masks.items():
+        at = found.channels(found.norms[name]).clamp(min=0)
+        each = torch.bincount(at)[at]  # gammas of one group stand and fall together, and share what it costs
+        weights[name] = torch.where(mask, shares[at] / each, 0.0)
+    return weights
 
 
 @torch.no_grad()
@@ -188,22 +192,35 @@ def morph(
     )
 
 
-def _spaces(found: Channels, name: str) -> Tensor:
-    """The space of each gamma, 0 where it has none."""
-    return found.spaces_along(found.norms[name]).clamp(min=0)
-
-
 def _shares(traced: TracedModule, found: Channels, live: Tensor, measure: Measure) -> Tensor:
-    """[spaces]: the derivative of the live network's cost by the width of each space, as a share of the whole's cost.
+    """float32 [channels]: what the live network spends on each channel, as a share of the whole network's cost.
 
-    The cost is at most quadratic in a width, so that the central difference is the derivative.
+    Every number and every multiply-add lies on some axes; a channel on one of them accounts for as many as the live
+    widths of the others multiply to.
     """
-    price = Price(traced, found, live, {})
-    width = torch.bincount(found.space_of[live], minlength=len(found.spaces))
-    whole = getattr(price(price.width), measure)
-    one = torch.eye(len(found.spaces), dtype=torch.int64)
-    slopes = [getattr(price(width + step), measure) - getattr(price(width - step), measure) for step in one]
-    return torch.tensor([slope / 2 / max(whole, 1) for slope in slopes])
+    extent = Extents(found, live)
+    spent = torch.zeros(found.space_of.numel()).double()
+    for times, axes in _products(traced, found, measure):
+        for index, axis in enumerate(axes):
+            others = prod(extent(other) for place, other in enumerate(axes) if place != index)
+            here = found.channels(axis)
+            spent += times * others * torch.bincount(here[here >= 0], minlength=spent.numel())
+    whole: int = getattr(total_cost(traced, found), measure)
+    shares: Tensor = spent / max(whole, 1)
+    return shares.float()
+
+
+def _products(traced: TracedModule, found: Channels, measure: Measure) -> Iterator[tuple[int, list[Tensor]]]:
+    """(a factor, the axes whose widths it is multiplied by) of every parameter, or of every piece of work."""
+    if measure == "flops":
+        for step in eval_steps(found):
+            for work in step.effect.work:
+                yield work.times, [axis for axis in (work.rows, work.cols) if axis is not None]
+        return
+    for name, parameter in traced.named_parameters():
+        dims = found.layouts.get(name, (None,) * parameter.dim())
+        fixed = prod(size for size, axis in zip(parameter.shape, dims, strict=True) if axis is None)
+        yield fixed, [axis for axis in dims if axis is not None]
 
 
 def _weakest(traced: TracedModule, found: Channels, masks: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
