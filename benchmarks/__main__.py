@@ -4,12 +4,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import bench_cross, budgets, coverage, flops, held, matrix, partial, passes
+from benchmarks import bench_cross, coverage, flops, held, matrix, partial, passes, recalibration, search
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
     "flops": flops.main,
     "matrix": matrix.main,
     "held": held.main,
+    "recalibration": recalibration.main,
+    "search": search.main,
     "partial": partial.main,
     "cross": bench_cross.main,
     "coverage": coverage.main,

@@ -112,8 +112,8 @@ def suggest_delta_lambda(
 ) -> float:
     """The delta_lambda with which the penalty alone takes a scale from `gamma` to `threshold * gamma` in `steps` steps.
 
-    The inverse of `steps_of_search`. Give as `steps` about a quarter of the search: the gammas that the loss holds on to
-    need the rest.
+    The inverse of `steps_of_search`. Give as `steps` about a quarter of the search: the gammas that the loss holds on
+    to need the rest.
 
     Args:
         lr: the learning rate of the gammas during the search.
