@@ -15,8 +15,10 @@ from nrfx.errors import (
 )
 from nrfx.recalibrate import recalibrate
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
+from nrfx.rewrite.heads import heads
 from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.trace import TracedModule, trace
+from nrfx.training.heads import HeadLoss
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 from nrfx.utilization import Utilization, utilization
 from nrfx.verify import verify
@@ -28,6 +30,7 @@ __all__ = [
     "BudgetError",
     "CheckpointError",
     "Event",
+    "HeadLoss",
     "Measurement",
     "NrfxError",
     "Rejuvenation",
@@ -42,6 +45,7 @@ __all__ = [
     "Why",
     "compact",
     "fold_scales",
+    "heads",
     "insert_scales",
     "load",
     "recalibrate",

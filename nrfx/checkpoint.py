@@ -481,29 +481,51 @@ def _check_names(stored: _Stored, twin: TracedModule) -> None:
 
 def _check_shapes(stored: _Stored, fresh: TracedModule, twin: TracedModule) -> None:
     """Refuses a tensor that differs from the model's along a dim that no rewrite changes."""
-    crosses = {f"{path}." for layer in stored.plan.layers for path in layer.paths}
-    blocks = {name for name in _registered(twin) if any(name.startswith(path) for path in crosses)}
-    expected = {**_registered(fresh), **{name: tensor for name, tensor in _registered(twin).items() if name in blocks}}
-    differing = [name for name in stored.names if stored.tensor(name).shape != expected[name].shape]
+    blocks = {name for layer in stored.plan.layers for name in _block_names(layer, stored)}
+    expected, made = _registered(fresh), _registered(twin)
+    found = {name: tuple(stored.tensor(name).shape) for name in stored.names - blocks}
+    found |= {name: shape for name, shape in _dense_shapes(stored).items() if name in expected}
+    wanted = {name: tuple((expected[name] if name in expected else made[name]).shape) for name in found}
+    wanted |= {name: tuple(made[name].shape) for name in blocks}
+    found |= {name: tuple(stored.tensor(name).shape) for name in blocks}
+    differing = [name for name in found if found[name] != wanted[name]]
     resizable = _resizable(stored, fresh) if set(differing) - blocks else {}
     for name in stored.names:
-        found, wanted = stored.tensor(name), expected[name]
-        if found.is_floating_point() != wanted.is_floating_point():
-            raise stored.misfit(f"{name} is {found.dtype} in the file and {wanted.dtype} in the model.")
+        kind, other = stored.tensor(name), made[name]
+        if kind.is_floating_point() != other.is_floating_point():
+            raise stored.misfit(f"{name} is {kind.dtype} in the file and {other.dtype} in the model.")
     for name in sorted(differing):
-        found, wanted = stored.tensor(name), expected[name]
-        if name in blocks or not _differ_where(found, wanted, resizable.get(name, (False,) * wanted.dim())):
+        if not _differ_where(found[name], wanted[name], resizable.get(name, (False,) * len(wanted[name]))):
             raise stored.misfit(
-                f"{name} is {list(found.shape)} in the file and {list(wanted.shape)} in the model, whose graph fixes "
+                f"{name} is {list(found[name])} in the file and {list(wanted[name])} in the model, whose graph fixes "
                 "that width. Pass an instance of the architecture that was saved."
             )
 
 
-def _differ_where(found: Tensor, wanted: Tensor, may: tuple[bool, ...]) -> bool:
+def _block_names(layer: _Layer, stored: _Stored) -> set[str]:
+    """The names under which a cross layer's weight is kept in blocks: the model has none of them."""
+    return {name for path in layer.paths for name in stored.names if name.startswith(f"{path}.weights.")}
+
+
+def _dense_shapes(stored: _Stored) -> dict[str, tuple[int, ...]]:
+    """What the weights that are kept in blocks were like in the model, by their names there."""
+    return {
+        f"{path}.weight": (
+            sum(layer.config["out_generations"]),
+            sum(layer.config["in_generations"]),
+            *layer.config.get("kernel_size", ()),
+        )
+        for layer in stored.plan.layers
+        for path in layer.paths
+        if layer.config["scheme"] == "removed"
+    }
+
+
+def _differ_where(found: tuple[int, ...], wanted: tuple[int, ...], may: tuple[bool, ...]) -> bool:
     """Whether the shapes have as many dims, and differ only in those that may."""
-    if found.dim() != wanted.dim():
+    if len(found) != len(wanted):
         return False
-    return all(a == b or free for a, b, free in zip(found.shape, wanted.shape, may, strict=True))
+    return all(a == b or free for a, b, free in zip(found, wanted, may, strict=True))
 
 
 def _resizable(stored: _Stored, fresh: TracedModule) -> dict[str, tuple[bool, ...]]:

@@ -20,6 +20,7 @@ from nrfx.nn import Cross
 from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
 from nrfx.rewrite import cross
 from nrfx.rewrite.build import Built, Plan, build
+from nrfx.rewrite.heads import headed
 from nrfx.rewrite.rescale import NOT_RESCALED, rescaling
 from nrfx.rewrite.resize import Resized, resize
 from nrfx.rewrite.settle import Settlement, nothing, settle
@@ -457,6 +458,7 @@ def _carried_out(
         if options.rescale and not options.scratch
         else NOT_RESCALED
     )
+    heads, head_notes = headed(traced, decision.found, decision.forms, resized, options.scheme)
     plan = Plan(
         found=decision.found,
         alive=decision.alive,
@@ -465,6 +467,7 @@ def _carried_out(
         resized=resized,
         forms=decision.forms,
         scheme=options.scheme,
+        heads=heads,
         gamma0=gamma0,
         scratch=options.scratch,
         generator=options.generator,
@@ -473,7 +476,7 @@ def _carried_out(
     after = channels(built.module, axes=decision.found.axes)
     check_labels(after, resized)
     _check_cost(total_cost(built.module, after), allocation.cost, budget)
-    return _result(traced, decision, allocation, built, after, plan, options)
+    return _result(traced, decision, allocation, built, after, plan, options, head_notes)
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
@@ -492,6 +495,7 @@ def _result(
     after: Channels,
     plan: Plan,
     options: _Options,
+    head_notes: tuple[str, ...],
 ) -> Rejuvenation:
     found = decision.found
     before = measure(traced, found, decision.alive)
@@ -508,6 +512,7 @@ def _result(
             *_carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
+            *head_notes,
             *_width_notes(decision, options),
         ),
         origins=built.origins,

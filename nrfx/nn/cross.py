@@ -174,6 +174,36 @@ class Cross(nn.Module):
         zero = torch.zeros_like(like.narrow(self.channel_dim, 0, 1))
         return torch.cat([zero] * width, self.channel_dim)
 
+    @property
+    def is_head(self) -> bool:
+        """Whether it has one output generation that reads all others: then `heads` can tell their shares apart.
+
+        >>> from nrfx.nn import CrossLinear
+        >>> CrossLinear((3, 2), (5, 0), scheme="removed", present=((0, 1), ())).is_head
+        True
+        """
+        rows = [i for i, out in enumerate(self.out_generations) if out]
+        return self.scheme == "removed" and len(rows) == 1 and len(self.columns(rows[0])) == sum(self.in_generations)
+
+    def heads(self, x: Tensor, generations: Sequence[int]) -> tuple[Tensor, ...]:
+        """What each of these input generations gives to the output of a head: with all of them, their sum is forward.
+
+        The bias is in the first one. A generation without channels gives 0. Shapes: each as the layer's output.
+
+        >>> from nrfx.nn import CrossLinear
+        >>> layer = CrossLinear((3, 2), (5, 0), scheme="removed", present=((0, 1), ()))
+        >>> survivors, rejuvenated = layer.heads(torch.ones(1, 5), (0, 1))
+        >>> torch.allclose(survivors + rejuvenated, layer(torch.ones(1, 5)))
+        True
+        """
+        (weight,) = self._weights()
+        inputs = by_generation(x, self.in_runs, self.channel_dim)
+        columns = by_generation(weight, self.in_runs, 1)
+        found = {j: self.form.contract(inputs[j], columns[j]) for j in generations if j in inputs}
+        like = next(iter(found.values()))
+        first, *others = (found[j] if j in found else torch.zeros_like(like) for j in generations)
+        return with_bias(first, self.bias, self.form), *others
+
     def dense_weight(self) -> Tensor:
         """The dense layer's weight, [out, in, *kernel], zero where a block is absent; differentiable."""
         if self.scheme == "attention":

@@ -40,6 +40,7 @@ class Plan:
     resized: Resized
     forms: Mapping[str, Reading]  # key -> layers that may take a cross form
     scheme: str
+    heads: frozenset[str]  # keys of the output layers that gain a head
     gamma0: Callable[[str], float]
     scratch: bool  # every parameter starts anew
     generator: torch.Generator | None
@@ -194,11 +195,12 @@ class _Builder:
         return (origin(reading.cols, new.cols), None, *places[2:]), (depthwise, None, *factors[2:])
 
     def _blocks(self, module: nn.Module, reading: Reading, places: Origins) -> cross.Blocks | None:
+        head = reading.key in self.plan.heads
         crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
         if not crossing or reading.key not in self.plan.forms:
             return None
         assert places[0] is not None and places[1] is not None
-        return cross.blocks(module, reading, places[0], places[1])
+        return cross.blocks(module, reading, places[0], places[1], head)
 
     def _parent(
         self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]

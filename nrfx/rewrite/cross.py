@@ -93,36 +93,46 @@ class Blocks:
                 yield index, rows, columns
 
 
-def blocks(module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor) -> Blocks | None:
+def blocks(module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor, head: bool = False) -> Blocks | None:
     """The blocks of a layer after a rejuvenation, None where it needs no cross form.
 
-    rows, columns: [len] int64, the origin of each row and column of the new weight.
+    rows, columns: [len] int64, the origin of each row and column of the new weight. head: whether it is an output layer
+    whose generations are told apart (see heads.py): it gains one, be it empty, and reads it.
     """
     fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
     if not isinstance(module, Cross):
-        if not (fresh_rows and fresh_columns):
+        if not (fresh_rows and fresh_columns) and not head:
             return None
         zeros = torch.zeros(1, dtype=torch.int64)
-        return _grown(zeros.expand(reading.rows.numel()), zeros.expand(reading.cols.numel()), 1, ((0,),), rows, columns)
+        old = zeros.expand(reading.rows.numel()), zeros.expand(reading.cols.numel())
+        return _grown(*old, 1, ((0,),), rows, columns, head)
     assert reading.out_generation is not None and reading.generation is not None
     present = module.present if module.scheme == "removed" else tuple((i,) for i in range(len(module.in_generations)))
     count = len(module.in_generations)
-    return _grown(reading.out_generation, reading.generation, count, present, rows, columns)
+    return _grown(reading.out_generation, reading.generation, count, present, rows, columns, head)
 
 
 def _grown(
-    old_rows: Tensor, old_columns: Tensor, count: int, present: Sequence[Sequence[int]], rows: Tensor, columns: Tensor
+    old_rows: Tensor,
+    old_columns: Tensor,
+    count: int,
+    present: Sequence[Sequence[int]],
+    rows: Tensor,
+    columns: Tensor,
+    head: bool,
 ) -> Blocks:
     """The old blocks with one generation more, where there is anything new."""
     fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
     row_of = torch.where(rows == NEW, count, old_rows[rows.clamp(min=0)])
     column_of = torch.where(columns == NEW, count, old_columns[columns.clamp(min=0)])
-    if not fresh_rows and not fresh_columns:
+    if not fresh_rows and not fresh_columns and not head:
         return Blocks(row_of, column_of, count, tuple(tuple(reads) for reads in present))
     if fresh_rows and fresh_columns:
         return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), (count,)))
-    if fresh_columns:  # nobody new to read them: everybody does
-        return Blocks(row_of, column_of, count + 1, (*((*reads, count) for reads in present), ()))
+    if not fresh_rows:  # nobody new to read them: everybody does
+        there = set(row_of.tolist())
+        reads_it = ((*reads, count) if index in there else tuple(reads) for index, reads in enumerate(present))
+        return Blocks(row_of, column_of, count + 1, (*reads_it, ()))
     return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), tuple(range(count))))
 
 
