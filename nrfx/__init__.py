@@ -17,6 +17,7 @@ from nrfx.recalibrate import recalibrate
 from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
 from nrfx.rewrite.heads import heads
 from nrfx.rewrite.scales import fold_scales, insert_scales
+from nrfx.rewrite.split import cross_attend
 from nrfx.trace import TracedModule, trace
 from nrfx.training.heads import HeadLoss
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
@@ -44,6 +45,7 @@ __all__ = [
     "VerificationError",
     "Why",
     "compact",
+    "cross_attend",
     "fold_scales",
     "heads",
     "insert_scales",

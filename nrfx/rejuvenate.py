@@ -94,6 +94,7 @@ def rejuvenate(
     gamma0: float | None = None,
     round_to: int = 1,
     constants: bool = True,
+    merge: bool = False,
     generator: torch.Generator | None = None,
     example_inputs: Any = None,
 ) -> Rejuvenation:
@@ -118,6 +119,8 @@ def rejuvenate(
         gamma0: initial level of gammas; None: the value each norm had when traced, where constant, else 1.
         round_to: new widths are multiples of it, or the live width where the next multiple does not fit.
         constants: False drops the constants that dead channels emit; the outputs then move.
+        merge: the survivors of each cross layer become one generation where that is exact: none of the cross weights
+            between them is in use. It stays as it is elsewhere, with a note. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
         example_inputs: where `gm` carries no shapes.
 
@@ -151,6 +154,7 @@ def rejuvenate(
         gamma0=gamma0,
         round_to=round_to,
         constants=constants,
+        merge=merge,
         generator=generator,
     )
     options.check()
@@ -202,6 +206,7 @@ class _Options:
     gamma0: float | None = None
     round_to: int = 1
     constants: bool = True
+    merge: bool = False
     generator: torch.Generator | None = None
     cramped: bool = False  # dense because the budget has no room for carriers of attention
 
@@ -215,7 +220,7 @@ class _Options:
                 raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
-        for name in ("rescale", "reallocate", "constants"):
+        for name in ("rescale", "reallocate", "constants", "merge"):
             if not isinstance(getattr(self, name), bool):
                 raise AnalysisError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         if self.generator is not None and not isinstance(self.generator, torch.Generator):
@@ -468,6 +473,7 @@ def _carried_out(
         forms=decision.forms,
         scheme=options.scheme,
         heads=heads,
+        merge=options.merge,
         gamma0=gamma0,
         scratch=options.scratch,
         generator=options.generator,
@@ -513,6 +519,7 @@ def _result(
             *plan.scales.notes,
             *crossing,
             *head_notes,
+            *built.notes,
             *_width_notes(decision, options),
         ),
         origins=built.origins,

@@ -161,15 +161,15 @@ def test_every_parameter_can_learn(name: str, scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["resnet", "vgg_bn", "densenet_postact", "mobilenet"])
-def test_the_function_is_kept_over_five_rejuvenations_in_a_row(name: str, scheme: str) -> None:
-    _, gm = prepared(name)
+def test_streams_that_stay_keep_the_function_over_five_rejuvenations_in_a_row(scheme: str) -> None:
+    """test_rewrite_generations has the law on networks whose streams may die."""
+    _, gm = prepared("resnet")
     budget = nrfx.Budget.relative(gm, params=1.0)
     for event in range(5):
         _kill(gm, event)
         result = nrfx.rejuvenate(gm, budget, scheme=scheme, generator=torch.Generator().manual_seed(event))
         # streams never die, so they take ever more of a ResNet, until its branches are a few channels wide
-        assert (result.changed and result.alpha > 1) or (event > 1 and name == "resnet"), result.notes
+        assert (result.changed and result.alpha > 1) or event > 1, result.notes
         assert nrfx.verify(gm, result, images()) < 1e-10
         assert budget.admits(nrfx.cost.Cost(result.after.params.total, result.after.flops.total))
         gm = _trained(result.module)

@@ -41,6 +41,7 @@ class Plan:
     forms: Mapping[str, Reading]  # key -> layers that may take a cross form
     scheme: str
     heads: frozenset[str]  # keys of the output layers that gain a head
+    merge: bool  # survivors become one generation where that is exact
     gamma0: Callable[[str], float]
     scratch: bool  # every parameter starts anew
     generator: torch.Generator | None
@@ -54,6 +55,7 @@ class Built:
     origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
     factors: Mapping[str, Origins]
+    notes: tuple[str, ...]
 
 
 def build(traced: TracedModule, plan: Plan) -> Built:
@@ -72,6 +74,7 @@ class _Builder:
     parents: dict[str, str | None] = field(default_factory=dict)
     factors: dict[str, Origins] = field(default_factory=dict)
     layers: dict[str, Cross] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def build(self) -> Built:
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
@@ -162,7 +165,7 @@ class _Builder:
 
     def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
         module = self.traced.get_submodule(reading.path)
-        found = self._blocks(module, reading, places)
+        found = self._blocks(module, reading, weight, places)
         if found is None:
             assert reading.weight is not None
             new = self.plan.resized.readings[reading.key]
@@ -194,13 +197,18 @@ class _Builder:
         depthwise = factors[0] if reading.cols is reading.rows else None
         return (origin(reading.cols, new.cols), None, *places[2:]), (depthwise, None, *factors[2:])
 
-    def _blocks(self, module: nn.Module, reading: Reading, places: Origins) -> cross.Blocks | None:
+    def _blocks(self, module: nn.Module, reading: Reading, weight: Tensor, places: Origins) -> cross.Blocks | None:
         head = reading.key in self.plan.heads
         crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
         if not crossing or reading.key not in self.plan.forms:
             return None
         assert places[0] is not None and places[1] is not None
-        return cross.blocks(module, reading, places[0], places[1], head)
+        merge = False
+        if self.plan.merge and isinstance(module, Cross):
+            reason = cross.unmergeable(module, reading, weight, places[0], places[1])
+            merge = reason is None
+            self.notes += [] if merge else [f"{reading.path}: its generations stay apart: {reason}."]
+        return cross.blocks(module, reading, places[0], places[1], head, merge)
 
     def _parent(
         self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]
@@ -210,10 +218,13 @@ class _Builder:
             return f"{reading.path}.weight", cut
         if module.scheme == "attention":
             return f"{reading.path}.weight", cut
-        if str(index) not in module.weights:
+        assert reading.out_generation is not None
+        known = cut[0][cut[0] != NEW]
+        old = int(reading.out_generation[known[0]]) if known.numel() else index
+        if str(old) not in module.weights:
             return None, tuple(torch.full_like(part, NEW) for part in cut)
-        rows, columns = torch.tensor(module.rows(index)), torch.tensor(module.columns(index))
-        return f"{reading.path}.weights.{index}", (_within(cut[0], rows), _within(cut[1], columns))
+        rows, columns = torch.tensor(module.rows(old)), torch.tensor(module.columns(old))
+        return f"{reading.path}.weights.{old}", (_within(cut[0], rows), _within(cut[1], columns))
 
     def _replaced(self, name: str) -> bool:
         """Whether the parameter is a block weight of a cross layer, which _weight has taken care of."""
@@ -310,6 +321,7 @@ class _Builder:
             {name: self.origins[name] for name in names},
             {name: self.parents[name] for name in names},
             {name: self.factors[name] for name in names},
+            tuple(self.notes),
         )
 
     def _fill(self, layer: Cross, path: str) -> None:

@@ -93,15 +93,18 @@ class Blocks:
                 yield index, rows, columns
 
 
-def blocks(module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor, head: bool = False) -> Blocks | None:
+def blocks(
+    module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor, head: bool = False, merge: bool = False
+) -> Blocks | None:
     """The blocks of a layer after a rejuvenation, None where it needs no cross form.
 
     rows, columns: [len] int64, the origin of each row and column of the new weight. head: whether it is an output layer
-    whose generations are told apart (see heads.py): it gains one, be it empty, and reads it.
+    whose generations are told apart (see heads.py): it gains one, be it empty, and reads it. merge: whether all that it
+    has becomes one generation.
     """
     fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
-    if not isinstance(module, Cross):
-        if not (fresh_rows and fresh_columns) and not head:
+    if merge or not isinstance(module, Cross):
+        if not (fresh_rows and fresh_columns) and not head and not isinstance(module, Cross):
             return None
         zeros = torch.zeros(1, dtype=torch.int64)
         old = zeros.expand(reading.rows.numel()), zeros.expand(reading.cols.numel())
@@ -110,6 +113,35 @@ def blocks(module: nn.Module, reading: Reading, rows: Tensor, columns: Tensor, h
     present = module.present if module.scheme == "removed" else tuple((i,) for i in range(len(module.in_generations)))
     count = len(module.in_generations)
     return _grown(reading.out_generation, reading.generation, count, present, rows, columns, head)
+
+
+def unmergeable(module: Cross, reading: Reading, weight: Tensor, rows: Tensor, columns: Tensor) -> str | None:
+    """Why the generations of a layer cannot become one without changing what it computes; None where they can.
+
+    weight: [rows, columns, *kernel] after the rewrite. rows, columns: [len] int64, their origins, NEW for new ones.
+    """
+    assert reading.out_generation is not None and reading.generation is not None
+    old_rows, old_columns = (rows != NEW).nonzero().flatten(), (columns != NEW).nonzero().flatten()
+    row_of, column_of = reading.out_generation[rows[old_rows]], reading.generation[columns[old_columns]]
+    if module.scheme == "removed":
+        read = [torch.isin(column_of, torch.tensor(module.present[i])).all() for i in row_of.unique().tolist()]
+        return None if len(read) < 2 and all(read) else "its cross weights do not exist"
+    crossing = (row_of[:, None] != column_of) & torch.isin(row_of, column_of)[:, None]
+    old = weight[old_rows.to(weight.device)][:, old_columns.to(weight.device)]
+    used = int((old.flatten(2).count_nonzero(2) if old.dim() > 2 else old)[crossing.to(old.device)].count_nonzero())
+    return f"{used} of {int(crossing.sum())} cross weights are in use" if used else None
+
+
+def attending(module: nn.Module, found: Blocks) -> Cross:
+    """The cross layer with attention between these blocks, and a copy of the dense layer's parameters."""
+    form: Any = _form(module)
+    layer: Cross = form.from_dense(
+        module,
+        torch.bincount(found.columns, minlength=found.count).tolist(),
+        torch.bincount(found.rows, minlength=found.count).tolist(),
+        in_runs=found.runs(),
+    )
+    return layer
 
 
 def _grown(
