@@ -38,3 +38,12 @@ def test_the_baselines_run_as_they_stand_there(capsys: pytest.CaptureFixture[str
     assert [line.partition(":")[0] for line in lines if ":" in line] == [
         "trained", "slim", "tuned", "squeezed", "from scratch"
     ]  # fmt: skip
+
+
+def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for block in blocks("schemes.md"):
+        exec(compile(block, "schemes.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "stay apart: its cross weights do not exist" in printed
+    assert "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)" in printed

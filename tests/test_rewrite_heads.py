@@ -65,6 +65,14 @@ def test_a_norm_between_the_layer_and_the_output_is_an_obstacle_and_is_named() -
     assert "One head for all generations: 4 stands before an output and has parameters" in " ".join(result.notes)
 
 
+def test_layers_in_which_the_generations_meet_before_the_output_are_named() -> None:
+    wide = nn.Sequential(cbr(3, 8), cbr(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    result = rejuvenated(nn.Sequential(wide, nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5)))
+    assert "Survivors and rejuvenated meet before the output, in 1." in result.notes
+    assert not layers_with_heads(result.module)
+    assert not any("meet before" in note for note in rejuvenated("resnet").notes)
+
+
 def test_compacting_gives_no_head_and_keeps_those_that_there_are() -> None:
     gm = rejuvenated("vgg_bn").module
     kill(gm)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from nrfx.channels import Channels, Step
 from nrfx.nn import Cross
@@ -28,7 +27,7 @@ from nrfx.trace import PartialModule, TracedModule
 def headed(
     traced: TracedModule, found: Channels, forms: Mapping[str, Reading], resized: Resized, scheme: str
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Keys of the output layers that gain a head, all of them or none; and a note on why not, where there is one.
+    """Keys of the output layers that gain a head, all of them or none; and notes on why not, and on who meets earlier.
 
     Layers that have heads already gain one under every scheme, others under "removed". None does where no output layer
     has a new column.
@@ -37,16 +36,19 @@ def headed(
     old = {key for key in layers if _is_head(traced, forms, key)}
     if scheme != "removed" and not old:
         return frozenset(), ()
+    fresh = {key for key, reading in resized.readings.items() if _has_new(found, reading.cols)}
+    meet = [key for key in resized.readings if key in fresh and not _has_new(found, resized.readings[key].rows)]
+    hidden = [key for key in meet if key not in layers] if scheme == "removed" else []
+    notes = (f"Survivors and rejuvenated meet before the output, in {', '.join(hidden)}.",) if hidden else ()
     if obstacles and not old:
-        grown = any(_has_new(found, reading) for reading in resized.readings.values())
-        return frozenset(), (f"One head for all generations: {obstacles[0]}.",) if grown else ()
-    if not any(_has_new(found, resized.readings[key]) for key in layers):
-        return frozenset(), ()
-    return frozenset(layers if scheme == "removed" else old), ()
+        return frozenset(), (*notes, f"One head for all generations: {obstacles[0]}.") if fresh else ()
+    if not layers & fresh:
+        return frozenset(), notes
+    return frozenset(layers if scheme == "removed" else old), notes
 
 
-def _has_new(found: Channels, reading: Reading) -> bool:
-    return bool((reading.cols >= found.channel_of.numel()).any())
+def _has_new(found: Channels, layout: Tensor) -> bool:
+    return bool((layout >= found.channel_of.numel()).any())
 
 
 def _is_head(traced: TracedModule, forms: Mapping[str, Reading], key: str) -> bool:
@@ -126,7 +128,7 @@ class Heads(fx.GraphModule):
         """Takes a graph over the contents of `module`."""
         super().__init__(nn.Module(), fx.Graph(), "Heads")
         self.__dict__.update({field: vars(module)[field] for field in vars(nn.Module())})
-        self.__dict__.update({key: value for key, value in vars(module).items() if isinstance(value, torch.Tensor)})
+        self.__dict__.update({key: value for key, value in vars(module).items() if isinstance(value, Tensor)})
         self.graph = graph
 
 
