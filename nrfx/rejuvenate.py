@@ -108,7 +108,8 @@ def rejuvenate(
         gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
         budget: what the new network may cost; it never costs more.
         scheme: how S and R channels meet. "attention": cross attention (Eqs. 9, 10); "dense": plain layers whose cross
-            weights start at 0 (Eq. 5); "removed": no cross connections (Eq. 6), which then cost nothing.
+            weights start at 0 (Eq. 5); "removed": no cross connections (Eq. 6), which then cost nothing; the output
+            layer gets a head for each generation, to be trained with `nrfx.HeadLoss`.
         rescale: bring small gammas of survivors back to gamma0 and divide the weights that read them (neural
             rescaling).
         reallocate: False gives every layer its own old width back instead of one factor for all.

@@ -132,6 +132,24 @@ def test_an_output_layer_without_new_inputs_gains_an_empty_head_beside_one_that_
     assert torch.equal(first["other"], whole["other"]) and not second["other"].any()
 
 
+def test_what_else_reads_an_output_reads_the_sum() -> None:
+    class Chained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.main, self.other = nn.Sequential(cbr(3, 8), cbr(8, 16)), nn.Linear(16, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            scores = self.main(self.trunk(x).mean((2, 3))).relu()
+            return scores, self.other(scores)
+
+    gm = rejuvenated(Chained()).module
+    with torch.no_grad():
+        gm.get_parameter("main.weights.0").normal_(generator=torch.Generator().manual_seed(0))
+    first, second = nrfx.heads(gm)(images())
+    assert torch.equal(first[1], gm(images())[1]) and not second[1].any()
+    assert bool(second[0].any()) and not torch.equal(first[0], gm(images())[0])
+
+
 class Tailed(nn.Module):
     def __init__(self, tail: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

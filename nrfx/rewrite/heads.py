@@ -202,17 +202,18 @@ def _head_layers(gm: TracedModule) -> dict[fx.Node, Cross]:
 def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: list[int]) -> fx.Graph:
     """The graph whose output is a tuple: for each generation the output with its share of the layers alone."""
     graph = fx.Graph()
-    tail = _Tail.of(gm.graph, gm).between
     once: dict[fx.Node, fx.Node] = {}
     shares: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
+        if node.op == "output":
+            continue
+        once[node] = graph.node_copy(node, once.__getitem__)
         if node in layers:
             layer = graph.create_node("get_attr", str(node.target))
-            read = fx.map_arg((node.args, node.kwargs), once.__getitem__)
-            shares[node] = graph.call_method("heads", (layer, *read[0]), {**read[1], "generations": tuple(generations)})
-        elif node not in tail and node.op != "output":
-            once[node] = graph.node_copy(node, once.__getitem__)
+            args, kwargs = fx.map_arg((node.args, node.kwargs), once.__getitem__)
+            shares[node] = graph.call_method("heads", (layer, *args), {**kwargs, "generations": tuple(generations)})
     (output,) = (node for node in gm.graph.nodes if node.op == "output")
+    tail = _Tail.of(gm.graph, gm).between
     outputs = []
     for index in range(len(generations)):
         here = once | {node: graph.call_function(operator.getitem, (share, index)) for node, share in shares.items()}
@@ -220,5 +221,8 @@ def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: lis
             here[node] = graph.node_copy(node, here.__getitem__)
         outputs.append(fx.map_arg(output.args[0], here.__getitem__))
     graph.output(tuple(outputs))
+    for node in reversed((*layers, *tail)):  # their sums are not wanted, unless something else reads them
+        if not once[node].users:
+            graph.erase_node(once[node])
     graph._codegen = copy.deepcopy(gm.graph._codegen)
     return graph
