@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import SGD
 
 import nrfx
-from nrfx.errors import TrainingError
+from nrfx.errors import RewriteError, TrainingError
 from tests.zoo import IMAGE, norms, resnet, vgg_bn
 
 
@@ -37,8 +37,9 @@ def test_a_criterion_that_is_none_is_refused() -> None:
 
 def test_a_network_with_heads_inside_another_module_is_refused_with_the_way_to_wrap_it() -> None:
     gm = rejuvenated()
-    with pytest.raises(TrainingError, match=r"inside a Sequential.*torch\.compile\(nrfx\.heads\(nr\.module\)\)"):
-        nrfx.HeadLoss(F.cross_entropy)(nn.Sequential(gm), *batch())
+    for wrapped in (nn.Sequential(gm), torch.fx.GraphModule(gm, gm.graph)):
+        with pytest.raises(RewriteError, match=r"13 is inside a \w+.*torch\.compile\(nrfx\.heads\(nr\.module\)\)"):
+            nrfx.HeadLoss(F.cross_entropy)(wrapped, *batch())
 
 
 def test_without_heads_it_is_the_criterion() -> None:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, fx, nn
 
 from nrfx.channels import Channels, Step
+from nrfx.errors import RewriteError
 from nrfx.nn import Cross
 from nrfx.rewrite.resize import Resized
 from nrfx.rules import Family, Reading
@@ -151,7 +152,10 @@ def heads(gm: nn.Module) -> nn.Module:
     (train, eval) in which `gm` is, and for its present architecture: take it anew after an event. That is cheap, for it
     is made once for each. `nrfx.HeadLoss` does it for you.
 
-    >>> import nrfx
+    Raises:
+        RewriteError: a network with heads is wrapped in another module, so that they cannot be told apart.
+
+    >>> import nrfx, torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     >>> with torch.no_grad():
     ...     _ = net[1].weight[:4].zero_()
@@ -164,6 +168,7 @@ def heads(gm: nn.Module) -> nn.Module:
     Source: Neural Rejuvenation, Sec. 3.3, NR-CR.
     """
     if not isinstance(gm, TracedModule) or isinstance(gm, PartialModule):
+        _check_no_heads_inside(gm)
         return _Whole(gm)
     layers = _head_layers(gm)
     of = gm.code, tuple((str(node.target), layer) for node, layer in layers.items())
@@ -176,6 +181,16 @@ def heads(gm: nn.Module) -> nn.Module:
     made = Heads(gm, _by_head(gm, layers, generations))
     _made[gm] = _Made(of, made)
     return made
+
+
+def _check_no_heads_inside(module: nn.Module) -> None:
+    for path, layer in module.named_modules():
+        if isinstance(layer, Cross) and layer.is_head:
+            raise RewriteError(
+                f"The network whose output layer is {path} is inside a {type(module).__name__}, which returns the sum "
+                "of its heads: take the heads first and wrap what comes out, such as "
+                "torch.compile(nrfx.heads(nr.module))."
+            )
 
 
 @dataclass(frozen=True)

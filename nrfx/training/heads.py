@@ -6,9 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nrfx.errors import TrainingError
-from nrfx.nn import Cross
 from nrfx.rewrite.heads import Heads, heads
-from nrfx.trace import TracedModule
 
 
 class HeadLoss:
@@ -50,22 +48,9 @@ class HeadLoss:
             module: `nr.module`, or what `nrfx.heads` made of it, compiled or wrapped for several devices.
 
         Raises:
-            TrainingError: a network with heads is wrapped in another module, so that its heads cannot be taken.
+            RewriteError: a network with heads is wrapped in another module, so that its heads cannot be taken.
         """
         arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-        first, *others = (self.criterion(output, *targets) for output in _by_head(module)(*arguments))
+        by_head = module if any(isinstance(part, Heads) for part in module.modules()) else heads(module)
+        first, *others = (self.criterion(output, *targets) for output in by_head(*arguments))
         return sum(others, start=first)
-
-
-def _by_head(module: nn.Module) -> nn.Module:
-    if isinstance(module, TracedModule):
-        return heads(module)
-    inside = tuple(module.modules())
-    if any(isinstance(part, Heads) for part in inside):
-        return module
-    if any(isinstance(part, Cross) and part.is_head for part in inside):
-        raise TrainingError(
-            f"The network with heads is inside a {type(module).__name__}, which returns their sum: take the heads "
-            "first and wrap what comes out, such as torch.compile(nrfx.heads(nr.module))."
-        )
-    return heads(module)
