@@ -123,7 +123,8 @@ class Cross(nn.Module):
         """Draws weights from normal(0, sqrt(2 / (prod(kernel) * out))), He's rule by fan out; bias 0."""
         deviation = math.sqrt(2 / (math.prod(self.kernel_size) * sum(self.out_generations)))
         for weight in self._weights():
-            weight.normal_(0, deviation)
+            if not weight.is_meta:  # a rewrite fills it; drawing nothing on the meta device takes 10 ms
+                weight.normal_(0, deviation)
         if self.bias is not None:
             self.bias.zero_()
 
