@@ -20,6 +20,20 @@ class Twice(nn.Module):
         return self.conv(self.conv(x))
 
 
+class Positions(nn.Module):
+    """A projection of positions, computed for each example from the sizes alone, or once for all."""
+
+    def __init__(self, each: bool) -> None:
+        super().__init__()
+        self.each = each
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        places = torch.ones(n if self.each else 1, 1, height, width, dtype=x.dtype).cumsum(2)
+        return x + self.conv(places)
+
+
 def counted(model: nn.Module, image: Tensor) -> dict[str, int]:
     """Multiply-adds by module path, "Global" for all; FlopCounterMode counts each as two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -42,6 +56,13 @@ def test_flops_are_those_of_one_example_whatever_the_batch() -> None:
     one, many = (nrfx.utilization(nrfx.trace(model, torch.zeros(n, 3, 8, 8))) for n in (1, 5))
     assert one.flops == many.flops
     assert one.flops.total == counted(model, torch.zeros(1, 3, 8, 8))["Global"]
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_what_is_computed_from_the_size_of_the_batch_costs_once_an_example(each: bool) -> None:
+    model = Positions(each)
+    one, many = (nrfx.utilization(nrfx.trace(model, torch.zeros(n, 4, 8, 8))) for n in (1, 5))
+    assert one.flops.total == many.flops.total == counted(model, torch.zeros(1, 4, 8, 8))["Global"]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "mobilenet_v3_small", "googlenet"])

@@ -118,10 +118,13 @@ class Walk:
             self.place = {node: index for index, node in enumerate(graphs[mode].nodes)}
             self.families: dict[fx.Node, Family] = {}
             self.reached: set[fx.Node] = set()
+            self.shapes: set[fx.Node] = set()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
                 values[node], self.families[node] = step.effect.out, step.effect.family
-                if node.op == "placeholder" or (self.is_reached(node) and step.effect.family is not Family.VALUE):
+                if step.effect.family is Family.VALUE:
+                    self.note_sizes(node)
+                elif node.op == "placeholder" or self.is_reached(node):
                     self.reached.add(node)
                 yield step
 
@@ -153,8 +156,21 @@ class Walk:
         return Step(mode, node, path if owner is None else owner.path, effect)
 
     def is_reached(self, node: fx.Node) -> bool:
-        """Whether the examples of the batch go into the node, not only their sizes."""
-        return any(source in self.reached for source in node.all_input_nodes)
+        """Whether the examples of the batch go into the node, or their number; not only their other sizes."""
+        return any(source in self.reached or source in self.shapes for source in node.all_input_nodes)
+
+    def note_sizes(self, node: fx.Node) -> None:
+        """Notes a Python value that is the shape of what examples reach (`shapes`) or their number (`reached`)."""
+        first = node.all_input_nodes[0] if node.all_input_nodes else None
+        asked = [arg for arg in node.args[1:] if arg != "shape"]
+        whole = first in self.shapes or (first in self.reached and (node.target is getattr or node.target == "size"))
+        if not whole:
+            number = any(source in self.reached for source in node.all_input_nodes) and node.target not in SIZES
+            self.reached |= {node} if number else set()
+        elif asked == [0]:
+            self.reached.add(node)
+        elif not asked or (isinstance(asked[0], slice) and not asked[0].start):
+            self.shapes.add(node)
 
     def effect(self, mode: str, call: Call) -> Effect:
         """What the rule says; where it cannot be applied, that the op is not understood."""
