@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -136,10 +136,20 @@ def costs_as_counted(module: nn.Module, usage: nrfx.Utilization) -> None:
 
 
 def of_one(module: nn.Module) -> int:
-    """The flops of sums over one channel, which torch.einsum multiplies out, so that FlopCounterMode misses them."""
+    """The flops of sums over one index, which torch.einsum multiplies out, so that FlopCounterMode misses them."""
     steps = [step for step in channels(module).steps if step.mode == "eval" and step.node.target is torch.einsum]
-    works = [work for step in steps for work in step.effect.work if work.cols is not None and work.cols.numel() == 1]
-    return sum(work.times * extent(work.rows) for work in works)
+    works = [work for step in steps for work in step.effect.work if summed(step.node) == 1]
+    return sum(work.times * extent(work.rows) * extent(work.cols) for work in works)
+
+
+def summed(einsum: fx.Node) -> int:
+    """How many products an einsum sums up for each of its outputs."""
+    equation, *operands = einsum.args
+    letters, out = str(equation).split("->")
+    shapes = [operand.meta["val"].shape for operand in operands if isinstance(operand, fx.Node)]
+    pairs = zip(letters.split(","), shapes, strict=True)
+    sizes = {letter: size for names, shape in pairs for letter, size in zip(names, shape, strict=True)}
+    return prod(size for letter, size in sizes.items() if letter not in out)
 
 
 def extent(layout: Tensor | None) -> int:

@@ -48,6 +48,11 @@ ONCE_BROKEN = (
     Trial(Plan((Unit(width=6), Branches(((),)), Selected(kernel=1), Move("shuffle literal"))), Options(times=2.5)),
     # an einsum over one channel
     Trial(Plan((Unit(), Computed()), dead=("x.",)), Options()),
+    # a layer norm over one channel, which does not show that it lies there
+    Trial(
+        Plan((Unit(groups=0), Attention(heads=1, residual=False), Split(join="add", body=(Unit(norm="layer"),)))),
+        Options(times=1.5),
+    ),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
 )

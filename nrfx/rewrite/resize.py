@@ -62,6 +62,7 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
     )
     _check_visits(steps, channel_of)
     for old, new in zip(found.steps, steps, strict=True):
+        _check_pins(old, new)
         _check_broadcast(old, new)
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
@@ -164,6 +165,13 @@ def _check_ties(step: Step, channel_of: Tensor) -> None:
         both = (first >= 0) & (second >= 0)
         if bool((channel_of[first[both]] != channel_of[second[both]]).any()):
             raise Mismatch(step.node.name, "its operands no longer meet channel by channel", (left, right))
+
+
+def _check_pins(old: Step, new: Step) -> None:
+    """A single channel does not show along which axis it lies; more of them may stand where the op fixes its width."""
+    if len(new.effect.pins) > len(old.effect.pins):
+        labels = tuple(pin.labels for pin in new.effect.pins)
+        raise Mismatch(new.node.name, f"of more than one channel, {new.effect.pins[0].reason}", labels)
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
