@@ -134,7 +134,10 @@ class Examination:
         dtype = torch.float64 if params < LARGE else torch.float32
         self.tell(built=True, params=params, dtype=str(dtype).removeprefix("torch."))
         self.tell(torch=environment.torch, date=environment.date)
-        return model.to(dtype)
+        model = model.to(dtype)
+        with torch.no_grad():
+            model(self.entry.images(1, self.seed, dtype))  # some build their tables of positions at the first one
+        return model
 
     def counts(self, model: nn.Module, traced: nrfx.TracedModule, images: Tensor) -> None:
         usage = nrfx.utilization(traced)
