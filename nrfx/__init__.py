@@ -20,6 +20,7 @@ from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.rewrite.split import cross_attend
 from nrfx.trace import TracedModule, trace
 from nrfx.training.heads import HeadLoss
+from nrfx.training.recipes import Recipe, recipe
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 from nrfx.utilization import Utilization, utilization
 from nrfx.verify import verify
@@ -34,6 +35,7 @@ __all__ = [
     "HeadLoss",
     "Measurement",
     "NrfxError",
+    "Recipe",
     "Rejuvenation",
     "Rejuvenator",
     "RewriteError",
@@ -51,6 +53,7 @@ __all__ = [
     "insert_scales",
     "load",
     "recalibrate",
+    "recipe",
     "rejuvenate",
     "save",
     "trace",
