@@ -380,8 +380,9 @@ def _train(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
+    from nrfx.training.config import RunConfig
     from nrfx.training.data import digits
-    from nrfx.training.loop import RunConfig, train
+    from nrfx.training.loop import train
     from nrfx.training.screen import Screen
 
     config = RunConfig(
@@ -398,7 +399,7 @@ def _train(arguments: argparse.Namespace) -> int:
     request = None if arguments.budget is None else parse_budget(arguments.budget)
     torch.manual_seed(arguments.seed)
     data = digits(arguments.seed, size=arguments.size, channels=arguments.channels)
-    arguments.input = [(2, *data.train.x.shape[1:])]
+    arguments.input = [(2, *data.train.shape)]
     if arguments.num_classes is None and _is_named(arguments.model):
         arguments.num_classes = data.classes
     traced = _traced(arguments)
@@ -413,7 +414,7 @@ def _train(arguments: argparse.Namespace) -> int:
         "params": run.params,
         "flops": run.flops,
         "epochs": len(run.epochs),
-        "events": [{"step": event.step, "r": event.r, "alpha": event.result.alpha} for event in run.events],
+        "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in run.events],
         "validation_error": run.validation.error,
         "test_error": run.test.error,
         "note": run.note,

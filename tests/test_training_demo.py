@@ -11,8 +11,10 @@ from rich.console import Console
 
 import nrfx
 from nrfx.errors import UsageError
+from nrfx.training.config import RunConfig
 from nrfx.training.demo import CONFIG, Demo, comparison, demo, digits_net
-from nrfx.training.loop import Run, RunConfig, Score, train
+from nrfx.training.loop import Run, train
+from nrfx.training.record import Score
 from nrfx.training.screen import Screen, layer_bars
 from tests.test_training_loop import QUICK, dataset, half_dead, network
 

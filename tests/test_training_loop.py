@@ -10,8 +10,10 @@ from torch import nn
 
 import nrfx
 from nrfx.errors import TrainingError, UsageError
+from nrfx.training.config import RunConfig, learning_rate
 from nrfx.training.data import Dataset, Images
-from nrfx.training.loop import Epoch, RunConfig, Score, learning_rate, score, train
+from nrfx.training.loop import score, train
+from nrfx.training.record import Epoch, Score
 from nrfx.training.rejuvenator import Event, Measurement
 from tests.zoo import AuxNet, norms, vgg_bn
 
@@ -136,10 +138,11 @@ def test_a_run_with_a_budget_rejuvenates_within_it_and_trains_on() -> None:
     recorder = Recorder()
     run = train(gm, dataset(), QUICK, budget, watcher=recorder)
     (event,) = run.events
-    assert run.module is event.result.module
+    told = recorder.told[0][0]
+    assert run.module is told.result.module
+    assert (event.step, event.alpha, event.params) == (told.step, told.result.alpha, run.params)
     assert run.params <= budget.params
     assert [type(one) for one in recorder.told] == [tuple, Epoch, Epoch]
-    assert recorder.told[0][0] is event
     assert run.note == ""
 
 
@@ -174,12 +177,13 @@ def test_a_run_shorter_than_an_interval_measures_at_the_end_of_its_search() -> N
 
 
 def test_the_learning_rate_is_constant_up_to_the_event_and_then_falls_from_its_start() -> None:
-    rates = [learning_rate(RunConfig(lr=1.0), step, 10, fall_from=4) for step in range(11)]
+    config = RunConfig(lr=1.0, epochs=1)
+    rates = [learning_rate(config, step, per_epoch=10, start=0, fall_from=4) for step in range(11)]
     assert rates[:5] == [1.0] * 5
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[7] == pytest.approx(0.5)
     assert rates[10] == pytest.approx(0.0)
-    assert learning_rate(RunConfig(lr=1.0), 9, 10, fall_from=None) == 1.0
+    assert learning_rate(config, 9, per_epoch=10, start=0, fall_from=None) == 1.0
 
 
 def test_the_folder_of_a_run_holds_its_config_its_log_and_the_network(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""Images to train on without a download: scikit-learn's bundled handwritten digits.
+"""Images to train on: what a dataset is, and scikit-learn's handwritten digits, which need no download.
 
-A dataset is three `Images` (train, validation, test), normalised with the mean and deviation of the train part. Choices
-are made on the validation part; the test part is for the end.
+A dataset has three parts (train, validation, test), normalised with the mean and deviation of the train part. Choices
+are made on the validation part; the test part is for the end. A part is `Images` in memory, or anything else that is a
+`Part`, such as the files of `nrfx.training.datasets`.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,16 +35,49 @@ class Images:
         """The same images on a device."""
         return type(self)(self.x.to(device), self.y.to(device))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, (C, H, W)."""
+        return tuple(self.x.shape[1:])
+
+    def shuffled(self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False) -> "Iterator[Images]":
+        """One pass for training, see `batches`."""
+        return batches(self, size, generator, shift, flip)
+
+    def in_order(self, size: int) -> "Iterator[Images]":
+        """All images as they are, `size` at a time."""
+        pairs = zip(self.x.split(size), self.y.split(size), strict=True)
+        return (Images(x, y) for x, y in pairs)
+
+
+class Part(Protocol):
+    """What the training loop asks of a part of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, (C, H, W)."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same part, whose images come on a device."""
+
+    def shuffled(self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False) -> Iterator[Images]:
+        """One pass in random order, changed at random as training wants it, in batches of exactly `size`."""
+
+    def in_order(self, size: int) -> Iterator[Images]:
+        """All images as they are for a test, up to `size` at a time."""
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in three parts without overlap."""
+    """Images in three parts. Validation and test are the same part where all else is trained on, as in the paper."""
 
     name: str
     classes: int
-    train: Images
-    validation: Images
-    test: Images
+    train: Part
+    validation: Part
+    test: Part
 
 
 def digits(seed: int = 0, validation: float = 0.15, test: float = 0.25, size: int = 8, channels: int = 1) -> Dataset:
@@ -85,10 +119,13 @@ def _bundled_digits() -> tuple[Tensor, Tensor]:
     return x, torch.as_tensor(bundled.target, dtype=torch.int64)
 
 
-def batches(images: Images, size: int, generator: torch.Generator, shift: int = 0) -> Iterator[Images]:
+def batches(
+    images: Images, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False
+) -> Iterator[Images]:
     """One pass over the images in random order, in batches of exactly `size`; what is left over is dropped.
 
-    Each image is moved by up to `shift` pixels along each axis, filled up with its darkest value.
+    Each image is moved by up to `shift` pixels along each axis, filled up with its darkest value, and with `flip`
+    mirrored half of the time.
 
     >>> images = Images(torch.zeros(10, 1, 8, 8), torch.arange(10))
     >>> [batch.y.numel() for batch in batches(images, 4, torch.Generator().manual_seed(0), shift=1)]
@@ -97,7 +134,14 @@ def batches(images: Images, size: int, generator: torch.Generator, shift: int = 
     order = torch.randperm(len(images), generator=generator)
     for start in range(0, len(order) - size + 1, size):
         batch = images.part(order[start : start + size].to(images.y.device))
-        yield Images(_shifted(batch.x, shift, generator), batch.y) if shift else batch
+        x = _shifted(batch.x, shift, generator) if shift else batch.x
+        yield Images(_flipped(x, generator) if flip else x, batch.y)
+
+
+def _flipped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images, chosen at random, with left and right exchanged."""
+    chosen = torch.randint(0, 2, (len(x), 1, 1, 1), generator=generator).to(x.device)
+    return torch.where(chosen.bool(), x.flip(-1), x)
 
 
 def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:

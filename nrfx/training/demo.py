@@ -24,8 +24,10 @@ from torch import nn
 from nrfx.budget import Budget
 from nrfx.report import RULED
 from nrfx.trace import trace
+from nrfx.training.config import RunConfig
 from nrfx.training.data import Dataset, digits
-from nrfx.training.loop import Run, RunConfig, check_free, train
+from nrfx.training.loop import Run, train
+from nrfx.training.record import check_free
 from nrfx.training.screen import Screen
 
 CONFIG = RunConfig(
@@ -141,7 +143,7 @@ def _run(title: str, data: Dataset, config: RunConfig, budget: Budget | None, ou
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         model = digits_net(data.classes)
-    gm = trace(model, data.train.x[:2])
+    gm = trace(model, torch.zeros(2, *data.train.shape))
     with Screen(console, title, config, budget, network="digits_net") as screen:
         return train(gm, data, config, budget, out, screen)
 
@@ -187,7 +189,7 @@ def _numbers(run: Run) -> dict[str, Any]:
         "params": run.params,
         "flops": run.flops,
         "epochs": len(run.epochs),
-        "events": [{"step": event.step, "r": event.r, "alpha": event.result.alpha} for event in run.events],
+        "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in run.events],
         "validation_error": run.validation.error,
         "test_error": run.test.error,
         "test_wrong": run.test.wrong,

@@ -1,16 +1,16 @@
-"""A training loop around the Rejuvenator, for images that fit in memory.
+"""A training loop around the Rejuvenator.
 
 A run is a network, a dataset, a RunConfig and, for Neural Rejuvenation, a budget; without one it is plain training by
-the same loop. Its folder holds config.json, log.jsonl (a line per epoch and per event) and model.safetensors.
+the same loop. It can be broken off after any epoch and resumed: it then ends as it would have.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,101 +18,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nrfx.budget import Budget
-from nrfx.checkpoint import save
-from nrfx.errors import TrainingError, UsageError
-from nrfx.rejuvenate import Scheme
+from nrfx.errors import CheckpointError, TrainingError, UsageError
 from nrfx.trace import TracedModule
-from nrfx.training.data import Dataset, Images, batches
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+from nrfx.training.config import RunConfig, learning_rate
+from nrfx.training.data import Dataset, Images, Part
+from nrfx.training.record import Epoch, EventRecord, Folder, Score, Silent, Watcher, read_log
+from nrfx.training.rejuvenator import Event, Rejuvenator
+from nrfx.training.sparse import phases, sparse
 from nrfx.utilization import utilization
-
-OptimizerName = Literal["sgd", "adamw"]
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How a run trains.
-
-    Args:
-        epochs: passes over the training part.
-        batch_size: images a step; an incomplete last batch is dropped.
-        lr: the learning rate of the search; without a search, and after it, it falls to 0 along a half cosine.
-        optimizer: "sgd" or "adamw".
-        momentum: of SGD.
-        weight_decay: of either.
-        shift: pixels by which images are moved at random.
-        seed: of the order of the images and of new weights.
-        trigger, delta_lambda, delta_r, max_events, shrink_beta: see Rejuvenator.
-        interval: steps between two measurements; None for an epoch, or the whole search if that is shorter.
-        search: the fraction of the epochs in which a rejuvenation may happen.
-        scheme, rescale: see nrfx.rejuvenate.
-
-    Raises:
-        TrainingError: a value is out of range.
-    """
-
-    epochs: int = 30
-    batch_size: int = 16
-    lr: float = 0.02
-    optimizer: OptimizerName = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    shift: int = 1
-    seed: int = 0
-    trigger: float = 0.5
-    interval: int | None = None
-    delta_lambda: float = 5e-5
-    delta_r: float = 0.01
-    max_events: int = 1
-    shrink_beta: float = 0.0
-    search: float = 0.5
-    scheme: Scheme = "attention"
-    rescale: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise TrainingError(f"{name} is {value!r}; expected a positive number.")
-        if not 0 < self.search <= 1:
-            raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
-        if self.optimizer not in get_args(OptimizerName):
-            raise TrainingError(f"optimizer is {self.optimizer!r}; expected {' or '.join(get_args(OptimizerName))}.")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch as it is logged. Errors in percent; r of the network as it stands; lam and lr of its last step."""
-
-    epoch: int
-    step: int
-    loss: float
-    train_error: float
-    validation_loss: float
-    validation_error: float
-    r_params: float
-    r_flops: float
-    lam: float
-    lr: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean cross entropy on some images, and how many of them were put into a wrong class."""
-
-    loss: float
-    wrong: int
-    images: int
-
-    @property
-    def error(self) -> float:
-        """Wrong ones in percent.
-
-        >>> Score(loss=0.1, wrong=3, images=200).error
-        1.5
-        """
-        return 100 * self.wrong / self.images
 
 
 @dataclass(frozen=True)
@@ -121,39 +34,13 @@ class Run:
 
     module: TracedModule
     epochs: tuple[Epoch, ...]
-    events: tuple[Event, ...]
+    events: tuple[EventRecord, ...]
     validation: Score
     test: Score
     params: int
     flops: int
     seconds: float
     note: str
-
-
-class Watcher(Protocol):
-    """Who is told what happens during a run, as it happens."""
-
-    def measured(self, measurement: Measurement) -> None:
-        """The utilization was measured."""
-
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
-        """The network was rejuvenated; the scores are those of the validation part, on both sides of it."""
-
-    def trained(self, epoch: Epoch) -> None:
-        """An epoch is over."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def measured(self, measurement: Measurement) -> None:
-        """Nothing."""
-
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
-        """Nothing."""
-
-    def trained(self, epoch: Epoch) -> None:
-        """Nothing."""
 
 
 def train(
@@ -163,6 +50,8 @@ def train(
     budget: Budget | None = None,
     out: Path | None = None,
     watcher: Watcher | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> Run:
     """Trains `gm` in place, on the device it lies on, and with a budget rejuvenates it.
 
@@ -171,46 +60,38 @@ def train(
         data: the test part is only looked at after the last step.
         budget: what the rejuvenated network may cost; None for plain training.
         out: the run's folder, made if absent; None to write nothing.
+        resume: go on with the run in `out`, which was broken off after an epoch; all other arguments as at first (`gm`
+            is the network as it was before the first step, whatever its weights).
+        about: what config.json is to tell beside config and budget.
 
     Raises:
-        UsageError: the folder holds a run already, or network, dataset and config do not fit each other.
+        UsageError: the folder holds a run already (or none to resume), or network, dataset and config do not fit each
+            other.
         TrainingError: the loss is not finite any more, or the network returns more than logits in train mode.
     """
     _check_fit(gm, data, config)
-    if out is not None:
-        check_free(out)
-    log = _Log(out, config, budget)
-    return _Training(gm, data, config, budget, watcher or Silent(), log).run()
+    folder = Folder(out)
+    training = _Training(gm, data, config, budget, watcher or Silent(), folder)
+    if resume:
+        training.resume()
+    else:
+        folder.begin(config, budget, about or {})
+    return training.run()
 
 
 @torch.no_grad()
-def score(module: nn.Module, images: Images, size: int = 512) -> Score:
+def score(module: nn.Module, images: Part, size: int = 512) -> Score:
     """How well the module classifies images in eval mode; its mode is put back afterwards."""
     was_training = module.training
     module.eval()
-    logits = torch.cat([module(x) for x in images.x.split(size)])
+    losses, wrong, count = [], [], 0
+    for batch in images.in_order(size):
+        logits = module(batch.x)
+        losses.append(F.cross_entropy(logits, batch.y, reduction="sum"))
+        wrong.append((logits.argmax(1) != batch.y).sum())
+        count += len(batch)
     module.train(was_training)
-    wrong = (logits.argmax(1) != images.y).sum()
-    return Score(float(F.cross_entropy(logits, images.y)), int(wrong), len(images))
-
-
-def learning_rate(config: RunConfig, step: int, total: int, fall_from: int | None) -> float:
-    """The learning rate of a step: `config.lr`, and from step `fall_from` on a half cosine down to 0 at `total`.
-
-    >>> config = RunConfig(lr=0.8)
-    >>> [round(learning_rate(config, step, 100, fall_from=20), 3) for step in (0, 20, 60, 100)]
-    [0.8, 0.8, 0.4, 0.0]
-    """
-    if fall_from is None or step <= fall_from:
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - fall_from) / (total - fall_from)))
-
-
-def check_free(out: Path) -> None:
-    """Raises UsageError where a run's folder holds a run already, or is a file."""
-    if (out / "log.jsonl").exists() or out.is_file():
-        found = "is a file" if out.is_file() else "holds a run already"
-        raise UsageError(f"{out} {found}: choose another folder, or remove it.")
+    return Score(float(torch.stack(losses).sum()) / count, int(torch.stack(wrong).sum()), count)
 
 
 def _check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
@@ -218,7 +99,7 @@ def _check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
         raise UsageError(
             f"A batch of {config.batch_size} is larger than the training part of {data.name}: {len(data.train)} images."
         )
-    wanted, found = list(gm.inputs[0][0][1:]), list(data.train.x.shape[1:])
+    wanted, found = list(gm.inputs[0][0][1:]), list(data.train.shape)
     if wanted != found:
         raise UsageError(
             f"The network was traced for images of {wanted}, and {data.name} has {found}: make one fit the other."
@@ -230,48 +111,36 @@ def _check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
         raise UsageError(f"{data.name} needs logits [N, {data.classes}], and the network returns {described}.")
 
 
-class _Log:
-    """The files of a run; none if there is no folder."""
-
-    def __init__(self, out: Path | None, config: RunConfig, budget: Budget | None) -> None:
-        self.out = out
-        if out is None:
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        described = {**asdict(config), "budget": None if budget is None else asdict(budget)}
-        (out / "config.json").write_text(json.dumps(described, indent=2) + "\n")
-
-    def line(self, kind: str, values: dict[str, Any]) -> None:
-        if self.out is not None:
-            with (self.out / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"kind": kind, **values}) + "\n")
-
-    def model(self, module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None) -> None:
-        if self.out is not None:
-            save(self.out / "model.safetensors", module, optimizer=optimizer, rejuvenator=rejuvenator)
-
-
 class _Training:
     """A run under way."""
 
     def __init__(
-        self, gm: TracedModule, data: Dataset, config: RunConfig, budget: Budget | None, watcher: Watcher, log: _Log
+        self,
+        gm: TracedModule,
+        data: Dataset,
+        config: RunConfig,
+        budget: Budget | None,
+        watcher: Watcher,
+        folder: Folder,
     ) -> None:
-        self.config, self.watcher, self.log = config, watcher, log
+        self.config, self.watcher, self.folder = config, watcher, folder
         device = next(gm.parameters()).device
         self.parts = {part: getattr(data, part).to(device) for part in ("train", "validation", "test")}
         self.per_epoch = len(data.train) // config.batch_size
-        self.total = config.epochs * self.per_epoch
         self.generator = torch.Generator().manual_seed(config.seed)
+        self.new_weights = torch.Generator(device).manual_seed(config.seed)
         self.optimizer = _optimizer(gm, config)
         self.plain = gm
         self.rejuvenator = None if budget is None else self._rejuvenator(gm, budget)
+        self.epoch = self.step = self.start = 0
         self.fall_from = None if self.rejuvenator else 0
-        self.step = 0
-        self.events: list[Event] = []
+        self.searched = None if self.rejuvenator else 0  # the epoch in which the search ended
+        self.epochs: list[Epoch] = []
+        self.events: list[EventRecord] = []
+        self.earlier = 0.0  # seconds before the run was resumed
 
     def _rejuvenator(self, gm: TracedModule, budget: Budget) -> Rejuvenator:
-        until = max(1, int(self.total * self.config.search))
+        until = max(1, round(self.config.epochs * self.per_epoch * self.config.search))
         return Rejuvenator(
             gm,
             self.optimizer,
@@ -285,58 +154,75 @@ class _Training:
             until=until,
             scheme=self.config.scheme,
             rescale=self.config.rescale,
-            generator=torch.Generator(next(gm.parameters()).device).manual_seed(self.config.seed),
+            reallocate=self.config.reallocate,
+            reinitialize=self.config.reinitialize,
+            generator=self.new_weights,
         )
 
     @property
     def module(self) -> TracedModule:
         return self.plain if self.rejuvenator is None else self.rejuvenator.module
 
+    @property
+    def last(self) -> int:
+        """The epoch with which the run ends, as far as is known."""
+        return self.start // self.per_epoch + self.config.epochs
+
     def run(self) -> Run:
         start = time.perf_counter()
-        epochs = tuple(self._epochs(start))
+        while self.epoch < self.last:
+            self.epoch += 1
+            self._epoch(start)
+            if self.epoch < self.last:
+                self.folder.checkpoint(self._state(), self.module, self.optimizer, self.rejuvenator)
         self.module.eval()
-        self.log.model(self.module, self.optimizer, self.rejuvenator)
+        self.folder.end(self.module, self.optimizer, self.rejuvenator)
         cost = utilization(self.module)
         return Run(
             module=self.module,
-            epochs=epochs,
+            epochs=tuple(self.epochs),
             events=tuple(self.events),
             validation=score(self.module, self.parts["validation"]),
             test=score(self.module, self.parts["test"]),
             params=cost.params.total,
             flops=cost.flops.total,
-            seconds=time.perf_counter() - start,
+            seconds=self.earlier + time.perf_counter() - start,
             note=self.rejuvenator.note if self.rejuvenator else "",
         )
 
-    def _epochs(self, start: float) -> Iterator[Epoch]:
-        for number in range(1, self.config.epochs + 1):
-            self.module.train()
+    def _epoch(self, start: float) -> None:
+        masked = self.config.dsd > 0 and self.searched is not None and self.epoch in phases(self.searched, self.last)
+        self.module.train()
+        with sparse(self.module, self.config.dsd) if masked else nullcontext():
             loss, wrong, lam = self._pass()
-            seen = self.per_epoch * self.config.batch_size
-            validation, alive = score(self.module, self.parts["validation"]), utilization(self.module)
-            epoch = Epoch(
-                epoch=number,
-                step=self.step,
-                loss=loss / self.per_epoch,
-                train_error=100 * wrong / seen,
-                validation_loss=validation.loss,
-                validation_error=validation.error,
-                r_params=alive.params.ratio,
-                r_flops=alive.flops.ratio,
-                lam=lam,
-                lr=self.optimizer.param_groups[0]["lr"],
-                seconds=time.perf_counter() - start,
-            )
-            self.log.line("epoch", asdict(epoch))
-            self.watcher.trained(epoch)
-            yield epoch
+        if self.searched is None and self.rejuvenator is not None and not self.rejuvenator.searching:
+            self.searched = self.epoch
+        validation, alive = score(self.module, self.parts["validation"]), utilization(self.module)
+        epoch = Epoch(
+            epoch=self.epoch,
+            step=self.step,
+            loss=loss / self.per_epoch,
+            train_error=100 * wrong / (self.per_epoch * self.config.batch_size),
+            validation_loss=validation.loss,
+            validation_error=validation.error,
+            r_params=alive.params.ratio,
+            r_flops=alive.flops.ratio,
+            lam=lam,
+            lr=self.optimizer.param_groups[0]["lr"],
+            seconds=self.earlier + time.perf_counter() - start,
+            epochs=self.last,
+        )
+        self.epochs.append(epoch)
+        self.folder.line("epoch", asdict(epoch))
+        self.watcher.trained(epoch)
 
     def _pass(self) -> tuple[float, int, float]:
         """One epoch of steps: the sum of the losses, the number of wrong answers, and the last lambda."""
         losses, wrong = [], []
-        for batch in batches(self.parts["train"], self.config.batch_size, self.generator, self.config.shift):
+        passed = self.parts["train"].shuffled(
+            self.config.batch_size, self.generator, self.config.shift, self.config.flip
+        )
+        for batch in passed:
             loss, mistakes = self._step(batch)
             losses.append(loss)
             wrong.append(mistakes)
@@ -350,7 +236,7 @@ class _Training:
 
     def _step(self, batch: Images) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.total, self.fall_from)
+            group["lr"] = learning_rate(self.config, self.step, self.per_epoch, self.start, self.fall_from)
         self.step += 1
         logits = self.module(batch.x)
         if not isinstance(logits, Tensor):
@@ -379,21 +265,62 @@ class _Training:
             self.fall_from = self.step
 
     def _rejuvenated(self, event: Event, old: TracedModule) -> None:
-        self.events.append(event)
         self.fall_from = self.step
-        scores = [score(module, self.parts["validation"]) for module in (old, self.module)]
-        self.log.line("event", {
-            "step": event.step,
-            "r": event.r,
-            "lam": event.lam,
-            "alpha": event.result.alpha,
-            "params": event.result.after.params.total,
-            "flops": event.result.after.flops.total,
-            "validation_loss_before": scores[0].loss,
-            "validation_loss_after": scores[1].loss,
-            "notes": event.result.notes,
-        })  # fmt: skip
-        self.watcher.rejuvenated(event, *scores)
+        if self.config.restart:
+            self.start = self.fall_from = math.ceil(self.step / self.per_epoch) * self.per_epoch
+        before, after = (score(module, self.parts["validation"]) for module in (old, self.module))
+        record = EventRecord(
+            step=event.step,
+            epoch=self.epoch,
+            r=event.r,
+            lam=event.lam,
+            alpha=event.result.alpha,
+            params=event.result.after.params.total,
+            flops=event.result.after.flops.total,
+            validation_loss_before=before.loss,
+            validation_loss_after=after.loss,
+            validation_error_before=before.error,
+            validation_error_after=after.error,
+            notes=event.result.notes,
+        )
+        self.events.append(record)
+        self.folder.line("event", asdict(record))
+        self.watcher.rejuvenated(event, before, after)
+
+    # Broken off and resumed
+
+    def _state(self) -> dict[str, Any]:
+        """What is not in the checkpoint of network, optimizer and rejuvenator, as JSON values."""
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        states = {"order": self.generator.get_state(), "new_weights": self.new_weights.get_state()}
+        random = {**states, "torch": torch.get_rng_state()}
+        return {**counters, "random": {name: bytes(state.tolist()).hex() for name, state in random.items()}}
+
+    def resume(self) -> None:
+        """Puts the run where its last checkpoint was."""
+        assert self.folder.out is not None, "a run without a folder cannot be resumed"
+        module, state = self.folder.resume(self.plain, self.optimizer, self.rejuvenator)
+        if self.rejuvenator is None:
+            self.plain = module
+        try:
+            for name in COUNTERS:
+                setattr(self, name, state[name])
+            random = {
+                name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+                for name, text in state["random"].items()
+            }
+            self.generator.set_state(random["order"])
+            self.new_weights.set_state(random["new_weights"])
+            torch.set_rng_state(random["torch"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.folder.out / 'state.json'} is not the state of a run: {error!r}.") from error
+        log = read_log(self.folder.out)
+        self.epochs, self.events = list(log.epochs), list(log.events)
+        self.earlier = self.epochs[-1].seconds if self.epochs else 0.0
+
+
+COUNTERS = ("epoch", "step", "start", "fall_from", "searched")
+"""The attributes of a run under way that a resumed one needs."""
 
 
 def _optimizer(gm: TracedModule, config: RunConfig) -> Optimizer:

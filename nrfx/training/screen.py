@@ -15,7 +15,8 @@ from rich.text import Text
 from nrfx.budget import Budget
 from nrfx.outline import lines
 from nrfx.report import Bar, percent, rejuvenation_report
-from nrfx.training.loop import Epoch, RunConfig, Score
+from nrfx.training.config import RunConfig
+from nrfx.training.record import Epoch, Score
 from nrfx.training.rejuvenator import Event, Measurement
 from nrfx.utilization import Share, Utilization
 
