@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks import bench_cross, budgets, coverage, flops, held, matrix, partial, passes, recalibration, search
+from benchmarks import bench_cross, coverage, digits, flops, held, matrix, partial, passes
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
@@ -16,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "cross": bench_cross.main,
     "coverage": coverage.main,
     "budgets": budgets.main,
+    "digits": digits.main,
 }
 
 

@@ -28,7 +28,7 @@ SEEDS = 10
 CHOOSING = range(1000, 1003)
 """Seeds that delta_lambda was chosen on: none of them is in the study."""
 
-DELTA_LAMBDAS = (5e-4, 1e-3, 2e-3)
+DELTA_LAMBDAS = (5e-4, 1e-3, 2e-3, 4e-3)
 LEAST_ERROR = 3.0
 """Percent: a baseline at or below it leaves no room to be better."""
 

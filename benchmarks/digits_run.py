@@ -14,7 +14,7 @@ from nrfx.training.recipes import RECIPES
 
 WIDTHS = (16, 16, 32, 32)
 GAMMA = 0.5
-SETTINGS = RunConfig(epochs=220, lr=0.05, interval=20, delta_lambda=1e-3)
+SETTINGS = RunConfig(epochs=220, lr=0.05, interval=20, delta_lambda=2e-3)
 """Of every row, but for the options that the row means."""
 
 

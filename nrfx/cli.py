@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_why(commands)
     _add_rejuvenate(commands)
     _add_train(commands)
+    _add_plot(commands)
     _add_demo(commands)
     return parser
 
@@ -168,34 +169,44 @@ def _add_rejuvenate(commands: Any) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    summary = "train a network on small images, and rejuvenate it on the way"
-    example = "nrfx train resnet18 --size 32 --channels 3 --epochs 10 --budget params=1.0x"
+    summary = "train a network, and rejuvenate it on the way; or a row of the paper's tables"
+    example = "nrfx train --recipe digits --row NR-CA-BR   (or: nrfx train resnet18 --size 32 --budget params=1.0x)"
     parser = _command(commands, "train", _train, summary, example)
-    _add_model(parser)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL}; a recipe names its own")
+    parser.add_argument("--recipe", metavar="NAME", help="a TOML file, or a recipe of nrfx's own (--recipe list)")
+    parser.add_argument("--row", metavar="ROW", help="of the paper's Table 1, such as BL or NR-CA-BR")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run that was broken off")
+    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
     parser.add_argument(
-        "--data", choices=("digits",), default="digits", help="8 x 8 handwritten digits (needs no download)"
+        "--data", choices=("digits", "shapes", "cifar10", "cifar100", "folder"), help="(digits, which need no download)"
     )
-    parser.add_argument("--size", type=_positive, default=8, metavar="N", help="side to which images are resized (8)")
-    parser.add_argument(
-        "--channels", type=int, choices=(1, 3), default=1, metavar="N", help="colours of the images (1)"
-    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder of CIFAR's files, or of train/ and val/")
+    parser.add_argument("--download", action="store_const", const=True, help="fetch CIFAR if it is not there")
+    parser.add_argument("--size", type=_positive, metavar="N", help="side to which images are resized (8; shapes 32)")
+    parser.add_argument("--channels", type=int, choices=(1, 3), metavar="N", help="colours of the images (1)")
     parser.add_argument("--budget", metavar="BUDGET", help="as for rejuvenate; without one it is plain training")
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="(30)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images a step (16)")
-    parser.add_argument("--lr", type=float, default=0.02, metavar="LR", help="learning rate (0.02)")
-    parser.add_argument(
-        "--trigger", type=float, default=0.5, metavar="R", help="rejuvenate at a utilization below R (0.5)"
-    )
-    parser.add_argument(
-        "--delta-lambda", type=float, default=5e-4, metavar="D", help="how fast the penalty grows (5e-4)"
-    )
-    parser.add_argument(
-        "--shrink-beta", type=float, default=0.0, metavar="S", help="also pull betas that hold dead channels (0)"
-    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
+    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
+    parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
+    parser.add_argument("--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (5e-4)")
+    parser.add_argument("--shrink-beta", type=float, metavar="S", help="also pull betas that hold dead channels (0)")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
-    parser.add_argument("--scheme", choices=SCHEMES, default="attention", help="how old and new channels meet")
+    parser.add_argument("--scheme", choices=SCHEMES, help="how old and new channels meet (attention; or give a row)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")
+
+
+def _add_plot(commands: Any) -> None:
+    summary = "draw utilization and validation accuracy of runs over their epochs"
+    parser = _command(commands, "plot", _plot, summary, "nrfx plot runs/demo/plain runs/demo/nr -o figure.png")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", default=Path("runs.png"), help="(runs.png, runs.svg)"
+    )
+    parser.add_argument("--cost", choices=("params", "flops"), default="params", help="whose utilization (params)")
 
 
 def _add_demo(commands: Any) -> None:
@@ -377,55 +388,36 @@ def _endings(arguments: argparse.Namespace, difference: float | None) -> list[st
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    import torch
     from rich.console import Console
 
-    from nrfx.training.config import RunConfig
-    from nrfx.training.data import digits
-    from nrfx.training.loop import train
-    from nrfx.training.screen import Screen
+    from nrfx import job
 
-    config = RunConfig(
-        epochs=arguments.epochs,
-        batch_size=arguments.batch,
-        lr=arguments.lr,
-        seed=arguments.seed,
-        trigger=arguments.trigger,
-        delta_lambda=arguments.delta_lambda,
-        shrink_beta=arguments.shrink_beta,
-        interval=arguments.interval,
-        scheme=arguments.scheme,
-    )
-    request = None if arguments.budget is None else parse_budget(arguments.budget)
-    torch.manual_seed(arguments.seed)
-    data = digits(arguments.seed, size=arguments.size, channels=arguments.channels)
-    arguments.input = [(2, *data.train.shape)]
-    if arguments.num_classes is None and _is_named(arguments.model):
-        arguments.num_classes = data.classes
-    traced = _traced(arguments)
-    budget = None if request is None else request.of(traced)
-    out = arguments.out or _free("train")
+    if arguments.recipe == "list":
+        return _list_recipes(arguments)
+    asked = job.resumed(arguments.resume, vars(arguments)) if arguments.resume else job.asked(vars(arguments))
+    out = arguments.resume or arguments.out or _free("train")
     console = Console(stderr=arguments.json)
-    with Screen(console, arguments.model, config, budget) as screen:
-        run = train(traced, data, config, budget, out, screen)
-    plain = {
-        "model": arguments.model,
-        "budget": None if budget is None else asdict(budget),
-        "params": run.params,
-        "flops": run.flops,
-        "epochs": len(run.epochs),
-        "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in run.events],
-        "validation_error": run.validation.error,
-        "test_error": run.test.error,
-        "note": run.note,
-        "seconds": run.seconds,
-        "out": str(out),
-    }
-    report = (
-        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
-        f"{run.flops:,} flops, {len(run.events)} rejuvenations. Saved in {out}."
-    )
+    finished = job.carry_out(asked, parse_budget, out, arguments.device, console, resume=bool(arguments.resume))
+    _print(arguments, finished.plain, finished.sentence)
+    return DONE
+
+
+def _list_recipes(arguments: argparse.Namespace) -> int:
+    from nrfx.training.recipe_file import names, read
+
+    lines = {name: read(name) for name in names()}
+    plain = {name: {"row": file.row.name, "model": file.model, "data": file.data.name} for name, file in lines.items()}
+    wide = max(map(len, lines))
+    report = "\n".join(f"{name:{wide}}  {' '.join(about.values())}" for name, about in plain.items())
     _print(arguments, plain, report)
+    return DONE
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from nrfx.training.plot import plot
+
+    files = [str(path) for path in plot(arguments.runs, arguments.output, arguments.cost)]
+    _print(arguments, {"files": files}, f"Written: {', '.join(files)}")
     return DONE
 
 

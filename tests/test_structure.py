@@ -24,7 +24,7 @@ ORDER = (
         "why_report",
         "checkpoint",
     ),
-    *("training", "models", "cli"),
+    *("training", "models", "job", "cli"),
 )
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 

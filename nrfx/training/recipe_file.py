@@ -8,9 +8,10 @@
     [data]                      # the fields of nrfx.training.datasets.DataConfig
     name = "folder"
 
-    [train]                     # the fields of nrfx.training.config.RunConfig that the row does not decide,
-    epochs = 90                 # and `window`: the first epochs, in which an event may happen (instead of `search`)
-    window = 30
+    [train]                     # the fields of nrfx.training.config.RunConfig that the row does not decide
+    epochs = 90
+    window = 30                 # the first epochs, in which an event may happen; instead of `search`
+    max_events = 1              # or "unlimited"
 
 Whatever else stands in a file, or is of another type, is refused by name. The recipes of the paper's tables come with
 the package: `names` lists them.
@@ -107,7 +108,8 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     data, training = dict(content.get("data", {})), dict(content.get("train", {}))
     settings = {key: hint for key, hint in get_type_hints(RunConfig).items() if key not in (*OF_THE_ROW, "seed")}
     _check(data, get_type_hints(DataConfig), f"{place}, [data]")
-    _check(training, {**settings, "window": int}, f"{place}, [train]", decided=OF_THE_ROW)
+    own = {"window": int, "max_events": int | Literal["unlimited"]}
+    _check(training, {**settings, **own}, f"{place}, [train]", decided=OF_THE_ROW)
     try:
         found = RecipeFile(
             row=recipe(content["row"]),
@@ -115,18 +117,21 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
             budget=content.get("budget", "params=1.0x"),
             num_classes=content.get("num_classes"),
             data=DataConfig(**data),
-            config=RunConfig(**{**_searched(training, place), "seed": content.get("seed", 0)}),
+            config=RunConfig(**{**_settings(training, place), "seed": content.get("seed", 0)}),
         )
     except NrfxError as error:
         raise UsageError(f"{place}: {error}") from error
     return found.with_row(found.row)
 
 
+UNLIMITED = "unlimited"
+"""What stands for no limit: TOML has no None."""
+
 _EXAMPLES = {"row": 'row = "NR-CA-BR"', "model": 'model = "resnet50"'}
 
 
-def _searched(training: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The settings with a window of epochs as the fraction that it is, and lists as tuples."""
+def _settings(training: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The settings as RunConfig takes them: a window of epochs as a fraction, lists as tuples, unlimited as None."""
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in training.items()}
     if (window := found.pop("window", None)) is not None:
         epochs = found.get("epochs", RunConfig.epochs)

@@ -1,0 +1,210 @@
+"""A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from nrfx.budget import Budget
+from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
+from nrfx.models import resolve
+from nrfx.trace import TracedModule, as_traced
+from nrfx.training.config import RunConfig
+from nrfx.training.data import Dataset
+from nrfx.training.datasets import DataConfig, dataset
+from nrfx.training.loop import Run, train
+from nrfx.training.outlook import outlook
+from nrfx.training.recipe_file import RecipeFile, read
+from nrfx.training.recipes import recipe
+from nrfx.training.screen import Screen
+
+SETTINGS = {
+    "batch": "batch_size",
+    **{name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme", "seed")},
+}
+"""Options of the command line -> fields of RunConfig."""
+
+DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels")}}
+"""Options of the command line -> fields of DataConfig."""
+
+SHORT_SCHEDULE = RunConfig(delta_lambda=5e-4)
+"""Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
+
+GOES_ON = {"resume", "data_root", "device", "json", "run"}
+"""Options that may stand beside --resume."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be carried out: a recipe, and a file of weights to start from if there is one."""
+
+    recipe: RecipeFile
+    weights: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """What config.json needs beside the settings of the run, so that `resumed` finds the same job."""
+        file = self.recipe
+        return {
+            "row": file.row.name,
+            "model": file.model,
+            "num_classes": file.num_classes,
+            "budget_asked": file.budget,
+            "weights": self.weights,
+            "data": asdict(file.data),
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a job: the numbers as JSON values, and a sentence."""
+
+    plain: Mapping[str, Any]
+    sentence: str
+
+
+def asked(options: Mapping[str, Any]) -> Job:
+    """The job that options of `nrfx train` describe; those that are None were not given.
+
+    Raises:
+        UsageError: there is neither a model nor a recipe, or options contradict each other.
+    """
+    file = _base(options)
+    if options["row"]:
+        file = file.with_row(recipe(options["row"]))
+    if options["scheme"] and (options["row"] or options["recipe"]):
+        raise UsageError(f"--scheme {options['scheme']} and a row contradict each other: the row decides the scheme.")
+    settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
+    places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
+    own = {name: options[name] for name in ("model", "num_classes", "budget") if options[name] is not None}
+    changed = replace(file, config=replace(file.config, **settings), data=replace(file.data, **places), **own)
+    return Job(changed, options["weights"])
+
+
+def _base(options: Mapping[str, Any]) -> RecipeFile:
+    if options["recipe"]:
+        return read(options["recipe"])
+    if not options["model"]:
+        raise UsageError("There is nothing to train: name a MODEL such as resnet18, or a --recipe (--recipe list).")
+    row = "NR-CA-BR" if options["budget"] else "BL"
+    return RecipeFile(recipe(row), options["model"], config=SHORT_SCHEDULE).with_row(recipe(row))
+
+
+def resumed(out: Path, options: Mapping[str, Any]) -> Job:
+    """The job of a run that was broken off, from the config.json in its folder.
+
+    Raises:
+        UsageError: the folder holds no run, or an option is given that would change it.
+        CheckpointError: config.json is not that of `nrfx train`.
+    """
+    given = sorted(name for name, value in options.items() if value is not None and name not in GOES_ON)
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} cannot be changed in a run that goes on: give --resume {out} alone."
+        )
+    path = out / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
+    try:
+        told = json.loads(path.read_text())
+        settings = {name: told[name] for name in RunConfig.__dataclass_fields__}
+        file = RecipeFile(
+            row=recipe(told["row"]),
+            model=told["model"],
+            budget=told["budget_asked"],
+            num_classes=told["num_classes"],
+            data=DataConfig(**{**told["data"], **({"root": root} if (root := options["data_root"]) else {})}),
+            config=RunConfig(**{**settings, "milestones": tuple(settings["milestones"])}),
+        )
+        return Job(file, told["weights"])
+    except (KeyError, TypeError, ValueError, NrfxError) as error:
+        raise CheckpointError(f"{path} is not that of a run of `nrfx train`: {error!r}.") from error
+
+
+def carry_out(
+    job: Job,
+    request: Callable[[str], Any],
+    out: Path,
+    device: str,
+    console: Console,
+    resume: bool = False,
+) -> Finished:
+    """Trains, shows it on the console, and leaves the run in the folder `out`.
+
+    Args:
+        job: what to train.
+        request: reads a budget as the command line writes it; its `of` makes the Budget for a network.
+        out: the run's folder.
+        device: of torch.
+        console: where the run shows itself.
+        resume: go on with the run in `out`.
+
+    Raises:
+        NrfxError: something is not there, or does not fit.
+    """
+    file = job.recipe
+    wanted = request(file.budget) if file.row.rejuvenates else None
+    torch.manual_seed(file.config.seed)
+    data = dataset(file.data, file.config.seed)
+    traced = _on(_network(job, data), device)
+    budget = None if wanted is None else wanted.of(traced)
+    if budget is not None:
+        per_epoch = max(1, len(data.train) // file.config.batch_size)
+        console.print(outlook(file.config, per_epoch, max(traced.gamma0.values(), default=1.0)), highlight=False)
+    with Screen(console, file.model, file.config, budget) as screen:
+        run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
+    return _finished(job, run, budget, out)
+
+
+def _network(job: Job, data: Dataset) -> TracedModule:
+    file = job.recipe
+    classes = file.num_classes or (data.classes if _takes_classes(file.model) else None)
+    shape = (2, *data.train.shape)
+    found = resolve(file.model, classes, job.weights, [shape])
+    try:
+        traced = as_traced(found.module, found.example_inputs)
+    except TraceError as error:
+        raise TraceError(f"{error} (The input was {'x'.join(map(str, shape))}, the images of {data.name}.)") from error
+    return _attending(traced) if file.row.attends else traced
+
+
+def _takes_classes(model: str) -> bool:
+    """Whether a model is known to take a number of classes: a factory of the user's own need not."""
+    kind, colon, _ = model.partition(":")
+    return not colon or kind in ("timm", "nrfx")
+
+
+def _attending(traced: TracedModule) -> TracedModule:
+    raise NotImplementedError
+
+
+def _on(traced: TracedModule, device: str) -> TracedModule:
+    try:
+        return traced.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"There is no device {device!r} here ({str(error).splitlines()[0]}).") from error
+
+
+def _finished(job: Job, run: Run, budget: Budget | None, out: Path) -> Finished:
+    plain = {
+        "model": job.recipe.model,
+        "row": job.recipe.row.name,
+        "budget": None if budget is None else asdict(budget),
+        "params": run.params,
+        "flops": run.flops,
+        "epochs": len(run.epochs),
+        "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in run.events],
+        "validation_error": run.validation.error,
+        "test_error": run.test.error,
+        "note": run.note,
+        "seconds": run.seconds,
+        "out": str(out),
+    }
+    sentence = (
+        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
+        f"{run.flops:,} flops, {len(run.events)} rejuvenations. Saved in {out}."
+    )
+    return Finished(plain, sentence)
