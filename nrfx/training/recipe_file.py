@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from nrfx.errors import NrfxError, UsageError
 from nrfx.training.config import RunConfig
@@ -133,6 +133,8 @@ _EXAMPLES = {"row": 'row = "NR-CA-BR"', "model": 'model = "resnet50"'}
 def _settings(training: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The settings as RunConfig takes them: a window of epochs as a fraction, lists as tuples, unlimited as None."""
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in training.items()}
+    if found.get("max_events") == UNLIMITED:
+        found["max_events"] = None
     if (window := found.pop("window", None)) is not None:
         epochs = found.get("epochs", RunConfig.epochs)
         if "search" in found or not 0 < window <= epochs:
@@ -160,7 +162,7 @@ def _check(content: Mapping[str, Any], hints: Mapping[str, Any], place: str, dec
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is tuple:
         return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
@@ -173,7 +175,7 @@ def _described(hint: Any) -> str:
     """A type in words."""
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):
         return " or ".join(_described(each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is tuple:
         return f"a list, each of it {_described(get_args(hint)[0])}"
