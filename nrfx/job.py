@@ -16,10 +16,11 @@ from nrfx.trace import TracedModule, as_traced
 from nrfx.training.config import RunConfig
 from nrfx.training.data import Dataset
 from nrfx.training.datasets import DataConfig, dataset
-from nrfx.training.loop import Run, train
+from nrfx.training.loop import Run, check_fit, train
 from nrfx.training.outlook import outlook
 from nrfx.training.recipe_file import RecipeFile, read
 from nrfx.training.recipes import recipe
+from nrfx.training.record import check_free, check_resumable
 from nrfx.training.screen import Screen
 
 SETTINGS = {
@@ -108,6 +109,7 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
     path = out / "config.json"
     if not path.is_file():
         raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
+    check_resumable(out)
     try:
         told = json.loads(path.read_text())
         settings = {name: told[name] for name in RunConfig.__dataclass_fields__}
@@ -151,8 +153,11 @@ def carry_out(
     data = dataset(file.data, file.config.seed)
     traced = _on(_network(job, data), device)
     budget = None if wanted is None else wanted.of(traced)
+    check_fit(traced, data, file.config)
+    if not resume:
+        check_free(out)
     if budget is not None:
-        per_epoch = max(1, len(data.train) // file.config.batch_size)
+        per_epoch = len(data.train) // file.config.batch_size
         console.print(outlook(file.config, per_epoch, max(traced.gamma0.values(), default=1.0)), highlight=False)
     with Screen(console, file.model, file.config, budget) as screen:
         run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())

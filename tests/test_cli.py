@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import nrfx
 from nrfx.cli import main, parse_budget
 from nrfx.errors import BudgetError
+from nrfx.training.record import Folder
 
 IMAGE = ["--input", "1,3,16,16"]
 
@@ -203,13 +204,95 @@ def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest
     assert u["params"]["total"] == plain["params"]
 
 
+TRAININGS = {
+    "neither model nor recipe": ([], "name a MODEL such as resnet18, or a --recipe"),
+    "unknown recipe": (["--recipe", "digit"], "close to it: digits"),
+    "unknown row": (["--recipe", "digits", "--row", "NR-BL"], "no row 'NR-BL'"),
+    "scheme and row": (["--recipe", "digits", "--scheme", "dense"], "the row decides the scheme"),
+    "missing root": (["zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
+    "absent root": (["zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
+    "unknown device": (["nrfx.training.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
+    "nothing to resume": (["--resume", "absent"], "absent holds no run"),
+    "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
+    "images that do not fit": (["zoo:vgg_bn"], "input was 2x1x8x8, the images of digits"),
+}
+
+
+@pytest.mark.parametrize("case", TRAININGS)
+def test_train_exits_2_with_one_line_and_writes_nothing(
+    case: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(files.iterdir())
+    arguments, words = TRAININGS[case]
+    assert words in refused(["train", *arguments], capsys)
+    assert sorted(files.iterdir()) == before
+
+
+def test_a_recipe_is_trained_with_the_row_and_the_options_given_over_it(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "own.toml").write_text(
+        'row = "NR-CR"\nmodel = "nrfx.training.demo:digits_net"\n[train]\nepochs = 9\ninterval = 2\nlr = 0.05\n'
+    )
+    over = ["--row", "NR-IP", "--epochs", "1", "--batch", "200", "--seed", "3"]
+    assert main(["train", "--recipe", "own.toml", *over, "--out", "run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["row"] == "NR-IP"
+    assert "A gamma of 0.5 that the loss does not hold is dead after about" in " ".join(captured.err.split())
+    told = json.loads((files / "run" / "config.json").read_text())
+    assert (told["reallocate"], told["epochs"], told["batch_size"], told["seed"]) == (False, 1, 200, 3)
+    assert (told["lr"], told["interval"], told["row"]) == (0.05, 2, "NR-IP")
+
+
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = json.loads(printed(["train", "--recipe", "list", "--json"], capsys))
+    assert plain["table3-mobilenet-025"]["row"] == "NR-CA-BR"
+    assert "table5-vgg19-c100" in printed(["train", "--recipe", "list"], capsys)
+
+
+def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["train", "nrfx.training.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", "NR", "--json"]
+    assert main([*arguments, "--out", "whole"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    put, kept = Folder.checkpoint, []
+
+    def breaks_off(self: Folder, *of: object) -> None:
+        put(self, *of)
+        kept.append(of)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "checkpoint", breaks_off)
+        assert main([*arguments, "--out", "broken"]) == 130
+    capsys.readouterr()
+    assert len(kept) == 1
+    assert main(["train", "--resume", "broken", "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    for result in (whole, resumed):
+        del result["seconds"], result["out"]
+    assert resumed == whole
+    assert "the run in it is over" in refused(["train", "--resume", "broken"], capsys)
+
+
+def test_runs_are_plotted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["train", "nrfx.training.demo:digits_net", "--epochs", "1", "--batch", "200", "--out", "run", "--json"]
+    assert main(run) == 0
+    capsys.readouterr()
+    plain = json.loads(printed(["plot", "run", "-o", "figure.png", "--json"], capsys))
+    assert plain["files"] == ["figure.png", "figure.svg"]
+    assert all((files / name).stat().st_size > 1_000 for name in plain["files"])
+    assert "holds no run" in refused(["plot", "absent"], capsys)
+
+
 def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--epochs", "1", "--out", "here", "--json"]) == 0
     assert {"plain", "rejuvenated"} <= json.loads(capsys.readouterr().out).keys()
     assert (files / "here" / "plain" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "train", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "train", "plot", "demo"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

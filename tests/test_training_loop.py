@@ -1,6 +1,7 @@
 """The loop: what it refuses, what a run's folder holds, and that plain training and NR are one loop."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -158,6 +159,24 @@ def test_the_validation_loss_is_the_same_on_both_sides_of_an_event() -> None:
     train(gm, dataset(), QUICK, budget, watcher=recorder)
     _, before, after = recorder.told[0]
     assert after.loss == pytest.approx(before.loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(("scheme", "more"), [("removed", math.log(5)), ("dense", 0.0)])
+def test_each_head_has_a_loss_of_its_own(scheme: str, more: float) -> None:
+    gm, budget = half_dead()
+    config = RunConfig(epochs=2, batch_size=40, shift=0, lr=1e-9, interval=1, search=1.0, scheme=scheme, rescale=False)
+    run = train(gm, dataset(), config, budget)
+    assert len(run.events) == 1
+    # At this learning rate nothing moves, and the logits of the new head are 0.
+    assert run.epochs[1].loss == pytest.approx(run.epochs[0].loss + more, rel=1e-3)
+
+
+def test_events_without_a_limit_each_set_the_counter_of_epochs_back() -> None:
+    gm, budget = half_dead()
+    config = replace(QUICK, epochs=3, interval=5, max_events=None, restart=True, trigger=1.0, search=1.0)
+    run = train(gm, dataset(), config, budget)
+    assert run.events[0].epoch == 1 and run.epochs[0].epochs == 4
+    assert len(run.epochs) == run.events[-1].epoch + 3
 
 
 def test_a_run_whose_trigger_is_never_reached_says_so_and_ends_as_plain_training() -> None:

@@ -19,6 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from nrfx.budget import Budget
 from nrfx.errors import CheckpointError, TrainingError, UsageError
+from nrfx.rewrite.heads import heads
 from nrfx.trace import TracedModule
 from nrfx.training.config import RunConfig, learning_rate
 from nrfx.training.data import Dataset, Images, Part
@@ -69,7 +70,7 @@ def train(
             other.
         TrainingError: the loss is not finite any more, or the network returns more than logits in train mode.
     """
-    _check_fit(gm, data, config)
+    check_fit(gm, data, config)
     folder = Folder(out)
     training = _Training(gm, data, config, budget, watcher or Silent(), folder)
     if resume:
@@ -94,7 +95,8 @@ def score(module: nn.Module, images: Part, size: int = 512) -> Score:
     return Score(float(torch.stack(losses).sum()) / count, int(torch.stack(wrong).sum()), count)
 
 
-def _check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
+def check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
+    """Raises the UsageError that `train` would raise where network, dataset and config do not fit each other."""
     if len(data.train) < config.batch_size:
         raise UsageError(
             f"A batch of {config.batch_size} is larger than the training part of {data.name}: {len(data.train)} images."
@@ -238,13 +240,13 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.per_epoch, self.start, self.fall_from)
         self.step += 1
-        logits = self.module(batch.x)
-        if not isinstance(logits, Tensor):
+        outputs = heads(self.module)(batch.x)
+        if not all(isinstance(output, Tensor) for output in outputs):
             raise TrainingError(
                 "In train mode the network returns more than logits (auxiliary heads): build it without them, or write "
                 "the loop around nrfx.Rejuvenator yourself."
             )
-        loss = F.cross_entropy(logits, batch.y)
+        loss = torch.stack([F.cross_entropy(output, batch.y) for output in outputs]).sum()
         self.optimizer.zero_grad()
         loss.backward()
         if self.rejuvenator is not None:
@@ -252,7 +254,7 @@ class _Training:
         self.optimizer.step()
         if self.rejuvenator is not None:
             self._monitor(self.rejuvenator)
-        return loss.detach(), (logits.argmax(1) != batch.y).sum()
+        return loss.detach(), (torch.stack(outputs).sum(0).argmax(1) != batch.y).sum()
 
     def _monitor(self, rejuvenator: Rejuvenator) -> None:
         before = rejuvenator.module

@@ -115,6 +115,14 @@ def check_free(out: Path) -> None:
         raise UsageError(f"{out} {found}: choose another folder, remove it, or go on with it (--resume {out}).")
 
 
+def check_resumable(out: Path) -> None:
+    """Raises UsageError where a folder holds no run that was broken off after an epoch."""
+    if not (out / "state.json").is_file():
+        over = (out / "model.safetensors").exists()
+        why = "the run in it is over" if over else "it holds no run that has finished an epoch"
+        raise UsageError(f"{out} cannot be resumed: {why}.")
+
+
 class Folder:
     """The files of a run, made as it goes; none if `out` is None."""
 
@@ -171,10 +179,7 @@ class Folder:
             CheckpointError: a file cannot be read, or does not fit.
         """
         assert self.out is not None
-        if not (self.out / "state.json").is_file():
-            over = (self.out / "model.safetensors").exists()
-            why = "the run in it is over" if over else "it holds no run that has finished an epoch"
-            raise UsageError(f"{self.out} cannot be resumed: {why}.")
+        check_resumable(self.out)
         state = _got(self.out / "state.json")
         try:
             name, count = str(state.pop("checkpoint")), int(state.pop("lines"))
