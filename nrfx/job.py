@@ -12,6 +12,7 @@ from rich.console import Console
 from nrfx.budget import Budget
 from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.models import resolve
+from nrfx.rewrite.split import cross_attend
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.config import RunConfig
 from nrfx.training.data import Dataset
@@ -173,17 +174,13 @@ def _network(job: Job, data: Dataset) -> TracedModule:
         traced = as_traced(found.module, found.example_inputs)
     except TraceError as error:
         raise TraceError(f"{error} (The input was {'x'.join(map(str, shape))}, the images of {data.name}.)") from error
-    return _attending(traced) if file.row.attends else traced
+    return cross_attend(traced, parts=2) if file.row.attends else traced
 
 
 def _takes_classes(model: str) -> bool:
     """Whether a model is known to take a number of classes: a factory of the user's own need not."""
     kind, colon, _ = model.partition(":")
     return not colon or kind in ("timm", "nrfx")
-
-
-def _attending(traced: TracedModule) -> TracedModule:
-    raise NotImplementedError
 
 
 def _on(traced: TracedModule, device: str) -> TracedModule:

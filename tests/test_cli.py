@@ -250,10 +250,11 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "table5-vgg19-c100" in printed(["train", "--recipe", "list"], capsys)
 
 
+@pytest.mark.parametrize("row", ["NR", "BL-CA"])
 def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
-    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    row: str, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["train", "nrfx.training.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", "NR", "--json"]
+    arguments = ["train", "nrfx.training.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", row, "--json"]
     assert main([*arguments, "--out", "whole"]) == 0
     whole = json.loads(capsys.readouterr().out)
     put, kept = Folder.checkpoint, []
