@@ -1,9 +1,14 @@
 """The code of the documents runs as it stands there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from nrfx.training.datasets import DATASETS
+from nrfx.training.recipe_file import names, parse
+from nrfx.training.recipes import RECIPES
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -47,3 +52,10 @@ def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "stay apart: its cross weights do not exist" in printed
     assert "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)" in printed
+def test_the_page_on_training_has_every_row_and_dataset_and_a_recipe_that_can_be_read() -> None:
+    text = (DOCS / "training.md").read_text()
+    assert all(f"| {row} |" in text for row in RECIPES)
+    assert all(name in text for name in DATASETS)
+    (recipe,) = re.findall(r"```toml\n(.*?)```", text, flags=re.S)
+    assert parse(tomllib.loads(recipe)).config.restart
+    assert set(re.findall(r"--recipe (\S+) --", text)) <= set(names())
