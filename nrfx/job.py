@@ -18,7 +18,6 @@ from nrfx.training.config import RunConfig
 from nrfx.training.data import Dataset
 from nrfx.training.datasets import DataConfig, dataset
 from nrfx.training.loop import Run, check_fit, train
-from nrfx.training.outlook import outlook
 from nrfx.training.recipe_file import RecipeFile, read
 from nrfx.training.recipes import recipe
 from nrfx.training.record import check_free, check_resumable
@@ -157,9 +156,6 @@ def carry_out(
     check_fit(traced, data, file.config)
     if not resume:
         check_free(out)
-    if budget is not None:
-        per_epoch = len(data.train) // file.config.batch_size
-        console.print(outlook(file.config, per_epoch, max(traced.gamma0.values(), default=1.0)), highlight=False)
     with Screen(console, file.model, file.config, budget) as screen:
         run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
     return _finished(job, run, budget, out)

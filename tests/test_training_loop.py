@@ -46,6 +46,10 @@ class Recorder:
     """A watcher that remembers what it was told."""
 
     told: list[object] = field(default_factory=list)
+    forecast: str = ""
+
+    def begins(self, forecast: str) -> None:
+        self.forecast = forecast
 
     def measured(self, measurement: Measurement) -> None:
         self.told.append(measurement)
@@ -145,6 +149,15 @@ def test_a_run_with_a_budget_rejuvenates_within_it_and_trains_on() -> None:
     assert run.params <= budget.params
     assert [type(one) for one in recorder.told] == [tuple, Epoch, Epoch]
     assert run.note == ""
+
+
+def test_a_run_says_at_its_start_how_long_dying_takes() -> None:
+    recorder = Recorder()
+    train(network(), dataset(), QUICK, nrfx.Budget.relative(network(), params=1.0), watcher=recorder)
+    assert "dies after" in recorder.forecast and "The search ends at step 10" in recorder.forecast
+    plain = Recorder()
+    train(network(), dataset(), QUICK, watcher=plain)
+    assert plain.forecast == ""
 
 
 def test_shrink_beta_of_a_run_reaches_the_rejuvenator(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def train(
         training.resume()
     else:
         folder.begin(config, budget, about or {})
+        training.begin()
     return training.run()
 
 
@@ -169,6 +170,10 @@ class _Training:
     def last(self) -> int:
         """The epoch with which the run ends, as far as is known."""
         return self.start // self.per_epoch + self.config.epochs
+
+    def begin(self) -> None:
+        if self.rejuvenator is not None:
+            self.watcher.begins(self.rejuvenator.forecast)
 
     def run(self) -> Run:
         start = time.perf_counter()

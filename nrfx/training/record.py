@@ -85,6 +85,9 @@ class Score:
 class Watcher(Protocol):
     """Who is told what happens during a run, as it happens."""
 
+    def begins(self, forecast: str) -> None:
+        """A search is about to begin; the forecast says in sentences how long dying takes, or is empty."""
+
     def measured(self, measurement: Measurement) -> None:
         """The utilization was measured."""
 
@@ -97,6 +100,9 @@ class Watcher(Protocol):
 
 class Silent:
     """A watcher that says nothing."""
+
+    def begins(self, forecast: str) -> None:
+        """Nothing."""
 
     def measured(self, measurement: Measurement) -> None:
         """Nothing."""

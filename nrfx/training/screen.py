@@ -65,6 +65,11 @@ class Screen:
         if self.console.is_terminal and self.last:
             self.console.print(self.last, highlight=False)
 
+    def begins(self, forecast: str) -> None:
+        """Prints how long dying takes."""
+        if forecast:
+            self.console.print(forecast, highlight=False)
+
     def measured(self, measurement: Measurement) -> None:
         """Draws the layers anew."""
         self.r, self.lam = percent(measurement.r), measurement.lam
