@@ -91,6 +91,14 @@ def test_a_folder_is_read_batch_by_batch_in_its_classes(folder: Path) -> None:
         assert torch.equal(batch.y == 0, red)
 
 
+def test_more_workers_than_processors_read_a_folder_without_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    data = dataset(DataConfig("folder", root=str(folder), size=8, workers=64))
+    assert sum(len(batch) for batch in data.test.in_order(1)) == 2
+
+
 def test_the_generator_decides_the_order_of_a_folder(folder: Path) -> None:
     train = dataset(DataConfig("folder", root=str(folder), size=8, workers=0)).train
 

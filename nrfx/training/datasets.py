@@ -6,6 +6,7 @@ cifar10, cifar100   from the folder `root`, in the form in which torchvision kee
 folder              root/train/CLASS/*.jpg and root/val/CLASS/*.jpg, read as they are needed
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -186,7 +187,8 @@ class Files:
         pinned = torch.device(self.device).type == "cuda"
         x: Tensor
         y: Tensor
-        for x, y in DataLoader(part, size, num_workers=self.workers, pin_memory=pinned, **options):
+        workers = min(self.workers, os.cpu_count() or 1)  # DataLoader warns of more
+        for x, y in DataLoader(part, size, num_workers=workers, pin_memory=pinned, **options):
             yield Images(x, y).to(self.device)
 
 
