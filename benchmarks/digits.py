@@ -3,7 +3,8 @@
 A seed decides the split of the images, the initial weights, the order of the images and the new weights, and is the
 same for every row. `python -m benchmarks digits` trains all rows and writes benchmarks/results/digits.csv and
 docs/results.md; each run is kept in build/digits.jsonl as it ends, and `--resume` goes on from there. `--choose` trains
-NR-CA-BR with several delta_lambda on other seeds and shows the validation part alone: so delta_lambda was chosen.
+NR-CA-BR with several delta_lambda on other seeds, shows the validation part alone, and writes
+benchmarks/results/digits_choice.csv: so delta_lambda was chosen.
 Exit status 1: a run has more params than the baseline, or the baseline's error is 3 % or less.
 """
 
@@ -16,7 +17,7 @@ from statistics import mean
 import torch
 from rich.console import Console
 
-from benchmarks.digits_page import HEADINGS, error_rows, write_page
+from benchmarks.digits_page import CHOICE_HEADINGS, CHOICES, HEADINGS, Choice, error_rows, write_page
 from benchmarks.digits_run import SETTINGS, Trained, trained
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.training.recipes import RECIPES
@@ -33,9 +34,9 @@ LEAST_ERROR = 3.0
 """Percent: a baseline at or below it leaves no room to be better."""
 
 
-def choose(console: Console, row: str = "NR-CA-BR") -> None:
+def choose(console: Console, row: str = "NR-CA-BR") -> list[Choice]:
     """Prints what each delta_lambda does on the seeds for choosing; the test part stays out of it."""
-    lines = []
+    choices = []
     with progress_bar(console) as progress:
         task = progress.add_task("choosing", total=len(DELTA_LAMBDAS) * len(CHOOSING))
         for delta in DELTA_LAMBDAS:
@@ -43,16 +44,10 @@ def choose(console: Console, row: str = "NR-CA-BR") -> None:
             for seed in CHOOSING:
                 runs.append(trained(row, seed, replace(SETTINGS, delta_lambda=delta)))
                 progress.advance(task)
-            lines.append((
-                f"{delta:g}",
-                f"{sum(run.events for run in runs)} of {len(runs)}",
-                ", ".join(str(run.event_epoch) for run in runs),
-                f"{mean(run.loss_before for run in runs):.3f}",
-                f"{mean(run.loss_next for run in runs):.3f}",
-                f"{mean(run.validation_error for run in runs):.2f} %",
-            ))  # fmt: skip
-    headings = ("delta_lambda", "events", "in epoch", "loss before", "loss an epoch later", "validation error")
-    console.print(terminal(f"{row} on seeds {CHOOSING.start} to {CHOOSING.stop - 1}", headings, lines))
+            choices.append(Choice.of(delta, runs))
+    seeds = f"{row} on seeds {CHOOSING.start} to {CHOOSING.stop - 1}"
+    console.print(terminal(seeds, CHOICE_HEADINGS, (choice.cells() for choice in choices)))
+    return choices
 
 
 def kept() -> dict[tuple[str, int], Trained]:
@@ -95,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console = Console()
     if options.choose:
-        choose(console)
+        write_csv(choose(console), CHOICES)
+        console.print(f"Written: {CHOICES.relative_to(ROOT)}")
         return 0
     if not options.resume:
         KEPT.unlink(missing_ok=True)
