@@ -3,8 +3,19 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import bench_cross, budgets, coverage, flops, held, matrix, partial, passes, recalibration, search
-from benchmarks import bench_cross, coverage, digits, flops, held, matrix, partial, passes
+from benchmarks import (
+    bench_cross,
+    budgets,
+    coverage,
+    digits,
+    flops,
+    held,
+    matrix,
+    partial,
+    passes,
+    recalibration,
+    search,
+)
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,

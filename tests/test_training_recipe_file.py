@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from torchvision.models import list_models
 
 from nrfx.errors import UsageError
+from nrfx.models import NETWORKS
 from nrfx.training.recipe_file import names, parse, read
 from nrfx.training.recipes import RECIPES, recipe
 
@@ -87,3 +89,9 @@ def test_every_recipe_that_is_shipped_can_be_read(name: str) -> None:
         assert file.config.trigger == 0.25
     if name.startswith("table"):
         assert file.config.restart and file.config.delta_lambda == 5e-5 and file.config.lr == 0.1
+
+
+def test_every_recipe_names_a_network_that_there_is() -> None:
+    for name in names():
+        kind, colon, own = read(name).model.partition(":")
+        assert own in NETWORKS if kind == "nrfx" else colon or kind in list_models(), name
