@@ -181,8 +181,8 @@ python -m benchmarks digits
 What this is not: the paper's Table 1, which is a VGG-19 on ImageNet. A network of {rows["BL"][0].params:,} params on 145 images has
 nothing to say about that; the study shows that each row runs, keeps its budget, and where it stands against the others on a task
 that is not saturated. Nor do the NR rows get the paper's longer training here: there an event sets the epoch counter back to 0, so
-that all epochs come after it; here the search takes its part of the same number of epochs. Nine comparisons are made, so that one
-interval in two or three studies lies beside 0 by chance.
+that all epochs come after it; here the search takes its part of the same number of epochs. Nine comparisons are made, so that in
+one study of two or three an interval lies beside 0 by chance.
 
 **Set-up.** A VGG of four 3 x 3 convolutions (16, 16, 32, 32 channels, gammas from 0.5) on 8 x 8 images moved by up to one pixel;
 145 images to train on, 449 for validation, 1,203 for the test. {settings.epochs} epochs of 9 steps, batches of
@@ -232,9 +232,9 @@ def across(runs: Sequence[Trained]) -> str:
     return (
         f"The event itself moves the validation loss by at most {100 * moved:.2g} % of its value (all rows but NR-FS, "
         "which starts from scratch on purpose). Dying was gradual: the training loss of the epoch before is small in "
-        "every row. What hurts comes after it. A step at the full learning rate on a network with new channels, and most of "
-        "all on one that was rescaled: rescaling divides the weights that read a small gamma, so that the same step on them "
-        "is larger for what they compute."
+        "every row. The losses rise after "
+        "it, in the steps at the full learning rate, and most in the rows that rescale; why is not measured here. A "
+        "rescaling divides the weights that read a small gamma, which makes the same step on them larger for what they compute."
     )
 
 
