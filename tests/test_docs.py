@@ -52,6 +52,8 @@ def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "stay apart: its cross weights do not exist" in printed
     assert "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)" in printed
+
+
 def test_the_page_on_training_has_every_row_and_dataset_and_a_recipe_that_can_be_read() -> None:
     text = (DOCS / "training.md").read_text()
     assert all(f"| {row} |" in text for row in RECIPES)
