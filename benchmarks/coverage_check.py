@@ -328,8 +328,10 @@ def _told(cases: list[Case]) -> dict[str, Any]:
 
 
 def _brief(error: Exception) -> str:
+    """The first line, for a cell of a table: files by their place in their package."""
     lines = str(error).strip().splitlines() or ["no message"]
-    return re.sub(r"\s+", " ", lines[0]).replace("; ", ", ")[:300]
+    line = re.sub(r'"[^"]*/site-packages/', '"', lines[0])
+    return re.sub(r"\s+", " ", line).replace("; ", ", ")[:300]
 
 
 def examine(entry: Entry, tell: Tell, memory: int, seconds: float) -> None:
