@@ -123,3 +123,48 @@ def test_networks_with_norms_everywhere_get_none_and_folding_without_any_changes
     scaled = nrfx.insert_scales(model, X)
     assert not scales(scaled)
     assert difference(model, nrfx.fold_scales(scaled)) == 0.0
+
+
+class Encoder(nn.Module):
+    """torch's own transformer, which calls modules that have rules."""
+
+    def __init__(self, whole: bool = False, causal: bool = False, **options: object) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, **options)
+        self.first, self.last, self.whole, self.causal = nn.Linear(4, 8), nn.Linear(8, 3), whole, causal
+        self.body = (
+            nn.Transformer(8, 2, 1, 1, 12, dropout=0.0, batch_first=True)
+            if whole
+            else nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        )
+
+    def forward(self, x: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.whole:
+            return self.last(self.body(x, x, src_key_padding_mask=padded))
+        if self.causal:
+            mask = nn.Transformer.generate_square_subsequent_mask(5).to(x.dtype)
+            return self.last(self.body(x, mask, is_causal=True))
+        return self.last(self.body(x, src_key_padding_mask=padded))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"norm_first": True, "activation": "gelu"}, {"causal": True}, {"whole": True}], ids=str
+)
+def test_the_hidden_units_of_torchs_own_transformer_come_and_go(options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = Encoder(**options).double().eval()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    padded = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 0, 1]], dtype=torch.bool)
+    scaled = nrfx.insert_scales(nrfx.trace(model, (x, padded)))
+    assert [path.count("linear1") for path in scales(scaled)] == [1, 1]
+    with torch.no_grad():
+        assert torch.allclose(scaled(x, padded), model(x, padded), rtol=1e-12, atol=1e-12)
+        for scale in scales(scaled).values():
+            scale.weight[::2] = 0
+        expected = scaled(x, padded)
+    result = nrfx.rejuvenate(scaled, nrfx.Budget.relative(scaled, params=1.0))
+    assert result.changed and result.before.uncounted == ()
+    with torch.no_grad():
+        for module in (result.module, nrfx.fold_scales(result.module)):
+            assert torch.allclose(module(x, padded), expected, rtol=1e-10, atol=1e-10)

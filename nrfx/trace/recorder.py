@@ -214,6 +214,7 @@ class Recorder(fx.Tracer):
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
             for method in ("__init__", "__enter__"):
                 patcher.patch_method(torch.autocast, method, _refuse_autocast)
+            patcher.patch(vars(nn.functional), "isinstance", is_instance)  # which asks so of masks
         if scope is not None and "isinstance" not in scope and not scope.get("__name__", "").startswith("torch."):
             patcher.patch(scope, "isinstance", is_instance)
 
@@ -317,11 +318,20 @@ _COSMETIC = frozenset(
 )
 
 
+COMPOSED = (
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+"""Modules of torch.nn that only call others, which have rules."""
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether the module's forward is torch's own (or ours), and so known by its class."""
     if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
         return False
     kind: Any = type(module)
+    if kind in COMPOSED:
+        return False
     return has_known_forward(kind)
 
 

@@ -145,7 +145,7 @@ ATTENTION = {
         lambda: {"q": nn.Linear(8, 12), "attention": nn.MultiheadAttention(12, 3, kdim=8, vdim=8, batch_first=True)},
     ),
     "cross attention": Pattern(cross_attention, attention),
-    "transformer encoder layer": Pattern(lambda m, x: m.layer(tokens(x)), encoder),
+    "transformer encoder layer": Pattern(lambda m, x: m.layer(tokens(x)), encoder, free="op.layer.linear1"),
     "squeeze and excite": Pattern(excited, gate, free="before.0 op.gate.0 op.gate.2"),
     "squeeze and excite of linear layers": Pattern(
         linear_excited, lambda: {"down": nn.Linear(8, 4), "up": nn.Linear(4, 8)}, free="before.0 op.down op.up"
