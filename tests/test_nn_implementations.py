@@ -297,3 +297,12 @@ def test_equal_generations_without_cross_connections_are_one_grouped_convolution
     torch.testing.assert_close(layer(x), grouped(x))
     calls = [node for node in torch.fx.symbolic_trace(layer).graph.nodes if "conv" in str(node.target)]
     assert [node.args[-1] for node in calls] == [2]
+
+
+def test_kernels_of_one_in_bfloat16_take_plain_operations_unless_channels_come_last() -> None:
+    layer = CrossConv2d((32, 32), (32, 32), 1, device="meta").to_empty(device="cpu").bfloat16()
+    x = torch.zeros(4, 64, 32, 32, dtype=torch.bfloat16)
+    assert chosen.choice(x, layer.weight, layer.form) == "reference"
+    assert chosen.choice(x.contiguous(memory_format=torch.channels_last), layer.weight, layer.form) == "attend"
+    with implementation("attend"):
+        assert chosen.choice(x, layer.weight, layer.form) == "attend"

@@ -132,7 +132,16 @@ def _takes_attend(x: Tensor, weight: Tensor, form: Form) -> bool:
     if x.dtype != weight.dtype or x.dtype not in dtypes.get(x.device.type, ()) or len(form.inputs) < 2:
         return False
     outputs = x.numel() // x.shape[form.channel_dim] * sum(form.rows) // prod(form.stride)
-    return (_wanted.get() != "auto" or outputs >= _LEAST_OUTPUT) and _kernels(x) is not None
+    suits = outputs >= _LEAST_OUTPUT and not _is_light(x, form)
+    return (_wanted.get() != "auto" or suits) and _kernels(x) is not None
+
+
+def _is_light(x: Tensor, form: Form) -> bool:
+    """Whether the contractions take so little time that the kernels of attend, whose maps must be made first, cost more
+    than they save: kernels of one in bfloat16 on a CPU, where the channels do not come last.
+    """
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.bfloat16
+    return on_cpu and form.pointwise and x.stride(form.channel_dim) != 1
 
 
 def _takes_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
