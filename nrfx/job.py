@@ -35,6 +35,9 @@ DATA = {"data": "name", "data_root": "root", **{name: name for name in ("downloa
 SHORT_SCHEDULE = RunConfig(delta_lambda=5e-4)
 """Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
 
+OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme")
+"""Options that mean nothing where nothing is rejuvenated."""
+
 GOES_ON = {"resume", "data_root", "device", "json", "run"}
 """Options that may stand beside --resume."""
 
@@ -78,6 +81,12 @@ def asked(options: Mapping[str, Any]) -> Job:
         file = file.with_row(recipe(options["row"]))
     if options["scheme"] and (options["row"] or options["recipe"]):
         raise UsageError(f"--scheme {options['scheme']} and a row contradict each other: the row decides the scheme.")
+    idle = [name for name in OF_A_SEARCH if options[name] is not None and not file.row.rejuvenates]
+    if idle:
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} has no meaning for {file.row.name}, which rejuvenates nothing: leave it "
+            "out, or give a --budget or a --row such as NR-CA-BR."
+        )
     settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
     places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
     own = {name: options[name] for name in ("model", "num_classes", "budget") if options[name] is not None}

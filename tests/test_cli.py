@@ -209,6 +209,11 @@ TRAININGS = {
     "unknown recipe": (["--recipe", "digit"], "close to it: digits"),
     "unknown row": (["--recipe", "digits", "--row", "NR-BL"], "no row 'NR-BL'"),
     "scheme and row": (["--recipe", "digits", "--scheme", "dense"], "the row decides the scheme"),
+    "budget of a baseline": (
+        ["zoo:vgg_bn", "--row", "BL", "--budget", "params=1.0x"],
+        "--budget has no meaning for BL",
+    ),
+    "trigger and no budget": (["zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
     "missing root": (["zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
     "absent root": (["zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
     "unknown device": (["nrfx.training.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
