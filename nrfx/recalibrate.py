@@ -46,7 +46,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | No
 
     Raises:
         TrainingError: there is no batch, one does not go through the module, a norm sees one value a channel, or what
-            it sees is not finite. Nothing was changed.
+            it sees is not finite; or the origins are none, or those of another module. Nothing was changed.
 
     Source: the cumulative average is that of `torch.nn.BatchNorm2d(momentum=None)`. Neural Rejuvenation has no such
     step.
@@ -57,6 +57,10 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | No
     >>> norm.running_mean, norm.running_var
     (tensor([6., 6.]), tensor([0., 0.]))
     """
+    if not isinstance(batches, Iterable):
+        raise TrainingError(f"batches is {batches!r}; expected a list of inputs, or a data loader.")
+    if origins is not None and not isinstance(origins, Mapping):
+        raise TrainingError(f"origins is of class {type(origins).__name__}; expected result.origins, or None.")
     norms = _norms(module, origins)
     count = 0
     with _evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
@@ -84,13 +88,20 @@ class _Norm:
 
 def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
     """By the identity of its running mean, every norm whose statistics follow the data; frozen ones do not."""
-    found = {}
+    found: dict[int, _Norm] = {}
+    names = set()
     for path, owner in module.named_modules():
         mean, var = (getattr(owner, name, None) for name in ("running_mean", "running_var"))
         if mean is None or var is None or _frozen(owner, module):
             continue
         name = f"{path}.running_mean" if path else "running_mean"
+        names.add(name)
         found[id(mean)] = _Norm(path, mean, var, _fresh(mean, name, origins))
+    if origins is not None and names and not names & origins.keys():
+        raise TrainingError(
+            f"The origins know none of the module's norms, such as {min(names)}: give result.module itself, not what "
+            "wraps it, and the origins of the same result."
+        )
     return found
 
 

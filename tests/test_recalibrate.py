@@ -92,6 +92,17 @@ def test_origins_of_another_network_are_refused() -> None:
         nrfx.recalibrate(gm, images(1), other.origins)
 
 
+@pytest.mark.parametrize(("batches", "origins", "message"), [
+    (None, None, "batches is None; expected a list"),
+    ([], "result.origins", "origins is of class str"),
+    ([], {"0.running_mean": (None,)}, "know none of the module's norms, such as module.1.running_mean"),
+])  # fmt: skip
+def test_what_would_write_nothing_in_silence_is_refused(batches: Any, origins: Any, message: str) -> None:
+    wrapped = nn.ModuleDict({"module": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))})
+    with pytest.raises(TrainingError, match=message):
+        nrfx.recalibrate(wrapped, batches, origins)
+
+
 def test_a_failing_loader_leaves_the_module_as_it_was() -> None:
     def fails() -> Any:
         yield images(1)[0]
