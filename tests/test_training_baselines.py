@@ -162,6 +162,17 @@ def test_the_weakest_gammas_of_the_whole_network_go_and_one_of_each_layer_stays(
         assert torch.equal(result.removed.get(name, torch.zeros_like(expected)), expected), name
 
 
+def test_a_fraction_that_has_no_exact_float_counts_as_it_is_written() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 100, 1), nn.BatchNorm2d(100), nn.ReLU(), nn.Conv2d(100, 2, 1))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.linspace(0.1, 1, 100))
+    widths = {
+        share: slim(nrfx.trace(net, torch.zeros(1, 3, 2, 2)), share).module.get_submodule("0").out_channels
+        for share in (0.29, 0.57)
+    }
+    assert widths == {0.29: 71, 0.57: 43}
+
+
 def test_a_layer_whose_gammas_are_all_the_smallest_keeps_its_strongest_channel() -> None:
     gm = traced()
     with torch.no_grad():

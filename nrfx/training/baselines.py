@@ -229,7 +229,7 @@ def _weakest(traced: TracedModule, found: Channels, masks: Mapping[str, Tensor],
     mortal = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
     if not mortal.numel():
         return {}
-    threshold = mortal[int(fraction * mortal.numel())]
+    threshold = mortal[int(round(fraction * mortal.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
     strongest = _strongest(found, sizes)
     return {
         name: mask & (sizes[name] < threshold) & ~among(found.channels(found.norms[name]), strongest)
