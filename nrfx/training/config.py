@@ -72,6 +72,12 @@ class RunConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise TrainingError(f"{name} is {value!r}; expected a positive number.")
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected 0 or a positive number.")
+        if self.interval is not None and self.interval < 1:
+            raise TrainingError(f"interval is {self.interval!r}; expected a number of steps, 1 or more, or None.")
         if not 0 < self.search <= 1:
             raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
         if not 0 <= self.dsd < 1:
