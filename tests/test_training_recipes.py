@@ -1,5 +1,7 @@
 """The rows of Table 1: their names, and the options that each means."""
 
+from typing import Any
+
 import pytest
 
 import nrfx
@@ -9,8 +11,10 @@ from nrfx.training.recipes import RECIPES
 TABLE_1 = ["BL", "BL-CA", "NR-CR", "NR-FS", "NR", "NR-BR", "NR-CA", "NR-CA-BR", "NR-IP", "NR+DSD"]
 
 
-@pytest.mark.parametrize(("wrong", "words"), [("NR-XX", "Its rows: BL, BL-CA"), ("nr-ca-br", "close to it: NR-CA-BR")])
-def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are(wrong: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "words"), [("NR-XX", "Its rows: BL, BL-CA"), ("nr-ca-br", "close to it: NR-CA-BR"), (["NR"], "no row")]
+)
+def test_a_name_that_is_not_in_the_table_is_refused_with_those_that_are(wrong: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         nrfx.recipe(wrong)
 

@@ -87,7 +87,7 @@ def recipe(name: str) -> Recipe:
     >>> recipe("BL").rejuvenates
     False
     """
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         close = get_close_matches(str(name).upper(), RECIPES, n=1)
         hint = f"; close to it: {close[0]}" if close else ""
         raise UsageError(f"There is no row {name!r} in the paper's Table 1{hint}. Its rows: {', '.join(RECIPES)}.")
