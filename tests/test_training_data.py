@@ -19,7 +19,7 @@ def test_without_scikit_learn_one_line_says_what_to_install(monkeypatch: pytest.
         digits()
 
 
-@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.0, 0.2), (0.2, 1.0)])
+@pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.2, 1.0)])
 def test_fractions_that_leave_a_part_empty_are_refused(validation: float, test: float) -> None:
     with pytest.raises(UsageError, match="empty"):
         digits(validation=validation, test=test)

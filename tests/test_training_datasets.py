@@ -132,3 +132,12 @@ def test_a_mirrored_image_is_the_image_or_its_mirror() -> None:
     seen = [tuple(x.flatten().tolist()) for batch in batches(images, 8, generator, flip=True) for x in batch.x]
     assert all(x in originals or x in mirrors for x in seen)
     assert any(x in originals for x in seen) and any(x in mirrors for x in seen)
+
+
+@pytest.mark.parametrize(("config", "trained"), [
+    (DataConfig("digits", validation=0.0), 1797 - 449),
+    (DataConfig("shapes", validation=0.0, count=40, size=8), 30),
+])  # fmt: skip
+def test_without_a_validation_part_all_but_the_test_part_is_trained_on(config: DataConfig, trained: int) -> None:
+    data = dataset(config)
+    assert data.validation is data.test and len(data.train) == trained

@@ -85,14 +85,14 @@ def digits(seed: int = 0, validation: float = 0.15, test: float = 0.25, size: in
 
     Args:
         seed: of the split.
-        validation, test: fractions of the images; what is left is for training.
+        validation, test: fractions of the images; what is left is for training. A validation of 0: it is the test part.
         size: side of the images; other than 8, they are resized (bilinear).
         channels: 3 repeats the grey channel for networks that want colour.
 
     Raises:
         UsageError: scikit-learn is not installed, or the fractions leave a part empty.
     """
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
+    if not (0 <= validation < 1 and 0 < test < 1 and validation + test < 1):
         raise UsageError(
             f"validation={validation} and test={test} leave a part of the digits empty: make the sum less than 1."
         )
@@ -103,7 +103,8 @@ def digits(seed: int = 0, validation: float = 0.15, test: float = 0.25, size: in
     ends = (math.floor(len(y) * test), math.floor(len(y) * test) + math.floor(len(y) * validation))
     tested, validated, trained = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
     everything = Images((x - x[trained].mean()) / x[trained].std(), y)
-    return Dataset("digits", 10, everything.part(trained), everything.part(validated), everything.part(tested))
+    end = everything.part(tested)
+    return Dataset("digits", 10, everything.part(trained), everything.part(validated) if validation else end, end)
 
 
 def _bundled_digits() -> tuple[Tensor, Tensor]:

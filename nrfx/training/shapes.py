@@ -101,7 +101,7 @@ def shapes(
         size: side of the images in pixels.
         channels: colours: 1 or 3.
         noise: deviation of the noise of a pixel, where black is 0 and white is 1.
-        validation, test: fractions of the images; what is left is for training.
+        validation, test: fractions of the images; what is left is for training. A validation of 0: it is the test part.
 
     Raises:
         UsageError: an argument is out of range.
@@ -118,7 +118,7 @@ def shapes(
     trained = x[ends[1] :]
     everything = Images((x - trained.mean()) / trained.std(), y)
     tested, validated, rest = (everything.part(part) for part in torch.arange(count).tensor_split(ends))
-    return Dataset("shapes", classes, rest, validated, tested)
+    return Dataset("shapes", classes, rest, validated if validation else tested, tested)
 
 
 def _check(count: int, classes: int, size: int, channels: int, noise: float, validation: float, test: float) -> None:
@@ -130,7 +130,7 @@ def _check(count: int, classes: int, size: int, channels: int, noise: float, val
         )
     if not 0 <= noise < math.inf:
         raise UsageError(f"noise is {noise}; expected a deviation such as 0.3, where white is 1.")
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1) or count * min(validation, test) < 1:
+    if not (0 <= validation < 1 and 0 < test < 1 and validation + test < 1) or count * min(validation or 1, test) < 1:
         raise UsageError(
             f"validation={validation} and test={test} of {count} shapes leave a part empty: make the sum less than 1, "
             "or count larger."
