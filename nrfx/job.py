@@ -1,7 +1,7 @@
 """A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from nrfx.budget import Budget
+from nrfx.budget_request import parse_budget
 from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.models import resolve
 from nrfx.rewrite.split import cross_attend
@@ -137,7 +138,6 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
 
 def carry_out(
     job: Job,
-    request: Callable[[str], Any],
     out: Path,
     device: str,
     console: Console,
@@ -147,7 +147,6 @@ def carry_out(
 
     Args:
         job: what to train.
-        request: reads a budget as the command line writes it; its `of` makes the Budget for a network.
         out: the run's folder.
         device: of torch.
         console: where the run shows itself.
@@ -157,7 +156,7 @@ def carry_out(
         NrfxError: something is not there, or does not fit.
     """
     file = job.recipe
-    wanted = request(file.budget) if file.row.rejuvenates else None
+    wanted = parse_budget(file.budget) if file.row.rejuvenates else None
     torch.manual_seed(file.config.seed)
     data = dataset(file.data, file.config.seed)
     traced = _on(_network(job, data), device)

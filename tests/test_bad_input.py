@@ -57,7 +57,7 @@ from torch.optim import SGD, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
-from nrfx.cli import parse_budget
+from nrfx.budget_request import parse_budget
 from nrfx.errors import (
     AnalysisError,
     BudgetError,

@@ -10,7 +10,8 @@ import zoo
 from torch import Tensor, nn
 
 import nrfx
-from nrfx.cli import main, parse_budget
+from nrfx.budget_request import parse_budget
+from nrfx.cli import main
 from nrfx.errors import BudgetError
 from nrfx.training.record import Folder
 

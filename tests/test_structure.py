@@ -10,7 +10,20 @@ import nrfx
 
 ROOT = Path(nrfx.__file__).parent
 ORDER = (
-    *("errors", "labels", "nn", "trace", "rules", "channels", "constants", "liveness", "cost", "budget", "reallocate"),
+    *(
+        "errors",
+        "labels",
+        "nn",
+        "trace",
+        "rules",
+        "channels",
+        "constants",
+        "liveness",
+        "cost",
+        "budget",
+        "budget_request",
+        "reallocate",
+    ),
     *(
         "utilization",
         "tie_graph",
