@@ -63,12 +63,15 @@ def test_both_files_are_written_and_name_the_runs(runs: list[Path], tmp_path: Pa
         assert f"<!-- {words} -->" in drawn, words
 
 
-def test_the_curve_of_utilization_has_the_r_of_the_event_and_falls_from_it(runs: list[Path]) -> None:
+@pytest.mark.parametrize("measure", ["params", "flops"])
+def test_the_curve_has_the_utilization_before_the_event_and_falls_from_it(runs: list[Path], measure: str) -> None:
     axes = Figure().subplots(2, 1)
     log = read_log(runs[1])
-    _draw(axes, log, "params", "run", "black", "-")
+    _draw(axes, log, measure, "run", "black", "-")
     (event,) = log.events
+    assert event.r == event.r_params != event.r_flops  # the budget is one of params
+    before = event.r_params if measure == "params" else event.r_flops
     curve, circle = axes[0].lines[0].get_xydata().tolist(), axes[0].lines[-1].get_xydata().tolist()
-    assert circle == [[event.step / log.epochs[0].step, 100 * event.r]]
+    assert circle == [[event.step / log.epochs[0].step, 100 * before]]
     assert circle[0] in curve and len(curve) == len(log.epochs) + 1
     assert axes[1].lines[0].get_ydata().tolist() == [100 - epoch.validation_error for epoch in log.epochs]

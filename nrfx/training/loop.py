@@ -280,6 +280,8 @@ class _Training:
             step=event.step,
             epoch=self.epoch,
             r=event.r,
+            r_params=event.result.before.params.ratio,
+            r_flops=event.result.before.flops.ratio,
             lam=event.lam,
             alpha=event.result.alpha,
             params=event.result.after.params.total,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nrfx.errors import UsageError
-from nrfx.training.record import Log, read_log
+from nrfx.training.record import Epoch, EventRecord, Log, read_log
 
 FORMATS = ("png", "svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -58,11 +58,15 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _draw(axes: Any, log: Log, measure: str, name: str, colour: str, line: str) -> None:
-    """One run: an epoch is drawn at its end, an event where it took place, with the r that it found."""
+    """One run: an epoch is drawn at its end, an event where it took place, with the utilization before it."""
     style = {"color": colour, "linestyle": line, "linewidth": 1.6}
     per_epoch = log.epochs[0].step
-    events = [(event.step / per_epoch, 100 * event.r, 100 - event.validation_error_before) for event in log.events]
-    live = [(epoch.epoch, 100 * (epoch.r_params if measure == "params" else epoch.r_flops)) for epoch in log.epochs]
+
+    def utilization(at: Epoch | EventRecord) -> float:
+        return 100 * (at.r_params if measure == "params" else at.r_flops)
+
+    events = [(event.step / per_epoch, utilization(event), 100 - event.validation_error_before) for event in log.events]
+    live = [(epoch.epoch, utilization(epoch)) for epoch in log.epochs]
     curve = sorted([*((place, r) for place, r, _ in events), *live], key=lambda point: point[0])
     axes[0].plot(*zip(*curve, strict=True), label=name, **style)
     axes[1].plot([e.epoch for e in log.epochs], [100 - e.validation_error for e in log.epochs], label=name, **style)

@@ -48,11 +48,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class EventRecord:
-    """An event as it is logged; losses and errors (in percent) of the validation part, on both sides of it."""
+    """An event as it is logged; losses and errors (in percent) of the validation part, on both sides of it.
+
+    `r` is the utilization that the budget measures, `r_params` and `r_flops` that of each measure, before the event.
+    """
 
     step: int
     epoch: int
     r: float
+    r_params: float
+    r_flops: float
     lam: float
     alpha: float
     params: int
