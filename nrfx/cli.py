@@ -169,7 +169,9 @@ def _add_rejuvenate(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     summary = "train a network, and rejuvenate it on the way; or a row of the paper's tables"
-    example = "nrfx train --recipe digits --row NR-CA-BR   (or: nrfx train resnet18 --size 32 --budget params=1.0x)"
+    example = (
+        "nrfx train --recipe digits --row NR-CA-BR\n  nrfx train resnet18 --size 32 --channels 3 --budget params=1.0x"
+    )
     parser = _command(commands, "train", _train, summary, example)
     parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL}; a recipe names its own")
     parser.add_argument("--recipe", metavar="NAME", help="a TOML file, or a recipe of nrfx's own (--recipe list)")

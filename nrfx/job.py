@@ -177,7 +177,8 @@ def _network(job: Job, data: Dataset) -> TracedModule:
     try:
         traced = as_traced(found.module, found.example_inputs)
     except TraceError as error:
-        raise TraceError(f"{error} (The input was {'x'.join(map(str, shape))}, the images of {data.name}.)") from error
+        images = f"The input was {'x'.join(map(str, shape))}, the images of {data.name}"
+        raise TraceError(f"{error} ({images}; --channels and --size, or [data], give others.)") from error
     return cross_attend(traced, parts=2) if file.row.attends else traced
 
 

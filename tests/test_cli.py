@@ -220,7 +220,7 @@ TRAININGS = {
     "unknown device": (["nrfx.training.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
     "nothing to resume": (["--resume", "absent"], "absent holds no run"),
     "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
-    "images that do not fit": (["zoo:vgg_bn"], "input was 2x1x8x8, the images of digits"),
+    "images that do not fit": (["zoo:vgg_bn"], "input was 2x1x8x8, the images of digits; --channels and --size"),
 }
 
 
@@ -305,6 +305,16 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
         main([command, "--help"])
     assert caught.value.code == 0
     assert f"example:\n  nrfx {command}" in capsys.readouterr().out
+
+
+def test_the_trainings_in_the_help_can_start(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Models and images fit, for the device is the last that is looked at before a training."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    examples = capsys.readouterr().out.partition("example:")[2].strip().splitlines()
+    assert len(examples) == 2
+    for example in examples:
+        assert "no device 'abacus'" in refused([*example.split()[1:], "--device", "abacus"], capsys)
 
 
 def test_the_version_is_printed_by_the_module_too(

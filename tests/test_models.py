@@ -35,9 +35,11 @@ def weights(model: nn.Module, path: Path) -> str:
         ("nrfx:resnet51", "close to it: resnet50"),
         ("timm:resnet81", "timm:resnet"),
         ("no_such_package.models:net", "no module 'no_such_package'"),
+        ("folder/net.py:make", "Write folder.net:make."),
+        ("no_such_net", "One of your own is package.module:factory"),
         ("test_models:failing", "RuntimeError: no such width"),
-        ("test_models:no_module", "returned a int"),
-        ("test_models:NUMBER", "is a int"),
+        ("test_models:no_module", "returned something of type int"),
+        ("test_models:NUMBER", "is of type int"),
     ],
 )
 def test_what_is_no_model_is_named_with_what_is_close(name: str, expected: str) -> None:
@@ -115,6 +117,13 @@ def test_a_file_that_is_absent_or_no_weights_is_refused_by_name(tmp_path: Path) 
         with pytest.raises(CheckpointError, match=words) as caught:
             resolve("zoo:vgg_bn", weights=str(tmp_path / name))
         assert name in str(caught.value)
+
+
+def test_a_pickled_model_is_refused_without_the_advice_of_torch(tmp_path: Path) -> None:
+    torch.save(nn.Identity(), tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match="a pickled model rather than its state_dict") as caught:
+        resolve("zoo:vgg_bn", weights=str(tmp_path / "whole.pt"))
+    assert "weights_only" not in str(caught.value)
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_first_that_differ_and_their_number(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_what_is_wrong_is_named_with_its_place(content: dict[str, object], words
 def test_a_file_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="close to it: table2-resnet50-flops, table2-resnet50-params"):
         read("table2-resnet50")
-    with pytest.raises(UsageError, match=r"There is no file mine\.toml"):
+    with pytest.raises(UsageError, match=r"There is no file mine\.toml; --recipe list"):
         read("mine.toml")
     (tmp_path / "broken.toml").write_text("row = NR")
     with pytest.raises(UsageError, match=r"broken.toml is not TOML: .* line 1"):

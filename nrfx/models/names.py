@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -87,7 +88,10 @@ def _torchvision(name: str, num_classes: int | None) -> tuple[nn.Module, tuple[i
     from torchvision import models
 
     if name not in models.list_models():
-        raise UsageError(f"There is no model {name!r} in torchvision{_close(name, models.list_models())}.")
+        raise UsageError(
+            f"There is no model {name!r} in torchvision{_close(name, models.list_models())}. "
+            "One of your own is package.module:factory."
+        )
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if name in SLOW_START:
         options["init_weights"] = False
@@ -120,7 +124,7 @@ def _own(module_name: str, attribute: str, num_classes: int | None) -> nn.Module
         if isinstance(found, nn.Module):
             return found
         if not callable(found):
-            raise UsageError(f"{full} is a {type(found).__name__}; expected an nn.Module, or what returns one.")
+            raise UsageError(f"{full} is of type {type(found).__name__}; expected an nn.Module, or what returns one.")
         options = {} if num_classes is None else {"num_classes": num_classes}
         return _constructed(full, lambda: found(**options))
 
@@ -131,7 +135,9 @@ def _imported(full: str, module_name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(f"{missing}."):
-            raise UsageError(f"{full}: there is no module {missing!r} here or installed.") from error
+            dotted = full.replace(".py:", ":").replace(os.sep, ".")
+            hint = f" Write {dotted}." if dotted != full else ""
+            raise UsageError(f"{full}: there is no module {missing!r} here or installed.{hint}") from error
         raise UsageError(f"{full}: {module_name} imports {missing!r}, which is not installed.") from error
     except Exception as error:
         raise UsageError(f"{full}: importing {module_name} failed with {_brief(error)}") from error
@@ -153,7 +159,7 @@ def _constructed(name: str, make: Any) -> nn.Module:
     except Exception as error:
         raise UsageError(f"{name}: making the model failed with {_brief(error)}") from error
     if not isinstance(made, nn.Module):
-        raise UsageError(f"{name} returned a {type(made).__name__}; expected an nn.Module.")
+        raise UsageError(f"{name} returned something of type {type(made).__name__}; expected an nn.Module.")
     return made
 
 
@@ -204,8 +210,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         found = _read(path)
     except Exception as error:
+        # torch's own text is a paragraph on weights_only=False, which nobody can set here
+        pickled = "a pickled model rather than its state_dict, or no file of torch's"
+        brief = pickled if isinstance(error, UnpicklingError) else _brief(error)
         raise CheckpointError(
-            f"{path} cannot be read as weights ({_brief(error)}). Expected a state_dict "
+            f"{path} cannot be read as weights ({brief}). Expected a state_dict "
             "in a .safetensors file, or one that torch.save wrote."
         ) from error
     for key in NESTS:

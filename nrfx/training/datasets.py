@@ -140,10 +140,12 @@ def _transforms(size: int) -> tuple[Any, Any]:
 
 def _root(config: DataConfig, exists: bool = True) -> Path:
     if not config.root:
-        raise UsageError(f"{config.name} needs the folder that its files are in: root in [data], or --data-root.")
+        raise UsageError(
+            f"Dataset {config.name!r} needs the folder that its files are in: root in [data], or --data-root."
+        )
     root = Path(config.root).expanduser()
     if exists and not root.is_dir():
-        raise UsageError(f"{config.name}: there is no folder {root}.")
+        raise UsageError(f"Dataset {config.name!r}: there is no folder {root}.")
     return root
 
 

@@ -79,10 +79,12 @@ def read(name: str | Path) -> RecipeFile:
         path = SHIPPED / f"{name}.toml"
     if not path.is_file():
         if path.parent != SHIPPED:
-            raise UsageError(f"There is no file {path}. Recipes that come with nrfx: {', '.join(names())}.")
+            raise UsageError(f"There is no file {path}; --recipe list names the recipes that come with nrfx.")
         close = get_close_matches(str(name), names(), n=3)
-        known = f"close to it: {', '.join(close)}" if close else f"there are {', '.join(names())}"
-        raise UsageError(f"There is no recipe {str(name)!r}; {known}. The name of a file ends in .toml.")
+        known = f"; close to it: {', '.join(close)}" if close else ""
+        raise UsageError(
+            f"There is no recipe {str(name)!r}{known} (--recipe list names all). The name of a file ends in .toml."
+        )
     try:
         content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
