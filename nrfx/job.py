@@ -164,7 +164,8 @@ def carry_out(
     check_fit(traced, data, file.config)
     if not resume:
         check_free(out)
-    with Screen(console, file.model, file.config, budget) as screen:
+    title = file.model.rpartition(":")[2]  # a line of a run shall fit into 80 columns
+    with Screen(console, title, file.config, budget, network=file.model) as screen:
         run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
     return _finished(job, run, budget, out)
 
@@ -210,8 +211,9 @@ def _finished(job: Job, run: Run, budget: Budget | None, out: Path) -> Finished:
         "seconds": run.seconds,
         "out": str(out),
     }
+    count = len(run.events)
     sentence = (
         f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
-        f"{run.flops:,} flops, {len(run.events)} rejuvenations. Saved in {out}."
+        f"{run.flops:,} flops, {count} rejuvenation{'' if count == 1 else 's'}. Saved in {out}."
     )
     return Finished(plain, sentence)

@@ -54,6 +54,11 @@ def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[s
     assert "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)" in printed
 
 
+def test_the_readme_links_to_every_page() -> None:
+    text = (DOCS.parent / "README.md").read_text()
+    assert [page.name for page in DOCS.glob("*.md") if f"](docs/{page.name})" not in text] == []
+
+
 def test_the_page_on_training_has_every_row_and_dataset_and_a_recipe_that_can_be_read() -> None:
     text = (DOCS / "training.md").read_text()
     assert all(f"| {row} |" in text for row in RECIPES)

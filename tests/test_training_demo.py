@@ -114,6 +114,17 @@ def test_a_search_without_an_event_is_told_as_a_sentence() -> None:
     assert "ends at step 5 without a rejuvenation" in " ".join(said(on).split())
 
 
+def test_after_the_search_a_line_has_the_epochs_own_r_and_no_lambda() -> None:
+    on = console(200)
+    gm = network()
+    config = RunConfig(epochs=2, batch_size=8, interval=1, search=0.5, delta_lambda=1e-3)
+    with Screen(on, "squares", config, nrfx.Budget.relative(gm, params=1.0)) as screen:
+        run = train(gm, dataset(), config, nrfx.Budget.relative(gm, params=1.0), watcher=screen)
+        screen.trained(replace(run.epochs[-1], r_params=0.25, r_flops=0.75))
+    first, last = [line for line in said(on).splitlines() if "2/2" in line]
+    assert "λ 0.0000" in first and "r 25.0 %" in last
+
+
 def test_the_layers_are_shown_by_their_live_channels() -> None:
     gm, _ = half_dead()
     on = console()

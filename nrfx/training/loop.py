@@ -239,7 +239,8 @@ class _Training:
                 f"The loss was not finite before step {self.step}: lower the learning rate ({self.config.lr}) or "
                 f"delta_lambda ({self.config.delta_lambda})."
             )
-        return total, int(torch.stack(wrong).sum()), self.rejuvenator.lam if self.rejuvenator else 0.0
+        acts = self.rejuvenator is not None and self.rejuvenator.searching
+        return total, int(torch.stack(wrong).sum()), self.rejuvenator.lam if self.rejuvenator and acts else 0.0
 
     def _step(self, batch: Images) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:

@@ -27,8 +27,9 @@ from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch as it is logged. Errors in percent; r of the network as it stands; lam and lr of its last step.
+    """An epoch as it is logged. Errors in percent; r of the network as it stands; lr of its last step.
 
+    `lam` is lambda at its end, 0 once the search is over and no penalty acts.
     `epochs` is how many the run will have, as far as is known: an event adds to it where it sets the counter back.
     """
 

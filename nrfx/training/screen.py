@@ -99,6 +99,7 @@ class Screen:
         """Moves the progress bar on."""
         seen = f"loss {epoch.loss:.3f}  error {epoch.validation_error:4.1f} %"
         if self.budget is not None:
+            self.r, self.lam = percent(_utilization(epoch, self.budget)), epoch.lam
             seen += f"  r {self.r}  λ {self.lam:.4f}"
         self.progress.update(self.task, completed=epoch.epoch, seen=seen)
         self._refresh()
@@ -112,6 +113,11 @@ class Screen:
     def _refresh(self) -> None:
         if self.console.is_terminal:
             self.live.update(self._frame(), refresh=True)
+
+
+def _utilization(epoch: Epoch, budget: Budget) -> float:
+    """r of an epoch in what the budget bounds; of two measures the larger, as the monitor has it."""
+    return max(epoch.r_params if budget.params is not None else 0.0, epoch.r_flops if budget.flops is not None else 0.0)
 
 
 def layer_bars(u: Utilization) -> Table:
