@@ -64,7 +64,7 @@ def test_both_files_are_written_and_name_the_runs(runs: list[Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("measure", ["params", "flops"])
-def test_the_curve_has_the_utilization_before_the_event_and_falls_from_it(runs: list[Path], measure: str) -> None:
+def test_both_curves_pass_through_the_event(runs: list[Path], measure: str) -> None:
     axes = Figure().subplots(2, 1)
     log = read_log(runs[1])
     _draw(axes, log, measure, "run", "black", "-")
@@ -74,4 +74,6 @@ def test_the_curve_has_the_utilization_before_the_event_and_falls_from_it(runs: 
     curve, circle = axes[0].lines[0].get_xydata().tolist(), axes[0].lines[-1].get_xydata().tolist()
     assert circle == [[event.step / log.epochs[0].step, 100 * before]]
     assert circle[0] in curve and len(curve) == len(log.epochs) + 1
-    assert axes[1].lines[0].get_ydata().tolist() == [100 - epoch.validation_error for epoch in log.epochs]
+    assert axes[1].lines[-1].get_xydata().tolist()[0] in axes[1].lines[0].get_xydata().tolist()
+    ends = {100 - epoch.validation_error for epoch in log.epochs}
+    assert ends | {100 - event.validation_error_before} == set(axes[1].lines[0].get_ydata().tolist())

@@ -58,7 +58,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _draw(axes: Any, log: Log, measure: str, name: str, colour: str, line: str) -> None:
-    """One run: an epoch is drawn at its end, an event where it took place, with the utilization before it."""
+    """One run: an epoch is drawn at its end, an event where it took place, with what it found."""
     style = {"color": colour, "linestyle": line, "linewidth": 1.6}
     per_epoch = log.epochs[0].step
 
@@ -67,9 +67,11 @@ def _draw(axes: Any, log: Log, measure: str, name: str, colour: str, line: str) 
 
     events = [(event.step / per_epoch, utilization(event), 100 - event.validation_error_before) for event in log.events]
     live = [(epoch.epoch, utilization(epoch)) for epoch in log.epochs]
-    curve = sorted([*((place, r) for place, r, _ in events), *live], key=lambda point: point[0])
-    axes[0].plot(*zip(*curve, strict=True), label=name, **style)
-    axes[1].plot([e.epoch for e in log.epochs], [100 - e.validation_error for e in log.epochs], label=name, **style)
+    accurate = [(epoch.epoch, 100 - epoch.validation_error) for epoch in log.epochs]
+    seen = [(place, r) for place, r, _ in events], [(place, accuracy) for place, _, accuracy in events]
+    for axis, marks, ends in zip(axes, seen, (live, accurate), strict=True):
+        curve = sorted([*marks, *ends], key=lambda point: point[0])
+        axis.plot(*zip(*curve, strict=True), label=name, **style)
     for place, r, accuracy in events:
         for axis, height in zip(axes, (r, accuracy), strict=True):
             axis.axvline(place, color=colour, linewidth=0.8, linestyle=":")
