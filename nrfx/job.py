@@ -36,6 +36,9 @@ DATA = {"data": "name", "data_root": "root", **{name: name for name in ("downloa
 SHORT_SCHEDULE = RunConfig(delta_lambda=5e-4)
 """Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
 
+ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
+"""The row that a scheme means where none is named: the one that rescales, where there is one."""
+
 OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme")
 """Options that mean nothing where nothing is rejuvenated."""
 
@@ -100,7 +103,7 @@ def _base(options: Mapping[str, Any]) -> RecipeFile:
         return read(options["recipe"])
     if not options["model"]:
         raise UsageError("There is nothing to train: name a MODEL such as resnet18, or a --recipe (--recipe list).")
-    row = "NR-CA-BR" if options["budget"] else "BL"
+    row = ROW_OF[options["scheme"] or "attention"] if options["budget"] else "BL"
     return RecipeFile(recipe(row), options["model"], config=SHORT_SCHEDULE).with_row(recipe(row))
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import nrfx
 from nrfx.budget_request import parse_budget
-from nrfx.cli import main
+from nrfx.cli import _parser, main
 from nrfx.errors import BudgetError
+from nrfx.job import asked
 from nrfx.training.record import Folder
 
 IMAGE = ["--input", "1,3,16,16"]
@@ -391,3 +392,17 @@ def test_why_takes_the_options_of_the_analysis(capsys: pytest.CaptureFixture[str
 
 def test_why_offers_the_names_that_are_close(capsys: pytest.CaptureFixture[str]) -> None:
     assert "close to it: layer1.0.conv2" in refused(["why", "zoo:resnet", "layer1.0.con2", *IMAGE], capsys)
+
+
+@pytest.mark.parametrize(
+    "options, row",
+    [
+        ([], "BL"),
+        (["--budget", "params=1.0x"], "NR-CA-BR"),
+        (["--budget", "params=1.0x", "--scheme", "dense"], "NR-BR"),
+        (["--budget", "params=1.0x", "--scheme", "removed"], "NR-CR"),
+    ],
+)
+def test_a_scheme_without_a_row_means_the_row_of_the_paper_that_has_it(options: list[str], row: str) -> None:
+    arguments = _parser().parse_args(["train", "resnet18", *options])
+    assert asked(vars(arguments)).recipe.row.name == row
