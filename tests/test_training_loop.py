@@ -235,3 +235,10 @@ def test_the_folder_of_a_run_holds_its_config_its_log_and_the_network(tmp_path: 
     loaded = nrfx.load(tmp_path / "a" / "run" / "model.safetensors", vgg_bn())
     x = dataset().test.x
     assert torch.equal(loaded.eval()(x), run.module(x))
+
+
+@pytest.mark.parametrize("epochs, told", [(2, "No epoch was sparse"), (6, "")])
+def test_a_sparse_phase_that_found_no_room_is_told(epochs: int, told: str, tmp_path: Path) -> None:
+    gm, budget = half_dead()
+    run = train(gm, dataset(), replace(QUICK, epochs=epochs, search=0.5, dsd=0.3), budget, out=tmp_path / "run")
+    assert run.note.startswith(told) and bool(run.note) == bool(told), run.note

@@ -6,7 +6,7 @@ the same loop. It can be broken off after any epoch and resumed: it then ends as
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from nrfx.training.config import RunConfig, learning_rate
 from nrfx.training.data import Dataset, Images, Part
 from nrfx.training.record import Epoch, EventRecord, Folder, Score, Silent, Watcher, read_log
 from nrfx.training.rejuvenator import Event, Rejuvenator
-from nrfx.training.sparse import phases, sparse
+from nrfx.training.sparse import Phases, phases, sparse
 from nrfx.utilization import utilization
 
 
@@ -194,8 +194,17 @@ class _Training:
             params=cost.params.total,
             flops=cost.flops.total,
             seconds=self.earlier + time.perf_counter() - start,
-            note=self.rejuvenator.note if self.rejuvenator else "",
+            note=" ".join(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        """What was asked for and did not happen."""
+        if self.rejuvenator is not None and self.rejuvenator.note:
+            yield self.rejuvenator.note
+        if self.config.dsd > 0:
+            masked = Phases(1, 0) if self.searched is None else phases(self.searched, self.last)
+            if masked.last < masked.first:
+                yield "No epoch was sparse: fewer than four were left when the search had ended."
 
     def _epoch(self, start: float) -> None:
         masked = self.config.dsd > 0 and self.searched is not None and self.epoch in phases(self.searched, self.last)
