@@ -1,0 +1,24 @@
+"""One file for a network whose layers are no longer those of its class, and for what a resumed run needs beside it.
+
+The file is a safetensors file, without pickled code:
+
+    tensors     parameters and buffers by name, tied ones once; those of the optimizer under `optimizer/`
+    metadata    "nrfx": JSON with the format, its version, the plan, the optimizer's groups and the rejuvenator's state
+
+The plan says what tensors cannot: cross layers, inputs, ties, frozen parameters, modes. Widths follow from the tensors'
+shapes. Not kept: gradients, hooks, schedulers, the state of random number generators.
+
+tensors      parameters and buffers by name
+encoding     what an optimizer or a Rejuvenator keeps, as JSON and tensors
+plan         what of a network its tensors cannot say
+file         the file, written and read
+network      the network of a file, built from a fresh model
+optimizer    the state of an optimizer and of a Rejuvenator, and whether they belong to the network
+save_load    both doors
+"""
+
+from nrfx.checkpoint.file import Location
+from nrfx.checkpoint.optimizer import Resumable
+from nrfx.checkpoint.save_load import load, save
+
+__all__ = ["Location", "Resumable", "load", "save"]

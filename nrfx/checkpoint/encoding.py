@@ -1,0 +1,60 @@
+"""Python values as JSON, their tensors beside them by name: what an optimizer and a Rejuvenator keep is of any shape.
+
+{"tensor": place}   a tensor, kept in the file under the name of its place, such as `optimizer/state/0.weight/step`
+{"tuple": [...]}    a tuple; a list stands for itself, as do numbers, text, true, false and null
+{"dict": {...}}     a dict, its keys as text
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nrfx.errors import CheckpointError
+
+
+def encoded(value: Any, place: str) -> Any:
+    """The value as JSON: {"tensor": place}, {"tuple": [...]}, {"dict": {...}}; all else stands for itself."""
+    if isinstance(value, Tensor):
+        return {"tensor": place}
+    if isinstance(value, tuple | list):
+        items = [encoded(item, inner) for inner, item in _inside(value, place)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {"dict": {str(key): encoded(value[key], f"{place}/{key}") for key in value}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise CheckpointError(f"{place} is a {type(value).__name__}, and a file holds numbers, text and tensors only.")
+
+
+def tensors_in(value: Any, place: str) -> dict[str, Tensor]:
+    """The tensors of a value, by the places that encoded gives them."""
+    if isinstance(value, Tensor):
+        return {place: value}
+    return {name: tensor for inner, item in _inside(value, place) for name, tensor in tensors_in(item, inner).items()}
+
+
+def _inside(value: Any, place: str) -> list[tuple[str, Any]]:
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, tuple | list):
+        pairs = enumerate(value)
+    return [(f"{place}/{key}", item) for key, item in pairs]
+
+
+def decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The value of which encoded made this JSON, with copies of its tensors."""
+    if isinstance(value, list):
+        return [decoded(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    return _DECODE[kind](inner, tensors)
+
+
+_DECODE: Mapping[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
+    "tensor": lambda inner, tensors: tensors[inner].clone(),
+    "tuple": lambda inner, tensors: tuple(decoded(item, tensors) for item in inner),
+    "dict": lambda inner, tensors: {key: decoded(item, tensors) for key, item in inner.items()},
+}

@@ -1,0 +1,248 @@
+"""The network of a file: whether a module can be saved, and the saved one built from a fresh instance of its class.
+
+What does not fit is refused by name: other parameters, layers, dtypes or ties, a width that the model's graph fixes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.channels import channels
+from nrfx.checkpoint.file import Stored
+from nrfx.checkpoint.plan import Layer
+from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
+from nrfx.errors import CheckpointError, NrfxError, TraceError
+from nrfx.nn import Cross
+from nrfx.rewrite.contiguous import is_reordered
+from nrfx.rewrite.cross import FORMS
+from nrfx.rewrite.literals import put_literals
+from nrfx.rewrite.widths import fit_norm, fit_widths
+from nrfx.trace import TracedModule, as_traced, propagate
+from nrfx.trace.shell import same, shell
+
+
+def savable(module: nn.Module) -> TracedModule:
+    """The traced module, if a file can hold it whole; a CheckpointError says what stands against it."""
+    if not isinstance(module, fx.GraphModule):
+        raise CheckpointError(
+            f"save got a {type(module).__name__}, which is not a traced module: "
+            "give it what nrfx.trace returned, result.module, or rejuvenator.module."
+        )
+    try:
+        traced = as_traced(module)
+    except TraceError as error:
+        raise CheckpointError(f"The GraphModule cannot be saved: {error} Trace its model with nrfx.trace.") from error
+    if is_reordered(traced):
+        raise CheckpointError(
+            "nrfx.rewrite.contiguous has re-ordered the concatenations, which the model that the file is loaded into "
+            "does not have so: save the network before it, and call it again after load."
+        )
+    kept = registered(traced)
+    if extra := [name for name in traced.state_dict() if name not in kept]:
+        raise CheckpointError(f"The file format holds parameters and buffers only; found {listed(extra)}.")
+    if odd := [name for name in kept if "/" in name]:
+        raise CheckpointError(f"Names of parameters and buffers must not hold a '/'; found {listed(odd)}.")
+    return traced
+
+
+def restored(stored: Stored, model: nn.Module) -> TracedModule:
+    """The network of the file, built on the graph of a fresh model, which is left as it is."""
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"load puts the file into an instance of the model; it got a {type(model).__name__}.")
+    fresh = _traced_as(stored, model)
+    twin = shell(fresh, same)
+    _put_layers(stored, twin)
+    _check_names(stored, twin)
+    _check_shapes(stored, fresh, twin)
+    _put_tensors(stored, twin, registered(fresh))
+    _put_modes(stored, twin)
+    for path, module in twin.named_modules():
+        fit_widths(module)
+        if path in stored.plan.norms:
+            fit_norm(module, stored.plan.norms[path])
+    try:
+        put_literals(twin, stored.plan.literals)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise stored.misfit(
+            "the sizes that its rewritten graph states have no place in the model's graph "
+            f"({type(error).__name__}: {error}). Pass an instance of the architecture that was saved."
+        ) from error
+    twin.facts = replace(twin.facts, inputs=stored.plan.inputs, gamma0=dict(stored.plan.gamma0))
+    try:
+        propagate(twin)
+    except TraceError as error:
+        raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
+    return twin
+
+
+def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
+    """The fresh model, traced on inputs of the stored shapes and in the stored dtypes."""
+    given = registered(model)
+    dtypes = {id(tensor): _dtype_for(stored, name, tensor) for name, tensor in given.items()}
+
+    def cast(tensor: Tensor) -> Tensor:
+        dtype = dtypes.get(id(tensor), tensor.dtype)
+        if dtype == tensor.dtype:
+            return tensor
+        bare = torch.empty_like(tensor.detach(), dtype=dtype)
+        return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
+
+    fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
+    examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.inputs)
+    try:
+        return as_traced(model if fits else shell(model, cast), examples)
+    except TraceError as error:
+        raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
+
+
+def _dtype_for(stored: Stored, name: str, tensor: Tensor) -> torch.dtype:
+    found = relative_of(stored.plan.aliases.get(name, name), stored.tensors)
+    if found is None or found.is_floating_point() != tensor.is_floating_point():
+        return tensor.dtype
+    return found.dtype
+
+
+def _put_layers(stored: Stored, twin: TracedModule) -> None:
+    """Puts the cross layers of the plan, without weights, where the fresh model has the layers they were made of."""
+    places = dict(twin.named_modules(remove_duplicate=False))
+    planned = {path: layer for layer in stored.plan.layers for path in layer.paths}
+    for path, module in places.items():
+        if isinstance(module, Cross) and path not in planned:
+            raise stored.misfit(
+                f"{path} is a cross layer in the model and a plain one in the file. Pass a fresh instance of the model."
+            )
+    for entry in stored.plan.layers:
+        try:
+            layer = Cross.from_config(entry.config, device="meta")
+        except (NrfxError, TypeError, ValueError) as error:
+            raise stored.misfit(f"its layer {entry.paths[0]} cannot be made. {error}") from error
+        for path in entry.paths:
+            if not _is_form_of(layer, places.get(path)):
+                found, expected = _described(layer), _described(places.get(path))
+                raise stored.misfit(f"{path} is {found} in the file and {expected} in the model.")
+            twin.set_submodule(path, layer)
+
+
+def _described(module: nn.Module | None) -> str:
+    return "missing" if module is None else f"{type(module).__name__}({module.extra_repr()})"
+
+
+def _is_form_of(layer: Cross, module: nn.Module | None) -> bool:
+    """Whether the cross layer may have come from the module: the same kind and kernel."""
+    of_kind = type(module) is type(layer) or any(
+        isinstance(module, plain) and isinstance(layer, form) for plain, form in FORMS.items()
+    )
+    options = [name for name in ("kernel_size", "stride", "padding", "dilation") if hasattr(module, name)]
+    return of_kind and all(getattr(module, name) == getattr(layer, name) for name in options)
+
+
+def _check_names(stored: Stored, twin: TracedModule) -> None:
+    expected = registered(twin).keys()
+    missing, unexpected = expected - stored.names, stored.names - expected
+    if missing or unexpected:
+        lacks = f" It lacks {len(missing)} that the model has: {listed(missing)}." if missing else ""
+        brings = f" It has {len(unexpected)} that the model lacks: {listed(unexpected)}." if unexpected else ""
+        raise stored.misfit(
+            f"its parameters and buffers are not those of the model.{lacks}{brings} "
+            "Pass an instance of the architecture that was saved."
+        )
+
+
+def _check_shapes(stored: Stored, fresh: TracedModule, twin: TracedModule) -> None:
+    """Refuses a tensor that differs from the model's along a dim that no rewrite changes."""
+    blocks = {name for layer in stored.plan.layers for name in _block_names(layer, stored)}
+    expected, made = registered(fresh), registered(twin)
+    found = {name: tuple(stored.tensor(name).shape) for name in stored.names - blocks}
+    found |= {name: shape for name, shape in _dense_shapes(stored).items() if name in expected}
+    wanted = {name: tuple((expected[name] if name in expected else made[name]).shape) for name in found}
+    wanted |= {name: tuple(made[name].shape) for name in blocks}
+    found |= {name: tuple(stored.tensor(name).shape) for name in blocks}
+    differing = [name for name in found if found[name] != wanted[name]]
+    resizable = _resizable(stored, fresh) if set(differing) - blocks else {}
+    for name in stored.names:
+        kind, other = stored.tensor(name), made[name]
+        if kind.is_floating_point() != other.is_floating_point():
+            raise stored.misfit(f"{name} is {kind.dtype} in the file and {other.dtype} in the model.")
+    for name in sorted(differing):
+        if not _differ_where(found[name], wanted[name], resizable.get(name, (False,) * len(wanted[name]))):
+            raise stored.misfit(
+                f"{name} is {list(found[name])} in the file and {list(wanted[name])} in the model, whose graph fixes "
+                "that width. Pass an instance of the architecture that was saved."
+            )
+
+
+def _block_names(layer: Layer, stored: Stored) -> set[str]:
+    """The names under which a cross layer's weight is kept in blocks: the model has none of them."""
+    return {name for path in layer.paths for name in stored.names if name.startswith(f"{path}.weights.")}
+
+
+def _dense_shapes(stored: Stored) -> dict[str, tuple[int, ...]]:
+    """What the weights that are kept in blocks were like in the model, by their names there."""
+    return {
+        f"{path}.weight": (
+            sum(layer.config["out_generations"]),
+            sum(layer.config["in_generations"]),
+            *layer.config.get("kernel_size", ()),
+        )
+        for layer in stored.plan.layers
+        for path in layer.paths
+        if layer.config["scheme"] == "removed"
+    }
+
+
+def _differ_where(found: tuple[int, ...], wanted: tuple[int, ...], may: tuple[bool, ...]) -> bool:
+    """Whether the shapes have as many dims, and differ only in those that may."""
+    if len(found) != len(wanted):
+        return False
+    return all(a == b or free for a, b, free in zip(found, wanted, may, strict=True))
+
+
+def _resizable(stored: Stored, fresh: TracedModule) -> dict[str, tuple[bool, ...]]:
+    """For each parameter and buffer, whether a rewrite may change its dims."""
+    try:
+        found = channels(fresh)
+    except NrfxError as error:
+        raise stored.misfit(f"it has other widths than the model, which cannot be analysed. {error}") from error
+
+    def may(layout: Tensor | None) -> bool:
+        spaces = () if layout is None else found.spaces_along(layout).unique().tolist()
+        return any(found.spaces[space].free for space in spaces if space >= 0)
+
+    by_first = {name: tuple(may(layout) for layout in layouts) for name, layouts in found.layouts.items()}
+    return {name: by_first[first] for name, first in found.aliases.items() if first in by_first}
+
+
+def _put_tensors(stored: Stored, twin: TracedModule, fresh: Mapping[str, Tensor]) -> None:
+    made: dict[str, Tensor] = {}
+    for name, slot in registered(twin).items():
+        first = stored.plan.aliases.get(name, name)
+        if first not in made:
+            made[first] = _made(stored, first, slot, relative_of(name, fresh))
+        owner, _, attribute = name.rpartition(".")
+        module = twin.get_submodule(owner)
+        (module._parameters if isinstance(slot, nn.Parameter) else module._buffers)[attribute] = made[first]  # type: ignore[assignment]
+    if aliases_of(twin) != stored.plan.aliases:
+        untied = dict(aliases_of(twin).items() ^ stored.plan.aliases.items())
+        raise stored.misfit(f"its tied parameters are not tied in the same way in the model: {listed(untied)}.")
+
+
+def _made(stored: Stored, name: str, slot: Tensor, relative: Tensor | None) -> Tensor:
+    """A tensor of the file on the device of its relative in the fresh model, as what the slot holds."""
+    device = torch.device("cpu") if relative is None or relative.is_meta else relative.device
+    tensor = stored.tensors[name]
+    last = name in stored.plan.channels_last and tensor.dim() in CHANNELS_LAST
+    memory_format = CHANNELS_LAST[tensor.dim()] if last else torch.contiguous_format
+    value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=memory_format)
+    value.copy_(tensor)
+    return nn.Parameter(value, name not in stored.plan.frozen) if isinstance(slot, nn.Parameter) else value
+
+
+def _put_modes(stored: Stored, twin: TracedModule) -> None:
+    plan, places = stored.plan, dict(twin.named_modules())
+    if unknown := set(plan.other_mode) - places.keys():
+        raise stored.misfit(f"it names {len(unknown)} submodules that the model lacks: {listed(unknown)}.")
+    twin.train(plan.training)
+    for path, module in places.items():
+        module.training = plan.training != (path in plan.other_mode)

@@ -1,0 +1,148 @@
+"""What trains the network: an optimizer's groups and state by names of parameters, and the Rejuvenator beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nrfx.checkpoint.encoding import decoded
+from nrfx.checkpoint.file import Stored
+from nrfx.errors import CheckpointError
+from nrfx.trace import TracedModule
+
+
+class Resumable(Protocol):
+    """What save and load ask of a Rejuvenator."""
+
+    optimizer: Optimizer
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], module: TracedModule) -> None: ...
+
+
+def check_company(traced: TracedModule, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:
+    """Refuses to save what does not belong together."""
+    if rejuvenator is not None:
+        if {id(p) for p in rejuvenator.module.parameters()} != {id(p) for p in traced.parameters()}:
+            raise CheckpointError(
+                "The rejuvenator trains another module by now: save rejuvenator.module, which an event replaces."
+            )
+        if optimizer is not rejuvenator.optimizer:
+            raise CheckpointError("A rejuvenator is saved with its optimizer: pass optimizer=rejuvenator.optimizer.")
+    if optimizer is not None:
+        _check_trains(optimizer, traced)
+
+
+def _check_trains(optimizer: Optimizer, module: nn.Module) -> None:
+    own = {id(parameter) for parameter in module.parameters()}
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = [list(parameter.shape) for parameter in trained if id(parameter) not in own]
+    if foreign:
+        raise CheckpointError(
+            f"The optimizer trains {len(foreign)} parameters that the module does not have, the first of shape "
+            f"{foreign[0]}. Parameters are kept by name: pass the module that the optimizer trains."
+        )
+
+
+def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> dict[str, Any]:
+    """Class, groups and state, with names for parameters."""
+    names = {id(parameter): name for name, parameter in traced.named_parameters()}
+    groups = [
+        {
+            "names": [names[id(parameter)] for parameter in group["params"]],
+            "options": {key: value for key, value in group.items() if key not in ("params", "param_names")},
+        }
+        for group in optimizer.param_groups
+    ]
+    state = {
+        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in names
+    }
+    return {"class": type(optimizer).__qualname__, "groups": groups, "state": state}
+
+
+def check_asked(stored: Stored, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:
+    """Refuses to load what the file does not hold."""
+    if optimizer is not None and stored.optimizer is None:
+        raise stored.misfit("it holds no optimizer. Load the module alone and build a new optimizer for it.")
+    if rejuvenator is None:
+        return
+    if stored.rejuvenator is None:
+        raise stored.misfit("it holds no rejuvenator. Load module and optimizer, and make a new Rejuvenator of them.")
+    if optimizer is not rejuvenator.optimizer:
+        raise CheckpointError("A rejuvenator is loaded with its optimizer: pass optimizer=rejuvenator.optimizer.")
+
+
+@dataclass(frozen=True)
+class Refill:
+    """What an optimizer gets: per group its options, names and parameters, and the state of each parameter."""
+
+    groups: tuple[tuple[dict[str, Any], list[str], list[nn.Parameter]], ...]
+    state: Mapping[Tensor, dict[str, Any]]
+
+    @classmethod
+    def of(cls, stored: Stored, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
+        """From the file, for an optimizer over the fresh model's parameters: what makes it train the module."""
+        _check_trains(optimizer, model)
+        try:
+            saved = decoded(stored.optimizer, stored.tensors)
+            _check_kind(stored, optimizer, saved)
+            return cls._filled(saved, dict(module.named_parameters()))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise stored.misfit(
+                f"its optimizer's state cannot be understood ({type(error).__name__}: {error})."
+            ) from error
+
+    @classmethod
+    def _filled(cls, saved: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> Self:
+        groups = []
+        state: dict[Tensor, dict[str, Any]] = {}
+        for group in saved["groups"]:
+            options, names = dict(group["options"]), list(group["names"])
+            on_device = bool(options.get("capturable") or options.get("fused"))
+            groups.append((options, names, [parameters[name] for name in names]))
+            for name in names:
+                if name in saved["state"]:
+                    state[parameters[name]] = _placed(saved["state"][name], parameters[name], on_device)
+        return cls(tuple(groups), state)
+
+    def carry_out(self, optimizer: Optimizer) -> None:
+        """Gives the optimizer the groups and the state, in the place of its own."""
+        groups, named = optimizer.param_groups, "param_names" in optimizer.param_groups[0]
+        groups.extend({} for _ in self.groups[len(groups) :])
+        for group, (options, names, parameters) in zip(groups, self.groups, strict=True):
+            group.update(options, params=parameters, **({"param_names": names} if named else {}))
+        optimizer.state.clear()
+        optimizer.state.update(self.state)
+
+
+def _check_kind(stored: Stored, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    kind, count, found = type(optimizer).__qualname__, len(saved["groups"]), len(optimizer.param_groups)
+    if saved["class"] != kind:
+        raise stored.misfit(f"it holds the state of a {saved['class']}, and the optimizer is a {kind}.")
+    if found not in (1, count):
+        raise stored.misfit(
+            f"its optimizer has {count} groups of parameters, and the one given has {found}. "
+            f"Build it with {count} groups, or with one."
+        )
+
+
+def _placed(state: Mapping[str, Any], parameter: nn.Parameter, on_device: bool) -> dict[str, Any]:
+    """Copies of the state's tensors where torch keeps them: with the parameter, but for counts of steps on the CPU."""
+
+    def placed(key: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if key == "step" and not on_device:
+            return value.clone()
+        if value.shape != parameter.shape:
+            return value.to(parameter.device, copy=True)
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+    return {key: placed(key, value) for key, value in state.items()}

@@ -1,0 +1,83 @@
+"""The plan: what of a network its tensors cannot say. Most widths are no part of it: the shapes of tensors say them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+
+from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
+from nrfx.nn import Cross
+from nrfx.rewrite.literals import Literals
+from nrfx.rewrite.widths import bare_width
+from nrfx.trace import TracedModule
+from nrfx.trace.shapes import InputSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A cross layer: every path it is registered under, and its config."""
+
+    paths: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes the network of a fresh model and the tensors.
+
+    aliases: name -> first name, of tied parameters and buffers. frozen, channels_last: first names.
+    other_mode: the submodules whose mode is not that of the root. literals: as Facts.literals.
+    norms: the widths of norms without parameters, by path.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    gamma0: Mapping[str, float]
+    layers: tuple[Layer, ...]
+    aliases: Mapping[str, str]
+    frozen: tuple[str, ...]
+    channels_last: tuple[str, ...]
+    training: bool
+    other_mode: tuple[str, ...]
+    literals: Literals = field(default_factory=dict)
+    norms: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, traced: TracedModule) -> Self:
+        """The plan of a network."""
+        paths: dict[Cross, tuple[str, ...]] = {}
+        for path, module in traced.named_modules(remove_duplicate=False):
+            if isinstance(module, Cross):
+                paths[module] = (*paths.get(module, ()), path)
+        return cls(
+            inputs=traced.inputs,
+            gamma0=traced.gamma0,
+            layers=tuple(Layer(where, layer.config()) for layer, where in paths.items()),
+            aliases=aliases_of(traced),
+            frozen=tuple(name for name, parameter in traced.named_parameters() if not parameter.requires_grad),
+            channels_last=tuple(name for name, tensor in named_once(traced).items() if is_channels_last(tensor)),
+            training=traced.training,
+            other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
+            literals=traced.facts.literals,
+            norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The plan of which to_json made these values."""
+        tuples = {name: tuple(values[name]) for name in ("frozen", "channels_last", "other_mode")}
+        inputs = tuple((tuple(int(size) for size in shape), _dtype(dtype)) for shape, dtype in values["inputs"])
+        layers = tuple(Layer(tuple(layer["paths"]), dict(layer["config"])) for layer in values["layers"])
+        return cls(**{**values, **tuples, "inputs": inputs, "layers": layers})
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as values that json takes."""
+        inputs = [(shape, str(dtype).removeprefix("torch.")) for shape, dtype in self.inputs]
+        return {**asdict(self), "inputs": inputs}
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")
+    return found

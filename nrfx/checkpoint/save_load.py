@@ -1,0 +1,87 @@
+"""save and load: the network, its optimizer and its Rejuvenator, to one file and back."""
+
+import json
+
+from torch import nn
+from torch.optim import Optimizer
+
+from nrfx.checkpoint.encoding import decoded, encoded, tensors_in
+from nrfx.checkpoint.file import VERSION, Location, read, serialized, write
+from nrfx.checkpoint.network import restored, savable
+from nrfx.checkpoint.optimizer import Refill, Resumable, check_asked, check_company, optimizer_state
+from nrfx.checkpoint.plan import Plan
+from nrfx.checkpoint.tensors import named_once
+from nrfx.errors import NrfxError
+from nrfx.trace import TracedModule
+
+
+def save(
+    path: Location, module: nn.Module, optimizer: Optimizer | None = None, rejuvenator: Resumable | None = None
+) -> None:
+    """Writes a network, and the state of its optimizer and Rejuvenator if given, to one file, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist. A file that is there is replaced at the end, in one step.
+        module: a traced module, rejuvenated or not (`result.module`, `nr.module`), or a GraphModule with shapes.
+        optimizer: of the module's parameters.
+        rejuvenator: the one that trains the module with this optimizer.
+
+    Raises:
+        CheckpointError: the file cannot be written, or module, optimizer and rejuvenator do not belong together.
+
+    >>> import tempfile, torch, nrfx
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> small = nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module
+    >>> save(f"{folder.name}/small.safetensors", small)
+    >>> fresh = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> load(f"{folder.name}/small.safetensors", fresh).get_submodule("0")
+    Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
+    >>> folder.cleanup()
+    """
+    traced = savable(module)
+    check_company(traced, optimizer, rejuvenator)
+    plan, tensors = Plan.of(traced), named_once(traced)
+    content = {"format": "nrfx", "version": VERSION, "plan": plan.to_json(), "optimizer": None, "rejuvenator": None}
+    if optimizer is not None:
+        state = optimizer_state(optimizer, traced)
+        content["optimizer"] = encoded(state, "optimizer")
+        tensors |= tensors_in(state, "optimizer")
+    if rejuvenator is not None:
+        state = dict(rejuvenator.state_dict())
+        content["rejuvenator"] = encoded(state, "rejuvenator")
+        tensors |= tensors_in(state, "rejuvenator")
+    write(path, serialized(tensors, json.dumps(content)))
+
+
+def load(
+    path: Location, model: nn.Module, optimizer: Optimizer | None = None, rejuvenator: Resumable | None = None
+) -> TracedModule:
+    """The network that `save` wrote, built from a fresh instance of its class, which is left as it is.
+
+    The result is on the devices of `model` (the CPU for the meta device), in the dtypes and modes that were saved.
+
+    Args:
+        path: a file written by `nrfx.save`.
+        model: an instance of the architecture that was traced at first; or a traced module or GraphModule of one.
+        optimizer: over the parameters of `model`; of the class that was saved, with as many groups or one. It trains
+            the result from here on, its options and state as saved.
+        rejuvenator: with that optimizer. It goes on where the saved one was, with the result as its module.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit. Nothing was changed.
+    """
+    stored = read(path)
+    check_asked(stored, optimizer, rejuvenator)
+    module = restored(stored, model)
+    refill = None if optimizer is None else Refill.of(stored, optimizer, model, module)
+    if rejuvenator is not None:
+        try:
+            rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors), module)
+        except (NrfxError, TypeError, ValueError) as error:
+            raise stored.misfit(f"its rejuvenator's state is refused: {error}") from error
+    if optimizer is not None and refill is not None:
+        refill.carry_out(optimizer)
+    return module
