@@ -1,0 +1,162 @@
+"""What a rejuvenation made of a network: the cost before and after, and per layer the widths, kept and new channels."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nrfx.budget import Budget
+from nrfx.outline import Group, Line, lines, outline
+from nrfx.rejuvenate import Rejuvenation
+from nrfx.report.amounts import MEASURES, Measure, digits, human, percent, share_of, unit_of
+from nrfx.report.page import CRAMPED, Fitted, room, section, some
+from nrfx.report.table import Bar, Column, of_line, tree_table
+
+
+def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Budget | None = None) -> RenderableType:
+    """What a rewrite did: the cost before and after, and per layer the old, live and new width, kept and new channels.
+
+    Args:
+        title: the name of the network.
+        budget: what the network may cost, shown beside what it costs.
+    """
+    notes = section("Notes", ((note, "") for note in result.notes))
+    if not result.changed:
+        return Stack(Text(f"{title} is unchanged.", style="bold yellow"), *notes)
+    return Stack(
+        _outcome(result, title, budget),
+        "",
+        Fitted(lambda width: _rejuvenation_table(result, budget, width)),
+        *section("Carriers: channels that go on with the constants of dead ones", _carriers(result)),
+        *notes,
+    )
+
+
+def _outcome(result: Rejuvenation, title: str, budget: Budget | None) -> RenderableType:
+    grown = f"live layers grow by alpha = {result.alpha:.4g}" if result.alpha > 1 else "its dead channels are dropped"
+    return Stack(
+        Text.assemble((f"{title}, rejuvenated", "bold"), "  ", (grown, "green")),
+        "",
+        Fitted(lambda width: _costs(result, budget, human if width < CRAMPED else "{:,}".format)),
+    )
+
+
+def _costs(result: Rejuvenation, budget: Budget | None, number: Callable[[int], str]) -> Table:
+    """What was, what of it was alive, what is, and what may be."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    for _ in range(5):
+        table.add_column(justify="right", no_wrap=True)
+    table.add_row("", "before", "alive", "r", "after", "" if budget is None else "budget", style="dim")
+    for measure in MEASURES:
+        old, new = share_of(result.before, measure), share_of(result.after, measure)
+        bound = None if budget is None else getattr(budget, measure)
+        amounts = number(old.total), number(old.live), percent(old.ratio), number(new.total)
+        table.add_row(measure, *amounts, "" if bound is None else number(bound))
+    return table
+
+
+def _carriers(result: Rejuvenation) -> Iterator[tuple[str, str]]:
+    """How many a space has, and the spaces."""
+    spaces: dict[int, list[str]] = {}
+    for name, count in Counter(result.carriers).items():
+        spaces.setdefault(count, []).append(name)
+    for count, names in spaces.items():
+        yield f"{'in' if len(names) == 1 else 'each in'} {some(names)}", str(count)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The output width of a layer: before, live, after; of the latter, kept (S, carriers included) and new (R)."""
+
+    old: int
+    live: int
+    new: int
+    kept: int
+    fresh: int
+
+
+def widths(result: Rejuvenation) -> dict[str, Widths]:
+    """Per module that owns parameters and stayed, by its path, in order."""
+    after = {row.name: row for row in result.after.rows}
+    folded = {row.name: line.rows[-1].name for line in lines(result.before.rows) for row in line.rows}
+    found = {}
+    for row in result.before.rows:
+        if row.name in after:
+            new = after[row.name].out
+            fresh = _fresh(result, row.name, folded[row.name], max(new - row.out_live, 0))
+            found[row.name] = Widths(row.out, row.out_live, new, new - fresh, fresh)
+    return found
+
+
+def _fresh(result: Rejuvenation, name: str, norm: str, otherwise: int) -> int:
+    """New channels among the outputs of a module, by the origins of its weight or of the norm that follows."""
+    for candidate in (f"{name}.weight", f"{norm}.weight", f"{name}.bias"):
+        origin = (result.origins.get(candidate) or (None,))[0]
+        if origin is not None:
+            return int((origin < 0).sum())
+    return otherwise
+
+
+def _rejuvenation_table(result: Rejuvenation, budget: Budget | None, width: int) -> RenderableType:
+    found, after = widths(result), {row.name: row for row in result.after.rows}
+
+    def of_widths(value: Callable[[Widths], object]) -> Callable[[Group | Line], str]:
+        return of_line(lambda line: str(value(found[line.main.name])) if line.main.name in found else "")
+
+    def parts(item: Group | Line) -> str | Bar:
+        name = item.main.name if isinstance(item, Line) else ""
+        return _parts(found[name]) if name in found else ""
+
+    def op(line: Line) -> str:
+        return after[line.main.name].op if line.main.name in after else "gone"
+
+    old, live, new, kept, fresh = (
+        Column("old", of_widths(lambda of: of.old)),
+        Column("live", of_widths(lambda of: of.live)),
+        Column("new", of_widths(lambda of: of.new)),
+        Column("S", of_widths(lambda of: of.kept)),
+        Column("R", of_widths(lambda of: of.fresh or "")),
+    )
+    bar = Column("█ S kept ▒ R new · gone", parts, Bar(((1.0, " ", " ", ""),)))
+    params, flops = (_changes(result, measure) for measure in MEASURES)
+    wanted = {
+        "cramped": [old, live, new, bar],
+        "usual": [old, live, new, bar, flops if budget is not None and budget.params is None else params],
+        "spacious": [Column("op", of_line(op)), old, live, new, kept, fresh, bar, params, flops],
+    }[room(width)]
+    return tree_table(width, outline(lines(result.before.rows)), wanted, quiet=lambda item: _unmoved(item, found))
+
+
+def _parts(of: Widths) -> Bar:
+    """Kept and new channels, and those that were given up, on the scale of the wider of both networks."""
+    scale = max(of.old, of.new, 1)
+    kept, fresh = of.kept / scale, of.fresh / scale
+    return Bar(((kept, "█", "#", "green"), (fresh, "▒", "+", "cyan"), (1 - kept - fresh, "·", ".", "bright_black")))
+
+
+def _unmoved(item: Group | Line, found: Mapping[str, Widths]) -> bool:
+    return all(of.old == of.new == of.kept for line in item.lines if (of := found.get(line.main.name)))
+
+
+def _changes(result: Rejuvenation, measure: Measure) -> Column:
+    """What every module cost before and costs after."""
+    after = {row.name: getattr(row, measure) for row in result.after.rows}
+
+    def cell(item: Group | Line) -> str:
+        new = sum(after.get(row.name, 0) for line in item.lines for row in line.rows)
+        return _change(share_of(item, measure).total, new)
+
+    return Column(measure, cell, _change(*(share_of(u, measure).total for u in (result.before, result.after))))
+
+
+def _change(old: int, new: int) -> str:
+    """old → new, in one unit where both have the same."""
+    if not old and not new:
+        return ""
+    before = digits(old, unit_of(old)) if unit_of(old) == unit_of(new) else human(old)
+    return f"{before} → {human(new)}"

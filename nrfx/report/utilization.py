@@ -1,0 +1,150 @@
+"""What of a network is alive: totals, a tree of its layers, who wastes most, what is held and pinned."""
+
+from collections.abc import Iterator
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nrfx.outline import Group, Line, lines, outline
+from nrfx.report.amounts import MEASURES, Measure, human, pair, percent, share_of
+from nrfx.report.page import Fitted, alike, room, section, some
+from nrfx.report.table import Bar, Column, of_line, tree_table
+from nrfx.utilization import Share, Utilization
+
+WORST = 5
+
+
+def utilization_report(u: Utilization, title: str = "network", cost: Measure = "params") -> RenderableType:
+    """What of a network is alive: totals, a tree of its layers, who wastes most, what is held and pinned.
+
+    Args:
+        title: the name of the network.
+        cost: the measure by which layers are ranked, and whose bar is drawn where there is room for one.
+    """
+    sections = [
+        *_waste(u, cost),
+        *section("Held: gamma-dead channels that are kept, and count as live", alike(u.held)),
+        *section("Pinned: a width that must not change", _pinned(u)),
+        *section("Not counted in flops", ((name, "") for name in u.uncounted)),
+        *section("Notes", ((note, "") for note in u.notes)),
+    ]
+    return Stack(_headline(u, title), "", Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
+
+
+def _headline(u: Utilization, title: str) -> RenderableType:
+    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", Fitted(lambda width: _totals(u, width)))
+
+
+def _totals(u: Utilization, width: int) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(width={"cramped": 10, "usual": 24, "spacious": 60}[room(width)])
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for measure in MEASURES:
+        share = share_of(u, measure)
+        amount = f"{share.live:,} of {share.total:,}"
+        table.add_row(measure, _gauge(share), percent(share.ratio), amount)
+    return table
+
+
+def _verdict(u: Utilization) -> Text:
+    layers = lines(u.rows)
+    wasteful = sum(not _alive(layer) for layer in layers)
+    if u.params.live < u.params.total or u.flops.live < u.flops.total:
+        return Text(f"{wasteful} of {len(layers)} layers work with dead channels", style="yellow")
+    if u.held:
+        return Text("nothing to give back: every gamma-dead channel is held, for the reasons below", style="yellow")
+    return Text("all of it is alive: there is nothing to give back", style="green")
+
+
+def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
+    total = share_of(u, cost)
+    dead = total.total - total.live
+    if not dead:
+        return
+    wasted = [(line, share_of(line, cost)) for line in lines(u.rows)]
+    ranked = sorted(wasted, key=lambda entry: entry[1].live - entry[1].total)
+    yield ""
+    yield Text(f"Most wasted {cost}: dead of all in the layer, share of the waste", style="bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    for _ in range(2):
+        table.add_column(justify="right", no_wrap=True)
+    for line, share in ranked[:WORST]:
+        lost = share.total - share.live
+        if lost:
+            table.add_row(f"  {line.name}", f"{human(lost)} of {human(share.total)}", percent(lost / dead))
+    yield table
+
+
+def _pinned(u: Utilization) -> Iterator[tuple[str, str]]:
+    """What is pinned by whom, those with the same node and reason together."""
+    spaces: dict[tuple[str, str], list[str]] = {}
+    for pin in u.pins:
+        spaces.setdefault((pin.node, pin.reason), []).append(pin.space)
+    for (node, reason), names in spaces.items():
+        yield f"{some(names)}  by {node}: {reason}", ""
+
+
+def _utilization_table(u: Utilization, cost: Measure, width: int) -> Table:
+    other: Measure = "flops" if cost == "params" else "params"
+    cost_column, other_column = (_pairs(u, measure) for measure in (cost, other))
+    r, gauge = _ratios(u, cost), _gauges(u, cost)
+    wanted = {
+        "cramped": [_WIDTH_OUT, cost_column, r, gauge],
+        "usual": [_WIDTH_OUT, _WIDTH_IN, cost_column, other_column, r, gauge],
+        "spacious": [
+            *(_OP, _WIDTH_OUT, _WIDTH_IN, _HELD),
+            *(cost_column, r, gauge),
+            *(other_column, _ratios(u, other), _gauges(u, other)),
+        ],
+    }[room(width)]
+    return tree_table(width, outline(lines(u.rows)), wanted, quiet=_alive)
+
+
+def _alive(item: Group | Line) -> bool:
+    return item.params.live == item.params.total and item.flops.live == item.flops.total
+
+
+_OP = Column("op", of_line(lambda line: line.main.op))
+_WIDTH_OUT = Column("out", of_line(lambda line: _widths(line.main.out_live, line.main.out)))
+_WIDTH_IN = Column("in", of_line(lambda line: _widths(line.main.in_live, line.main.in_)))
+_HELD = Column("held", of_line(lambda line: str(line.held or "")))
+
+
+def _widths(live: int, total: int) -> str:
+    return str(total) if live == total else f"{live}/{total}"
+
+
+def _pairs(u: Utilization, measure: Measure) -> Column:
+    def cell(item: Group | Line) -> str:
+        share = share_of(item, measure)
+        return pair(share) if share.total else ""
+
+    return Column(measure, cell, pair(share_of(u, measure)))
+
+
+def _ratios(u: Utilization, measure: Measure) -> Column:
+    def cell(item: Group | Line) -> str:
+        share = share_of(item, measure)
+        return percent(share.ratio) if share.total else ""
+
+    return Column("r", cell, percent(share_of(u, measure).ratio))
+
+
+def _gauges(u: Utilization, measure: Measure) -> Column:
+    def cell(item: Group | Line) -> str | Bar:
+        share = share_of(item, measure)
+        return _gauge(share) if share.total else ""
+
+    return Column("", cell, _gauge(share_of(u, measure)))
+
+
+def _gauge(share: Share) -> Bar:
+    """The live part of a cost."""
+    ratio = share.ratio
+    style = "green" if ratio >= 0.85 else "yellow" if ratio >= 0.5 else "red"
+    return Bar(((ratio, "█", "#", style), (1 - ratio, "░", ".", "bright_black")))
