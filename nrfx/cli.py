@@ -245,8 +245,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _why(arguments: argparse.Namespace) -> int:
+    from nrfx.report import why_report
     from nrfx.why import why
-    from nrfx.why_report import why_report
 
     with _busy(f"looking at {arguments.model}"):
         traced = _traced(arguments)

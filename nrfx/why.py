@@ -113,8 +113,7 @@ class Why:
         return json.dumps(asdict(self), indent=2)
 
     def __str__(self) -> str:
-        from nrfx.report import render  # noqa: PLC0415 (rendering comes last)
-        from nrfx.why_report import why_report  # noqa: PLC0415
+        from nrfx.report import render, why_report  # noqa: PLC0415 (rendering comes last)
 
         return render(why_report(self))
 

@@ -34,7 +34,6 @@ ORDER = (
         "recalibrate",
         "outline",
         "report",
-        "why_report",
         "checkpoint",
     ),
     *("training", "models", "job", "cli"),

@@ -16,9 +16,8 @@ import nrfx
 from nrfx.channels import channels
 from nrfx.errors import AnalysisError, UsageError
 from nrfx.liveness import Residual, liveness
-from nrfx.report import render
+from nrfx.report import render, why_report
 from nrfx.why import Part, Why, why
-from nrfx.why_report import why_report
 
 
 def asked(model: nn.Module, layer: str, shape: tuple[int, ...] = zoo.IMAGE, residual: Residual = "live") -> Why:

@@ -1,4 +1,4 @@
-"""Reports for the terminal: what of a network is alive, and what a rejuvenation made of it.
+"""Reports for the terminal: what of a network is alive, what a rejuvenation made of it, and why a layer is as it is.
 
 Columns are chosen by the width at hand: from 120 on both measures have a bar, below 76 the second measure and the input
 widths go. A live/total pair is one number where everything is live. Every number is one of `to_json`, or a sum of them.
@@ -8,15 +8,17 @@ page           the width, and what is listed
 table          a line for each layer, with bars
 utilization    what of a network is alive
 rejuvenation   what a rejuvenation made of it
+why            why a layer has the channels that it has
 """
 
 from nrfx.report.amounts import Measure, human, pair, percent
-from nrfx.report.page import SPACIOUS, alike, columns, render, section
+from nrfx.report.page import columns, render
 from nrfx.report.rejuvenation import Widths, rejuvenation_report, widths
-from nrfx.report.table import RULED, Bar, shortened
+from nrfx.report.table import RULED, Bar
 from nrfx.report.utilization import utilization_report
+from nrfx.report.why import why_report
 
 __all__ = [
-    "RULED", "SPACIOUS", "Bar", "Measure", "Widths", "alike", "columns", "human", "pair", "percent",
-    "rejuvenation_report", "render", "section", "shortened", "utilization_report", "widths",
+    "RULED", "Bar", "Measure", "Widths", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
+    "utilization_report", "why_report", "widths",
 ]  # fmt: skip

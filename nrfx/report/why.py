@@ -15,7 +15,8 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from nrfx.report import RULED, SPACIOUS, alike, section, shortened
+from nrfx.report.page import SPACIOUS, alike, section
+from nrfx.report.table import RULED, shortened
 from nrfx.tie_graph import Hop
 from nrfx.why import Axis, Link, Part, State, Why
 
