@@ -29,7 +29,7 @@ from benchmarks.timing import Environment
 from nrfx.channels import Channels, channels
 from nrfx.liveness import liveness
 from nrfx.models import NETWORKS, create
-from nrfx.rejuvenate import Scheme
+from nrfx.options import Scheme
 from nrfx.trace import TracedModule
 from nrfx.utilization import measure
 

@@ -29,7 +29,7 @@ from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.timing import Environment, median_seconds
 from nrfx.channels import Channels, channels
 from nrfx.liveness import Residual
-from nrfx.rejuvenate import Scheme
+from nrfx.options import Scheme
 
 TOLERANCES = {torch.float64: TOLERANCE, torch.float32: 1e-4}
 """Largest difference of outputs, relative to the largest output. float32 alone differs from float64 by up to 3e-5."""

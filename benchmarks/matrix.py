@@ -26,7 +26,7 @@ from benchmarks.outcome import LEAST_SHARE, LISTENS, SUMMARY, TOLERANCE, Outcome
 from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.channels import Channels, channels
-from nrfx.rejuvenate import Scheme
+from nrfx.options import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
 SCHEMES: tuple[Scheme, ...] = ("dense", "attention", "removed")

@@ -6,32 +6,27 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nrfx.budget import Budget
-from nrfx.channels import Channels, Mismatch, Space, channels
+from nrfx.channels import Channels, Mismatch, channels
 from nrfx.cost import Cost, total_cost
+from nrfx.decision import Decision, allocate, decide, idle_reason
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
-from nrfx.liveness import Liveness, Residual, check_residual, liveness, removed_gammas
-from nrfx.nn import Cross
-from nrfx.reallocate import Allocation, Demand, Price, reallocate, restore, units
-from nrfx.rewrite import cross
+from nrfx.limits import Limits
+from nrfx.liveness import Residual, liveness, removed_gammas
+from nrfx.options import Options, Reinitialize, Scheme
+from nrfx.reallocate import Allocation
 from nrfx.rewrite.build import Built, Plan, build
 from nrfx.rewrite.heads import headed
 from nrfx.rewrite.rescale import NOT_RESCALED, rescaling
 from nrfx.rewrite.resize import Resized, resize
-from nrfx.rewrite.settle import Settlement, nothing, settle
-from nrfx.rules import Family, Reading
 from nrfx.trace import TracedModule, as_traced
 from nrfx.utilization import Utilization, measure
 from nrfx.verify import check_labels
-
-Scheme = Literal["attention", "dense", "removed"]
-Reinitialize = Literal["rejuvenated", "all"]
-
 
 NO_GAMMA = (
     "No batch norm with a gamma was found, so nothing tells which channels are dead (Sec. 3.1.1 needs normalised "
@@ -145,7 +140,7 @@ def rejuvenate(
     Source: Neural Rejuvenation, Sec. 3.2 and 3.3. We keep constants of dead channels, which the paper drops, count
     every parameter, and meet the budget exactly.
     """
-    options = _Options(
+    options = Options(
         scheme=scheme,
         rescale=rescale,
         reallocate=reallocate,
@@ -186,127 +181,37 @@ def compact(
     >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
     Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
     """
-    options = _Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
+    options = Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
     options.check()
     return _rewritten(as_traced(gm, example_inputs), None, options)
 
 
-def check_options(**options: Any) -> None:
-    """Raises the AnalysisError that `rejuvenate` would raise for these options; TypeError for an unknown one."""
-    _Options(**options).check()
-
-
-@dataclass(frozen=True)
-class _Options:
-    scheme: Scheme = "attention"
-    rescale: bool = True
-    reallocate: bool = True
-    reinitialize: Reinitialize = "rejuvenated"
-    residual: Residual = "live"
-    threshold: float = 0.01
-    gamma0: float | None = None
-    round_to: int = 1
-    constants: bool = True
-    merge: bool = False
-    generator: torch.Generator | None = None
-    cramped: bool = False  # dense because the budget has no room for carriers of attention
-
-    def check(self) -> None:
-        check_residual(self.threshold, self.residual)
-        for name, value, allowed in (
-            ("scheme", self.scheme, get_args(Scheme)),
-            ("reinitialize", self.reinitialize, get_args(Reinitialize)),
-        ):
-            if value not in allowed:
-                raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
-        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
-            raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
-        for name in ("rescale", "reallocate", "constants", "merge"):
-            if not isinstance(getattr(self, name), bool):
-                raise AnalysisError(f"{name} is {getattr(self, name)!r}; expected True or False.")
-        if self.generator is not None and not isinstance(self.generator, torch.Generator):
-            raise AnalysisError(
-                f"generator is {self.generator!r}; expected torch.Generator().manual_seed(0) or its like."
-            )
-        if self.gamma0 is not None and not (isinstance(self.gamma0, int | float) and 0 < self.gamma0 < float("inf")):
-            raise AnalysisError(f"gamma0 is {self.gamma0!r}; expected a positive number, or None.")
-
-    @property
-    def scratch(self) -> bool:
-        return self.reinitialize == "all"
-
-    @property
-    def settles(self) -> bool:
-        return self.constants and not self.scratch
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """What is known once constants are settled: who stays, and which layers may take a cross form."""
-
-    found: Channels
-    alive: Liveness
-    settled: Settlement
-    forms: Mapping[str, Reading]
-    form_notes: tuple[str, ...]
-    grows: Tensor  # bool [spaces]: who may be widened
-    narrow: Mapping[str, str]  # births that may only shrink, with the reason
-
-    @property
-    def kept(self) -> Tensor:
-        return self.alive.live | self.settled.carriers
-
-
-def _rewritten(traced: TracedModule, budget: Budget | None, options: _Options) -> Rejuvenation:
+def _rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
     """Decides, allocates and resizes; where an op does not take the new widths, it starts over with its spaces no wider
     than they are, or fixed.
     """
     _check_data(traced)
-    limits = _Limits()
+    limits = Limits()
     while True:
-        decision = _decide(traced, channels(traced, limits.fixed), options, limits)
+        decision = decide(traced, channels(traced, limits.fixed), options, limits)
         if not decision.found.norms:
             return _unchanged(traced, decision, NO_GAMMA)
         try:
-            allocation = _allocate(traced, decision, budget, options)
+            allocation = allocate(traced, decision, budget, options)
         except BudgetError:
             if options.scheme != "attention" or not bool(decision.settled.carriers.any()):
                 raise
-            options, limits = replace(options, scheme="dense", cramped=True), _Limits()
+            options, limits = replace(options, scheme="dense", cramped=True), Limits()
             continue
-        idle = _idle(decision, allocation, budget, options)
+        idle = idle_reason(decision, allocation, budget, options)
         if idle:
             return _unchanged(traced, decision, idle)
         try:
             resized = resize(traced, decision.found, decision.kept, allocation.width)
         except Mismatch as mismatch:
-            limits.add(decision, allocation, mismatch)
+            limits.add(decision.found, decision.kept, allocation.width, mismatch)
             continue
         return _carried_out(traced, decision, allocation, resized, budget, options)
-
-
-@dataclass
-class _Limits:
-    """What attempts to resize have taught: births (with the reason) that may not grow, or not change at all."""
-
-    narrow: dict[str, str] = field(default_factory=dict)
-    fixed: dict[str, str] = field(default_factory=dict)
-
-    def add(self, decision: _Decision, allocation: Allocation, mismatch: Mismatch) -> None:
-        """Limits the spaces that a mismatch concerns: those that grew may only shrink; where none grew all stay."""
-        found = decision.found
-        kept = torch.bincount(found.space_of[decision.kept], minlength=len(found.spaces))
-        grew = {key for space in (allocation.width > kept).nonzero() for key in found.spaces[int(space)].births}
-        reason = f"{mismatch.node}: {mismatch.reason}"
-        concerned, upstream = _concerned(found, mismatch), _upstream(found, mismatch.node)
-        for births in (concerned & grew, upstream & grew):
-            if births:
-                self.narrow.update(dict.fromkeys(births, reason))
-                return
-        births = concerned - self.fixed.keys() or upstream - self.fixed.keys()
-        if not births:
-            raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
-        self.fixed.update(dict.fromkeys(births, reason))
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -318,85 +223,7 @@ def _check_data(traced: TracedModule) -> None:
             )
 
 
-def _decide(traced: TracedModule, found: Channels, options: _Options, limits: "_Limits") -> _Decision:
-    """Liveness and constants; channels whose constant has no place are held, and the question asked again."""
-    forms, notes = cross.crossable(traced, found)
-    attention = _attending(traced, forms)
-    if options.scheme == "attention":
-        grows = _growing(found, options, limits)
-        attention |= {key for key, reading in forms.items() if _widens_both(found, reading, grows)}
-    hold: dict[int, str] = {}
-    while True:
-        alive = liveness(traced, found, options.threshold, options.residual, hold)
-        settled = settle(traced, found, alive, attention) if options.settles else nothing(found)
-        if not settled.hold:
-            return _Decision(found, alive, settled, forms, notes, _growing(found, options, limits), dict(limits.narrow))
-        assert settled.hold.keys() - hold.keys(), "channels that are held already cannot be held again"
-        hold |= settled.hold
-
-
-def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
-    """Keys of the layers that are cross-attention layers already, and stay so under any scheme."""
-    layers = {key: traced.get_submodule(reading.path) for key, reading in forms.items()}
-    return {key for key, layer in layers.items() if isinstance(layer, Cross) and layer.scheme == "attention"}
-
-
-def _widens_both(found: Channels, reading: Reading, grows: Tensor) -> bool:
-    """Whether the layer may get new channels on both sides, and so take a cross form."""
-    sides = [found.spaces_along(layout) for layout in (reading.rows, reading.cols)]
-    return all(bool(grows[spaces[spaces >= 0]].any()) for spaces in sides)
-
-
-def _allocate(traced: TracedModule, decision: _Decision, budget: Budget | None, options: _Options) -> Allocation:
-    found = decision.found
-    count = len(found.spaces)
-    demand = Demand(
-        live=torch.bincount(found.space_of[decision.alive.live], minlength=count),
-        kept=torch.bincount(found.space_of[decision.kept], minlength=count),
-        grows=decision.grows,
-        unit=units(found, options.round_to),
-    )
-    price = Price(traced, found, decision.kept, _crossing(traced, decision, options))
-    if budget is None:
-        return Allocation(demand.kept, 1.0, price(demand.kept))
-    if options.reallocate:
-        return reallocate(price, demand, budget)
-    return restore(price, demand, torch.bincount(found.space_of, minlength=count), budget)
-
-
-def _growing(found: Channels, options: _Options, limits: _Limits) -> Tensor:
-    """bool [spaces]: who may be widened."""
-
-    def grows(space: Space) -> bool:
-        mobile = space.free and space.normed and not space.frozen and not space.births.keys() & limits.narrow.keys()
-        return mobile and not (space.stream and options.residual == "fixed")
-
-    return torch.tensor([grows(space) for space in found.spaces], dtype=torch.bool)
-
-
-def _crossing(traced: TracedModule, decision: _Decision, options: _Options) -> dict[str, Reading]:
-    """By path, the layers whose cross connections are, or may become, absent."""
-    layers = {reading.path: (reading, traced.get_submodule(reading.path)) for reading in decision.forms.values()}
-    return {
-        path: reading
-        for path, (reading, layer) in layers.items()
-        if (layer.scheme == "removed" if isinstance(layer, Cross) else options.scheme == "removed")
-    }
-
-
-def _idle(decision: _Decision, allocation: Allocation, budget: Budget | None, options: _Options) -> str:
-    """Why there is nothing to do, "" where there is something."""
-    found = decision.found
-    if not any(space.free and space.normed for space in found.spaces):
-        return "Nothing may change width: every space with a gamma is pinned. `pins` of the utilization says by what."
-    old = torch.bincount(found.space_of, minlength=len(found.spaces))
-    if options.scratch or not bool(decision.kept.all()) or not torch.equal(allocation.width, old):
-        return ""
-    what = "Nothing is dead" if not decision.alive.held else "No dead channel may go"
-    return f"{what}{'' if budget is None else f' and {budget} leave no room for another channel'}: nothing was changed."
-
-
-def _unchanged(traced: TracedModule, decision: _Decision, reason: str) -> Rejuvenation:
+def _unchanged(traced: TracedModule, decision: Decision, reason: str) -> Rejuvenation:
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
     nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
@@ -418,43 +245,13 @@ def _unchanged(traced: TracedModule, decision: _Decision, reason: str) -> Rejuve
     )
 
 
-def _concerned(found: Channels, mismatch: Mismatch) -> set[str]:
-    """The births of every space that the mismatch names."""
-    count = found.channel_of.numel()
-    labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(labels.reshape(-1) for labels in mismatch.labels)])
-    known = labels[(labels >= 0) & (labels < count)].unique()
-    spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
-    return {key for space in spaces for key in found.spaces[space].births}
-
-
-def _upstream(found: Channels, name: str) -> set[str]:
-    """The births of every space that reaches a node without being summed over: they decide what stands where."""
-    steps = {(step.mode, step.node): step for step in found.steps}
-    queue = [key for key in steps if key[1].name == name]
-    seen, births = set(queue), set[str]()
-    while queue:
-        mode, node = queue.pop()
-        for source in node.all_input_nodes:
-            effect = steps[mode, source].effect
-            layouts = [effect.reading.rows] if effect.reading is not None else []
-            if source.op == "get_attr":
-                name = found.aliases.get(str(source.target), "")
-                layouts += [layout for layout in found.layouts.get(name, ()) if layout is not None]
-            for spaces in map(found.spaces_along, layouts):
-                births |= {key for space in spaces[spaces >= 0].unique().tolist() for key in found.spaces[space].births}
-            if effect.family is not Family.CONTRACTION and (mode, source) not in seen:
-                seen.add((mode, source))
-                queue.append((mode, source))
-    return births
-
-
 def _carried_out(
     traced: TracedModule,
-    decision: _Decision,
+    decision: Decision,
     allocation: Allocation,
     resized: Resized,
     budget: Budget | None,
-    options: _Options,
+    options: Options,
 ) -> Rejuvenation:
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
@@ -496,12 +293,12 @@ def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
 
 def _result(
     traced: TracedModule,
-    decision: _Decision,
+    decision: Decision,
     allocation: Allocation,
     built: Built,
     after: Channels,
     plan: Plan,
-    options: _Options,
+    options: Options,
     head_notes: tuple[str, ...],
 ) -> Rejuvenation:
     found = decision.found
@@ -542,7 +339,7 @@ def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
     return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
 
 
-def _width_notes(decision: _Decision, options: _Options) -> list[str]:
+def _width_notes(decision: Decision, options: Options) -> list[str]:
     """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
     found = decision.found
     fixed = [space for space in found.spaces if space.normed and space.pinned_by in space.births]

@@ -11,7 +11,7 @@ from benchmarks.networks import Network, dying
 from nrfx.cli import main
 from nrfx.errors import UsageError
 from nrfx.models import NETWORKS, create, resolve
-from nrfx.rejuvenate import Scheme
+from nrfx.options import Scheme
 
 COSTS = {
     ("densenet121_postact", 1000): (7_915_688, 2_834_161_664, 6_870_208, 20_480),

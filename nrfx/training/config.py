@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nrfx.errors import TrainingError
-from nrfx.rejuvenate import Reinitialize, Scheme
+from nrfx.options import Reinitialize, Scheme
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps"]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nrfx.errors import UsageError
-from nrfx.rejuvenate import Reinitialize, Scheme
+from nrfx.options import Reinitialize, Scheme
 
 DSD = 0.3
 """The part of each layer's weights that the sparse phase leaves out; the DSD paper's on ResNet-50."""

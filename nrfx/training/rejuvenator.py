@@ -20,8 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.budget import Budget
 from nrfx.errors import TrainingError
 from nrfx.liveness import mortal_gammas, shrinkable_betas
+from nrfx.options import check_options
 from nrfx.recalibrate import recalibrate
-from nrfx.rejuvenate import Rejuvenation, check_options, rejuvenate
+from nrfx.rejuvenate import Rejuvenation, rejuvenate
 from nrfx.trace import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.restart import check_restartable, restart
