@@ -18,6 +18,7 @@ from nrfx.decision import Decision, allocate, decide, idle_reason
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.limits import Limits
 from nrfx.liveness import Residual, liveness, removed_gammas
+from nrfx.nn import Cross
 from nrfx.options import Options, Reinitialize, Scheme
 from nrfx.reallocate import Allocation
 from nrfx.rewrite.build import Built, Plan, build
@@ -116,7 +117,8 @@ def rejuvenate(
         round_to: new widths are multiples of it, or the live width where the next multiple does not fit.
         constants: False drops the constants that dead channels emit; the outputs then move.
         merge: the survivors of each cross layer become one generation where that is exact: none of the cross weights
-            between them is in use. It stays as it is elsewhere, with a note. Heads (scheme "removed") always merge.
+            between them is in use. It stays as it is elsewhere, with a note, and a note says where there are no cross
+            layers yet. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
         example_inputs: where `gm` carries no shapes.
 
@@ -319,6 +321,7 @@ def _result(
             *head_notes,
             *built.notes,
             *_width_notes(decision, options),
+            *_merge_notes(traced, decision, options),
         ),
         origins=built.origins,
         parents=built.parents,
@@ -354,3 +357,11 @@ def _width_notes(decision: Decision, options: Options) -> list[str]:
     if options.round_to > 1 and not options.reallocate:
         notes.append("round_to has no meaning with reallocate=False: every layer has its old width back.")
     return notes
+
+
+def _merge_notes(traced: TracedModule, decision: Decision, options: Options) -> list[str]:
+    """That merge=True found no layer with survivors of several generations, where that is so."""
+    layers = [traced.get_submodule(reading.path) for reading in decision.forms.values()]
+    if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
+        return []
+    return ["merge=True had nothing to merge: no layer had more than one generation before this rewrite."]

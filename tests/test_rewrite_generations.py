@@ -183,6 +183,22 @@ def test_merge_is_true_or_false(merge: object) -> None:
         nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), merge=merge)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_network_without_generations_has_nothing_to_merge_and_says_so(scheme: str) -> None:
+    gm = nrfx.trace(calibrated(vgg_bn()), images())
+    kill(gm, 0)
+    budget = nrfx.Budget.relative(gm, params=1.0)
+    result = nrfx.rejuvenate(gm, budget, scheme=scheme, merge=True)
+    assert result.changed and [note for note in result.notes if "nothing to merge" in note] == [
+        "merge=True had nothing to merge: no layer had more than one generation before this rewrite."
+    ]
+    assert "merge" not in " ".join(nrfx.rejuvenate(gm, budget, scheme=scheme).notes)
+    if scheme != "dense":
+        kill(result.module, 1)
+        again = nrfx.rejuvenate(result.module, budget, scheme=scheme, merge=True)
+        assert again.changed and "nothing to merge" not in " ".join(again.notes)
+
+
 def test_cross_weights_in_use_keep_generations_apart_with_a_note_for_each_layer() -> None:
     result, difference = twice("attention", merge=True, trained=True)
     assert difference < 1e-12
