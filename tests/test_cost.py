@@ -29,7 +29,7 @@ class Positions(nn.Module):
         self.conv = nn.Conv2d(1, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, height, width = x.shape
+        n, height, width = x.size(dim=0), x.size(dim=2), x.shape[3]
         places = torch.ones(n if self.each else 1, 1, height, width, dtype=x.dtype).cumsum(2)
         return x + self.conv(places)
 
@@ -61,7 +61,7 @@ def test_flops_are_those_of_one_example_whatever_the_batch() -> None:
 @pytest.mark.parametrize("each", [True, False])
 def test_what_is_computed_from_the_size_of_the_batch_costs_once_an_example(each: bool) -> None:
     model = Positions(each)
-    one, many = (nrfx.utilization(nrfx.trace(model, torch.zeros(n, 4, 8, 8))) for n in (1, 5))
+    one, many = (nrfx.utilization(nrfx.trace(model, torch.zeros(n, 4, 8, 8))) for n in (1, 4))
     assert one.flops.total == many.flops.total == counted(model, torch.zeros(1, 4, 8, 8))["Global"]
 
 

@@ -162,7 +162,7 @@ class Walk:
     def note_sizes(self, node: fx.Node) -> None:
         """Notes a Python value that is the shape of what examples reach (`shapes`) or their number (`reached`)."""
         first = node.all_input_nodes[0] if node.all_input_nodes else None
-        asked = [arg for arg in node.args[1:] if arg != "shape"]
+        asked = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg != "shape"]
         whole = first in self.shapes or (first in self.reached and (node.target is getattr or node.target == "size"))
         if not whole:
             number = any(source in self.reached for source in node.all_input_nodes) and node.target not in SIZES
