@@ -186,12 +186,7 @@ def _described(run: Run) -> dict[str, str]:
 
 def _numbers(run: Run) -> dict[str, Any]:
     return {
-        "params": run.params,
-        "flops": run.flops,
-        "epochs": len(run.epochs),
-        "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in run.events],
-        "validation_error": run.validation.error,
-        "test_error": run.test.error,
+        **run.numbers(),
         "test_wrong": run.test.wrong,
         "test_images": run.test.images,
         "test_loss": run.test.loss,

@@ -43,6 +43,17 @@ class Run:
     seconds: float
     note: str
 
+    def numbers(self) -> dict[str, Any]:
+        """Costs, events and errors (in percent) as JSON values."""
+        return {
+            "params": self.params,
+            "flops": self.flops,
+            "epochs": len(self.epochs),
+            "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in self.events],
+            "validation_error": self.validation.error,
+            "test_error": self.test.error,
+        }
+
 
 def train(
     gm: TracedModule,
