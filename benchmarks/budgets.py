@@ -26,12 +26,13 @@ from benchmarks.budgets_page import HEADINGS, document, lines
 from benchmarks.networks import norms
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from benchmarks.timing import Environment
-from nrfx.channels import Channels, channels
-from nrfx.liveness import liveness
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.liveness import liveness
+from nrfx.analysis.spaces import channels
+from nrfx.analysis.utilization import measure
 from nrfx.models import NETWORKS, create
-from nrfx.options import Scheme
-from nrfx.trace import TracedModule
-from nrfx.utilization import measure
+from nrfx.plan.options import Scheme
+from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "budgets.csv"
 DOCUMENT = ROOT / "docs" / "budgets.md"

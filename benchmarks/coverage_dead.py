@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nrfx.channels import Channels
+from nrfx.analysis.channels import Channels
 
 WAYS: Mapping[str, tuple[float, float, float]] = {
     "tied": (0.4, 0.5, 0.0),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nrfx.channels import Channels, Space, Step
+from nrfx.analysis.channels import Channels, Space, Step
 
 WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 NO_GAMMA = "no norm or scale tells which channels are dead"

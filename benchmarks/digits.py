@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks.digits_page import CHOICE_HEADINGS, CHOICES, HEADINGS, Choice, error_rows, write_page
 from benchmarks.digits_run import SETTINGS, Trained, trained
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.recipe import RECIPES
 
 TABLE = RESULTS / "digits.csv"
 PAGE = ROOT / "docs" / "results.md"

@@ -14,8 +14,8 @@ from scipy import stats
 from benchmarks.digits_run import Trained
 from benchmarks.table import RESULTS, markdown
 from benchmarks.timing import Environment
-from nrfx.training.config import RunConfig
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.config import RunConfig
+from nrfx.experiment.recipe import RECIPES
 
 SURE = 0.95
 """How sure an interval is."""

@@ -7,10 +7,10 @@ from torch import nn
 
 import nrfx
 from benchmarks.timing import Environment
-from nrfx.training.config import RunConfig
-from nrfx.training.data import Dataset, digits
-from nrfx.training.loop import Run, train
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.config import RunConfig
+from nrfx.experiment.data import Dataset, digits
+from nrfx.experiment.loop import Run, train
+from nrfx.experiment.recipe import RECIPES
 
 WIDTHS = (16, 16, 32, 32)
 GAMMA = 0.5

@@ -22,9 +22,9 @@ from torchvision import models
 import nrfx
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import Environment
-from nrfx.channels import channels
-from nrfx.liveness import liveness
-from nrfx.training.data import Dataset, Images, batches, digits
+from nrfx.analysis.liveness import liveness
+from nrfx.analysis.spaces import channels
+from nrfx.experiment.data import Dataset, Images, batches, digits
 
 TABLE = RESULTS / "held.csv"
 SIDE, BATCH, LR, DELTA_LAMBDA, GAMMA = 32, 16, 0.02, 1e-3, 0.5

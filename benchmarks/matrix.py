@@ -25,8 +25,9 @@ from benchmarks.networks import NETWORKS, Network, dying, norms
 from benchmarks.outcome import LEAST_SHARE, LISTENS, SUMMARY, TOLERANCE, Outcome, document, summary
 from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
-from nrfx.channels import Channels, channels
-from nrfx.options import Scheme
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.spaces import channels
+from nrfx.plan.options import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
 SCHEMES: tuple[Scheme, ...] = ("dense", "attention", "removed")

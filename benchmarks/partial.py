@@ -27,8 +27,8 @@ from benchmarks.networks import norms, with_dead_channels
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import Environment
 from nrfx.errors import NrfxError, TraceError
-from nrfx.trace import TracedModule
-from nrfx.verify import reference
+from nrfx.rewrite.verify import reference
+from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "partial.csv"
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}

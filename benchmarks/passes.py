@@ -19,8 +19,8 @@ import nrfx
 from benchmarks.networks import Network, dying, torchvision_network
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import REPEATS, Environment, median_seconds
-from nrfx.channels import channels
-from nrfx.liveness import liveness
+from nrfx.analysis.liveness import liveness
+from nrfx.analysis.spaces import channels
 
 MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_small")
 SIDE = 224

@@ -21,9 +21,9 @@ from rich.progress import track
 import nrfx
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import Environment
-from nrfx.training.data import Dataset, batches, digits
-from nrfx.training.demo import CONFIG, digits_net
-from nrfx.training.loop import score
+from nrfx.experiment.data import Dataset, batches, digits
+from nrfx.experiment.demo import CONFIG, digits_net
+from nrfx.experiment.loop import score
 
 TABLE = RESULTS / "recalibration.csv"
 STEPS = (0, 2, 5, 10, 20, 40, 80)

@@ -19,9 +19,9 @@ from rich.progress import track
 import nrfx
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import Environment
-from nrfx.training.data import Dataset, digits
-from nrfx.training.demo import CONFIG, GAMMA, digits_net
-from nrfx.training.loop import Score, Silent, train
+from nrfx.experiment.data import Dataset, digits
+from nrfx.experiment.demo import CONFIG, GAMMA, digits_net
+from nrfx.experiment.loop import Score, Silent, train
 from nrfx.training.schedule import suggest_delta_lambda
 
 TABLE = RESULTS / "search.csv"

@@ -1,6 +1,7 @@
 """See the waste in a network while it trains, and give it back: Neural Rejuvenation as torch.fx graph passes."""
 
-from nrfx.budget import Budget
+from nrfx.analysis.utilization import Utilization, utilization
+from nrfx.analysis.why import Why, why
 from nrfx.checkpoint import load, save
 from nrfx.errors import (
     AnalysisError,
@@ -13,18 +14,18 @@ from nrfx.errors import (
     UsageError,
     VerificationError,
 )
-from nrfx.recalibrate import recalibrate
-from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
+from nrfx.experiment.recipe import Recipe, recipe
+from nrfx.plan.budget import Budget
+from nrfx.rewrite.cross_attend import cross_attend
 from nrfx.rewrite.heads import heads
+from nrfx.rewrite.rejuvenate import compact, rejuvenate
+from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.scales import fold_scales, insert_scales
-from nrfx.rewrite.split import cross_attend
-from nrfx.trace import TracedModule, trace
+from nrfx.rewrite.verify import verify
+from nrfx.tracing import TracedModule, trace
 from nrfx.training.heads import HeadLoss
-from nrfx.training.recipes import Recipe, recipe
+from nrfx.training.recalibrate import recalibrate
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
-from nrfx.utilization import Utilization, utilization
-from nrfx.verify import verify
-from nrfx.why import Why, why
 
 __all__ = [
     "AnalysisError",

@@ -2,7 +2,7 @@
 
 import sys
 
-from nrfx.cli import main
+from nrfx.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

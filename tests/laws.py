@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
-from nrfx.channels import Channels, Space, channels
-from nrfx.cost import Cost
+from nrfx.analysis.channels import Channels, Space
+from nrfx.analysis.cost import Cost
+from nrfx.analysis.spaces import channels
 from nrfx.errors import BudgetError
 from tests.networks import IMAGE, Piece, Plan, one_of
 from tests.zoo import norms

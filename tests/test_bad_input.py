@@ -57,7 +57,6 @@ from torch.optim import SGD, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
-from nrfx.budget_request import parse_budget
 from nrfx.errors import (
     AnalysisError,
     BudgetError,
@@ -67,6 +66,7 @@ from nrfx.errors import (
     UsageError,
     VerificationError,
 )
+from nrfx.plan.budget_request import parse_budget
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nrfx
-from nrfx.cost import Cost
+from nrfx.analysis.cost import Cost
 from nrfx.errors import BudgetError
 from tests.zoo import IMAGE, vgg_bn
 

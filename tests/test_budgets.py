@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.budgets import COLUMNS, Row, rows, traced, utilized
 from benchmarks.budgets_page import document
-from nrfx.channels import channels
+from nrfx.analysis.spaces import channels
 from nrfx.models import NETWORKS
 
 

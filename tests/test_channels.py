@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.channels import channels
+from nrfx.analysis.spaces import channels
 from tests.zoo import IMAGE, SMALL
 
 

@@ -21,7 +21,7 @@ from zoo import IMAGE, aux_net, calibrated, densenet_preact, grouped, mobilenet,
 import nrfx
 from nrfx.errors import CheckpointError
 from nrfx.nn import CrossConv2d
-from nrfx.trace import TracedModule
+from nrfx.tracing import TracedModule
 from nrfx.training.optimizer import migrate
 from nrfx.training.rejuvenator import Rejuvenator
 

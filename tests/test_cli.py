@@ -10,11 +10,11 @@ import zoo
 from torch import Tensor, nn
 
 import nrfx
-from nrfx.budget_request import parse_budget
-from nrfx.cli import _parser, main
+from nrfx.cli.commands import _parser, main
+from nrfx.cli.train import asked
 from nrfx.errors import BudgetError
-from nrfx.job import asked
-from nrfx.training.record import Folder
+from nrfx.experiment.record import Folder
+from nrfx.plan.budget_request import parse_budget
 
 IMAGE = ["--input", "1,3,16,16"]
 
@@ -197,7 +197,7 @@ def test_options_reach_the_rewrite(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = "nrfx.training.demo:digits_net"
+    model = "nrfx.experiment.demo:digits_net"
     arguments = ["train", model, "--epochs", "1", "--batch", "64", "--budget", "params=1.0x", "--out", "run", "--json"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
@@ -220,7 +220,7 @@ TRAININGS = {
     "trigger and no budget": (["zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
     "missing root": (["zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
     "absent root": (["zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
-    "unknown device": (["nrfx.training.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
+    "unknown device": (["nrfx.experiment.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
     "nothing to resume": (["--resume", "absent"], "absent holds no run"),
     "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
     "images that do not fit": (["zoo:vgg_bn"], "input was 2x1x8x8, the images of digits; --channels and --size"),
@@ -241,7 +241,7 @@ def test_a_recipe_is_trained_with_the_row_and_the_options_given_over_it(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "own.toml").write_text(
-        'row = "NR-CR"\nmodel = "nrfx.training.demo:digits_net"\n[train]\nepochs = 9\ninterval = 2\nlr = 0.05\n'
+        'row = "NR-CR"\nmodel = "nrfx.experiment.demo:digits_net"\n[train]\nepochs = 9\ninterval = 2\nlr = 0.05\n'
     )
     over = ["--row", "NR-IP", "--epochs", "1", "--batch", "200", "--seed", "3"]
     assert main(["train", "--recipe", "own.toml", *over, "--out", "run", "--json"]) == 0
@@ -263,7 +263,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
     row: str, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["train", "nrfx.training.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", row, "--json"]
+    arguments = ["train", "nrfx.experiment.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", row, "--json"]
     assert main([*arguments, "--out", "whole"]) == 0
     whole = json.loads(capsys.readouterr().out)
     put, kept = Folder.checkpoint, []
@@ -287,7 +287,7 @@ def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
 
 
 def test_runs_are_plotted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = ["train", "nrfx.training.demo:digits_net", "--epochs", "1", "--batch", "200", "--out", "run", "--json"]
+    run = ["train", "nrfx.experiment.demo:digits_net", "--epochs", "1", "--batch", "200", "--out", "run", "--json"]
     assert main(run) == 0
     capsys.readouterr()
     plain = json.loads(printed(["plot", "run", "-o", "figure.png", "--json"], capsys))

@@ -26,7 +26,7 @@ from benchmarks.coverage_row import Row, row_of, row_of_cells
 from benchmarks.coverage_shares import general, shares
 from benchmarks.networks import calibrate
 from benchmarks.table import progress_bar, write_csv
-from nrfx.channels import channels
+from nrfx.analysis.spaces import channels
 
 
 @pytest.fixture(autouse=True, scope="module")

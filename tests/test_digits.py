@@ -11,7 +11,7 @@ from rich.console import Console
 from benchmarks import digits
 from benchmarks.digits_page import interval, page, paired
 from benchmarks.digits_run import SETTINGS, Trained, images, network, trained
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.recipe import RECIPES
 
 
 def run(row: str = "BL", seed: int = 0, error: float = 5.0, params: int = 16_794) -> Trained:

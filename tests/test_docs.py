@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nrfx.training.datasets import DATASETS
-from nrfx.training.recipe_file import names, parse
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.datasets import DATASETS
+from nrfx.experiment.recipe import RECIPES
+from nrfx.experiment.recipe_file import names, parse
 
 DOCS = Path(__file__).parent.parent / "docs"
 

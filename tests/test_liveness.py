@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.channels import channels
+from nrfx.analysis.liveness import liveness, mortal_gammas, shrinkable_betas
+from nrfx.analysis.spaces import channels
 from nrfx.errors import AnalysisError
-from nrfx.liveness import liveness, mortal_gammas, shrinkable_betas
 from tests.zoo import IMAGE, SMALL, norms
 
 

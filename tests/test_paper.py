@@ -15,7 +15,7 @@ from test_models_networks import COSTS
 
 import nrfx
 from benchmarks.__main__ import BENCHMARKS
-from nrfx.cli import main
+from nrfx.cli.commands import main
 
 ROOT = Path(__file__).parent.parent
 PAPER = (ROOT / "docs" / "paper.md").read_text()

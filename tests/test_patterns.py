@@ -26,9 +26,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
-from nrfx.cost import Cost
+from nrfx.analysis.cost import Cost
 from nrfx.errors import BudgetError, NrfxError, TraceError
-from nrfx.verify import TOLERANCE
+from nrfx.rewrite.verify import TOLERANCE
 from tests.patterns import PATTERNS, Pattern
 from tests.patterns.pattern import IMAGE
 from tests.zoo import calibrated, norms

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 import nrfx
-from nrfx.channels import channels
-from nrfx.cost import Cost, total_cost
+from nrfx.analysis.cost import Cost, total_cost
+from nrfx.analysis.liveness import liveness
+from nrfx.analysis.spaces import channels
 from nrfx.errors import BudgetError
-from nrfx.liveness import liveness
-from nrfx.reallocate import Demand, Price, reallocate, restore, units
+from nrfx.plan.reallocate import Demand, Price, reallocate, restore, units
 from tests.zoo import IMAGE, SMALL, calibrated, with_dead
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import recalibration
-from nrfx.training.data import digits
+from nrfx.experiment.data import digits
 
 
 def test_both_runs_have_one_function_at_the_event_and_other_statistics_after_it(

@@ -171,7 +171,7 @@ def test_streams_that_stay_keep_the_function_over_five_rejuvenations_in_a_row(sc
         # streams never die, so they take ever more of a ResNet, until its branches are a few channels wide
         assert (result.changed and result.alpha > 1) or event > 1, result.notes
         assert nrfx.verify(gm, result, images()) < 1e-10
-        assert budget.admits(nrfx.cost.Cost(result.after.params.total, result.after.flops.total))
+        assert budget.admits(nrfx.analysis.cost.Cost(result.after.params.total, result.after.flops.total))
         gm = _trained(result.module)
 
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from torchvision.models import get_model
 
 import nrfx
-from nrfx.outline import Group, lines, outline
+from nrfx.analysis.utilization import Share, Utilization
 from nrfx.report import human, pair, rejuvenation_report, render, utilization_report, widths
-from nrfx.utilization import Share, Utilization
+from nrfx.report.layer_tree import Group, lines, outline
 
 
 def traced(name: str, dead: float = 0.4) -> nrfx.TracedModule:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.rewrite.origins import gather, occurrence, origin
+from nrfx.plan.origins import gather, occurrence, origin
 from tests.zoo import IMAGE, SMALL, calibrated, norms, vgg_bn, with_dead
 
 

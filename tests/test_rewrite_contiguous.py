@@ -1,4 +1,4 @@
-"""nrfx.rewrite.contiguous: concatenations whose parts come in the order of generations."""
+"""nrfx.rewrite.sort_generations: concatenations whose parts come in the order of generations."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 import nrfx
 from nrfx.errors import CheckpointError
 from nrfx.nn import Cross, CrossConv2d
-from nrfx.rewrite.contiguous import contiguous
-from nrfx.rewrite.origins import gather
+from nrfx.plan.origins import gather
+from nrfx.rewrite.sort_generations import sort_generations
 from tests.zoo import with_dead
 
 
@@ -50,7 +50,7 @@ def runs(module: nn.Module) -> int:
 
 def test_without_cross_layers_nothing_moves() -> None:
     gm = nrfx.trace(Branches(), torch.zeros(2, 3, 9, 9))
-    result = contiguous(gm)
+    result = sort_generations(gm)
     assert result.module.code == gm.code
     assert all(part is None for places in result.origins.values() for part in places)
 
@@ -61,7 +61,7 @@ def test_generations_are_one_run_each_and_the_function_is_the_same(nested: bool,
     before = rejuvenated(Branches(nested), scheme).module
     assert runs(before) > 2
     code, state = before.code, before.state_dict()
-    result = contiguous(before)
+    result = sort_generations(before)
     assert runs(result.module) == 2
     assert before.code == code
     assert state.keys() == result.module.state_dict().keys() == result.origins.keys()
@@ -87,7 +87,7 @@ class Halves(nn.Module):
 
 def test_an_order_that_means_more_is_left() -> None:
     before = nrfx.trace(Halves(), torch.zeros(2, 3, 5, 5))
-    result = contiguous(before)
+    result = sort_generations(before)
     assert result.module.code == before.code
     x = torch.randn(2, 3, 5, 5)
     assert torch.equal(result.module(x), before(x))
@@ -97,7 +97,7 @@ def test_what_was_reordered_is_not_saved_for_a_model_in_another_order(tmp_path) 
     before = rejuvenated(Branches(), "attention").module
     nrfx.save(tmp_path / "before.safetensors", before)
     with pytest.raises(CheckpointError, match=r"contiguous.*save the network before it, and call it again after load"):
-        nrfx.save(tmp_path / "after.safetensors", contiguous(before).module)
-    fresh = contiguous(nrfx.load(tmp_path / "before.safetensors", Branches().double())).module
+        nrfx.save(tmp_path / "after.safetensors", sort_generations(before).module)
+    fresh = sort_generations(nrfx.load(tmp_path / "before.safetensors", Branches().double())).module
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(fresh.eval()(x), before.eval()(x), rtol=1e-9, atol=1e-12)

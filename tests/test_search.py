@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import search
-from nrfx.training.data import digits
+from nrfx.experiment.data import digits
 from nrfx.training.schedule import steps_of_search
 
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.trace import ByMode, TracedModule, as_traced, propagate, trace
+from nrfx.tracing import ByMode, TracedModule, as_traced, propagate, trace
 
 MODES = ("train", "eval")
 

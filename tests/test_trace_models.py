@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import SwinTransformer, SwinTransformer
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from nrfx.errors import TraceError
-from nrfx.trace import trace
+from nrfx.tracing import trace
 from tests import test_trace
 from tests.test_trace import Function, assert_behaves_like
 

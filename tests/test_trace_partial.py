@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
 from nrfx.errors import TraceError, VerificationError
-from nrfx.trace import PartialModule, TracedModule, as_traced, trace
+from nrfx.tracing import PartialModule, TracedModule, as_traced, trace
 
 
 def unit(width_in: int, width: int) -> nn.Sequential:

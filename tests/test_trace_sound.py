@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from nrfx.errors import TraceError
-from nrfx.trace import trace
+from nrfx.tracing import trace
 
 Forward = Callable[["Net", Tensor], Any]
 

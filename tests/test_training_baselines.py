@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import nrfx
-from nrfx.channels import channels
+from nrfx.analysis.spaces import channels
 from nrfx.errors import AnalysisError, BudgetError, TrainingError
+from nrfx.experiment.data import Dataset, batches, digits
+from nrfx.experiment.demo import digits_net
+from nrfx.experiment.loop import score
 from nrfx.training.baselines import gamma_weights, morph, penalize, slim
-from nrfx.training.data import Dataset, batches, digits
-from nrfx.training.demo import digits_net
-from nrfx.training.loop import score
 from nrfx.training.optimizer import migrate
 from tests.zoo import IMAGE, SMALL, norms, vgg_bn, with_dead
 

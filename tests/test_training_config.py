@@ -3,7 +3,7 @@
 import pytest
 
 from nrfx.errors import TrainingError
-from nrfx.training.config import RunConfig, learning_rate
+from nrfx.experiment.config import RunConfig, learning_rate
 
 
 @pytest.mark.parametrize("wrong", [

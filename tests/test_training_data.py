@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nrfx.errors import UsageError
-from nrfx.training.data import Images, batches, digits
+from nrfx.experiment.data import Images, batches, digits
 
 
 def generator(seed: int = 0) -> torch.Generator:

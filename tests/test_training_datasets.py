@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision import datasets
 
 from nrfx.errors import UsageError
-from nrfx.training.data import batches
-from nrfx.training.datasets import DataConfig, dataset
+from nrfx.experiment.data import batches
+from nrfx.experiment.datasets import DataConfig, dataset
 from tests.test_training_loop import dataset as squares
 
 

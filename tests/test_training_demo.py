@@ -11,11 +11,11 @@ from rich.console import Console
 
 import nrfx
 from nrfx.errors import UsageError
-from nrfx.training.config import RunConfig
-from nrfx.training.demo import CONFIG, Demo, comparison, demo, digits_net
-from nrfx.training.loop import Run, train
-from nrfx.training.record import Score
-from nrfx.training.screen import Screen, layer_bars
+from nrfx.experiment.config import RunConfig
+from nrfx.experiment.demo import CONFIG, Demo, comparison, demo, digits_net
+from nrfx.experiment.loop import Run, train
+from nrfx.experiment.progress import Screen, layer_bars
+from nrfx.experiment.record import Score
 from tests.test_training_loop import QUICK, dataset, half_dead, network
 
 SHORT = replace(CONFIG, batch_size=128, interval=2)

@@ -11,10 +11,10 @@ from torch import nn
 
 import nrfx
 from nrfx.errors import TrainingError, UsageError
-from nrfx.training.config import RunConfig, learning_rate
-from nrfx.training.data import Dataset, Images
-from nrfx.training.loop import score, train
-from nrfx.training.record import Epoch, Score
+from nrfx.experiment.config import RunConfig, learning_rate
+from nrfx.experiment.data import Dataset, Images
+from nrfx.experiment.loop import score, train
+from nrfx.experiment.record import Epoch, Score
 from nrfx.training.rejuvenator import Event, Measurement
 from tests.zoo import AuxNet, norms, vgg_bn
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nrfx.errors import UsageError
-from nrfx.training.loop import train
-from nrfx.training.plot import _draw, plot
-from nrfx.training.record import read_log
+from nrfx.experiment.loop import train
+from nrfx.experiment.plot import _draw, plot
+from nrfx.experiment.record import read_log
 from tests.test_training_loop import QUICK, dataset, half_dead, network
 
 

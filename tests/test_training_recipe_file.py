@@ -6,9 +6,9 @@ import pytest
 from torchvision.models import list_models
 
 from nrfx.errors import UsageError
+from nrfx.experiment.recipe import RECIPES, recipe
+from nrfx.experiment.recipe_file import names, parse, read
 from nrfx.models import NETWORKS
-from nrfx.training.recipe_file import names, parse, read
-from nrfx.training.recipes import RECIPES, recipe
 
 LEAST = {"row": "NR", "model": "resnet18"}
 

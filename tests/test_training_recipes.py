@@ -6,7 +6,7 @@ import pytest
 
 import nrfx
 from nrfx.errors import UsageError
-from nrfx.training.recipes import RECIPES
+from nrfx.experiment.recipe import RECIPES
 
 TABLE_1 = ["BL", "BL-CA", "NR-CR", "NR-FS", "NR", "NR-BR", "NR-CA", "NR-CA-BR", "NR-IP", "NR+DSD"]
 

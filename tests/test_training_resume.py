@@ -9,9 +9,9 @@ import torch
 
 import nrfx
 from nrfx.errors import CheckpointError, UsageError
-from nrfx.training.config import RunConfig
-from nrfx.training.loop import Run, train
-from nrfx.training.record import Epoch, Silent, read_log
+from nrfx.experiment.config import RunConfig
+from nrfx.experiment.loop import Run, train
+from nrfx.experiment.record import Epoch, Silent, read_log
 from tests.test_training_loop import dataset, half_dead
 
 CONFIG = RunConfig(epochs=4, batch_size=8, interval=3, search=1.0, seed=1, dsd=0.3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nrfx.errors import UsageError
-from nrfx.training.shapes import SHAPES, shapes
+from nrfx.experiment.shapes import SHAPES, shapes
 
 
 @pytest.mark.parametrize(("wrong", "words"), [

@@ -8,7 +8,7 @@ from torch import nn
 
 import nrfx
 from nrfx.errors import TrainingError
-from nrfx.training.sparse import phases, sparse
+from nrfx.experiment.sparse import phases, sparse
 from tests.zoo import norms, vgg_bn
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import nrfx
-from nrfx.channels import channels
+from nrfx.analysis.liveness import Residual, liveness
+from nrfx.analysis.spaces import channels
+from nrfx.analysis.why import Part, Why, why
 from nrfx.errors import AnalysisError, UsageError
-from nrfx.liveness import Residual, liveness
 from nrfx.report import render, why_report
-from nrfx.why import Part, Why, why
 
 
 def asked(model: nn.Module, layer: str, shape: tuple[int, ...] = zoo.IMAGE, residual: Residual = "live") -> Why:

@@ -9,18 +9,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.channels import channels
+from nrfx.analysis.spaces import channels
 from nrfx.checkpoint.file import Stored
 from nrfx.checkpoint.plan import Layer
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
-from nrfx.rewrite.contiguous import is_reordered
-from nrfx.rewrite.cross import FORMS
+from nrfx.plan.blocks import FORMS
 from nrfx.rewrite.literals import put_literals
-from nrfx.rewrite.widths import fit_norm, fit_widths
-from nrfx.trace import TracedModule, as_traced, propagate
-from nrfx.trace.shell import same, shell
+from nrfx.rewrite.module_widths import fit_norm, fit_widths
+from nrfx.rewrite.sort_generations import is_reordered
+from nrfx.tracing import TracedModule, as_traced, propagate
+from nrfx.tracing.clone import same, shell
 
 
 def savable(module: nn.Module) -> TracedModule:
@@ -36,7 +36,7 @@ def savable(module: nn.Module) -> TracedModule:
         raise CheckpointError(f"The GraphModule cannot be saved: {error} Trace its model with nrfx.trace.") from error
     if is_reordered(traced):
         raise CheckpointError(
-            "nrfx.rewrite.contiguous has re-ordered the concatenations, which the model that the file is loaded into "
+            "sort_generations has re-ordered the concatenations, which the model that the file is loaded into "
             "does not have so: save the network before it, and call it again after load."
         )
     kept = registered(traced)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from nrfx.checkpoint.encoding import decoded
 from nrfx.checkpoint.file import Stored
 from nrfx.errors import CheckpointError
-from nrfx.trace import TracedModule
+from nrfx.tracing import TracedModule
 
 
 class Resumable(Protocol):

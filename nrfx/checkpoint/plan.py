@@ -9,9 +9,9 @@ import torch
 from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
 from nrfx.nn import Cross
 from nrfx.rewrite.literals import Literals
-from nrfx.rewrite.widths import bare_width
-from nrfx.trace import TracedModule
-from nrfx.trace.shapes import InputSpec
+from nrfx.rewrite.module_widths import bare_width
+from nrfx.tracing import TracedModule
+from nrfx.tracing.shapes import InputSpec
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nrfx.checkpoint.optimizer import Refill, Resumable, check_asked, check_comp
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import named_once
 from nrfx.errors import NrfxError
-from nrfx.trace import TracedModule
+from nrfx.tracing import TracedModule
 
 
 def save(

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from nrfx.outline import Group, Line
-from nrfx.utilization import Share, Utilization
+from nrfx.analysis.utilization import Share, Utilization
+from nrfx.report.layer_tree import Group, Line
 
 Measure = Literal["params", "flops"]
 MEASURES: tuple[Measure, ...] = ("params", "flops")

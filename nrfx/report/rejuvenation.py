@@ -9,12 +9,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nrfx.budget import Budget
-from nrfx.outline import Group, Line, lines, outline
-from nrfx.rejuvenate import Rejuvenation
+from nrfx.plan.budget import Budget
 from nrfx.report.amounts import MEASURES, Measure, digits, human, percent, share_of, unit_of
+from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import CRAMPED, Fitted, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table
+from nrfx.rewrite.result import Rejuvenation
 
 
 def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Budget | None = None) -> RenderableType:

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from nrfx.outline import Group, Line, Placed
+from nrfx.report.layer_tree import Group, Line, Placed
 from nrfx.report.page import SPACIOUS
 
 LONGEST_BAR = 28

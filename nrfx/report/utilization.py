@@ -7,11 +7,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nrfx.outline import Group, Line, lines, outline
+from nrfx.analysis.utilization import Share, Utilization
 from nrfx.report.amounts import MEASURES, Measure, human, pair, percent, share_of
+from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import Fitted, alike, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table
-from nrfx.utilization import Share, Utilization
 
 WORST = 5
 

@@ -15,10 +15,10 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from nrfx.analysis.tie_graph import Hop
+from nrfx.analysis.why import Axis, Link, Part, State, Why
 from nrfx.report.page import SPACIOUS, alike, section
 from nrfx.report.table import RULED, shortened
-from nrfx.tie_graph import Hop
-from nrfx.why import Axis, Link, Part, State, Why
 
 NAMED = 4
 """So many names are listed before the rest is counted."""

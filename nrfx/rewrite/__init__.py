@@ -1,1 +1,1 @@
-"""Passes that change a network: resize by origins, settle constants, rescale, start new channels, cross layers."""
+"""What builds: a new module from a plan, the check that it keeps the function, and the passes for the user."""

@@ -4,47 +4,28 @@ Arithmetic is float64 and cast back at the end, so that a rewrite adds one round
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nrfx.channels import Channels, first_readings, readers
+from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among
-from nrfx.liveness import Liveness
 from nrfx.nn import Cross
-from nrfx.rewrite import cross
+from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
+from nrfx.plan.origins import NEW, gather, is_whole, origin, scaled
+from nrfx.plan.plan import Plan
+from nrfx.rewrite.absorb_constants import merged, offset
+from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
-from nrfx.rewrite.origins import NEW, gather, is_whole, origin, scaled
-from nrfx.rewrite.rescale import Rescaling
-from nrfx.rewrite.resize import Resized
-from nrfx.rewrite.settle import Settlement, merged, offset
-from nrfx.rewrite.widths import fit_norm, fit_widths
+from nrfx.rewrite.module_widths import fit_norm, fit_widths
 from nrfx.rules import Family, Norm, Reading
-from nrfx.trace import TracedModule, propagate
+from nrfx.tracing import TracedModule, propagate
 
 Origins = tuple[Tensor | None, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is decided about a rewrite, before any tensor is touched."""
-
-    found: Channels
-    alive: Liveness
-    settled: Settlement
-    scales: Rescaling
-    resized: Resized
-    forms: Mapping[str, Reading]  # key -> layers that may take a cross form
-    scheme: str
-    heads: frozenset[str]  # keys of the output layers that gain a head
-    merge: bool  # survivors become one generation where that is exact
-    gamma0: Callable[[str], float]
-    scratch: bool  # every parameter starts anew
-    generator: torch.Generator | None
 
 
 @dataclass(frozen=True)
@@ -174,7 +155,7 @@ class _Builder:
                 places, factors = self._transposed(reading, new, places, factors)
             self._keep(reading.weight, reading.weight, weight, places, factors)
             return
-        layer = self.layers[reading.path] = cross.layer(module, found, self.plan.scheme)
+        layer = self.layers[reading.path] = cross_layer(module, found, self.plan.scheme)
         if layer.scheme == "attention":
             name = f"{reading.path}.weight"
             self._keep(name, name, weight, places, factors)
@@ -197,7 +178,7 @@ class _Builder:
         depthwise = factors[0] if reading.cols is reading.rows else None
         return (origin(reading.cols, new.cols), None, *places[2:]), (depthwise, None, *factors[2:])
 
-    def _blocks(self, module: nn.Module, reading: Reading, weight: Tensor, places: Origins) -> cross.Blocks | None:
+    def _blocks(self, module: nn.Module, reading: Reading, weight: Tensor, places: Origins) -> Blocks | None:
         head = reading.key in self.plan.heads
         crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
         if not crossing or reading.key not in self.plan.forms:
@@ -205,10 +186,10 @@ class _Builder:
         assert places[0] is not None and places[1] is not None
         merge = False
         if self.plan.merge and isinstance(module, Cross):
-            reason = cross.unmergeable(module, reading, weight, places[0], places[1])
+            reason = unmergeable(module, reading, weight, places[0], places[1])
             merge = reason is None
             self.notes += [] if merge else [f"{reading.path}: its generations stay apart: {reason}."]
-        return cross.blocks(module, reading, places[0], places[1], head, merge)
+        return blocks_after(module, reading, places[0], places[1], head, merge)
 
     def _parent(
         self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]

@@ -10,116 +10,17 @@ Source: Neural Rejuvenation, Sec. 3.3, and its authors' code, which counts the b
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, fx, nn
 
-from nrfx.channels import Channels, Step
 from nrfx.errors import RewriteError
 from nrfx.nn import Cross
-from nrfx.rewrite.resize import Resized
-from nrfx.rules import Family, Reading
-from nrfx.trace import PartialModule, TracedModule
-
-
-def headed(
-    traced: TracedModule, found: Channels, forms: Mapping[str, Reading], resized: Resized, scheme: str
-) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Keys of the output layers that gain a head, all of them or none; and notes on why not, and on who meets earlier.
-
-    Layers that have heads already gain one under every scheme, others under "removed". None does where no output layer
-    has a new column.
-    """
-    layers, obstacles = _output_layers(traced, found, forms)
-    old = {key for key in layers if _is_head(traced, forms, key)}
-    if scheme != "removed" and not old:
-        return frozenset(), ()
-    fresh = {key for key, reading in resized.readings.items() if _has_new(found, reading.cols)}
-    meet = [key for key in resized.readings if key in fresh and not _has_new(found, resized.readings[key].rows)]
-    hidden = [key for key in meet if key not in layers] if scheme == "removed" else []
-    notes = (f"Survivors and rejuvenated meet before the output, in {', '.join(hidden)}.",) if hidden else ()
-    if obstacles and not old:
-        return frozenset(), (*notes, f"One head for all generations: {obstacles[0]}.") if fresh else ()
-    if not layers & fresh:
-        return frozenset(), notes
-    return frozenset(layers if scheme == "removed" else old), notes
-
-
-def _has_new(found: Channels, layout: Tensor) -> bool:
-    return bool((layout >= found.channel_of.numel()).any())
-
-
-def _is_head(traced: TracedModule, forms: Mapping[str, Reading], key: str) -> bool:
-    layer = traced.get_submodule(forms[key].path)
-    return isinstance(layer, Cross) and layer.is_head
-
-
-def _output_layers(
-    traced: TracedModule, found: Channels, forms: Mapping[str, Reading]
-) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Keys of the layers whose channels are outputs, in both modes; and why some output cannot be told apart."""
-    if isinstance(traced, PartialModule):
-        return frozenset(), ("the network's outputs lie outside of its parts",)
-    effects = {(step.mode, step.node): step for step in found.steps}
-    layers: set[str] = set()
-    obstacles: list[str] = []
-    for mode, graph in traced.graphs.items():
-        if (mode, next(iter(graph.nodes))) not in effects:  # one graph for both modes
-            continue
-        for node in _ends(graph, traced):
-            step = effects[mode, node]
-            reading = step.effect.reading
-            if reading is not None and reading.key in forms:
-                layers.add(reading.key)
-            elif node.op != "placeholder":
-                obstacles.append(_obstacle(step))
-    return frozenset(layers), tuple(obstacles)
-
-
-def _obstacle(step: Step) -> str:
-    if step.effect.family is Family.GROUPED or step.effect.reading is not None:
-        return f"{step.path} gives an output and has no cross form"
-    return f"{step.path} stands before an output and has parameters or statistics of its own"
-
-
-def _ends(graph: fx.Graph, module: nn.Module) -> Iterator[fx.Node]:
-    """The nodes at which the ways back from the output end: what has parameters, and what has no inputs."""
-    yield from _Tail.of(graph, module).ends
-
-
-@dataclass(frozen=True)
-class _Tail:
-    """What lies between the last nodes with parameters and the output, in order. `ends`: those nodes and the inputs."""
-
-    between: tuple[fx.Node, ...]
-    ends: tuple[fx.Node, ...]
-
-    @classmethod
-    def of(cls, graph: fx.Graph, module: nn.Module) -> "_Tail":
-        (output,) = (node for node in graph.nodes if node.op == "output")
-        queue, seen = list(output.all_input_nodes), set(output.all_input_nodes)
-        while queue:
-            node = queue.pop()
-            if not _is_end(node, module):
-                queue += [source for source in node.all_input_nodes if source not in seen]
-                seen.update(node.all_input_nodes)
-        ordered = [node for node in graph.nodes if node in seen]
-        return cls(
-            tuple(node for node in ordered if not _is_end(node, module)),
-            tuple(node for node in ordered if _is_end(node, module) and node.op != "get_attr"),
-        )
-
-
-def _is_end(node: fx.Node, module: nn.Module) -> bool:
-    if node.op in ("placeholder", "get_attr"):
-        return True
-    if node.op == "call_module":
-        layer = module.get_submodule(str(node.target))
-        return any(True for _ in (*layer.parameters(), *layer.buffers()))
-    return any(source.op == "get_attr" for source in node.all_input_nodes)
+from nrfx.plan.heads import Tail
+from nrfx.tracing import PartialModule, TracedModule
 
 
 class Heads(fx.GraphModule):
@@ -207,7 +108,7 @@ _made: "WeakKeyDictionary[nn.Module, _Made]" = WeakKeyDictionary()
 def _head_layers(gm: TracedModule) -> dict[fx.Node, Cross]:
     """The calls of the layers whose generations reach the output side by side."""
     found = {}
-    for node in _Tail.of(gm.graph, gm).ends:
+    for node in Tail.of(gm.graph, gm).ends:
         layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, Cross) and layer.is_head:
             found[node] = layer
@@ -228,7 +129,7 @@ def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: lis
             args, kwargs = fx.map_arg((node.args, node.kwargs), once.__getitem__)
             shares[node] = graph.call_method("heads", (layer, *args), {**kwargs, "generations": tuple(generations)})
     (output,) = (node for node in gm.graph.nodes if node.op == "output")
-    tail = _Tail.of(gm.graph, gm).between
+    tail = Tail.of(gm.graph, gm).between
     outputs = []
     for index in range(len(generations)):
         here = once | {node: graph.call_function(operator.getitem, (share, index)) for node, share in shares.items()}

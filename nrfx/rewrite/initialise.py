@@ -13,7 +13,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
-from nrfx.rewrite.origins import NEW
+from nrfx.plan.origins import NEW
 
 
 def he_normal(shape: tuple[int, ...], out: int, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from nrfx.trace import TracedModule
+from nrfx.tracing import TracedModule
 
 Literals = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Mode -> node -> argument, by index or name -> its value; within a list, None for what is as it was."""

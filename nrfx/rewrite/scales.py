@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.channels import Channels, channels
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.spaces import channels
 from nrfx.errors import AnalysisError
 from nrfx.nn import ChannelScale, Cross
-from nrfx.rewrite.rescale import Tracking, tracked
+from nrfx.plan.rescale import Tracking, tracked
 from nrfx.rules import Effect, Family, Reading
-from nrfx.trace import TracedModule, as_traced
+from nrfx.tracing import TracedModule, as_traced
 
 HOLDER = "scales"
 

@@ -1,1 +1,1 @@
-"""Training with Neural Rejuvenation: the lambda schedule, the Rejuvenator, optimizers, and a loop over them."""
+"""What accompanies a user's own loop: the Rejuvenator, the lambda schedule, the optimizer's state, baselines."""

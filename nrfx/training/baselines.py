@@ -19,14 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nrfx.budget import Budget
-from nrfx.channels import Channels, channels
-from nrfx.cost import Extents, eval_steps, total_cost
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.cost import Extents, eval_steps, total_cost
+from nrfx.analysis.liveness import Residual, liveness, mortal_gammas
+from nrfx.analysis.spaces import channels
 from nrfx.errors import TrainingError
 from nrfx.labels import among
-from nrfx.liveness import Residual, liveness, mortal_gammas
-from nrfx.rejuvenate import Rejuvenation, compact, rejuvenate
-from nrfx.trace import TracedModule, as_traced
+from nrfx.plan.budget import Budget
+from nrfx.rewrite.rejuvenate import compact, rejuvenate
+from nrfx.rewrite.result import Rejuvenation
+from nrfx.tracing import TracedModule, as_traced
 
 Measure = Literal["params", "flops"]
 

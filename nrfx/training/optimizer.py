@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from nrfx.errors import TrainingError
-from nrfx.rejuvenate import Rejuvenation
-from nrfx.rewrite.origins import gather, scaled
+from nrfx.plan.origins import gather, scaled
+from nrfx.rewrite.result import Rejuvenation
 
 POWERS: Mapping[type[Optimizer], Mapping[str, int]] = {
     SGD: {"momentum_buffer": 1},

@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nrfx.budget import Budget
+from nrfx.analysis.liveness import mortal_gammas, shrinkable_betas
+from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
-from nrfx.liveness import mortal_gammas, shrinkable_betas
-from nrfx.options import check_options
-from nrfx.recalibrate import recalibrate
-from nrfx.rejuvenate import Rejuvenation, rejuvenate
-from nrfx.trace import TracedModule, as_traced
+from nrfx.plan.budget import Budget
+from nrfx.plan.options import check_options
+from nrfx.rewrite.rejuvenate import rejuvenate
+from nrfx.rewrite.result import Rejuvenation
+from nrfx.tracing import TracedModule, as_traced
 from nrfx.training.optimizer import check_state, migrate
+from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import check_restartable, restart
 from nrfx.training.schedule import LambdaSchedule, steps_of_search, steps_to_die, suggest_delta_lambda
-from nrfx.utilization import Utilization, utilization
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What a graph is, as values; nothing is changed: channels and their ties, constants, liveness, cost, utilization."""

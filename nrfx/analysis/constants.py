@@ -1,0 +1,267 @@
+"""Which channels carry a constant, and which constant, at each place where weights read them.
+
+A channel whose gamma is dead emits act(beta) at every position of every example. The graph is interpreted on float64
+tensors shaped like the label tensors: the constant, or NaN for a value that varies. A channel can go only where it is
+constant for everyone who reads it; what it emits then goes into a bias, a running mean or a carrier (rewrite/).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.reinterpret import flow, like, operands
+from nrfx.labels import NONE, along, collapse, layout, spread
+from nrfx.rules import Family, Norm, Reading, tensors
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a norm does in eval mode: gamma * (x - mean) / sqrt(var + eps) + beta, per channel, float64.
+
+    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. `scale`: it is
+    gamma * x alone.
+    """
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor | None
+    var: Tensor | None
+    eps: float
+    dead: Tensor
+    scale: bool = False
+
+    def __call__(self, constant: Tensor) -> Tensor:
+        if self.scale:
+            return torch.where(self.dead, 0.0, self.gamma * constant)
+        if self.mean is None or self.var is None:
+            alive = torch.full_like(constant, NAN)
+        else:
+            alive = self.gamma * (constant - self.mean) / (self.var + self.eps).sqrt() + self.beta
+        return torch.where(self.dead, self.beta, alive)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """`read[key]`: the constant that each column of that module's weight reads, NaN where it varies; one a visit.
+
+    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none; `places`
+    are the nodes of the causes.
+    """
+
+    read: Mapping[str, tuple[Tensor, ...]]
+    lost: Tensor
+    causes: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+def constants(
+    found: Channels, affine: Mapping[str, Affine], weight: Callable[[str], Tensor], bias: Callable[[str], Tensor]
+) -> Constants:
+    """Propagates the constants of dead channels through every graph.
+
+    Args:
+        affine: what each norm does, by the path of the norm.
+        weight, bias: read a parameter by name (only asked for grouped convolutions of non-zero constants).
+    """
+    propagation = _Propagation(found, affine, weight, bias)
+    flow(found, propagation.value)
+    return Constants(
+        *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
+        causes=tuple(propagation.causes),
+        places=tuple(propagation.places),
+    )
+
+
+def uniform(values: Tensor, axis: int) -> Tensor:
+    """The one value that each index of `axis` has at all its positions; NaN where they differ."""
+    rows = spread(values, axis)
+    if rows.shape[1] == 1:
+        return rows[:, 0]
+    return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
+
+
+def _varying(shape: torch.Size) -> Tensor:
+    """NaN in that shape, in the memory of one element."""
+    return _UNKNOWN.view((1,) * len(shape)).expand(shape)
+
+
+_UNKNOWN = torch.full((), NAN, dtype=torch.float64)
+
+
+def _varies(values: Tensor) -> bool:
+    """Whether every element is NaN by being one and the same: what most of a network holds, and cheap to see."""
+    return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
+
+
+class _Propagation:
+    def __init__(
+        self,
+        found: Channels,
+        affine: Mapping[str, Affine],
+        weight: Callable[[str], Tensor],
+        bias: Callable[[str], Tensor],
+    ) -> None:
+        self.affine, self.weight, self.bias = affine, weight, bias
+        self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
+        self.seen = torch.zeros(found.space_of.shape, dtype=torch.bool)  # False outside of `lose`
+        self.channel_of = found.channel_of
+        self.labels = {(step.mode, step.node.name): step.effect.out for step in found.steps}
+        self.read: dict[str, list[Tensor]] = {}
+        self.lost = torch.full(found.space_of.shape, -1)
+        self.causes: list[str] = []
+        self.places: list[str] = []
+
+    def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+
+    def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
+        return like(step.effect.out, lambda labels: _varying(labels.shape))
+
+    def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
+        return args[0] if args else next(iter(kwargs.values()))
+
+    def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
+        assert step.effect.apply is not None
+        return step.effect.apply(*args, **kwargs)
+
+    def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        assert step.effect.apply is not None
+        shape = step.effect.out.shape
+        if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
+            return _varying(shape)
+        small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
+        given = tensors(small)
+        if len(given) > 1:  # an op that works in place wants the first as large as all
+            common = torch.broadcast_tensors(*given)[0].shape
+            small = like(small, lambda x: x.expand(common))
+        out = step.effect.apply(*small, **kwargs).expand(shape)
+        if len(given) > 1:
+            self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
+        return out
+
+    def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        norm = step.effect.norm
+        assert isinstance(norm, Norm)
+        if norm.key not in self.dying and _varies(args[0]):
+            return _varying(step.effect.out.shape)
+        return along(self.affine[norm.key](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
+
+    def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Each channel's one value, wherever the channel lies afterwards."""
+        source = args[0] if args else kwargs["input"]
+        if bool(collapse(source).isnan().all()):
+            return _varying(step.effect.out.shape)
+        labels = tensors(operands(step, self.labels))[0]
+        table = _by_label(_with_padding(labels, source), source)
+        if not step.effect.uniform:
+            table = torch.where(table == 0, table, NAN)
+        small = collapse(step.effect.out)
+        value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
+        self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
+        return value
+
+    def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Constant in, constant out, except where non-zero constants meet the zeros of the padding."""
+        reading = step.effect.reading
+        assert reading is not None
+        value = uniform(tensors((args, kwargs))[reading.operand], reading.axis)
+        if reading.padded:
+            value = torch.where(value == 0, value, NAN)
+        rows = along(self.contracted(reading, value), reading.axis, step.effect.out.shape)
+        self.lose(step, args, rows, f"{step.node.name} is a padded convolution and varies its constant at the border")
+        return rows
+
+    def contracted(self, reading: Reading, value: Tensor) -> Tensor:
+        if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
+            by_group = value.view(reading.groups, -1).sum(1)
+            return by_group.repeat_interleave(reading.rows.numel() // reading.groups)
+        assert reading.weight is not None
+        weight = reading.by_rows(self.weight(reading.weight)).flatten(2).sum(2)  # [rows, columns of a group]
+        groups = value.numel() // weight.shape[1]
+        rows = torch.einsum("goi,gi->go", weight.view(groups, -1, weight.shape[1]), value.view(groups, -1)).flatten()
+        return rows if reading.bias is None else rows + self.bias(reading.bias)
+
+    def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """What mixes positions alone gives a constant for a constant; what mixes channels varies."""
+        if step.effect.apply is not None and not all(bool(collapse(x).isnan().all()) for x in tensors(args)):
+            return step.effect.apply(*args, **kwargs)
+        out = self.varying(step, args, kwargs)
+        if isinstance(out, Tensor):
+            self.lose(step, args, out, f"{step.node.name} mixes it with what varies")
+        return out
+
+    def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
+        reading = step.effect.reading
+        assert reading is not None
+        self.read.setdefault(reading.key, []).append(uniform(tensors((args, kwargs))[reading.operand], reading.axis))
+        return self.varying(step, args, kwargs)
+
+    def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
+        """Records the channels that were constant in an operand and vary in the result."""
+        if all(_varies(values) for values in tensors(args)):
+            return
+        known = [self.where(labels, ~collapse(values).isnan()) for labels, values in self.labelled(step, args)]
+        after = self.where(step.effect.out, collapse(out).isnan())
+        for channels in known:
+            self.seen[channels] = True
+        lost = after[self.seen[after] & (self.lost[after] < 0)]
+        for channels in known:
+            self.seen[channels] = False
+        if lost.numel():
+            self.lost[lost] = len(self.causes)
+            self.causes.append(reason)
+            self.places.append(step.node.name)
+
+    def labelled(self, step: Step, args: Any) -> list[tuple[Tensor, Tensor]]:
+        """(labels, values) of each operand that is a tensor."""
+        names = tensors(operands(step, self.labels)[0])
+        return list(zip(names, tensors(args), strict=True))
+
+    def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
+        """The channels of which an element is chosen, some perhaps often. `chosen` broadcasts over dims that repeat."""
+        small, mask = torch.broadcast_tensors(collapse(labels), chosen)
+        return self.channel_of[small[mask & (small >= 0)]]
+
+
+def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
+    """The labels, padded places (NONE) counted to the channel at their index of dim 1, which a pool mixes them into.
+
+    Minus infinity stays out: a maximum does not see it.
+    """
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    if not bool((small == NONE).any()):
+        return labels
+    own = along(layout(labels, 1)[: small.shape[1]], 1, small.shape)
+    return torch.where((small == NONE) & (value != -torch.inf), own, small)
+
+
+def _by_label(labels: Tensor, values: Tensor) -> Tensor:
+    """[highest label + 1] float64: the value of each label; NaN where it varies, over positions or at all."""
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    ids, value = small.reshape(-1), value.reshape(-1)
+    known = ids >= 0
+    size = int(ids.max()) + 1 if ids.numel() and bool(known.any()) else 1
+    low = torch.full((size,), torch.inf).double().scatter_reduce(0, ids[known], value[known], "amin")
+    high = torch.full((size,), -torch.inf).double().scatter_reduce(0, ids[known], value[known], "amax")
+    return torch.where(low == high, low, NAN)
+
+
+_BY_FAMILY: dict[Family, Callable[[_Propagation, Step, Any, Any], Any]] = {
+    Family.SOURCE: _Propagation.varying,
+    Family.UNKNOWN: _Propagation.varying,
+    Family.SINK: _Propagation.varying,
+    Family.IDENTITY: _Propagation.identity,
+    Family.MOVEMENT: _Propagation.movement,
+    Family.POINTWISE: _Propagation.pointwise,
+    Family.NORM: _Propagation.norm,
+    Family.POOL: _Propagation.pool,
+    Family.GROUPED: _Propagation.grouped,
+    Family.MIXED: _Propagation.mixed,
+    Family.CONTRACTION: _Propagation.contraction,
+}

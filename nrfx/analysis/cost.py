@@ -1,0 +1,101 @@
+"""Params and flops, exactly, from the widths of layouts; no model is built and nothing is run.
+
+    params    every learnable number, tied ones once: the product of the widths along the dims of each parameter
+    flops     multiply-adds of one example in eval mode, each once: times * rows * cols of every piece of work
+
+Source: Neural Rejuvenation, Sec. 3.1.2. There convolutions alone count; here every parameter does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.liveness import live_along
+from nrfx.labels import joined
+from nrfx.tracing import TracedModule
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A pair of exact integers."""
+
+    params: int
+    flops: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.params + other.params, self.flops + other.flops)
+
+
+def parameter_cost(traced: TracedModule, found: Channels, extent: "Extents") -> dict[str, int]:
+    """Numbers in each parameter by its first name, at the widths that `extent` gives."""
+    return {
+        name: _numbers(parameter.shape, found.layouts.get(name, ()), extent)
+        for name, parameter in traced.named_parameters()
+    }
+
+
+def step_flops(found: Channels, extent: "Extents") -> dict[str, int]:
+    """Multiply-adds of each node of the eval graph that does any, by node name."""
+    return {
+        step.node.name: sum(work.times * extent(work.rows) * extent(work.cols) for work in step.effect.work)
+        for step in eval_steps(found)
+        if step.effect.work
+    }
+
+
+def eval_steps(found: Channels) -> list[Step]:
+    """The steps of the eval-mode graph."""
+    return [step for step in found.steps if step.mode == "eval"]
+
+
+def total_cost(traced: TracedModule, found: Channels, live: Tensor | None = None) -> Cost:
+    """The cost of the whole network, or of its live part."""
+    extent = Extents(found, live)
+    return Cost(sum(parameter_cost(traced, found, extent).values()), sum(step_flops(found, extent).values()))
+
+
+class Extents:
+    """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at
+    once, for a network has hundreds of small ones."""
+
+    def __init__(self, found: Channels, live: Tensor | None) -> None:
+        self.found, self.live = found, live
+        self.known = {} if live is None else _live_widths(found, live)
+
+    def __call__(self, layout: Tensor | None) -> int:
+        if layout is None:
+            return 1
+        if self.live is None:
+            return layout.numel()
+        if id(layout) not in self.known:
+            self.known[id(layout)] = int(live_along(self.found, self.live, layout).sum())
+        return self.known[id(layout)]
+
+
+def _live_widths(found: Channels, live: Tensor) -> dict[int, int]:
+    """id of a layout -> its live positions, for every axis of a parameter and of a piece of work."""
+    axes = [axis for dims in found.layouts.values() for axis in dims]
+    axes += [axis for step in found.steps for work in step.effect.work for axis in (work.rows, work.cols)]
+    layouts = {id(axis): axis for axis in axes if axis is not None}
+    labels, layout_of = joined(list(layouts.values()))
+    counts = torch.bincount(layout_of[live_along(found, live, labels)], minlength=len(layouts))
+    return dict(zip(layouts, counts.tolist(), strict=True))
+
+
+def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], extent: Extents) -> int:
+    numbers = 1
+    for size, layout in zip(shape, dims or (None,) * len(shape), strict=True):
+        numbers *= size if layout is None else extent(layout)
+    return numbers
+
+
+def by_owner(costs: Mapping[str, int]) -> dict[str, int]:
+    """Sums by the module that owns the parameter."""
+    owned: dict[str, int] = {}
+    for name, numbers in costs.items():
+        owner = name.rpartition(".")[0]
+        owned[owner] = owned.get(owner, 0) + numbers
+    return owned

@@ -1,0 +1,332 @@
+"""Which channels are dead: constant for everyone who reads them, because a gamma on their way is.
+
+    gamma-dead    abs(gamma) < threshold * max abs(gamma) of its layer
+    dead          gamma-dead, free, and constant at every weight that reads it: it can go without changing the function
+    held          gamma-dead but kept, with the reason; live in every cost
+
+Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here one that is not constant, or
+that somebody else keeps, is held.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.constants import Affine, Constants, constants
+from nrfx.analysis.interpret import named_tensors
+from nrfx.analysis.spaces import channels
+from nrfx.errors import AnalysisError
+from nrfx.labels import among, joined
+from nrfx.rules import Family, Norm
+from nrfx.tracing import TracedModule
+
+Residual = Literal["live", "fixed", "coupled"]
+
+ALL_DEAD = 1e-3
+"""A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Gamma-dead channels that are kept for one reason: their positions in `gamma`, and which channels they are."""
+
+    gamma: str
+    reason: str
+    indices: Tensor
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """`live[c]`: whether channel c stays. `gamma_dead[name][i]`: whether that gamma is dead. `strength[c]`: its
+    largest |gamma|.
+    """
+
+    live: Tensor
+    gamma_dead: Mapping[str, Tensor]
+    held: tuple[Held, ...]
+    affine: Mapping[str, Affine]
+    constants: Constants
+    notes: tuple[str, ...]
+    threshold: float
+    residual: Residual
+
+
+def liveness(
+    traced: TracedModule,
+    found: Channels,
+    threshold: float = 0.01,
+    residual: Residual = "live",
+    hold: Mapping[int, str] | None = None,
+) -> Liveness:
+    """The liveness of every channel, from the values of the gammas (fetched from the device at once).
+
+    Args:
+        threshold: relative to the largest abs(gamma) of the same layer, in [0, 1).
+        residual: "live" and "fixed" keep the channels of streams, "coupled" lets one die when all its gammas are dead.
+        hold: channels to keep, with the reason.
+
+    Raises:
+        AnalysisError: threshold or residual is out of range, or a number of a norm is NaN or infinite.
+    """
+    check_residual(threshold, residual)
+    norms = tuple(found.first_norms.values())
+    values = _fetch(traced, norms)
+    _check_finite(norms, values)
+    gamma_dead = {}
+    notes: list[str] = []
+    for norm in norms:
+        if norm.gamma is not None:
+            gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
+            notes += note
+    affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
+    fixed = constants(found, affine, reader(traced), reader(traced))
+    marked = _marked(found, gamma_dead)
+    policy = torch.tensor([space.stream and residual != "coupled" for space in found.spaces], dtype=torch.bool)
+    free = torch.tensor([space.free for space in found.spaces], dtype=torch.bool)
+    keep = ~marked | policy[found.space_of] | ~free[found.space_of] | _read_varying(found, fixed)
+    for channel in hold or {}:
+        keep[channel] = True
+    strength = _strength(found, values)
+    keep, revived = _never_empty(found, keep, strength)
+    hold = _second_groups(found, keep, strength) | dict(hold or {})
+    for channel in hold:
+        keep[channel] = True
+    notes += [f"{found.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
+    held = tuple(_held(found, gamma_dead, keep, fixed, policy, hold or {}, residual))
+    return Liveness(keep, gamma_dead, held, affine, fixed, tuple(notes), threshold, residual)
+
+
+def removed_gammas(found: Channels, alive: Liveness) -> dict[str, Tensor]:
+    """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
+    return {name: dead & ~live_along(found, alive.live, found.norms[name]) for name, dead in alive.gamma_dead.items()}
+
+
+def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
+    """Per gamma parameter that can die, bool [channels]: those on a free channel, outside streams unless "coupled".
+
+    These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main
+    stream).
+    """
+    check_residual(0.0, residual)
+    found = channels(traced)
+    mortal = torch.tensor(
+        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
+    )
+    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
+    masks = {name: among(found.spaces_along(layout), mortal) for name, layout in found.norms.items()}
+    return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
+
+
+def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Residual = "live") -> dict[str, Tensor]:
+    """Per beta parameter, bool [channels]: those of gamma-dead channels that could go if their constant were 0.
+
+    A constant other than 0 cannot be moved behind a gate or a padded depthwise convolution, so there a channel is held
+    by its beta alone. Betas that are 0 already are among them: at another value they would hold their channel again.
+
+    Raises:
+        AnalysisError: as for `liveness`.
+    """
+    found = channels(traced)
+    alive = liveness(traced, found, threshold, residual)
+    mortal = torch.tensor(
+        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
+    )[found.space_of]
+    ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in alive.affine.items()}
+    losing = mortal & (constants(found, ones, reader(traced), reader(traced)).lost >= 0)
+    held = alive.live & (alive.constants.lost >= 0)
+    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - found.shared
+    masks = {}
+    for norm in found.first_norms.values():
+        if norm.gamma is not None and norm.beta in trained:
+            channel, zero = found.channels(norm.layout), alive.affine[norm.key].beta == 0
+            masks[norm.beta] = alive.gamma_dead[norm.gamma] & among(channel, losing) & (among(channel, held) | zero)
+    return {name: mask for name, mask in masks.items() if bool(mask.any())}
+
+
+def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:
+    """bool [len layout]: whether each position stays; what carries no channel does."""
+    ids = found.channels(layout)
+    return (ids < 0) | among(ids, live)
+
+
+def check_residual(threshold: float, residual: str) -> None:
+    """Raises AnalysisError unless both are in range."""
+    if not (isinstance(threshold, int | float) and 0 <= threshold < 1):
+        raise AnalysisError(
+            f"threshold is {threshold!r}; expected a number in [0, 1), relative to a layer's largest gamma."
+        )
+    if residual not in get_args(Residual):
+        raise AnalysisError(f"residual is {residual!r}; expected one of {', '.join(get_args(Residual))}.")
+
+
+def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
+    """The parameters and statistics of all norms in float64 on the CPU, in one transfer."""
+    tensors = named_tensors(traced)
+    names = sorted(
+        {name for norm in norms for name in (norm.gamma, norm.beta, norm.mean, norm.var) if name is not None}
+    )
+    if not names:
+        return {}
+    if any(tensors[name].is_meta for name in names):
+        raise AnalysisError("The model lies on the meta device and has no gammas to read: move it to the CPU or a GPU.")
+    joined = torch.cat([tensors[name].detach().reshape(-1) for name in names]).double().cpu()  # in their widest dtype
+    return dict(zip(names, joined.split([tensors[name].numel() for name in names]), strict=True))
+
+
+def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
+    if not values or bool(torch.cat(list(values.values())).isfinite().all()):
+        return
+    for norm in norms:
+        kinds = (
+            ("gamma", norm.gamma),
+            ("beta", norm.beta),
+            ("running mean", norm.mean),
+            ("running variance", norm.var),
+        )
+        for kind, name in kinds:
+            if name is not None and not bool(values[name].isfinite().all()):
+                index = int((~values[name].isfinite()).nonzero()[0])
+                raise AnalysisError(
+                    f"{name}[{index}] is {float(values[name][index])}; every {kind} must be finite. "
+                    "Training has diverged: go back to an earlier checkpoint or lower the learning rate."
+                )
+
+
+def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
+    size = gamma.abs()
+    strongest = float(size.max()) if size.numel() else 0.0
+    if size.numel() and strongest < ALL_DEAD and threshold > 0:
+        dead = torch.ones_like(size, dtype=torch.bool)
+        dead[int(size.argmax())] = False
+        return dead, [f"{name}: all gammas are below {ALL_DEAD}; only the strongest counts as live."]
+    return size < threshold * strongest, []
+
+
+def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
+    width = norm.layout.numel()
+    ones, zeros = _ONE.expand(width), _ZERO.expand(width)
+    return Affine(
+        gamma=values[norm.gamma] if norm.gamma else ones,
+        beta=values[norm.beta] if norm.beta else zeros,
+        mean=values[norm.mean] if norm.mean else None,
+        var=values[norm.var] if norm.var else None,
+        eps=norm.eps,
+        dead=gamma_dead[norm.gamma] if norm.gamma else zeros.bool(),
+        scale=norm.scale,
+    )
+
+
+_ONE, _ZERO = torch.ones(1).double(), torch.zeros(1).double()
+
+
+def reader(module: nn.Module) -> Callable[[str], Tensor]:
+    """Reads a parameter or buffer by name, in float64 on the CPU."""
+
+    def read(name: str) -> Tensor:
+        path, _, attribute = name.rpartition(".")
+        tensor: Tensor = getattr(module.get_submodule(path), attribute)
+        return tensor.detach().double().cpu()
+
+    return read
+
+
+def _marked(found: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
+    """bool [channels]: some gamma on the channel is dead."""
+    labels, _ = joined([found.norms[name][dead] for name, dead in gamma_dead.items()])
+    return _with_labels(found, labels)
+
+
+def _with_labels(found: Channels, labels: Tensor) -> Tensor:
+    """bool [channels]: some of the labels is of the channel."""
+    marked = torch.zeros(found.space_of.numel(), dtype=torch.bool)
+    marked[found.channel_of[labels[labels >= 0]]] = True
+    return marked
+
+
+def _read_varying(found: Channels, fixed: Constants) -> Tensor:
+    """bool [channels]: some weight reads the channel where it is not constant."""
+    readings = [step.effect.reading for step in found.steps if step.effect.reading is not None]
+    read = [(reading.cols, value) for reading in readings for value in fixed.read.get(reading.key, ())]
+    labels, _ = joined([cols for cols, _ in read])
+    varies = torch.cat([torch.zeros(0), *(value for _, value in read)]).isnan()
+    return _with_labels(found, labels[varies])
+
+
+def _strength(found: Channels, values: Mapping[str, Tensor]) -> Tensor:
+    strength = torch.zeros(found.space_of.numel()).double()
+    labels, _ = joined(list(found.norms.values()))
+    size = torch.cat([torch.zeros(0).double(), *(values[name] for name in found.norms)]).abs()
+    known = labels >= 0
+    return strength.scatter_reduce(0, found.channel_of[labels[known]], size[known], "amax")
+
+
+def _never_empty(found: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
+    """`keep`, with the strongest channel of every space that would be empty."""
+    kept = torch.bincount(found.space_of[keep], minlength=len(found.spaces))
+    empty = (kept == 0).nonzero().flatten().tolist()
+    keep = keep.clone()
+    for space in empty:
+        members = (found.space_of == space).nonzero().flatten()
+        keep[members[strength[members].argmax()]] = True
+    return keep, empty
+
+
+def _second_groups(found: Channels, keep: Tensor, strength: Tensor) -> dict[int, str]:
+    """The strongest dead channel of each space that a grouped convolution reads and that would be left with one.
+
+    A convolution with one group is an ordinary one, whose channels no longer pass.
+    """
+    readings = [step.effect.reading for step in found.steps if step.effect.family is Family.GROUPED]
+    axes = [found.spaces_along(reading.cols) for reading in readings if reading is not None]
+    hold = {}
+    for space in torch.cat([torch.zeros(0, dtype=torch.int64), *axes]).unique().tolist():
+        members = (found.space_of == space).nonzero().flatten()
+        dead = members[~keep[members]]
+        if dead.numel() and members.numel() - dead.numel() < 2:
+            hold[int(dead[strength[dead].argmax()])] = "a grouped convolution that reads it needs two groups"
+    return hold
+
+
+def _held(
+    found: Channels,
+    gamma_dead: Mapping[str, Tensor],
+    keep: Tensor,
+    fixed: Constants,
+    policy: Tensor,
+    hold: Mapping[int, str],
+    residual: Residual,
+) -> Iterator[Held]:
+    reason_of, reasons = _reasons(found, fixed, policy, hold, residual)
+    labels, _ = joined([found.norms[name] for name in gamma_dead])
+    channels = found.channels(labels)
+    dead = among(channels, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
+    sizes = [each.numel() for each in gamma_dead.values()]
+    for name, channel, kept in zip(gamma_dead, channels.split(sizes), dead.split(sizes), strict=True):
+        here = kept.nonzero().flatten()
+        why = reason_of[channel[here]]
+        for code in sorted(set(why.tolist())):
+            yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
+
+
+def _reasons(
+    found: Channels, fixed: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
+) -> tuple[Tensor, list[str]]:
+    """For each channel the index of the reason why it is kept when a gamma of it is dead; weaker reasons come first."""
+    reasons = ["alive on another path, or for another norm that reads it", *fixed.causes]
+    reason_of = fixed.lost + 1
+    for channel, reason in hold.items():
+        reason_of[channel] = len(reasons)
+        reasons.append(reason)
+    of_space = torch.where(policy, len(reasons), -1)
+    reasons.append(f'on a residual stream, which residual="{residual}" keeps')
+    for space in found.spaces:
+        if not space.free:
+            of_space[space.index] = len(reasons)
+            reasons.append(f"pinned: {space.pinned}")
+    stronger = of_space[found.space_of]
+    return torch.where(stronger >= 0, stronger, reason_of), reasons

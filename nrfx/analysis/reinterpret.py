@@ -1,0 +1,54 @@
+"""The steps of a graph interpreted on other kinds of values: constants, ids of gammas."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.rules import Family
+
+
+def flow(found: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    """Interprets the steps in order on another kind of value: `value` gives that of a step from those of its
+    operands.
+    """
+    values: dict[tuple[str, str], Any] = {}
+    for step in found.steps:
+        args, kwargs = operands(step, values)
+        plain = step.effect.family is Family.VALUE
+        values[step.mode, step.node.name] = step.effect.out if plain else value(step, args, kwargs)
+
+
+def operands(step: Step, values: Mapping[tuple[str, str], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a step, with the value of each node in place of the node."""
+
+    def read(arg: fx.Node) -> Any:
+        return values[step.mode, arg.name]
+
+    given, named = arguments(step.node)
+    args: Any = fx.map_arg(given, read)
+    kwargs: Any = fx.map_arg(named, read)
+    return args, kwargs
+
+
+def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The node's arguments with operands that were passed by name in their places."""
+    if not node.kwargs:
+        return node.args, {}
+    args, kwargs = list(node.args), dict(node.kwargs)
+    for index, names in enumerate((("input", "tensors"), ("other",))):
+        name = next((name for name in names if name in kwargs), None)
+        if name is not None and len(args) == index:
+            args.append(kwargs.pop(name))
+    return tuple(args), kwargs
+
+
+def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:
+    """The nest with each label tensor replaced by value(labels)."""
+    if isinstance(nest, Tensor):
+        return value(nest)
+    if type(nest) is tuple:
+        return tuple(like(part, value) for part in nest)
+    return tree_map(lambda leaf: value(leaf) if isinstance(leaf, Tensor) else leaf, nest)

@@ -1,0 +1,54 @@
+"""Residual streams: what an addition joins, and the value at which its arms part."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from nrfx.analysis.channels import Step
+from nrfx.rules import tensors
+from nrfx.tracing import TracedModule
+
+
+def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[str, Tensor]]:
+    """(addition, labels) of every value on a residual stream."""
+    outs = {(step.mode, step.node.name): step.effect.out for step in steps}
+    joins = [step for step in steps if step.effect.joins]
+    trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
+    for step in joins:
+        for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):
+            for labels in tensors(value):
+                yield step.node.name, labels
+
+
+def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: "_Dominators") -> list[Any]:
+    """The value at which the two arms of an addition part: the nearest node that every path to both must cross."""
+    operands = [arg for arg in step.node.all_input_nodes if tensors(outs[step.mode, arg.name])]
+    parting = tree.nearest(operands) if len(operands) > 1 else None
+    return [] if parting is None else [outs[step.mode, parting.name]]
+
+
+class _Dominators:
+    """The tree of immediate dominators of a graph: node -> the nearest other node that every path to it crosses.
+
+    A graph is in the order of its edges, so that one pass builds the tree: the dominator of a node is the nearest
+    common ancestor of its inputs. None stands for the entry, above all nodes.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.above: dict[fx.Node, fx.Node | None] = {}
+        self.depth: dict[fx.Node | None, int] = {None: 0}
+        for node in graph.nodes:
+            self.above[node] = self.nearest(node.all_input_nodes)
+            self.depth[node] = self.depth[self.above[node]] + 1
+
+    def nearest(self, nodes: Sequence[fx.Node]) -> fx.Node | None:
+        """The nearest node that every path to each of `nodes` crosses, perhaps one of them."""
+        common = nodes[0] if nodes else None
+        for node in nodes[1:]:
+            other: fx.Node | None = node
+            while common is not other:
+                if self.depth[common] < self.depth[other]:
+                    common, other = other, common
+                common = self.above[common] if common is not None else None
+        return common

@@ -1,0 +1,216 @@
+"""Ties and pins as a graph, and the shortest ways in it.
+
+vertex       a node of the traced graph together with one group of the labels that meet there: those born at one place
+             that lie in one space, or those that are opaque for one reason
+edge         leads with the flow of values and against it, across ties, and between nodes that read the same weights
+pin          a vertex too, one for each space that it touches; edges lead into it only
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import networkx
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.labels import OPAQUE, collapse
+from nrfx.rules import Family, Pin, tensors
+
+Hop = Literal["start", "onward", "back", "shared"]
+"""How a way reaches a node: first of all, with the flow of values, against it, through shared weights."""
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """A node with one group of the labels that meet there, a pin (`pin` >= 0), or the end that all pins of a space
+    (all additions of a stream) lead to.
+    """
+
+    mode: str
+    node: str
+    group: int
+    pin: int = -1
+
+
+class TieGraph:
+    """The ties and pins of a network; see the top of this file. Into pins and ends, edges lead one way only."""
+
+    def __init__(self, found: Channels) -> None:
+        self.found = found
+        self.graph = networkx.DiGraph()
+        self.group_of = _group_of(found)
+        self._flow()
+        self._ties()
+        self._shared()
+        self.vertices = self._by_space()
+        for index, pin in enumerate(found.pins):
+            self._pin(index, pin)
+        for step in found.steps:
+            if step.effect.joins:
+                self._join(step)
+
+    def to_pin(self, steps: Sequence[Step], space: int) -> list[Vertex]:
+        """The way from a layer to the nearest pin of a space, which comes last."""
+        return self._shortest(steps, space, [_pinned(space)])[:-1]
+
+    def to_join(self, steps: Sequence[Step], space: int) -> list[Vertex]:
+        """The way from a layer to the nearest addition on its stream."""
+        return self._shortest(steps, space, [_joined(space)])[:-1]
+
+    def to_nodes(self, steps: Sequence[Step], space: int, nodes: set[str]) -> list[Vertex]:
+        """The way from a layer to the nearest of the nodes."""
+        return self._shortest(steps, space, [v for v in self.vertices.get(space, ()) if v.node in nodes])
+
+    def to_source(self, steps: Sequence[Step], code: int) -> list[Vertex]:
+        """The way from a layer to the node that brings into being what is not understood."""
+        return self._shortest(steps, code, self._sources(code))
+
+    def to_met(self, way: Sequence[Vertex], reason: str) -> list[Vertex]:
+        """From a pin that meets something opaque on to the node that this comes from."""
+        met = reason.removeprefix("meets ")
+        if not way or met == reason:
+            return []
+        step = next(step for step in self.found.steps if step.node.name == way[-1].node)
+        return self.to_source([step], OPAQUE - self.found.reasons.index(met))
+
+    def pins_of(self, space: int) -> list[int]:
+        """The indices of the pins of a space."""
+        hub = _pinned(space)
+        return sorted(vertex.pin for vertex in self.graph.pred[hub]) if hub in self.graph else []
+
+    def hop(self, before: Vertex | None, after: Vertex) -> Hop:
+        """How the edge between two vertices leads."""
+        return "start" if before is None or before.pin >= 0 else self.graph.edges[before, after].get("hop", "shared")
+
+    def _flow(self) -> None:
+        """Edges between each node and those that use its value, for each group of labels in it."""
+        outs: dict[tuple[str, str], list[int]] = {}
+        known: dict[int, list[int]] = {}
+        for step in self.found.steps:
+            values = tensors(step.effect.out) if step.effect.family is not Family.VALUE else []
+            for labels in values:
+                if id(labels) not in known:
+                    known[id(labels)] = self._groups(labels)
+            here = list(dict.fromkeys(group for labels in values for group in known[id(labels)]))
+            outs[step.mode, step.node.name] = here
+            self.graph.add_nodes_from(_at(step, group) for group in here)
+            for source in step.node.all_input_nodes:
+                for group in outs[step.mode, source.name]:
+                    before, after = Vertex(step.mode, source.name, group), _at(step, group)
+                    self.graph.add_edge(before, after, hop="onward")
+                    self.graph.add_edge(after, before, hop="back")
+
+    def _ties(self) -> None:
+        """Edges between the groups that a step ties."""
+        for step, left, right in self.found.ties:
+            both = torch.stack([x.reshape(-1) for x in torch.broadcast_tensors(left, right)])
+            both = both[:, (both >= 0).all(0)]
+            for one, other in torch.unique(self.group_of[both], dim=1).t().tolist() if both.numel() else ():
+                if one != other:
+                    self._both_ways(_at(step, one), _at(step, other))
+
+    def _shared(self) -> None:
+        """Edges between the first step that reads a weight and the later ones."""
+        first: dict[tuple[str, int], tuple[Step, list[int]]] = {}
+        for step in self.found.steps:
+            for site in step.effect.sites:
+                if (site.parameter, site.dim) not in first:
+                    first[site.parameter, site.dim] = step, self._groups(site.layout)
+                earlier, groups = first[site.parameter, site.dim]
+                if earlier is not step:
+                    for group in groups:
+                        self._both_ways(_at(earlier, group), _at(step, group))
+
+    def _pin(self, index: int, pin: Pin) -> None:
+        """A vertex for the pin in each space that it touches, after its node or those that read its parameter."""
+        touched = [group for group in self._groups(pin.labels) if group >= 0]
+        named = {v for mode in ("eval", "train") for g in touched if (v := Vertex(mode, pin.node, g)) in self.graph}
+        if not named:
+            nodes = self._readers(pin.node)
+            named = {v for g in touched for v in self.vertices[self._space(g)] if v.node in nodes and v.group == g}
+        for vertex in named:
+            space = self._space(vertex.group)
+            end = Vertex("", pin.node, space, pin=index)
+            self.graph.add_edge(vertex, end)
+            self.graph.add_edge(end, _pinned(space))
+
+    def _readers(self, place: str) -> set[str]:
+        """The nodes of the layer or parameter that a pin names instead of a node."""
+        return {
+            step.node.name
+            for step in self.found.steps
+            if place in {site.parameter for site in step.effect.sites}
+            or (step.effect.reading is not None and step.effect.reading.key == place)
+        }
+
+    def _join(self, step: Step) -> None:
+        for group in {group for labels in tensors(step.effect.out) for group in self._groups(labels) if group >= 0}:
+            self.graph.add_edge(_at(step, group), _joined(self._space(group)))
+
+    def _both_ways(self, one: Vertex, other: Vertex) -> None:
+        for ends in ((one, other), (other, one)):
+            if not self.graph.has_edge(*ends):
+                self.graph.add_edge(*ends)
+
+    def _groups(self, labels: Tensor) -> list[int]:
+        """The groups among labels: of a birth in a space (>= 0), or an opaque code."""
+        ids = collapse(labels).reshape(-1)
+        groups = ids[ids <= OPAQUE]
+        if self.group_of.numel():
+            groups = torch.cat([self.group_of[ids[ids >= 0]], groups])
+        return in_order(groups)
+
+    def _space(self, group: int) -> int:
+        return group % len(self.found.spaces) if group >= 0 else group
+
+    def _by_space(self) -> dict[int, list[Vertex]]:
+        """The vertices of each space, and of each opaque code."""
+        found: dict[int, list[Vertex]] = {}
+        for vertex in self.graph:
+            found.setdefault(self._space(vertex.group), []).append(vertex)
+        return found
+
+    def _sources(self, code: int) -> list[Vertex]:
+        """The vertices of an opaque code that get it from no other."""
+        edges = self.graph.edges
+        return [
+            vertex
+            for vertex in self.vertices.get(code, ())
+            if all(edges[before, vertex].get("hop") != "onward" for before in self.graph.pred[vertex])
+        ]
+
+    def _shortest(self, steps: Sequence[Step], space: int, ends: Sequence[Vertex]) -> list[Vertex]:
+        places = {(step.mode, step.node.name) for step in steps}
+        ways = []
+        for start in self.vertices.get(space, ()):
+            for end in ends if (start.mode, start.node) in places else ():
+                if end in self.graph and networkx.has_path(self.graph, start, end):
+                    ways.append(networkx.bidirectional_shortest_path(self.graph, start, end))
+        return min(ways, key=len, default=[])
+
+
+def _at(step: Step, group: int) -> Vertex:
+    return Vertex(step.mode, step.node.name, group)
+
+
+def _pinned(space: int) -> Vertex:
+    return Vertex("", "pinned", space)
+
+
+def _joined(space: int) -> Vertex:
+    return Vertex("", "joined", space)
+
+
+def _group_of(found: Channels) -> Tensor:
+    """[labels] int64: birth * spaces + space of each label."""
+    groups = torch.zeros(found.channel_of.numel(), dtype=torch.int64)
+    for index, labels in enumerate(found.births.values()):
+        groups[labels] = index * len(found.spaces) + found.spaces_along(labels)
+    return groups
+
+
+def in_order(ids: Tensor) -> list[int]:
+    """The distinct ids, in the order in which they come."""
+    return list(dict.fromkeys(ids.tolist()))

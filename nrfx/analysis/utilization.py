@@ -1,0 +1,263 @@
+"""How much of a network is alive: r = cost of the live network / cost of the network, by params and by flops, per node.
+
+Source: Neural Rejuvenation, Sec. 3.1.2.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.cost import Extents, by_owner, parameter_cost, step_flops
+from nrfx.analysis.liveness import Held, Liveness, Residual, liveness
+from nrfx.analysis.spaces import channels
+from nrfx.labels import among, counted, joined
+from nrfx.tracing import TracedModule, as_traced
+
+
+@dataclass(frozen=True)
+class Share:
+    """A live part of a total, in params or flops."""
+
+    live: int
+    total: int
+
+    @property
+    def ratio(self) -> float:
+        """live / total; 1.0 of nothing."""
+        return self.live / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A place whose channels must not change: `space` is where they are born, `node` what pins them."""
+
+    space: str
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one parameterised module costs. Widths are channels; params learnable numbers; flops multiply-adds of one
+    example.
+
+    `held` counts gamma-dead channels of its output that are kept, `pins` are the reasons why its output width is fixed.
+    """
+
+    name: str
+    op: str
+    params_live: int
+    params: int
+    flops_live: int
+    flops: int
+    out_live: int
+    out: int
+    in_live: int
+    in_: int
+    held: int
+    pins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """What a network costs and how much of that is alive. print() renders it for the terminal.
+
+    Attributes:
+        params, flops: live and total cost, with `.ratio`.
+        rows: one per module that owns parameters, in the order in which the graph reaches them.
+        pins: the places whose width is fixed.
+        uncounted: nodes whose multiply-adds are not known, "name: reason".
+        held: gamma-dead channels that are kept, by reason, most first.
+        streams: births on residual streams.
+        gammas: how many gammas there are; with none, nothing tells what is dead.
+        notes: what else a reader should know.
+    """
+
+    params: Share
+    flops: Share
+    rows: tuple[Row, ...]
+    pins: tuple[Pinned, ...]
+    uncounted: tuple[str, ...]
+    held: tuple[tuple[str, int], ...]
+    streams: tuple[str, ...]
+    gammas: int
+    notes: tuple[str, ...]
+    residual: Residual
+    threshold: float
+
+    def to_json(self) -> str:
+        """All numbers of the report as a JSON object."""
+        plain = asdict(self)
+        for name in ("params", "flops"):
+            plain[name]["ratio"] = getattr(self, name).ratio
+        for row in plain["rows"]:
+            row["in"] = row.pop("in_")
+        return json.dumps(plain, indent=2)
+
+    def __str__(self) -> str:
+        from nrfx.report import render, utilization_report  # noqa: PLC0415 (rendering comes last)
+
+        return render(utilization_report(self))
+
+
+def utilization(
+    gm: Any, *, threshold: float = 0.01, residual: Residual = "live", example_inputs: Any = None
+) -> Utilization:
+    """How much of `gm` is alive, by params and by flops, in all and per module. Nothing is changed and no data is run.
+
+    Args:
+        gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
+        threshold, residual: as for `nrfx.rejuvenate`.
+
+    Raises:
+        AnalysisError: a gamma is NaN or infinite, or an option is out of range.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).params
+    Share(live=44, total=84)
+    """
+    traced = as_traced(gm, example_inputs)
+    found = channels(traced)
+    return measure(traced, found, liveness(traced, found, threshold, residual))
+
+
+def measure(traced: TracedModule, found: Channels, alive: Liveness) -> Utilization:
+    """The utilization of a network whose channels and liveness are known."""
+    extents = Extents(found, None), Extents(found, alive.live)
+    params = [parameter_cost(traced, found, extent) for extent in extents]
+    flops = [step_flops(found, extent) for extent in extents]
+    rows = _Rows(traced, found, alive, extents, [by_owner(cost) for cost in params], flops)
+    return Utilization(
+        params=Share(sum(params[1].values()), sum(params[0].values())),
+        flops=Share(sum(flops[1].values()), sum(flops[0].values())),
+        rows=tuple(rows.rows()),
+        pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in found.spaces if s.pinned is not None),
+        uncounted=tuple(dict.fromkeys((*_uncounted(found), *traced.facts.outside))),
+        held=tuple(_by_reason(alive.held)),
+        streams=tuple(name for space in found.spaces if space.stream for name in space.births),
+        gammas=sum(layout.numel() for layout in found.norms.values()),
+        notes=alive.notes,
+        residual=alive.residual,
+        threshold=alive.threshold,
+    )
+
+
+def _uncounted(found: Channels) -> Iterable[str]:
+    for step in found.steps:
+        if step.effect.uncounted:
+            reason = step.effect.pins[0].reason if step.effect.pins else "nrfx has no rule for it"
+            yield f"{step.path}: {reason}"
+
+
+def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
+    """(reason, channels), most first; a channel that several gammas hold counts once."""
+    channels_of: dict[str, list[Tensor]] = {}
+    for entry in held:
+        channels_of.setdefault(entry.reason, []).append(entry.channels)
+    counts = {reason: int(torch.cat(parts).unique().numel()) for reason, parts in channels_of.items()}
+    return sorted(counts.items(), key=lambda pair: -pair[1])
+
+
+class _Rows:
+    def __init__(
+        self,
+        traced: TracedModule,
+        found: Channels,
+        alive: Liveness,
+        extents: tuple[Extents, Extents],
+        params: list[dict[str, int]],
+        flops: list[dict[str, int]],
+    ) -> None:
+        self.traced, self.found, self.alive, self.params = traced, found, alive, params
+        self.flops = [_by_path(found.steps, cost) for cost in flops]
+        self.all, self.live = extents
+        self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.pinned = torch.tensor([not space.free for space in found.spaces], dtype=torch.bool)
+        self.held = torch.zeros(found.space_of.numel(), dtype=torch.bool)
+        self.held_by_gamma: Counter[str] = Counter()
+        for entry in alive.held:
+            self.held[entry.channels] = True
+            self.held_by_gamma[entry.gamma] += entry.indices.numel()
+
+    def rows(self) -> Iterable[Row]:
+        """One row per owner of parameters: first those that the graphs reach, in order, then the unread ones."""
+        visited: dict[str, Step] = {}
+        for step in self.found.steps:
+            if step.effect.sites:
+                visited.setdefault(step.path, step)
+        owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
+        paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
+        axes = [_axes(visited.get(path)) for path in paths]
+        outs = [out for out, _ in axes if out is not None]
+        held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
+        for path, (out, in_) in zip(paths, axes, strict=True):
+            on_out = (0, ()) if out is None else (next(held), next(pins))
+            yield self.row(path, visited.get(path), out, in_, *on_out)
+
+    def row(
+        self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
+    ) -> Row:
+        params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
+        norm = step.effect.norm if step is not None else None
+        return Row(
+            name=path,
+            op=type(self.modules[path]).__name__ if path else "parameters",
+            params_live=params[1],
+            params=params[0],
+            flops_live=self.flops[1].get(path, 0),
+            flops=self.flops[0].get(path, 0),
+            out_live=self.live(out) if out is not None else 0,
+            out=self.all(out) if out is not None else 0,
+            in_live=self.live(in_) if in_ is not None else 0,
+            in_=self.all(in_) if in_ is not None else 0,
+            held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
+            pins=pins,
+        )
+
+    def held_on(self, outs: list[Tensor]) -> list[int]:
+        """How many positions of each layout carry a channel that is held."""
+        labels, layout_of = joined(outs)
+        held = among(self.found.channels(labels), self.held)
+        counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
+        return counts
+
+    def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
+        """Why channels of each layout are pinned, by the order of their spaces."""
+        labels, layout_of = joined(outs)
+        spaces = self.found.spaces_along(labels)
+        here = among(spaces, self.pinned)
+        found: list[dict[str, None]] = [{} for _ in outs]
+        count = max(len(self.found.spaces), 1)
+        for pair in counted(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
+            layout, space = divmod(pair, count)
+            found[layout][self.found.spaces[space].pinned or ""] = None
+        return [tuple(reasons) for reasons in found]
+
+
+def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for step in steps:
+        if step.mode == "eval" and step.node.name in cost:
+            total[step.path] = total.get(step.path, 0) + cost[step.node.name]
+    return total
+
+
+def _axes(step: Step | None) -> tuple[Tensor | None, Tensor | None]:
+    """The layouts of a module's output and input channels."""
+    if step is None:
+        return None, None
+    if step.effect.reading is not None:
+        reading = step.effect.reading
+        return reading.rows, reading.cols
+    layout = step.effect.sites[0].layout
+    return layout, layout

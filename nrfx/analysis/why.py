@@ -1,0 +1,354 @@
+"""Why a layer has the channels that it has: what ties them, what pins them, what holds the dead ones.
+
+chain        the nodes on the shortest way from a layer to a pin, or to whatever else keeps its channels (tie_graph.py)
+
+Not handled: modules inside one that the graph calls as a whole (the projections of nn.MultiheadAttention).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Space, Step
+from nrfx.analysis.liveness import Liveness, Residual, liveness
+from nrfx.analysis.spaces import channels
+from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
+from nrfx.errors import UsageError
+from nrfx.labels import OPAQUE, collapse
+from nrfx.rules import Family, Pin, tensors
+from nrfx.tracing import TracedModule, as_traced
+
+Axis = Literal["out", "in", "both"]
+State = Literal["pinned", "fixed", "gammaless", "stream", "frozen", "free"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One node on a chain.
+
+    Attributes:
+        node: its name in the graph.
+        op: what it calls: the class of a module, the name of a function or method; "input", "tensor" or "output".
+        module: the path of the module that is called, or around the call; "" for the network itself.
+        called: whether the module is called.
+        file, line: where in the code that is neither torch's nor nrfx's, None where it is not known.
+        hop: how the chain gets here from the link before: "onward" with the flow of values, "back" against it,
+            "shared" by weights that both read.
+    """
+
+    node: str
+    op: str
+    module: str
+    called: bool
+    file: str | None
+    line: int | None
+    hop: Hop
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Gamma-dead channels that are kept for one reason, how many, and the way to the node that holds them."""
+
+    reason: str
+    channels: int
+    chain: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Channels on an axis of a layer that belong to one space, or that are not understood.
+
+    Attributes:
+        axis: "out", "in", or "both" where a layer passes its channels on.
+        space: the name of the space; "" for what is not understood.
+        births: the layers that bring its channels into being, and share its width.
+        width, live: channels on this axis, at each position where they are read (after a flatten, more than once); 0
+            where they cannot be told apart.
+        state: "pinned": must not change. "fixed": no channel of the network, such as its input. "gammaless": free, but
+            no gamma tells which are dead. "stream": residual="live" or "fixed" keeps them. "frozen": may go, but none
+            may come, for a parameter is frozen. "free": may go and come.
+        reason: of the state; "" for "free".
+        chain: the way from the layer to what gives that reason; may be empty.
+        also: other pins of the space, "node: reason".
+        held: gamma-dead channels among them that are kept.
+    """
+
+    axis: Axis
+    space: str
+    births: tuple[str, ...]
+    width: int
+    live: int
+    state: State
+    reason: str
+    chain: tuple[Link, ...]
+    also: tuple[str, ...]
+    held: tuple[Hold, ...]
+
+
+@dataclass(frozen=True)
+class Why:
+    """What is known about the channels of a layer, or of every layer in a container. print() renders it.
+
+    Attributes:
+        layer: the module path.
+        op: its class.
+        parts: its own channels, space by space, outputs first; empty for a container.
+        layers: of a container, the layers in it.
+        note: what else a reader should know, or "".
+    """
+
+    layer: str
+    op: str
+    parts: tuple[Part, ...]
+    layers: "tuple[Why, ...]"
+    note: str = ""
+
+    def to_json(self) -> str:
+        """The whole answer as a JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        from nrfx.report import render, why_report  # noqa: PLC0415 (rendering comes last)
+
+        return render(why_report(self))
+
+
+def why(
+    gm: Any, layer: str = "", *, threshold: float = 0.01, residual: Residual = "live", example_inputs: Any = None
+) -> Why:
+    """Why the channels of a layer may or may not change: for each axis, what shares their width and what pins or holds
+    them, with the shortest chain of nodes that leads there. Nothing is changed and no data is run.
+
+    Args:
+        gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
+        layer: the path of a module; of a container (or "", the whole network) every layer in it is explained.
+        threshold, residual: as for `nrfx.rejuvenate`.
+
+    Raises:
+        UsageError: there is no such layer; names that are close to it are given.
+        AnalysisError: a gamma is not finite, or an option is out of range.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 4, 4))
+    >>> [(part.axis, part.width, part.state, part.reason) for part in nrfx.why(gm, "3").parts]
+    [('out', 4, 'pinned', "the network's output"), ('in', 8, 'free', '')]
+    >>> [link.node for link in nrfx.why(gm, "3").parts[0].chain]
+    ['_3', 'output']
+    """
+    traced = as_traced(gm, example_inputs)
+    found = channels(traced)
+    return explain(traced, found, liveness(traced, found, threshold, residual), layer)
+
+
+def explain(traced: TracedModule, found: Channels, alive: Liveness, layer: str) -> Why:
+    """`why` for a network whose channels and liveness are known."""
+    steps = _by_path(found)
+    _check_name(traced, steps, layer)
+    asked = _Explained(traced, found, alive)
+    inside = [path for path in steps if path != layer and _lies_in(path, layer) and asked.has_channels(steps[path])]
+    own = steps.get(layer, [])
+    layers = tuple(asked.answer(path, steps[path]) for path in inside)
+    answer = asked.answer(layer, own if not layers or asked.has_channels(own) else [])
+    note = "" if own or layers else "No graph reads it: it stays as it is."
+    return Why(layer, answer.op, answer.parts, layers, note)
+
+
+def _lies_in(path: str, layer: str) -> bool:
+    return not layer or path.startswith(f"{layer}.")
+
+
+def _by_path(found: Channels) -> dict[str, list[Step]]:
+    """Module path -> the steps that call it or read its weights, in order."""
+    steps: dict[str, list[Step]] = {}
+    for step in found.steps:
+        effect = step.effect
+        if effect.family is not Family.VALUE and (step.node.op == "call_module" or effect.reading or effect.norm):
+            steps.setdefault(step.path, []).append(step)
+    return steps
+
+
+def _check_name(traced: TracedModule, steps: Mapping[str, Sequence[Step]], layer: Any) -> None:
+    names = [name for name, _ in traced.named_modules()]
+    if not isinstance(layer, str):
+        raise UsageError(f"layer is {layer!r}; expected the path of a module, such as {next(iter(steps), '')!r}.")
+    if layer not in names:
+        ends = [name for name in names if name.endswith(f".{layer}")]
+        close = (ends or get_close_matches(layer, names, n=3))[:3]
+        hint = f"; close to it: {', '.join(close)}" if close else ""
+        raise UsageError(f"There is no layer {layer!r} in the network{hint}.")
+    around = layer.rpartition(".")[0]
+    while around and layer not in steps:
+        if around in steps and steps[around][0].node.target == around:
+            kind = type(traced.get_submodule(around)).__name__
+            raise UsageError(f"{layer} is inside {around} ({kind}), which the graph calls as a whole: ask for that.")
+        around = around.rpartition(".")[0]
+
+
+class _Explained:
+    """Answers about the layers of one network, from one tie graph."""
+
+    def __init__(self, traced: TracedModule, found: Channels, alive: Liveness) -> None:
+        self.traced, self.found, self.alive = traced, found, alive
+        self.ties = TieGraph(found)
+        self.steps = {(step.mode, step.node.name): step for step in found.steps}
+
+    def has_channels(self, steps: Iterable[Step]) -> bool:
+        """Whether they call a layer with weights, or one that is not understood."""
+        return any(step.effect.sites or step.effect.family is Family.UNKNOWN for step in steps)
+
+    def answer(self, path: str, steps: Sequence[Step]) -> Why:
+        axes: dict[Axis, list[Tensor]] = {}
+        for step in steps:
+            for axis, labels in self.axes(step):
+                axes.setdefault(axis, []).append(labels)
+        parts = [part for axis, visits in axes.items() for part in self.parts(axis, visits, steps)]
+        return Why(path, type(self.traced.get_submodule(path)).__name__ if path else "network", tuple(parts), ())
+
+    def axes(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
+        """The labels on the axes of a step, flat."""
+        reading, norm = step.effect.reading, step.effect.norm
+        if norm is not None:
+            yield "both", norm.layout
+        elif reading is not None and torch.equal(reading.rows, reading.cols):
+            yield "both", reading.rows
+        elif reading is not None:
+            yield from (("out", reading.rows), ("in", reading.cols))
+        else:
+            yield from self.values(step)
+
+    def values(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
+        """The labels that come and go where no layout is read, each once; opaque ones cannot be counted."""
+        sources = [self.steps[step.mode, node.name].effect for node in step.node.all_input_nodes]
+        came = _flat([x for source in sources if source.family is not Family.VALUE for x in tensors(source.out)])
+        goes = _flat(tensors(step.effect.out))
+        yield from (("both", goes),) if torch.equal(came, goes) else (("out", goes), ("in", came))
+
+    def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Part]:
+        """The labels of an axis, space by space, in their order; then what is not understood."""
+        for index in in_order(torch.cat([self.found.spaces_along(labels[labels >= 0]) for labels in visits])):
+            members = [self.found.channels(labels)[self.found.spaces_along(labels) == index] for labels in visits]
+            yield self.part(axis, self.found.spaces[index], max(members, key=Tensor.numel), steps)
+        counted = any(step.effect.reading is not None or step.effect.norm is not None for step in steps)
+        for code in in_order(torch.cat([labels[labels <= OPAQUE] for labels in visits])):
+            width = max(int((labels == code).sum()) for labels in visits) if counted else 0
+            reason, chain = self.found.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
+            yield Part(axis, "", (), width, width, "fixed", reason, chain, (), ())
+
+    def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> Part:
+        """`members`: the channel at each position of the axis that belongs to the space."""
+        state, reason, way = self.state(space, steps)
+        pins = dict.fromkeys(_text(self.found.pins[pin]) for pin in self.ties.pins_of(space.index))
+        nearest = next((_text(self.found.pins[vertex.pin]) for vertex in way if vertex.pin >= 0), None)
+        return Part(
+            axis=axis,
+            space=space.name,
+            births=tuple(space.births),
+            width=members.numel(),
+            live=int(self.alive.live[members].sum()),
+            state=state,
+            reason=reason,
+            chain=self.linked(way),
+            also=tuple(text for text in pins if text != nearest),
+            held=tuple(self.holds(space, state, way, members, steps)),
+        )
+
+    def state(self, space: Space, steps: Sequence[Step]) -> tuple[State, str, list[Vertex]]:
+        """What may become of the space, the reason, and the way from the layer to where it comes from."""
+        residual = self.alive.residual
+        if space.pinned is not None:
+            way = self.ties.to_pin(steps, space.index)
+            reason = self.found.pins[way[-1].pin].reason if way else space.pinned
+            return "pinned", reason, [*way, *self.ties.to_met(way, reason)]
+        if not space.normed:
+            return "gammaless", "no gamma scales them, so nothing tells which are dead: they keep their width", []
+        if space.joined_by is not None and residual != "coupled":
+            way = self.ties.to_join(steps, space.index)  # none from the stem, which only enters the block that it ends
+            join = way[-1].node if way else space.joined_by
+            return "stream", f'they lie on the residual stream of {join}, which residual="{residual}" keeps', way
+        if space.frozen:
+            frozen = next(self.frozen(space.index))
+            return "frozen", f"{frozen} is frozen: channels may go, but none may come", []
+        return "free", "", []
+
+    def frozen(self, space: int) -> Iterator[str]:
+        """The frozen parameters on the space."""
+        for name, parameter in self.traced.named_parameters():
+            axes = [layout for layout in self.found.layouts.get(name, ()) if layout is not None]
+            if not parameter.requires_grad and any(bool((self.found.spaces_along(x) == space).any()) for x in axes):
+                yield name
+
+    def holds(
+        self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
+    ) -> Iterator[Hold]:
+        by_reason: dict[str, list[Tensor]] = {}
+        for entry in self.alive.held:
+            here = entry.channels[torch.isin(entry.channels, members)]
+            if here.numel():
+                by_reason.setdefault(entry.reason, []).append(here)
+        for reason, parts in by_reason.items():
+            held = torch.cat(parts).unique()
+            if state not in ("pinned", "stream"):  # which hold the whole space
+                way = self.ties.to_nodes(steps, space.index, self.places(reason, held))
+            yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
+
+    def places(self, reason: str, held: Tensor) -> set[str]:
+        """The nodes that hold the channels: where their constant is lost, or who reads one of them as it varies."""
+        fixed = self.alive.constants
+        if reason in fixed.causes:
+            return {fixed.places[fixed.causes.index(reason)]}
+        readers = set()
+        for step in self.found.steps:
+            if step.effect.reading is not None:
+                cols = self.found.channels(step.effect.reading.cols)
+                varies = [cols[value.isnan()] for value in fixed.read.get(step.effect.reading.key, ())]
+                if any(bool(torch.isin(columns, held).any()) for columns in varies):
+                    readers.add(step.node.name)
+        return readers
+
+    def linked(self, way: Sequence[Vertex]) -> tuple[Link, ...]:
+        """The nodes on the way, each once, with the direction in which the way reaches it."""
+        links: list[Link] = []
+        last = None
+        for before, vertex in zip((None, *way), way, strict=False):
+            step = self.steps.get((vertex.mode, vertex.node))
+            if step is not None and last != (vertex.mode, vertex.node):
+                links.append(self.link(step, self.ties.hop(before, vertex)))
+                last = (vertex.mode, vertex.node)
+        return tuple(links)
+
+    def link(self, step: Step, hop: Hop) -> Link:
+        node = step.node
+        stack = node.meta.get("nn_module_stack")
+        module = str(next(reversed(stack.values()))[0]) if stack else ""
+        op = _SPECIAL.get(node.op) or (node.target if isinstance(node.target, str) else node.target.__name__)
+        called = node.op == "call_module"
+        if called:
+            module, op = str(node.target), type(self.traced.get_submodule(str(node.target))).__name__
+        return Link(node.name, op, module, called, *_file_and_line(node.meta.get("stack_trace")), hop)
+
+
+def _flat(labels: Sequence[Tensor]) -> Tensor:
+    """The distinct labels."""
+    ids = torch.cat([torch.zeros(0, dtype=torch.int64), *(collapse(each).reshape(-1) for each in labels)])
+    return torch.tensor(in_order(ids.sort().values), dtype=torch.int64)
+
+
+def _text(pin: Pin) -> str:
+    return f"{pin.node}: {pin.reason}"
+
+
+_SPECIAL = {"placeholder": "input", "get_attr": "tensor", "output": "output"}
+
+
+def _file_and_line(trace: str | None) -> tuple[str | None, int | None]:
+    """Of the innermost entry of a traceback."""
+    entries = re.findall(r'File "(.*?)", line (\d+)', trace or "")
+    return (entries[-1][0], int(entries[-1][1])) if entries else (None, None)

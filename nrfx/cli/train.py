@@ -1,0 +1,217 @@
+"""A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
+from nrfx.experiment.config import RunConfig
+from nrfx.experiment.data import Dataset
+from nrfx.experiment.datasets import DataConfig, dataset
+from nrfx.experiment.loop import Run, check_fit, train
+from nrfx.experiment.progress import Screen
+from nrfx.experiment.recipe import recipe
+from nrfx.experiment.recipe_file import RecipeFile, read
+from nrfx.experiment.record import check_free, check_resumable
+from nrfx.models import resolve
+from nrfx.plan.budget import Budget
+from nrfx.plan.budget_request import parse_budget
+from nrfx.rewrite.cross_attend import cross_attend
+from nrfx.tracing import TracedModule, as_traced
+
+SETTINGS = {
+    "batch": "batch_size",
+    **{name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme", "seed")},
+}
+"""Options of the command line -> fields of RunConfig."""
+
+DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels")}}
+"""Options of the command line -> fields of DataConfig."""
+
+SHORT_SCHEDULE = RunConfig(delta_lambda=5e-4)
+"""Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
+
+ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
+"""The row that a scheme means where none is named: the one that rescales, where there is one."""
+
+OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme")
+"""Options that mean nothing where nothing is rejuvenated."""
+
+GOES_ON = {"resume", "data_root", "device", "json", "run"}
+"""Options that may stand beside --resume."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be carried out: a recipe, and a file of weights to start from if there is one."""
+
+    recipe: RecipeFile
+    weights: str | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        """What config.json needs beside the settings of the run, so that `resumed` finds the same job."""
+        file = self.recipe
+        return {
+            "row": file.row.name,
+            "model": file.model,
+            "num_classes": file.num_classes,
+            "budget_asked": file.budget,
+            "weights": self.weights,
+            "data": asdict(file.data),
+        }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a job: the numbers as JSON values, and a sentence."""
+
+    plain: Mapping[str, Any]
+    sentence: str
+
+
+def asked(options: Mapping[str, Any]) -> Job:
+    """The job that options of `nrfx train` describe; those that are None were not given.
+
+    Raises:
+        UsageError: there is neither a model nor a recipe, or options contradict each other.
+    """
+    file = _base(options)
+    if options["row"]:
+        file = file.with_row(recipe(options["row"]))
+    if options["scheme"] and (options["row"] or options["recipe"]):
+        raise UsageError(f"--scheme {options['scheme']} and a row contradict each other: the row decides the scheme.")
+    idle = [name for name in OF_A_SEARCH if options[name] is not None and not file.row.rejuvenates]
+    if idle:
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} has no meaning for {file.row.name}, which rejuvenates nothing: leave it "
+            "out, or give a --budget or a --row such as NR-CA-BR."
+        )
+    settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
+    places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
+    own = {name: options[name] for name in ("model", "num_classes", "budget") if options[name] is not None}
+    changed = replace(file, config=replace(file.config, **settings), data=replace(file.data, **places), **own)
+    return Job(changed, options["weights"])
+
+
+def _base(options: Mapping[str, Any]) -> RecipeFile:
+    if options["recipe"]:
+        return read(options["recipe"])
+    if not options["model"]:
+        raise UsageError("There is nothing to train: name a MODEL such as resnet18, or a --recipe (--recipe list).")
+    row = ROW_OF[options["scheme"] or "attention"] if options["budget"] else "BL"
+    return RecipeFile(recipe(row), options["model"], config=SHORT_SCHEDULE).with_row(recipe(row))
+
+
+def resumed(out: Path, options: Mapping[str, Any]) -> Job:
+    """The job of a run that was broken off, from the config.json in its folder.
+
+    Raises:
+        UsageError: the folder holds no run, or an option is given that would change it.
+        CheckpointError: config.json is not that of `nrfx train`.
+    """
+    given = sorted(name for name, value in options.items() if value is not None and name not in GOES_ON)
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} cannot be changed in a run that goes on: give --resume {out} alone."
+        )
+    path = out / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
+    check_resumable(out)
+    try:
+        told = json.loads(path.read_text())
+        settings = {name: told[name] for name in RunConfig.__dataclass_fields__}
+        file = RecipeFile(
+            row=recipe(told["row"]),
+            model=told["model"],
+            budget=told["budget_asked"],
+            num_classes=told["num_classes"],
+            data=DataConfig(**{**told["data"], **({"root": root} if (root := options["data_root"]) else {})}),
+            config=RunConfig(**{**settings, "milestones": tuple(settings["milestones"])}),
+        )
+        return Job(file, told["weights"])
+    except (KeyError, TypeError, ValueError, NrfxError) as error:
+        raise CheckpointError(f"{path} is not that of a run of `nrfx train`: {error!r}.") from error
+
+
+def carry_out(
+    job: Job,
+    out: Path,
+    device: str,
+    console: Console,
+    resume: bool = False,
+) -> Finished:
+    """Trains, shows it on the console, and leaves the run in the folder `out`.
+
+    Args:
+        job: what to train.
+        out: the run's folder.
+        device: of torch.
+        console: where the run shows itself.
+        resume: go on with the run in `out`.
+
+    Raises:
+        NrfxError: something is not there, or does not fit.
+    """
+    file = job.recipe
+    wanted = parse_budget(file.budget) if file.row.rejuvenates else None
+    torch.manual_seed(file.config.seed)
+    data = dataset(file.data, file.config.seed)
+    traced = _on(_network(job, data), device)
+    budget = None if wanted is None else wanted.of(traced)
+    check_fit(traced, data, file.config)
+    if not resume:
+        check_free(out)
+    title = file.model.rpartition(":")[2]  # a line of a run shall fit into 80 columns
+    with Screen(console, title, file.config, budget, network=file.model) as screen:
+        run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
+    return _finished(job, run, budget, out)
+
+
+def _network(job: Job, data: Dataset) -> TracedModule:
+    file = job.recipe
+    classes = file.num_classes or (data.classes if _takes_classes(file.model) else None)
+    shape = (2, *data.train.shape)
+    found = resolve(file.model, classes, job.weights, [shape])
+    try:
+        traced = as_traced(found.module, found.example_inputs)
+    except TraceError as error:
+        images = f"The input was {'x'.join(map(str, shape))}, the images of {data.name}"
+        raise TraceError(f"{error} ({images}; --channels and --size, or [data], give others.)") from error
+    return cross_attend(traced, parts=2) if file.row.attends else traced
+
+
+def _takes_classes(model: str) -> bool:
+    """Whether a model is known to take a number of classes: a factory of the user's own need not."""
+    kind, colon, _ = model.partition(":")
+    return not colon or kind in ("timm", "nrfx")
+
+
+def _on(traced: TracedModule, device: str) -> TracedModule:
+    try:
+        return traced.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"There is no device {device!r} here ({str(error).splitlines()[0]}).") from error
+
+
+def _finished(job: Job, run: Run, budget: Budget | None, out: Path) -> Finished:
+    plain = {
+        "model": job.recipe.model,
+        "row": job.recipe.row.name,
+        "budget": None if budget is None else asdict(budget),
+        **run.numbers(),
+        "note": run.note,
+        "seconds": run.seconds,
+        "out": str(out),
+    }
+    count = len(run.events)
+    sentence = (
+        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
+        f"{run.flops:,} flops, {count} rejuvenation{'' if count == 1 else 's'}. Saved in {out}."
+    )
+    return Finished(plain, sentence)

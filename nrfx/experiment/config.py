@@ -1,0 +1,120 @@
+"""How a run trains, as one frozen value, and the learning rate that follows from it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nrfx.errors import TrainingError
+from nrfx.plan.options import Reinitialize, Scheme
+
+OptimizerName = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "steps"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run trains.
+
+    Args:
+        epochs: passes over the training part.
+        batch_size: images a step; an incomplete last batch is dropped.
+        lr: the learning rate at the start, and during the search if the schedule is a cosine.
+        optimizer: "sgd" or "adamw".
+        momentum: of SGD.
+        weight_decay: of either.
+        schedule: "cosine" falls to 0 along a half cosine, after the search if there is one; "steps" multiplies the
+            learning rate by `decay` at each of the milestones.
+        milestones: epochs of the counter (which begins at 0) for schedule "steps".
+        decay: for schedule "steps".
+        restart: an event sets the epoch counter back to 0, as in the paper: the run then is longer than `epochs` by the
+            epochs before the last event.
+        shift: pixels by which images in memory are moved at random.
+        flip: mirror half of the images in memory, at random.
+        seed: of the order of the images and of new weights.
+        trigger, delta_lambda, delta_r, max_events, shrink_beta: see Rejuvenator.
+        interval: steps between two measurements; None for an epoch, or the whole search if that is shorter.
+        search: the fraction of the epochs in which a rejuvenation may happen.
+        scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate.
+        dsd: the part of the weights that a sparse phase leaves out, see `nrfx.experiment.sparse`; 0 for no such phase.
+
+    Raises:
+        TrainingError: a value is out of range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 16
+    lr: float = 0.02
+    optimizer: OptimizerName = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    restart: bool = False
+    shift: int = 1
+    flip: bool = False
+    seed: int = 0
+    trigger: float = 0.5
+    interval: int | None = None
+    delta_lambda: float = 5e-5
+    delta_r: float = 0.01
+    max_events: int | None = 1
+    shrink_beta: float = 0.0
+    search: float = 0.5
+    scheme: Scheme = "attention"
+    rescale: bool = True
+    reallocate: bool = True
+    reinitialize: Reinitialize = "rejuvenated"
+    dsd: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise TrainingError(f"{name} is {value!r}; expected a positive number.")
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected 0 or a positive number.")
+        if self.interval is not None and self.interval < 1:
+            raise TrainingError(f"interval is {self.interval!r}; expected a number of steps, 1 or more, or None.")
+        if not 0 < self.search <= 1:
+            raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
+        if not 0 <= self.dsd < 1:
+            raise TrainingError(f"dsd is {self.dsd!r}; expected the part of the weights to leave out, such as 0.3.")
+        if self.shift < 0:
+            raise TrainingError(f"shift is {self.shift!r}; expected a number of pixels, 0 or more.")
+        for name, kind in {"optimizer": OptimizerName, "schedule": Schedule}.items():
+            if getattr(self, name) not in get_args(kind):
+                raise TrainingError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(get_args(kind))}.")
+        if bool(self.milestones) != (self.schedule == "steps") or list(self.milestones) != sorted(set(self.milestones)):
+            raise TrainingError(
+                f"milestones are {list(self.milestones)} for schedule {self.schedule!r}; expected rising epochs "
+                'such as milestones = [30, 60] for schedule = "steps", and none for the cosine.'
+            )
+
+
+def learning_rate(config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None) -> float:
+    """The learning rate of a step.
+
+    Args:
+        config: of the run.
+        step: steps before this one.
+        per_epoch: steps of an epoch.
+        start: the step at which the epoch counter was last 0.
+        fall_from: where a cosine begins to fall; None for not yet.
+
+    >>> cosine = RunConfig(lr=0.8, epochs=10)
+    >>> [round(learning_rate(cosine, step, 10, start=0, fall_from=20), 3) for step in (0, 20, 60, 100)]
+    [0.8, 0.8, 0.4, 0.0]
+    >>> steps = RunConfig(lr=0.8, epochs=3, schedule="steps", milestones=(1, 2))
+    >>> [round(learning_rate(steps, step, 10, start=5, fall_from=None), 3) for step in (5, 14, 15, 25)]
+    [0.8, 0.8, 0.08, 0.008]
+    """
+    if config.schedule == "steps":
+        epoch = (step - start) // per_epoch
+        return config.lr * config.decay ** sum(epoch >= milestone for milestone in config.milestones)
+    if fall_from is None or step <= fall_from:
+        return config.lr
+    end = start + config.epochs * per_epoch
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - fall_from) / (end - fall_from)))

@@ -1,0 +1,359 @@
+"""A training loop around the Rejuvenator.
+
+A run is a network, a dataset, a RunConfig and, for Neural Rejuvenation, a budget; without one it is plain training by
+the same loop. It can be broken off after any epoch and resumed: it then ends as it would have.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from nrfx.analysis.utilization import utilization
+from nrfx.errors import CheckpointError, TrainingError, UsageError
+from nrfx.experiment.config import RunConfig, learning_rate
+from nrfx.experiment.data import Dataset, Images, Part
+from nrfx.experiment.record import Epoch, EventRecord, Folder, Score, Silent, Watcher, read_log
+from nrfx.experiment.sparse import Phases, phases, sparse
+from nrfx.plan.budget import Budget
+from nrfx.rewrite.heads import heads
+from nrfx.tracing import TracedModule
+from nrfx.training.rejuvenator import Event, Rejuvenator
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run: the network (in eval mode), its log, its events, and its scores on images new to it."""
+
+    module: TracedModule
+    epochs: tuple[Epoch, ...]
+    events: tuple[EventRecord, ...]
+    validation: Score
+    test: Score
+    params: int
+    flops: int
+    seconds: float
+    note: str
+
+    def numbers(self) -> dict[str, Any]:
+        """Costs, events and errors (in percent) as JSON values."""
+        return {
+            "params": self.params,
+            "flops": self.flops,
+            "epochs": len(self.epochs),
+            "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in self.events],
+            "validation_error": self.validation.error,
+            "test_error": self.test.error,
+        }
+
+
+def train(
+    gm: TracedModule,
+    data: Dataset,
+    config: RunConfig,
+    budget: Budget | None = None,
+    out: Path | None = None,
+    watcher: Watcher | None = None,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Run:
+    """Trains `gm` in place, on the device it lies on, and with a budget rejuvenates it.
+
+    Args:
+        gm: a traced classifier of images of the shape of the dataset's.
+        data: the test part is only looked at after the last step.
+        budget: what the rejuvenated network may cost; None for plain training.
+        out: the run's folder, made if absent; None to write nothing.
+        resume: go on with the run in `out`, which was broken off after an epoch; all other arguments as at first (`gm`
+            is the network as it was before the first step, whatever its weights).
+        about: what config.json is to tell beside config and budget.
+
+    Raises:
+        UsageError: the folder holds a run already (or none to resume), or network, dataset and config do not fit each
+            other.
+        TrainingError: the loss is not finite any more, or the network returns more than logits in train mode.
+    """
+    check_fit(gm, data, config)
+    folder = Folder(out)
+    training = _Training(gm, data, config, budget, watcher or Silent(), folder)
+    if resume:
+        training.resume()
+    else:
+        folder.begin(config, budget, about or {})
+        training.begin()
+    return training.run()
+
+
+@torch.no_grad()
+def score(module: nn.Module, images: Part, size: int = 512) -> Score:
+    """How well the module classifies images in eval mode; its mode is put back afterwards."""
+    was_training = module.training
+    module.eval()
+    losses, wrong, count = [], [], 0
+    for batch in images.in_order(size):
+        logits = module(batch.x)
+        losses.append(F.cross_entropy(logits, batch.y, reduction="sum"))
+        wrong.append((logits.argmax(1) != batch.y).sum())
+        count += len(batch)
+    module.train(was_training)
+    return Score(float(torch.stack(losses).sum()) / count, int(torch.stack(wrong).sum()), count)
+
+
+def check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
+    """Raises the UsageError that `train` would raise where network, dataset and config do not fit each other."""
+    if len(data.train) < config.batch_size:
+        raise UsageError(
+            f"A batch of {config.batch_size} is larger than the training part of {data.name}: {len(data.train)} images."
+        )
+    wanted, found = list(gm.inputs[0][0][1:]), list(data.train.shape)
+    if wanted != found:
+        raise UsageError(
+            f"The network was traced for images of {wanted}, and {data.name} has {found}: make one fit the other."
+        )
+    output = next(iter(reversed(gm.graphs["eval"].nodes))).meta["val"]
+    logits = output.shape if isinstance(output, Tensor) else None
+    if logits is None or len(logits) != 2 or logits[1] < data.classes:
+        described = "something else" if logits is None else f"{list(logits)}"
+        raise UsageError(f"{data.name} needs logits [N, {data.classes}], and the network returns {described}.")
+
+
+class _Training:
+    """A run under way."""
+
+    def __init__(
+        self,
+        gm: TracedModule,
+        data: Dataset,
+        config: RunConfig,
+        budget: Budget | None,
+        watcher: Watcher,
+        folder: Folder,
+    ) -> None:
+        self.config, self.watcher, self.folder = config, watcher, folder
+        device = next(gm.parameters()).device
+        self.parts = {part: getattr(data, part).to(device) for part in ("train", "validation", "test")}
+        self.per_epoch = len(data.train) // config.batch_size
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.new_weights = torch.Generator(device).manual_seed(config.seed)
+        self.optimizer = _optimizer(gm, config)
+        self.plain = gm
+        self.rejuvenator = None if budget is None else self._rejuvenator(gm, budget)
+        self.epoch = self.step = self.start = 0
+        self.fall_from = None if self.rejuvenator else 0
+        self.searched = None if self.rejuvenator else 0  # the epoch in which the search ended
+        self.epochs: list[Epoch] = []
+        self.events: list[EventRecord] = []
+        self.earlier = 0.0  # seconds before the run was resumed
+
+    def _rejuvenator(self, gm: TracedModule, budget: Budget) -> Rejuvenator:
+        until = max(1, round(self.config.epochs * self.per_epoch * self.config.search))
+        return Rejuvenator(
+            gm,
+            self.optimizer,
+            budget,
+            trigger=self.config.trigger,
+            interval=self.config.interval or min(self.per_epoch, until),
+            delta_lambda=self.config.delta_lambda,
+            delta_r=self.config.delta_r,
+            max_events=self.config.max_events,
+            shrink_beta=self.config.shrink_beta,
+            until=until,
+            scheme=self.config.scheme,
+            rescale=self.config.rescale,
+            reallocate=self.config.reallocate,
+            reinitialize=self.config.reinitialize,
+            generator=self.new_weights,
+        )
+
+    @property
+    def module(self) -> TracedModule:
+        return self.plain if self.rejuvenator is None else self.rejuvenator.module
+
+    @property
+    def last(self) -> int:
+        """The epoch with which the run ends, as far as is known."""
+        return self.start // self.per_epoch + self.config.epochs
+
+    def begin(self) -> None:
+        if self.rejuvenator is not None:
+            self.watcher.begins(self.rejuvenator.forecast)
+
+    def run(self) -> Run:
+        start = time.perf_counter()
+        while self.epoch < self.last:
+            self.epoch += 1
+            self._epoch(start)
+            if self.epoch < self.last:
+                self.folder.checkpoint(self._state(), self.module, self.optimizer, self.rejuvenator)
+        self.module.eval()
+        self.folder.end(self.module, self.optimizer, self.rejuvenator)
+        cost = utilization(self.module)
+        return Run(
+            module=self.module,
+            epochs=tuple(self.epochs),
+            events=tuple(self.events),
+            validation=score(self.module, self.parts["validation"]),
+            test=score(self.module, self.parts["test"]),
+            params=cost.params.total,
+            flops=cost.flops.total,
+            seconds=self.earlier + time.perf_counter() - start,
+            note=" ".join(self._notes()),
+        )
+
+    def _notes(self) -> Iterator[str]:
+        """What was asked for and did not happen."""
+        if self.rejuvenator is not None and self.rejuvenator.note:
+            yield self.rejuvenator.note
+        if self.config.dsd > 0:
+            masked = Phases(1, 0) if self.searched is None else phases(self.searched, self.last)
+            if masked.last < masked.first:
+                yield "No epoch was sparse: fewer than four were left when the search had ended."
+
+    def _epoch(self, start: float) -> None:
+        masked = self.config.dsd > 0 and self.searched is not None and self.epoch in phases(self.searched, self.last)
+        self.module.train()
+        with sparse(self.module, self.config.dsd) if masked else nullcontext():
+            loss, wrong, lam = self._pass()
+        if self.searched is None and self.rejuvenator is not None and not self.rejuvenator.searching:
+            self.searched = self.epoch
+        validation, alive = score(self.module, self.parts["validation"]), utilization(self.module)
+        epoch = Epoch(
+            epoch=self.epoch,
+            step=self.step,
+            loss=loss / self.per_epoch,
+            train_error=100 * wrong / (self.per_epoch * self.config.batch_size),
+            validation_loss=validation.loss,
+            validation_error=validation.error,
+            r_params=alive.params.ratio,
+            r_flops=alive.flops.ratio,
+            lam=lam,
+            lr=self.optimizer.param_groups[0]["lr"],
+            seconds=self.earlier + time.perf_counter() - start,
+            epochs=self.last,
+        )
+        self.epochs.append(epoch)
+        self.folder.line("epoch", asdict(epoch))
+        self.watcher.trained(epoch)
+
+    def _pass(self) -> tuple[float, int, float]:
+        """One epoch of steps: the sum of the losses, the number of wrong answers, and the last lambda."""
+        losses, wrong = [], []
+        passed = self.parts["train"].shuffled(
+            self.config.batch_size, self.generator, self.config.shift, self.config.flip
+        )
+        for batch in passed:
+            loss, mistakes = self._step(batch)
+            losses.append(loss)
+            wrong.append(mistakes)
+        total = float(torch.stack(losses).sum())
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"The loss was not finite before step {self.step}: lower the learning rate ({self.config.lr}) or "
+                f"delta_lambda ({self.config.delta_lambda})."
+            )
+        acts = self.rejuvenator is not None and self.rejuvenator.searching
+        return total, int(torch.stack(wrong).sum()), self.rejuvenator.lam if self.rejuvenator and acts else 0.0
+
+    def _step(self, batch: Images) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.per_epoch, self.start, self.fall_from)
+        self.step += 1
+        outputs = heads(self.module)(batch.x)
+        if not all(isinstance(output, Tensor) for output in outputs):
+            raise TrainingError(
+                "In train mode the network returns more than logits (auxiliary heads): build it without them, or write "
+                "the loop around nrfx.Rejuvenator yourself."
+            )
+        loss = torch.stack([F.cross_entropy(output, batch.y) for output in outputs]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.rejuvenator is not None:
+            self.rejuvenator.penalize()
+        self.optimizer.step()
+        if self.rejuvenator is not None:
+            self._monitor(self.rejuvenator)
+        return loss.detach(), (torch.stack(outputs).sum(0).argmax(1) != batch.y).sum()
+
+    def _monitor(self, rejuvenator: Rejuvenator) -> None:
+        before = rejuvenator.module
+        seen = rejuvenator.step()
+        if isinstance(seen, Event):
+            self._rejuvenated(seen, before)
+        elif seen is not None:
+            self.watcher.measured(seen)
+        if self.fall_from is None and not rejuvenator.searching:
+            self.fall_from = self.step
+
+    def _rejuvenated(self, event: Event, old: TracedModule) -> None:
+        self.fall_from = self.step
+        if self.config.restart:
+            self.start = self.fall_from = math.ceil(self.step / self.per_epoch) * self.per_epoch
+        before, after = (score(module, self.parts["validation"]) for module in (old, self.module))
+        record = EventRecord(
+            step=event.step,
+            epoch=self.epoch,
+            r=event.r,
+            r_params=event.result.before.params.ratio,
+            r_flops=event.result.before.flops.ratio,
+            lam=event.lam,
+            alpha=event.result.alpha,
+            params=event.result.after.params.total,
+            flops=event.result.after.flops.total,
+            validation_loss_before=before.loss,
+            validation_loss_after=after.loss,
+            validation_error_before=before.error,
+            validation_error_after=after.error,
+            notes=event.result.notes,
+        )
+        self.events.append(record)
+        self.folder.line("event", asdict(record))
+        self.watcher.rejuvenated(event, before, after)
+
+    # Broken off and resumed
+
+    def _state(self) -> dict[str, Any]:
+        """What is not in the checkpoint of network, optimizer and rejuvenator, as JSON values."""
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        states = {"order": self.generator.get_state(), "new_weights": self.new_weights.get_state()}
+        random = {**states, "torch": torch.get_rng_state()}
+        return {**counters, "random": {name: bytes(state.tolist()).hex() for name, state in random.items()}}
+
+    def resume(self) -> None:
+        """Puts the run where its last checkpoint was."""
+        assert self.folder.out is not None, "a run without a folder cannot be resumed"
+        module, state = self.folder.resume(self.plain, self.optimizer, self.rejuvenator)
+        if self.rejuvenator is None:
+            self.plain = module
+        try:
+            for name in COUNTERS:
+                setattr(self, name, state[name])
+            random = {
+                name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+                for name, text in state["random"].items()
+            }
+            self.generator.set_state(random["order"])
+            self.new_weights.set_state(random["new_weights"])
+            torch.set_rng_state(random["torch"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.folder.out / 'state.json'} is not the state of a run: {error!r}.") from error
+        log = read_log(self.folder.out)
+        self.epochs, self.events = list(log.epochs), list(log.events)
+        self.earlier = self.epochs[-1].seconds if self.epochs else 0.0
+
+
+COUNTERS = ("epoch", "step", "start", "fall_from", "searched")
+"""The attributes of a run under way that a resumed one needs."""
+
+
+def _optimizer(gm: TracedModule, config: RunConfig) -> Optimizer:
+    if config.optimizer == "adamw":
+        return AdamW(gm.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return SGD(gm.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -1,0 +1,263 @@
+"""What a run leaves behind: the values that it logs, and the files in its folder.
+
+config.json              the run's settings
+log.jsonl                a line per event and per epoch; "kind" says which, the other keys are the fields of
+                         EventRecord and Epoch
+model.safetensors        the network, optimizer and Rejuvenator at the end
+checkpoint-N.safetensors the same after epoch N, and state.json with what a resumed run needs beside it; both go
+                         when the run ends
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+
+from nrfx.checkpoint import load, save
+from nrfx.errors import CheckpointError, UsageError
+from nrfx.experiment.config import RunConfig
+from nrfx.plan.budget import Budget
+from nrfx.tracing import TracedModule
+from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch as it is logged. Errors in percent; r of the network as it stands; lr of its last step.
+
+    `lam` is lambda at its end, 0 once the search is over and no penalty acts.
+    `epochs` is how many the run will have, as far as is known: an event adds to it where it sets the counter back.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    train_error: float
+    validation_loss: float
+    validation_error: float
+    r_params: float
+    r_flops: float
+    lam: float
+    lr: float
+    seconds: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    """An event as it is logged; losses and errors (in percent) of the validation part, on both sides of it.
+
+    `r` is the utilization that the budget measures, `r_params` and `r_flops` that of each measure, before the event.
+    """
+
+    step: int
+    epoch: int
+    r: float
+    r_params: float
+    r_flops: float
+    lam: float
+    alpha: float
+    params: int
+    flops: int
+    validation_loss_before: float
+    validation_loss_after: float
+    validation_error_before: float
+    validation_error_after: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross entropy on some images, and how many of them were put into a wrong class."""
+
+    loss: float
+    wrong: int
+    images: int
+
+    @property
+    def error(self) -> float:
+        """Wrong ones in percent.
+
+        >>> Score(loss=0.1, wrong=3, images=200).error
+        1.5
+        """
+        return 100 * self.wrong / self.images
+
+
+class Watcher(Protocol):
+    """Who is told what happens during a run, as it happens."""
+
+    def begins(self, forecast: str) -> None:
+        """A search is about to begin; the forecast says in sentences how long dying takes, or is empty."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """The utilization was measured."""
+
+    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+        """The network was rejuvenated; the scores are those of the validation part, on both sides of it."""
+
+    def trained(self, epoch: Epoch) -> None:
+        """An epoch is over."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def begins(self, forecast: str) -> None:
+        """Nothing."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """Nothing."""
+
+    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+        """Nothing."""
+
+    def trained(self, epoch: Epoch) -> None:
+        """Nothing."""
+
+
+def check_free(out: Path) -> None:
+    """Raises UsageError where a run's folder holds a run already, or is a file."""
+    if (out / "log.jsonl").exists() or out.is_file():
+        found = "is a file" if out.is_file() else "holds a run already"
+        raise UsageError(f"{out} {found}: choose another folder, remove it, or go on with it (--resume {out}).")
+
+
+def check_resumable(out: Path) -> None:
+    """Raises UsageError where a folder holds no run that was broken off after an epoch."""
+    if not (out / "state.json").is_file():
+        over = (out / "model.safetensors").exists()
+        why = "the run in it is over" if over else "it holds no run that has finished an epoch"
+        raise UsageError(f"{out} cannot be resumed: {why}.")
+
+
+class Folder:
+    """The files of a run, made as it goes; none if `out` is None."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.out = out
+
+    def begin(self, config: RunConfig, budget: Budget | None, about: Mapping[str, Any]) -> None:
+        """Makes the folder and writes config.json; `about` is what is told beside config and budget.
+
+        Raises:
+            UsageError: the folder holds a run already.
+        """
+        if self.out is None:
+            return
+        check_free(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        described = {**about, **asdict(config), "budget": None if budget is None else asdict(budget)}
+        _put(self.out / "config.json", described)
+
+    def line(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Adds a line to the log."""
+        if self.out is not None:
+            with (self.out / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"kind": kind, **values}) + "\n")
+
+    def end(self, module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None) -> None:
+        """Saves what came of the run, and removes its checkpoint."""
+        if self.out is not None:
+            save(self.out / "model.safetensors", module, optimizer=optimizer, rejuvenator=rejuvenator)
+            (self.out / "state.json").unlink(missing_ok=True)
+            self._remove_checkpoints()
+
+    def checkpoint(
+        self, state: Mapping[str, Any], module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None
+    ) -> None:
+        """Keeps where the run is: from the moment that state.json is replaced, it is the one to go on from."""
+        if self.out is None:
+            return
+        name = f"checkpoint-{state['epoch']}.safetensors"
+        save(self.out / name, module, optimizer=optimizer, rejuvenator=rejuvenator)
+        lines = (self.out / "log.jsonl").read_text().count("\n")
+        _put(self.out / "state.json", {"checkpoint": name, "lines": lines, **state})
+        self._remove_checkpoints(keep=name)
+
+    def resume(
+        self, module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None
+    ) -> tuple[TracedModule, dict[str, Any]]:
+        """The network of the last checkpoint and the state beside it; lines that were logged after it are dropped.
+
+        Optimizer and rejuvenator are made to train that network.
+
+        Raises:
+            UsageError: the folder holds no run, or one that is over.
+            CheckpointError: a file cannot be read, or does not fit.
+        """
+        assert self.out is not None
+        check_resumable(self.out)
+        state = _got(self.out / "state.json")
+        try:
+            name, count = str(state.pop("checkpoint")), int(state.pop("lines"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.out / 'state.json'} is not the state of a run: {error!r}.") from error
+        loaded = load(self.out / name, module, optimizer=optimizer, rejuvenator=rejuvenator)
+        lines = (self.out / "log.jsonl").read_text().splitlines(keepends=True)[:count]
+        _replace(self.out / "log.jsonl", "".join(lines))
+        return loaded, state
+
+    def _remove_checkpoints(self, keep: str = "") -> None:
+        assert self.out is not None
+        for path in self.out.glob("checkpoint-*.safetensors"):
+            if path.name != keep:
+                path.unlink()
+
+
+@dataclass(frozen=True)
+class Log:
+    """A run's log as it was read."""
+
+    epochs: tuple[Epoch, ...]
+    events: tuple[EventRecord, ...]
+
+
+def read_log(out: Path) -> Log:
+    """The epochs and events that the run in the folder `out` logged.
+
+    Raises:
+        UsageError: there is no log.
+        CheckpointError: a line is not one of a run's log.
+    """
+    path = out / "log.jsonl"
+    if not path.is_file():
+        raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
+    read: dict[str, list[dict[str, Any]]] = {"epoch": [], "event": []}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            read[values.pop("kind")].append(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}, line {number} is not a line of a run's log: {line[:60]!r}.") from error
+    try:
+        events = tuple(EventRecord(**{**values, "notes": tuple(values["notes"])}) for values in read["event"])
+        return Log(tuple(Epoch(**values) for values in read["epoch"]), events)
+    except (TypeError, KeyError) as error:
+        names = {kind: [field.name for field in fields(of)] for kind, of in (("epoch", Epoch), ("event", EventRecord))}
+        raise CheckpointError(f"{path} lacks fields, or has others than {names} ({error}).") from error
+
+
+def _put(path: Path, values: Mapping[str, Any]) -> None:
+    _replace(path, json.dumps(values, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def _got(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object.")
+    return found

@@ -1,0 +1,66 @@
+"""The options of a rewrite: their names, what they are where not given, and which values they take."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from nrfx.analysis.liveness import Residual, check_residual
+from nrfx.errors import AnalysisError
+
+Scheme = Literal["attention", "dense", "removed"]
+Reinitialize = Literal["rejuvenated", "all"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `nrfx.rejuvenate`, which says what each of them means."""
+
+    scheme: Scheme = "attention"
+    rescale: bool = True
+    reallocate: bool = True
+    reinitialize: Reinitialize = "rejuvenated"
+    residual: Residual = "live"
+    threshold: float = 0.01
+    gamma0: float | None = None
+    round_to: int = 1
+    constants: bool = True
+    merge: bool = False
+    generator: torch.Generator | None = None
+    cramped: bool = False  # dense because the budget has no room for carriers of attention
+
+    def check(self) -> None:
+        """Raises AnalysisError for the first option whose value is none that it takes."""
+        check_residual(self.threshold, self.residual)
+        for name, value, allowed in (
+            ("scheme", self.scheme, get_args(Scheme)),
+            ("reinitialize", self.reinitialize, get_args(Reinitialize)),
+        ):
+            if value not in allowed:
+                raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
+        for name in ("rescale", "reallocate", "constants", "merge"):
+            if not isinstance(getattr(self, name), bool):
+                raise AnalysisError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if self.generator is not None and not isinstance(self.generator, torch.Generator):
+            raise AnalysisError(
+                f"generator is {self.generator!r}; expected torch.Generator().manual_seed(0) or its like."
+            )
+        if self.gamma0 is not None and not (isinstance(self.gamma0, int | float) and 0 < self.gamma0 < float("inf")):
+            raise AnalysisError(f"gamma0 is {self.gamma0!r}; expected a positive number, or None.")
+
+    @property
+    def scratch(self) -> bool:
+        """Whether every parameter starts anew."""
+        return self.reinitialize == "all"
+
+    @property
+    def settles(self) -> bool:
+        """Whether the constants of dead channels are kept, and the function with them."""
+        return self.constants and not self.scratch
+
+
+def check_options(**options: Any) -> None:
+    """Raises the AnalysisError that `rejuvenate` would raise for these options; TypeError for an unknown one."""
+    Options(**options).check()

@@ -1,0 +1,31 @@
+"""The plan of a rewrite: everything that is decided before any tensor is touched."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from nrfx.analysis.channels import Channels
+from nrfx.analysis.liveness import Liveness
+from nrfx.plan.absorb import Settlement
+from nrfx.plan.rescale import Rescaling
+from nrfx.plan.resize import Resized
+from nrfx.rules import Reading
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided about a rewrite, before any tensor is touched."""
+
+    found: Channels
+    alive: Liveness
+    settled: Settlement
+    scales: Rescaling
+    resized: Resized
+    forms: Mapping[str, Reading]  # key -> layers that may take a cross form
+    scheme: str
+    heads: frozenset[str]  # keys of the output layers that gain a head
+    merge: bool  # survivors become one generation where that is exact
+    gamma0: Callable[[str], float]
+    scratch: bool  # every parameter starts anew
+    generator: torch.Generator | None

@@ -1,0 +1,258 @@
+"""Neural rescaling: small gammas of survivors go back to the initial level, and whoever reads them makes up for it.
+
+    abs(gamma') = max(abs(gamma), gamma0)      s = gamma' / gamma      beta' = s beta      W'[:, i] = W[:, i] / s_i
+
+It is exact through positively homogeneous ops only. The graph is interpreted on tensors that say which gamma scales
+each element; where such a value meets an op that is not homogeneous, another scale, a norm or the output, its factor
+is 1.
+
+Source: Neural Rejuvenation, Sec. 3.2, "Neural rescaling". The paper does not scale beta; relu(s x) = s relu(x) needs
+it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.liveness import Liveness
+from nrfx.analysis.reinterpret import flow, like, operands
+from nrfx.labels import along, among, collapse
+from nrfx.rules import Family, tensors
+
+ONE = -1
+"""The factor 1, in place of the id of a gamma."""
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """`gammas[name]`: float64 factor of each gamma. `columns[key]`: what each column of a weight is divided by.
+
+    `rows[key]`: the same for the rows of a depthwise weight, which read one channel each. `notes` say what was left.
+    """
+
+    gammas: Mapping[str, Tensor]
+    columns: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+NOT_RESCALED = Rescaling({}, {}, {})
+
+
+def rescaling(
+    found: Channels, alive: Liveness, carriers: Tensor, gamma0: Callable[[str], float], streams: bool
+) -> Rescaling:
+    """The factors that bring every gamma that may be scaled to at least gamma0 in size, signs kept.
+
+    Args:
+        carriers: bool [channels].
+        gamma0: the initial level of each gamma parameter, by name.
+        streams: whether channels of residual streams are to be left alone.
+    """
+    tracking = tracked(found)
+    eligible, reasons = _eligible(found, alive, carriers, tracking, streams)
+    factor = torch.ones(tracking.count).double()
+    for name, ids in tracking.ids.items():
+        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
+        small = eligible[ids] & (gamma > 0) & (gamma < gamma0(name))
+        factor[ids] = torch.where(small, gamma0(name) / torch.where(small, gamma, 1.0), factor[ids])
+    table = torch.cat([factor, torch.ones(1).double()])  # ONE is the last entry
+    return Rescaling(
+        {name: factor[ids] for name, ids in tracking.ids.items()},
+        {key: table[ids] for key, ids in tracking.columns.items()},
+        {key: table[ids] for key, ids in tracking.rows.items()},
+        _notes(found, alive, tracking, reasons, gamma0),
+    )
+
+
+def tracked(found: Channels) -> "Tracking":
+    """Which gamma scales each column of each weight, and which gammas are not wholly read so."""
+    tracking = Tracking(found)
+    flow(found, tracking.value)
+    return tracking
+
+
+@dataclass
+class Tracking:
+    """One interpretation on ids of gammas; it fills the fields below as it goes.
+
+    `ids[gamma]`: the id of each of its elements; `columns[key]`, `rows[key]`: the id behind each column of a weight
+    (row of a depthwise one), ONE for none; `barred`: id -> why its channel is read otherwise; `positive`: ids whose
+    factor passes a relu or a maximum and must not be negative.
+    """
+
+    found: Channels
+    count: int = 0
+    ids: dict[str, Tensor] = field(default_factory=dict)
+    key_of: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    barred: dict[int, str] = field(default_factory=dict)
+    positive: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.labels = {(step.mode, step.node.name): step.effect.out for step in self.found.steps}
+        visits = Counter((step.mode, step.effect.norm.key) for step in self.found.steps if step.effect.norm)
+        self.shared = {key for (_, key), times in visits.items() if times > 1}
+
+    def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if step.effect.even:
+            for ids in tensors((args, kwargs)):
+                self.positive.update(collapse(ids).unique().tolist())
+        return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+
+    def bar(self, ids: Tensor, reason: str) -> None:
+        for index in collapse(ids).unique().tolist():
+            if index != ONE:
+                self.barred.setdefault(index, reason)
+
+    def barring(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The op does not scale with its input: what it gives has factor 1, what it reads must have."""
+        for ids in tensors((args, kwargs)):
+            self.bar(ids, f"{_title(step)} follows")
+        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+
+    def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
+        return args[0] if args else next(iter(kwargs.values()))
+
+    def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
+        if not step.effect.homogeneous:
+            return self.barring(step, args, kwargs)
+        assert step.effect.apply is not None
+        return step.effect.apply(*args, **kwargs)
+
+    def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        if not step.effect.homogeneous:
+            return self.barring(step, args, kwargs)
+        shape = step.effect.out.shape
+        small = [collapse(ids.reshape((1,) * (len(shape) - ids.dim()) + ids.shape)) for ids in tensors((args, kwargs))]
+        first, *others = torch.broadcast_tensors(*small)
+        differs = torch.stack([other != first for other in others]).any(0) if others else torch.zeros_like(first).bool()
+        for ids in (first, *others):
+            self.bar(ids[differs], f"{_title(step)} joins it with another")
+        return torch.where(differs, ONE, first).expand(shape)
+
+    def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        norm = step.effect.norm
+        assert norm is not None
+        self.bar(tensors((args, kwargs))[0], f"the norm {norm.path} follows")
+        width = norm.layout.numel()
+        if norm.gamma is None:
+            return along(torch.full((width,), ONE), norm.axis, step.effect.out.shape)
+        if norm.gamma not in self.ids:
+            self.ids[norm.gamma] = torch.arange(self.count, self.count + width)
+            self.key_of[norm.gamma] = norm.key
+            self.count += width
+        if norm.key in self.shared:
+            self.bar(self.ids[norm.gamma], f"{norm.path} is called more than once")
+        if {norm.gamma, norm.beta} & self.found.shared:
+            self.bar(self.ids[norm.gamma], f"{norm.gamma} or its beta is read elsewhere too")
+        return along(self.ids[norm.gamma], norm.axis, step.effect.out.shape)
+
+    def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
+        labels = tensors(operands(step, self.labels))[0]
+        source, labels = torch.broadcast_tensors(collapse(tensors((args, kwargs))[0]), collapse(labels))
+        source, labels = source.reshape(-1), labels.reshape(-1)
+        table = torch.full((self.found.channel_of.numel() + 1,), ONE)
+        table[labels[labels >= 0]] = source[labels >= 0]
+        moved = table[labels.clamp(min=-1)]
+        self.bar(source[labels < 0], f"{_title(step)} follows")
+        mixed = (labels >= 0) & (moved != source)
+        self.bar(torch.cat([source[mixed], moved[mixed]]), f"{_title(step)} mixes it with another")
+        out = collapse(step.effect.out)
+        return torch.where(out >= 0, table[out.clamp(min=-1)], ONE).expand(step.effect.out.shape)
+
+    def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
+        reading = step.effect.reading
+        assert reading is not None
+        self.record(self.columns, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
+        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+
+    def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """A depthwise weight is divided by rows; within a larger group a row reads several channels."""
+        reading = step.effect.reading
+        assert reading is not None
+        if reading.cols is not reading.rows:
+            return self.barring(step, args, kwargs)
+        self.record(self.rows, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
+        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+
+    def record(self, into: dict[str, Tensor], key: str, step: Step, value: Tensor, axis: int) -> None:
+        """Remembers which gamma scales each column; it must be one at all positions and at every visit."""
+        moved = collapse(value).movedim(axis, 0)
+        rows = moved.reshape(moved.shape[0], -1).expand(value.shape[axis], -1)
+        self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
+        ids = rows[:, 0].contiguous()
+        reading = step.effect.reading
+        if reading is not None and reading.weight in self.found.shared:
+            self.bar(ids, f"{reading.weight} is read elsewhere too")
+        if key in into:
+            differs = into[key] != ids
+            self.bar(torch.cat([into[key][differs], ids[differs]]), f"{_title(step)} is called more than once")
+        else:
+            into[key] = ids
+
+
+def _title(step: Step) -> str:
+    return step.path if step.node.op == "call_module" else step.node.name
+
+
+_BY_FAMILY: dict[Family, Callable[[Tracking, Step, Any, Any], Any]] = {
+    Family.SOURCE: Tracking.barring,
+    Family.UNKNOWN: Tracking.barring,
+    Family.SINK: Tracking.barring,
+    Family.IDENTITY: Tracking.identity,
+    Family.MOVEMENT: Tracking.movement,
+    Family.POINTWISE: Tracking.pointwise,
+    Family.NORM: Tracking.norm,
+    Family.POOL: Tracking.pool,
+    Family.GROUPED: Tracking.grouped,
+    Family.MIXED: Tracking.barring,
+    Family.CONTRACTION: Tracking.contraction,
+}
+
+
+def _eligible(
+    found: Channels, alive: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
+) -> tuple[Tensor, dict[int, str]]:
+    """bool [ids]: whether the gamma may be scaled; and why not, for those that may not."""
+    eligible = torch.zeros(tracking.count, dtype=torch.bool)
+    reasons = dict(tracking.barred)
+    stream = torch.tensor([space.stream and streams for space in found.spaces], dtype=torch.bool)
+    for name, ids in tracking.ids.items():
+        layout_of = found.norms[name]
+        channel = found.channels(layout_of)
+        on_stream = among(found.spaces_along(layout_of), stream)
+        for index in ids[on_stream].tolist():
+            reasons[index] = "it lies on a residual stream"
+        stays = (channel < 0) | among(channel, alive.live & ~carriers)
+        eligible[ids] = stays & ~on_stream & ~alive.gamma_dead[name]
+        for index in ids[alive.affine[tracking.key_of[name]].gamma == 0].tolist():
+            reasons.setdefault(index, "gamma is 0")
+    for index in reasons:
+        eligible[index] = False
+    return eligible, reasons
+
+
+def _notes(
+    found: Channels,
+    alive: Liveness,
+    tracking: Tracking,
+    reasons: Mapping[int, str],
+    gamma0: Callable[[str], float],
+) -> tuple[str, ...]:
+    """One line a norm and reason for the gammas below gamma0 that were left alone."""
+    lines = []
+    for name, ids in tracking.ids.items():
+        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
+        channel = found.channels(found.norms[name])
+        stays = (channel < 0) | among(channel, alive.live)
+        small = stays & ~alive.gamma_dead[name] & (gamma < gamma0(name))
+        whys = Counter(reasons[index] for index in ids[small].tolist() if index in reasons)
+        lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]
+    return tuple(lines)

@@ -1,0 +1,283 @@
+"""From widths to layouts: what every axis of every parameter will look like.
+
+Each birth keeps its surviving labels in order and gets new ones at its end; the graph is interpreted once more on
+those. Where labels then no longer meet as they did (a view with a constant width, blocks that must stay equal), that
+is a Mismatch, and the caller pins the spaces concerned.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
+from nrfx.analysis.interpret import relabel
+from nrfx.labels import NONE
+from nrfx.plan.origins import occurrence
+from nrfx.rules import Family, Reading
+from nrfx.tracing import TracedModule
+
+
+@dataclass(frozen=True)
+class Resized:
+    """`layouts`: parameter or buffer -> its new layout on each dim. `readings`: key -> the new rows and columns.
+
+    `channel_of` extends the old one to the new labels and their new channels. `literals`: (mode, node) -> the arguments
+    that state a width, as they must be now. `axes`: the axis of the channels of each bare parameter.
+    `norms`: the new width of each norm that is a module, for those without parameters to tell it.
+    """
+
+    births: Mapping[str, Tensor]
+    layouts: Mapping[str, tuple[Tensor | None, ...]]
+    readings: Mapping[str, Reading]
+    channel_of: Tensor
+    literals: Mapping[tuple[str, str], Mapping[int | str, Any]]
+    axes: Mapping[str, int | None]
+    norms: Mapping[str, int]
+
+
+def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
+    """The layouts of a network in which the channels `kept` (bool [channels]) stay and space s has width[s] channels.
+
+    Raises:
+        Mismatch: an op does not take these widths.
+    """
+    births, channel_of = _births(found, kept, width)
+    expected = _Expected(found, kept, width)
+    tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
+    steps = relabel(traced, found, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
+    resized = Resized(
+        births,
+        _layouts(found, steps),
+        first_readings(steps),
+        channel_of,
+        {(step.mode, step.node.name): step.effect.literals for step in steps if step.effect.literals},
+        found.axes,
+        {
+            step.effect.norm.path: step.effect.norm.layout.numel()
+            for step in steps
+            if step.effect.norm is not None and step.node.op == "call_module"
+        },
+    )
+    _check_visits(steps, channel_of)
+    for old, new in zip(found.steps, steps, strict=True):
+        _check_pins(old, new)
+        _check_broadcast(old, new)
+        _check_ties(new, channel_of)
+        expected.check_padding(old, new, channel_of)
+        _check_numbers(old, new)
+        expected.check(old, new, channel_of)
+    return resized
+
+
+def _births(found: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The labels of each birth, and the channel of each label, new ones appended."""
+    kept_width = torch.bincount(found.space_of[kept], minlength=len(found.spaces))
+    more = width - kept_width
+    first_new = found.space_of.numel() + torch.cumsum(more, 0) - more
+    labels = found.channel_of.numel()
+    channel_of = [found.channel_of]
+    births = {}
+    for key, old in found.births.items():
+        fresh = {}
+        for space in torch.unique(found.space_of[found.channel_of[old]]).tolist():
+            each = found.spaces[space].births[key]
+            new_channels = torch.arange(int(more[space])) + first_new[space]
+            fresh[space] = torch.arange(labels, labels + int(more[space]) * each).view(-1, each)
+            channel_of.append(new_channels.repeat_interleave(each))
+            labels += int(more[space]) * each
+        births[key] = _grown(found, old, kept, fresh)
+    return births, torch.cat(channel_of)
+
+
+def _grown(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+    """The labels of a birth that stay, in order, with each space's new ones behind its last.
+
+    fresh: space -> [channels, labels a channel]. Where a channel has its labels in several places (queries, keys and
+    values of one linear layer), each place is a block and gets its own.
+    """
+    channel = found.channel_of[old]
+    if len(fresh) > 1:
+        return _grown_by_runs(found, old, kept, fresh)
+    ((_, new),) = fresh.items()
+    block, run = blocks_of(channel)
+    if not new.numel():
+        return old[kept[channel]]
+    parts = []
+    for index in range(int(block[-1]) + 1):
+        parts += [old[kept[channel] & (block == index)], new[:, index * run : (index + 1) * run].reshape(-1)]
+    return torch.cat(parts)
+
+
+def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
+    """([len] int64: the block of each place, labels of a channel in a block), for the channels of one birth.
+
+    In every block each channel has equally many places, one beside the other. One block where there are no such.
+
+    >>> blocks_of(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
+    (tensor([0, 0, 0, 0, 1, 1, 1, 1]), 2)
+    """
+    rank = occurrence(channel)
+    each, run = int(rank.max()) + 1, _run(channel)
+    block = rank // run
+    if each % run or bool((block[1:] < block[:-1]).any()):
+        return torch.zeros_like(block), each
+    return block, run
+
+
+def grows_at_its_end(found: Channels, key: str) -> bool:
+    """Whether all new channels of a birth stand behind all that it has."""
+    channel = found.channel_of[found.births[key]]
+    return found.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
+
+
+def _grown_by_runs(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+    """Several spaces of one birth: the new labels of each stand behind its last."""
+    space, stays = found.space_of[found.channel_of[old]], kept[found.channel_of[old]]
+    last = sorted((int((space == index).nonzero()[-1]), index) for index in fresh)
+    parts, start = [], 0
+    for end, index in last:
+        parts += [old[start : end + 1][stays[start : end + 1]], fresh[index].reshape(-1)]
+        start = end + 1
+    return torch.cat(parts)
+
+
+def _run(channel: Tensor) -> int:
+    """How many labels at the start belong to one channel."""
+    differs = (channel != channel[0]).nonzero()
+    return int(differs[0]) if differs.numel() else channel.numel()
+
+
+def _layouts(found: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
+    new: dict[str, list[Tensor | None]] = {}
+    for step in steps:
+        for site in step.effect.sites:
+            dims = new.setdefault(site.parameter, [None] * len(found.layouts[site.parameter]))
+            if dims[site.dim] is None:
+                dims[site.dim] = site.layout
+    return {name: tuple(dims) for name, dims in new.items()}
+
+
+def _check_ties(step: Step, channel_of: Tensor) -> None:
+    for left, right in step.effect.ties:
+        first, second = torch.broadcast_tensors(left, right)
+        both = (first >= 0) & (second >= 0)
+        if bool((channel_of[first[both]] != channel_of[second[both]]).any()):
+            raise Mismatch(step.node.name, "its operands no longer meet channel by channel", (left, right))
+
+
+def _check_pins(old: Step, new: Step) -> None:
+    """A single channel does not show along which axis it lies; more of them may stand where the op fixes its width."""
+    if len(new.effect.pins) > len(old.effect.pins):
+        labels = tuple(pin.labels for pin in new.effect.pins)
+        raise Mismatch(new.node.name, f"of more than one channel, {new.effect.pins[0].reason}", labels)
+
+
+def _check_broadcast(old: Step, new: Step) -> None:
+    """An operand left with one channel must not be broadcast over those that it met one by one, nor parts that stood
+    for one another be put side by side.
+    """
+    if old.effect.family in (Family.POINTWISE, Family.MOVEMENT) and len(old.effect.ties) != len(new.effect.ties):
+        labels = tuple(pin.labels for pin in new.effect.pins)
+        pointwise = old.effect.family is Family.POINTWISE
+        reason = (
+            "an operand is now broadcast over the channels that it met" if pointwise else "its parts changed places"
+        )
+        raise Mismatch(new.node.name, reason, labels)
+
+
+def _check_numbers(old: Step, new: Step) -> None:
+    """An op that computes with the number of channels would compute something else."""
+    if old.effect.numbers != new.effect.numbers:
+        reason = f"it computes with a width ({old.effect.numbers} became {new.effect.numbers})"
+        raise Mismatch(new.node.name, reason, ())
+
+
+def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:
+    """A tensor that is read more than once must find its channels in the same order each time."""
+    first: dict[tuple[str, str | int], Tensor] = {}
+    for step in steps:
+        axes: list[tuple[tuple[str, str | int], Tensor]] = [
+            ((site.parameter, site.dim), site.layout) for site in step.effect.sites
+        ]
+        reading = step.effect.reading
+        if reading is not None:
+            axes += [((reading.key, "rows"), reading.rows), ((reading.key, "columns"), reading.cols)]
+        for axis, layout in axes:
+            known = first.setdefault(axis, layout)
+            if not _meet(known, layout, channel_of):
+                reason = "it is called again and no longer finds its channels in the same order"
+                raise Mismatch(step.node.name, reason, (known, layout))
+
+
+def _meet(left: Tensor, right: Tensor, channel_of: Tensor) -> bool:
+    if left.numel() != right.numel():
+        return False
+    both = (left >= 0) & (right >= 0)
+    return torch.equal(channel_of[left[both]], channel_of[right[both]])
+
+
+def _company(mine: Tensor, other: Tensor, channel_of: Tensor) -> tuple[Tensor, Tensor]:
+    """The channels of `mine` that meet a padded zero of `other`, and those that meet anything else."""
+    first, second = torch.broadcast_tensors(mine, other)
+    alone = (first >= 0) & (second == NONE)
+    return channel_of[first[alone]].unique(), channel_of[first[(first >= 0) & (second != NONE)]].unique()
+
+
+class _Expected:
+    """How often each channel must stand along each axis that weights follow."""
+
+    def __init__(self, found: Channels, kept: Tensor, width: Tensor) -> None:
+        self.found, self.kept = found, kept
+        more = width - torch.bincount(found.space_of[kept], minlength=len(found.spaces))
+        self.space_of_new = torch.repeat_interleave(torch.arange(len(found.spaces)), more)
+        self.total = torch.bincount(found.space_of, minlength=len(found.spaces))
+
+    def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        pairs = [(a.layout, b.layout) for a, b in zip(old.effect.sites, new.effect.sites, strict=False)]
+        reading, resized = old.effect.reading, new.effect.reading
+        if reading is not None and resized is not None:
+            pairs = [(reading.rows, resized.rows), (reading.cols, resized.cols)]
+        for before, after in pairs:
+            if not self.matches(before, after, channel_of):
+                raise Mismatch(old.node.name, "it no longer reads the same channels", (before, after))
+
+    def check_padding(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        """A channel that met another must not meet a padded zero now, nor the other way round."""
+        if all(bool((side >= 0).all()) for tie in new.effect.ties for side in tie):
+            return
+        if len(old.effect.ties) != len(new.effect.ties):
+            labels = tuple(side for tie in new.effect.ties for side in tie)
+            raise Mismatch(new.node.name, "its operands no longer meet as they did", labels)
+        spaces = torch.cat([self.found.space_of, self.space_of_new])
+        for before, after in zip(old.effect.ties, new.effect.ties, strict=True):
+            for mine, other in ((0, 1), (1, 0)):
+                was, now = (_company(tie[mine], tie[other], channel_of) for tie in (before, after))
+                for then, since in zip(was, now, strict=True):
+                    known = since < self.found.space_of.numel()
+                    fresh = spaces[since[~known]]
+                    if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
+                        raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
+
+    def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
+        if not torch.equal(before[before < 0], after[after < 0]):
+            return False
+        expected = self.times(before)
+        return torch.equal(torch.bincount(channel_of[after[after >= 0]], minlength=expected.numel()), expected)
+
+    def times(self, layout: Tensor) -> Tensor:
+        """How often each channel, the new ones last, must stand along an axis that has this layout now."""
+        channels = self.found.space_of.numel()
+        counts = torch.bincount(self.found.channel_of[layout[layout >= 0]], minlength=channels)
+        spread = torch.zeros_like(self.total).index_add(0, self.found.space_of, counts) // self.total.clamp(min=1)
+        return torch.cat([counts * self.kept, spread[self.space_of_new]])
+
+    def shape(self, name: str, now: Sequence[int]) -> tuple[int, ...]:
+        """The shape that a parameter or buffer must have."""
+        layouts = self.found.layouts.get(name, (None,) * len(now))
+        return tuple(
+            size if layout is None else int(self.times(layout).sum()) + int((layout < 0).sum())
+            for size, layout in zip(now, layouts, strict=True)
+        )

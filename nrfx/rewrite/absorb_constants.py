@@ -1,0 +1,45 @@
+"""The constants of dead channels written into the new weights: columns of carriers, offsets of biases and means."""
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels
+from nrfx.plan.absorb import Settlement
+from nrfx.plan.origins import occurrence
+from nrfx.rules import Reading
+
+
+def merged(weight: Tensor, found: Channels, reading: Reading, settled: Settlement) -> Tensor:
+    """The weight with the columns of carriers standing for those of all the dead channels behind them.
+
+    weight: [rows, columns, *kernel]; float64 where anything is merged.
+    """
+    channel = found.channels(reading.cols)
+    carrier = torch.where(channel >= 0, settled.carrier_of[channel.clamp(min=0)], -1)
+    sources = (carrier >= 0).nonzero().flatten()
+    if sources.numel() == 0:
+        return weight
+    targets = _targets(channel, carrier, sources)
+    given, left = settled.given[reading.key][sources], settled.left[reading.key][targets]
+    ratio = torch.where(given == 0, 0.0, given / left)
+    view = (1, -1, *(1,) * (weight.dim() - 2))
+    places = sources.to(weight.device)
+    weight = weight.double()
+    columns = weight.index_select(1, places) * ratio.to(weight.device).view(view)
+    carried = targets.unique().to(weight.device)
+    sums = torch.zeros_like(weight).index_add(1, targets.to(weight.device), columns)
+    return weight.index_copy(1, carried, sums.index_select(1, carried))
+
+
+def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
+    """For each source column the carrier's column of the same occurrence."""
+    times = channel.numel() + 1
+    rank = occurrence(channel)
+    ordered, order = torch.sort(channel.clamp(min=-1) * times + rank)
+    return order[torch.searchsorted(ordered, carrier[sources] * times + rank[sources])]
+
+
+def offset(weight: Tensor, reading: Reading, settled: Settlement) -> Tensor:
+    """[rows] float64: what the dead columns added to each output, less what carriers still add."""
+    difference = (settled.given[reading.key] - settled.left[reading.key]).to(weight.device)
+    return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference

@@ -1,0 +1,327 @@
+"""The whole rewrite: see what is dead, find the widths, build the new network, check it, or change nothing.
+
+Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Mismatch
+from nrfx.analysis.cost import Cost, total_cost
+from nrfx.analysis.liveness import Residual, liveness, removed_gammas
+from nrfx.analysis.spaces import channels
+from nrfx.analysis.utilization import Utilization, measure
+from nrfx.errors import AnalysisError, BudgetError, RewriteError
+from nrfx.nn import Cross
+from nrfx.plan.budget import Budget
+from nrfx.plan.constraints import Limits
+from nrfx.plan.heads import headed
+from nrfx.plan.options import Options, Reinitialize, Scheme
+from nrfx.plan.plan import Plan
+from nrfx.plan.reallocate import Allocation
+from nrfx.plan.rescale import NOT_RESCALED, rescaling
+from nrfx.plan.resize import Resized, resize
+from nrfx.plan.survivors import Decision, allocate, decide, idle_reason
+from nrfx.rewrite.build import Built, build
+from nrfx.rewrite.result import Rejuvenation
+from nrfx.rewrite.verify import check_labels
+from nrfx.tracing import TracedModule, as_traced
+
+NO_GAMMA = (
+    "No batch norm with a gamma was found, so nothing tells which channels are dead (Sec. 3.1.1 needs normalised "
+    "layers): nothing was changed."
+)
+
+
+def rejuvenate(
+    gm: Any,
+    budget: Budget,
+    *,
+    scheme: Scheme = "attention",
+    rescale: bool = True,
+    reallocate: bool = True,
+    reinitialize: Reinitialize = "rejuvenated",
+    residual: Residual = "live",
+    threshold: float = 0.01,
+    gamma0: float | None = None,
+    round_to: int = 1,
+    constants: bool = True,
+    merge: bool = False,
+    generator: torch.Generator | None = None,
+    example_inputs: Any = None,
+) -> Rejuvenation:
+    """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
+
+    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to
+        rounding.
+    `gm` is left as it is. Nothing dead, or nothing that may change: an equal copy, with a note (`changed` is False).
+
+    Args:
+        gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
+        budget: what the new network may cost; it never costs more.
+        scheme: how S and R channels meet. "attention": cross attention (Eqs. 9, 10); "dense": plain layers whose cross
+            weights start at 0 (Eq. 5); "removed": no cross connections (Eq. 6), which then cost nothing; the output
+            layer gets a head for each generation, to be trained with `nrfx.HeadLoss`.
+        rescale: bring small gammas of survivors back to gamma0 and divide the weights that read them (neural
+            rescaling).
+        reallocate: False gives every layer its own old width back instead of one factor for all.
+        reinitialize: "all" starts every parameter of the found architecture from scratch.
+        residual: "live": channels of residual streams do not die, as in the paper; "fixed": nor do streams widen;
+            "coupled": a stream channel dies when all the gammas that feed it are dead.
+        threshold: a gamma is dead below threshold * the largest abs(gamma) of its layer; in [0, 1).
+        gamma0: initial level of gammas; None: the value each norm had when traced, where constant, else 1.
+        round_to: new widths are multiples of it, or the live width where the next multiple does not fit.
+        constants: False drops the constants that dead channels emit; the outputs then move.
+        merge: the survivors of each cross layer become one generation where that is exact: none of the cross weights
+            between them is in use. It stays as it is elsewhere, with a note, and a note says where there are no cross
+            layers yet. Heads (scheme "removed") always merge.
+        generator: of the random numbers of new weights.
+        example_inputs: where `gm` carries no shapes.
+
+    Raises:
+        BudgetError: the live part alone exceeds the budget.
+        AnalysisError: a gamma is not finite, or an option is not one of those above.
+        RewriteError: the result would not be sound; nothing was changed.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> def unit(in_channels):
+    ...     return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> net = nn.Sequential(unit(3), unit(8), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[0][1].weight[:4].zero_()
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 16, 16))
+    >>> result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    >>> result.before.params.ratio < 0.7, result.after.params.total <= result.before.params.total
+    (True, True)
+
+    Source: Neural Rejuvenation, Sec. 3.2 and 3.3. We keep constants of dead channels, which the paper drops, count
+    every parameter, and meet the budget exactly.
+    """
+    options = Options(
+        scheme=scheme,
+        rescale=rescale,
+        reallocate=reallocate,
+        reinitialize=reinitialize,
+        residual=residual,
+        threshold=threshold,
+        gamma0=gamma0,
+        round_to=round_to,
+        constants=constants,
+        merge=merge,
+        generator=generator,
+    )
+    options.check()
+    if not isinstance(budget, Budget):
+        raise AnalysisError(
+            f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0)."
+        )
+    return _rewritten(as_traced(gm, example_inputs), budget, options)
+
+
+def compact(
+    gm: Any,
+    *,
+    residual: Residual = "live",
+    threshold: float = 0.01,
+    constants: bool = True,
+    example_inputs: Any = None,
+) -> Rejuvenation:
+    """A network without the dead channels of `gm`, and nothing in their place: network slimming.
+
+    Options and errors as for `rejuvenate`; the layers stay what they are.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
+    Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
+    """
+    options = Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
+    options.check()
+    return _rewritten(as_traced(gm, example_inputs), None, options)
+
+
+def _rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
+    """Decides, allocates and resizes; where an op does not take the new widths, it starts over with its spaces no wider
+    than they are, or fixed.
+    """
+    _check_data(traced)
+    limits = Limits()
+    while True:
+        decision = decide(traced, channels(traced, limits.fixed), options, limits)
+        if not decision.found.norms:
+            return _unchanged(traced, decision, NO_GAMMA)
+        try:
+            allocation = allocate(traced, decision, budget, options)
+        except BudgetError:
+            if options.scheme != "attention" or not bool(decision.settled.carriers.any()):
+                raise
+            options, limits = replace(options, scheme="dense", cramped=True), Limits()
+            continue
+        idle = idle_reason(decision, allocation, budget, options)
+        if idle:
+            return _unchanged(traced, decision, idle)
+        try:
+            resized = resize(traced, decision.found, decision.kept, allocation.width)
+        except Mismatch as mismatch:
+            limits.add(decision.found, decision.kept, allocation.width, mismatch)
+            continue
+        return _carried_out(traced, decision, allocation, resized, budget, options)
+
+
+def _check_data(traced: TracedModule) -> None:
+    """Raises AnalysisError for a tensor without numbers: there is nothing to gather a new one from."""
+    for name, tensor in (*traced.named_parameters(), *traced.named_buffers()):
+        if tensor.is_meta:
+            raise AnalysisError(
+                f"{name} lies on the meta device and has no numbers to keep: load the weights, or use to_empty() first."
+            )
+
+
+def _unchanged(traced: TracedModule, decision: Decision, reason: str) -> Rejuvenation:
+    twin = copy.deepcopy(traced)
+    tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
+    nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+    usage = measure(traced, decision.found, decision.alive)
+    return Rejuvenation(
+        module=twin,
+        before=usage,
+        after=usage,
+        alpha=1.0,
+        notes=(reason, *decision.alive.notes, *_held_notes(usage)),
+        origins=nowhere,
+        parents={name: name for name in tensors},
+        factors=nowhere,
+        changed=False,
+        keeps_function=True,
+        removed={},
+        carriers=(),
+        planned=None,
+    )
+
+
+def _carried_out(
+    traced: TracedModule,
+    decision: Decision,
+    allocation: Allocation,
+    resized: Resized,
+    budget: Budget | None,
+    options: Options,
+) -> Rejuvenation:
+    def gamma0(name: str) -> float:
+        return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
+
+    scales = (
+        rescaling(decision.found, decision.alive, decision.settled.carriers, gamma0, options.residual != "coupled")
+        if options.rescale and not options.scratch
+        else NOT_RESCALED
+    )
+    heads, head_notes = headed(traced, decision.found, decision.forms, resized, options.scheme)
+    plan = Plan(
+        found=decision.found,
+        alive=decision.alive,
+        settled=decision.settled,
+        scales=scales,
+        resized=resized,
+        forms=decision.forms,
+        scheme=options.scheme,
+        heads=heads,
+        merge=options.merge,
+        gamma0=gamma0,
+        scratch=options.scratch,
+        generator=options.generator,
+    )
+    built = build(traced, plan)
+    after = channels(built.module, axes=decision.found.axes)
+    check_labels(after, resized)
+    _check_cost(total_cost(built.module, after), allocation.cost, budget)
+    return _result(traced, decision, allocation, built, after, plan, options, head_notes)
+
+
+def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
+    if counted != predicted or (budget is not None and not budget.admits(counted)):
+        raise RewriteError(
+            f"The new network costs {counted.params:,} params and {counted.flops:,} flops; predicted were "
+            f"{predicted.params:,} and {predicted.flops:,}, within {budget}. Nothing was changed. Please report this."
+        )
+
+
+def _result(
+    traced: TracedModule,
+    decision: Decision,
+    allocation: Allocation,
+    built: Built,
+    after: Channels,
+    plan: Plan,
+    options: Options,
+    head_notes: tuple[str, ...],
+) -> Rejuvenation:
+    found = decision.found
+    before = measure(traced, found, decision.alive)
+    carried = tuple(found.spaces[space].name for space in found.space_of[decision.settled.carriers].tolist())
+    crossing = decision.form_notes if options.scheme != "dense" and allocation.alpha > 1 else ()
+    return Rejuvenation(
+        module=built.module,
+        before=before,
+        after=measure(built.module, after, liveness(built.module, after, options.threshold, options.residual)),
+        alpha=allocation.alpha,
+        notes=(
+            *decision.alive.notes,
+            *_held_notes(before),
+            *_carrier_notes(carried),
+            *plan.scales.notes,
+            *crossing,
+            *head_notes,
+            *built.notes,
+            *_width_notes(decision, options),
+            *_merge_notes(traced, decision, options),
+        ),
+        origins=built.origins,
+        parents=built.parents,
+        factors=built.factors,
+        changed=True,
+        keeps_function=options.settles,
+        removed=removed_gammas(found, decision.alive),
+        carriers=carried,
+        planned=plan.resized,
+    )
+
+
+def _held_notes(before: Utilization) -> list[str]:
+    return [f"Held: {count} gamma-dead channels, {reason}." for reason, count in before.held]
+
+
+def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
+    return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
+
+
+def _width_notes(decision: Decision, options: Options) -> list[str]:
+    """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
+    found = decision.found
+    fixed = [space for space in found.spaces if space.normed and space.pinned_by in space.births]
+    frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
+    notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
+    narrow = {space.name: why for space in found.spaces for key, why in decision.narrow.items() if key in space.births}
+    notes += [f"{name}: not widened: {why}." for name, why in narrow.items()]
+    if options.cramped:
+        notes.append("Layers stay dense: the budget has no room for the carriers that cross attention needs.")
+    if frozen:
+        notes.append(f"Not widened, for they have frozen parameters: {', '.join(frozen)}.")
+    if options.round_to > 1 and not options.reallocate:
+        notes.append("round_to has no meaning with reallocate=False: every layer has its old width back.")
+    return notes
+
+
+def _merge_notes(traced: TracedModule, decision: Decision, options: Options) -> list[str]:
+    """That merge=True found no layer with survivors of several generations, where that is so."""
+    layers = [traced.get_submodule(reading.path) for reading in decision.forms.values()]
+    if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
+        return []
+    return ["merge=True had nothing to merge: no layer had more than one generation before this rewrite."]

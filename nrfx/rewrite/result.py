@@ -1,0 +1,52 @@
+"""What a rewrite returns: the new network, and where each of its numbers comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from nrfx.analysis.utilization import Utilization
+from nrfx.plan.resize import Resized
+from nrfx.tracing import TracedModule
+
+
+@dataclass(frozen=True, eq=False)
+class Rejuvenation:
+    """A rewritten network, and where each of its numbers comes from.
+
+    Attributes:
+        module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the
+            old.
+        before, after: utilization of both.
+        alpha: the factor by which all live widths grew (1.0 where nothing grew).
+        notes: what was not done, and why.
+        origins: per parameter and buffer of `module`, per dim: int64 old positions (-1 = new), or None for unchanged.
+        parents: per parameter and buffer, the old name that its origins point into; None if it has none. Differs
+            from the name only where a weight was split into blocks.
+        factors: per dim, float64: new value = gathered old value * product of the factors; 0 marks positions that were
+            written anew (carriers). None for 1 everywhere.
+        changed: False where there was nothing to do; `module` then is an equal copy.
+        keeps_function: False after constants=False or reinitialize="all".
+        removed: per gamma parameter of the old network, bool: dead, on a channel that went.
+        carriers: for each carrier, the birth that it belongs to.
+        planned: the layouts that `verify` compares; None where nothing changed.
+    """
+
+    module: TracedModule
+    before: Utilization
+    after: Utilization
+    alpha: float
+    notes: tuple[str, ...]
+    origins: Mapping[str, tuple[Tensor | None, ...]]
+    parents: Mapping[str, str | None]
+    factors: Mapping[str, tuple[Tensor | None, ...]]
+    changed: bool
+    keeps_function: bool
+    removed: Mapping[str, Tensor]
+    carriers: tuple[str, ...]
+    planned: Resized | None = field(repr=False)
+
+    def __str__(self) -> str:
+        from nrfx.report import rejuvenation_report, render  # noqa: PLC0415 (rendering comes last)
+
+        return render(rejuvenation_report(self))

@@ -1,0 +1,258 @@
+"""Generations that stay contiguous through concatenations.
+
+Behind a concatenation of parts that have survivors and new channels, the generations alternate: S R S R. Here each
+concatenation takes slices of its parts instead, all survivors first, so that every generation is one run: S S R R.
+Slices are views and a concatenation copies anyway, so this costs no traffic; what reads the channels (weights, norms,
+cross layers) follows them by label.
+
+A pass for networks that will not be rewritten again: the slices state widths as numbers, so that a later rejuvenation
+would keep those widths. It does nothing to concatenations whose order means more than that (a view or a chunk behind).
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.analysis.channels import Channels, readers
+from nrfx.analysis.reinterpret import arguments
+from nrfx.analysis.spaces import channels
+from nrfx.labels import layout
+from nrfx.nn import Cross
+from nrfx.plan.origins import NEW, gather, origin
+from nrfx.rules import Family, Reading
+from nrfx.tracing import TracedModule, propagate
+
+Origins = tuple[Tensor | None, ...]
+
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_MARK = "generation_of_"  # how the names of the slices begin
+_ROUNDS = 16  # concatenations of concatenations are done from the inside out, one level a round
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """The module, and for each parameter and buffer the old position of each new one on each dim; None: unchanged."""
+
+    module: TracedModule
+    origins: Mapping[str, Origins]
+
+
+def sort_generations(traced: TracedModule) -> Reordered:
+    """The network with the parts of its concatenations in the order of generations; `traced` is left as it is.
+
+    The function is the same to rounding. Where nothing can be re-ordered, an equal copy. An optimizer of the old
+    parameters does not follow. `nrfx.save` takes the network before, and this can be called again after `nrfx.load`.
+    """
+    twin = copy.deepcopy(traced)
+    origins: dict[str, Origins] = {}
+    for _ in range(_ROUNDS):
+        found = channels(twin)
+        candidate = copy.deepcopy(twin)
+        if not _reorder(candidate, found):
+            break
+        propagate(candidate)
+        after = channels(candidate)
+        if not _means_the_same(found, after):
+            break
+        places = _follow(candidate, found, after)
+        propagate(candidate)
+        twin = candidate
+        origins |= {name: _composed(origins.get(name), part) for name, part in places.items()}
+    complete = {
+        name: origins.get(name, (None,) * tensor.dim())
+        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]
+    }
+    return Reordered(twin, complete)
+
+
+def is_reordered(traced: TracedModule) -> bool:
+    """Whether `contiguous` has changed the graph."""
+    return any(node.name.startswith(_MARK) for graph in traced.graphs.values() for node in graph.nodes)
+
+
+# The graph
+
+
+def _generations(found: Channels) -> Tensor:
+    """[labels] int64: the generation that cross layers know a channel by; -1 where none or several do."""
+    generation = torch.full((found.channel_of.numel(),), -1)
+    for step in readers(found.steps).values():
+        reading = step.effect.reading
+        if reading is None or reading.generation is None:
+            continue
+        known = reading.cols >= 0
+        labels, given = reading.cols[known], reading.generation[known]
+        clash = (generation[labels] >= 0) & (generation[labels] != given)
+        if bool(clash.any()):
+            return torch.full_like(generation, -1)
+        generation[labels] = given
+    return generation
+
+
+def _reorder(traced: TracedModule, found: Channels) -> bool:
+    """Rewrites the concatenations whose parts no other rewritten one has moved; whether there were any."""
+    generation, changed = _generations(found), False
+    outs = {(step.mode, step.node.name): step.effect for step in found.steps}
+    analysed = {mode for mode, _ in outs}
+    for mode, graph in traced.graphs.items():
+        if mode not in analysed:  # both modes have one graph
+            continue
+        moved: set[fx.Node] = set()
+        for node in list(graph.nodes):
+            effect = outs.get((mode, node.name))
+            tainted = any(operand in moved for operand in node.all_input_nodes)
+            parts = None if tainted or effect is None else _parts(node, mode, outs, generation)
+            if parts is not None:
+                _write(node, parts)
+                moved.add(node)
+                changed = True
+            elif tainted and (effect is None or effect.family is not Family.CONTRACTION):
+                moved.add(node)
+    if changed:
+        traced.recompile()
+    return changed
+
+
+def _parts(
+    node: fx.Node, mode: str, outs: Mapping[tuple[str, str], Any], generation: Tensor
+) -> tuple[int, list[tuple[fx.Node, int, int]]] | None:
+    """The dim, and (part, start, width) in the order of generations; None where there is nothing to re-order."""
+    if node.op != "call_function" or node.target not in _CONCATENATIONS:
+        return None
+    given, named = arguments(node)
+    operands, dim = given[0], given[1] if len(given) > 1 else named.get("dim", named.get("axis", 0))
+    whole = outs[mode, node.name].out
+    if not isinstance(operands, list | tuple) or not isinstance(dim, int):
+        return None
+    runs: list[tuple[int, fx.Node, int, int]] = []
+    for part in operands:
+        labels = layout(outs[mode, part.name].out, dim % whole.dim())
+        if not bool((labels >= 0).all()):
+            return None
+        start = 0
+        for each, run in groupby(generation[labels].tolist()):
+            width = len(list(run))
+            runs.append((each, part, start, width))
+            start += width
+    order = [each for each, *_ in runs]
+    if -1 in order or order == sorted(order):
+        return None
+    ordered = sorted(runs, key=lambda run: run[0])  # stable: parts keep their order within a generation
+    return dim, [(part, start, width) for _, part, start, width in ordered]
+
+
+def _write(node: fx.Node, parts: tuple[int, list[tuple[fx.Node, int, int]]]) -> None:
+    dim, slices = parts
+    graph = node.graph
+    with graph.inserting_before(node):
+        taken = [
+            graph.create_node("call_function", torch.narrow, (part, dim, start, width), name=f"{_MARK}{part.name}")
+            for part, start, width in slices
+        ]
+    node.args, node.kwargs = (taken, dim), {}
+
+
+def _means_the_same(before: Channels, after: Channels) -> bool:
+    """Whether the same channels meet in the same places, and the outputs are the same, in order."""
+    if before.births.keys() != after.births.keys() or not torch.equal(before.channel_of, after.channel_of):
+        return False
+    if len(before.pins) != len(after.pins) or not torch.equal(before.space_of, after.space_of):
+        return False
+    old, new = readers(before.steps), readers(after.steps)
+    for key, step in old.items():
+        first, second = step.effect.reading, new[key].effect.reading
+        assert first is not None and second is not None
+        if not torch.equal(first.cols.sort().values, second.cols.sort().values):
+            return False
+        if not torch.equal(first.rows, second.rows):
+            return False
+    return all(torch.equal(a, b) for a, b in zip(_outputs(before), _outputs(after), strict=True))
+
+
+def _outputs(found: Channels) -> Iterator[Tensor]:
+    for step in found.steps:
+        if step.effect.family is Family.SINK:
+            leaves = torch.utils._pytree.tree_leaves((step.effect.out, [pin.labels for pin in step.effect.pins]))
+            yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+# What follows
+
+
+def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str, Origins]:
+    """Moves weights, norms and cross layers to where their channels are now, in place; the origins of what moved."""
+    moved: dict[str, Origins] = {}
+    old, new = readers(before.steps), readers(after.steps)
+    crossing = {}
+    for key, step in old.items():
+        reading = step.effect.reading
+        assert reading is not None
+        if reading.generation is not None:
+            crossing[reading.path] = (reading, new[key].effect.reading)
+    for path, (first, second) in crossing.items():
+        assert second is not None
+        columns = origin(first.cols, second.cols)
+        if not torch.equal(columns, torch.arange(columns.numel())):
+            moved |= _follow_cross(traced, path, first, columns)
+    for name, layouts in before.layouts.items():
+        if any(name.startswith(f"{path}.") for path in crossing):
+            continue
+        places = tuple(
+            None if a is None or b is None or torch.equal(a, b) else origin(a, b)
+            for a, b in zip(layouts, after.layouts[name], strict=True)
+        )
+        if any(part is not None for part in places):
+            _put(traced, name, places)
+            moved[name] = places
+    return moved
+
+
+@torch.no_grad()
+def _put(traced: TracedModule, name: str, places: Origins) -> None:
+    owner, _, attribute = name.rpartition(".")
+    tensor = getattr(traced.get_submodule(owner), attribute)
+    assert not any(part is not None and bool((part == NEW).any()) for part in places)
+    tensor.data = gather(tensor.data, places).clone(memory_format=torch.preserve_format)
+
+
+@torch.no_grad()
+def _follow_cross(traced: TracedModule, path: str, reading: Reading, columns: Tensor) -> dict[str, Origins]:
+    """The cross layer with its runs in the new order, in the place of the old one."""
+    layer = traced.get_submodule(path)
+    assert isinstance(layer, Cross) and reading.generation is not None
+    runs = [(each, len(list(run))) for each, run in groupby(reading.generation[columns].tolist())]
+    twin = Cross.from_config({**layer.config(), "in_runs": runs}, device="meta")
+    moved: dict[str, Origins] = {}
+    for name, parameter in layer.named_parameters():
+        places: Origins = (None,) * parameter.dim()
+        if name == "weight":
+            places = (None, columns, *places[2:])
+        elif name.startswith("weights."):
+            index = int(name.rpartition(".")[2])
+            held = torch.tensor(layer.columns(index))
+            wanted = columns[torch.tensor(twin.columns(index))]
+            places = (None, torch.searchsorted(held, wanted), *places[2:])
+        fresh = nn.Parameter(gather(parameter.data, places).clone(), requires_grad=parameter.requires_grad)
+        owner, _, attribute = name.rpartition(".")
+        target = twin.get_submodule(owner)
+        if isinstance(target, nn.ParameterDict):
+            target[attribute] = fresh
+        else:
+            setattr(target, attribute, fresh)
+        moved[f"{path}.{name}"] = places
+    traced.set_submodule(path, twin.train(layer.training))
+    return moved
+
+
+def _composed(first: Origins | None, then: Origins) -> Origins:
+    if first is None:
+        return then
+    return tuple(
+        b if a is None else a if b is None else torch.where(b >= 0, a[b.clamp(min=0)], NEW)
+        for a, b in zip(first, then, strict=True)
+    )

@@ -1,8 +1,0 @@
-"""From an nn.Module and example inputs to a graph that knows its shapes and behaves like it in both modes."""
-
-from nrfx.trace.capture import as_traced, trace
-from nrfx.trace.module import ByMode, TracedModule, propagate
-from nrfx.trace.parts import PartialModule
-from nrfx.trace.recorder import has_known_forward
-
-__all__ = ["ByMode", "PartialModule", "TracedModule", "as_traced", "has_known_forward", "propagate", "trace"]

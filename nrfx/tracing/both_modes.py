@@ -1,0 +1,187 @@
+"""The graphs of a model, captured in both modes, and the traced module that they make.
+
+The model is traced on shells of itself: it is never run, never switched and never written to.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.errors import TraceError
+from nrfx.tracing.clone import same, shell
+from nrfx.tracing.modes import merged
+from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
+from nrfx.tracing.proxies import AUGMENTED
+from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used, place
+from nrfx.tracing.shapes import InputSpec
+
+NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+MODES = ("train", "eval")
+
+Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The graph of a model in one mode.
+
+    Attributes:
+        constants: the tensors that the forward made out of nothing, by the graph's names.
+        unmoved: the submodules that `train` of the model leaves in the other mode.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    unmoved: tuple[str, ...]
+
+
+def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...]) -> TracedModule:
+    """The model as one graph, or as one for each mode.
+
+    Raises:
+        TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
+    """
+    captures = {mode: capture(model, Arguments.of(inputs), mode) for mode in MODES}
+    return combined(model, captures, lambda facts: facts, inputs)
+
+
+def combined(
+    model: nn.Module,
+    captures: Mapping[str, Capture],
+    complete: Callable[[Facts], Facts],
+    inputs: tuple[InputSpec, ...],
+    make: Make = TracedModule,
+) -> TracedModule:
+    """The traced module of two captures: one graph where they are alike, else two."""
+    root = shell_of(model)
+    constants = {mode: dict(captures[mode].constants) for mode in MODES}
+    one = None
+    if _same_constants(constants["train"], constants["eval"]):
+        one = merged(captures["train"].graph, captures["eval"].graph, root)
+    else:
+        _rename(captures["train"].graph, constants["train"])
+    for name, value in (constants["train"] | constants["eval"]).items():
+        root.__dict__[name] = value
+    graphs = {mode: one or captures[mode].graph for mode in MODES}
+    facts = complete(Facts(inputs, constants_at_trace(root, NORMS), {mode: captures[mode].unmoved for mode in MODES}))
+    traced = make(root, graphs, facts, type(model).__name__)
+    propagate(traced)
+    for graph in {id(graph): graph for graph in graphs.values()}.values():
+        _rebind_numbers(graph)
+        _erase_decided(graph)
+    traced.recompile()
+    return traced
+
+
+def capture(model: nn.Module, arguments: Arguments, mode: str, check: bool = False) -> Capture:
+    """The graph of the model in one mode, on arguments of the given shapes; checked, every node can be run on them."""
+    root = shell_of(model).train(mode == "train")
+    left = unmoved(root, mode)
+    recorder = Recorder(arguments, mode == "train")
+    with random_state_kept(), torch.enable_grad():
+        graph = recorder.trace(root)
+        if check:
+            recorder.check()
+    targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    made = {name: vars(root).get(name) for name in sorted(targets)}
+    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, left)
+
+
+def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
+    """The submodules of a model that was switched to a mode which are in the other one."""
+    return tuple(path for path, module in root.named_modules() if module.training != (mode == "train"))
+
+
+_WRAPPERS = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")
+_QUANTIZED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.nn.quantized",
+    "torch.nn.intrinsic.quantized",
+)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(f"{place(path, kind)} is a TorchScript module: trace the model it was made from.")
+        if type(module).__module__.startswith(_QUANTIZED) and not isinstance(
+            module, torch.ao.nn.quantized.FloatFunctional
+        ):
+            raise TraceError(f"{place(path, kind)} is quantized: trace the float model.")
+        weight = module._parameters.get("weight")
+        if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
+            raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
+        if type(module).__module__.startswith(_WRAPPERS):
+            raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        raise TraceError(
+            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
+
+
+def shell_of(model: nn.Module) -> Any:
+    try:
+        return shell(model, same)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
+            "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."
+        ) from error
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
+    state = random.getstate()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and (a.is_meta or torch.equal(a, b))
+        for a, b in ((one[name], two[name]) for name in one)
+    )
+
+
+def _rename(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
+    """Gives the train graph's constants names that the eval graph's do not have."""
+    for name in list(constants):
+        constants[f"train{name}"] = constants.pop(name)
+    for node in graph.nodes:
+        if node.op == "get_attr" and f"train{node.target}" in constants:
+            node.target = f"train{node.target}"
+
+
+def _rebind_numbers(graph: fx.Graph) -> None:
+    """`n += 1` changes nothing that is not a tensor: there it gives a new value."""
+    for node in graph.nodes:
+        if node.target in AUGMENTED and not isinstance(_val(node.args[0]), Tensor):
+            node.target = AUGMENTED[node.target]
+
+
+def _val(argument: Any) -> Any:
+    return argument.meta["val"] if isinstance(argument, fx.Node) else argument
+
+
+def _erase_decided(graph: fx.Graph) -> None:
+    """Removes what only an `if` has read: sizes and flags that no node uses."""
+    for node in reversed(graph.nodes):
+        pure = node.op in ("call_function", "call_method")
+        if pure and not node.users and isinstance(node.meta["val"], DECIDED):
+            graph.erase_node(node)

@@ -1,0 +1,119 @@
+"""From a model and example inputs to a traced module.
+
+The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
+never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
+Python wants as a plain number (range, int) becomes that number and a check.
+
+Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
+regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and
+quantized modules. Models with such places can be traced in parts (partial.py).
+"""
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from nrfx.errors import TraceError
+from nrfx.tracing.both_modes import NORMS, refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.partition import trace_parts
+from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.staleness import check_dtypes, check_layers
+
+
+def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> TracedModule:
+    """The model as a graph that shares its parameters and buffers and behaves like it in both modes.
+
+    The model is left as it was. Only shape and dtype of the example inputs matter; arguments of the forward
+    beyond them take their defaults for good. Hooks on modules with a forward of their own become part of the
+    graph.
+
+    Args:
+        example_inputs: a tensor, or a tuple of tensors, one per argument.
+        partial: where the model cannot be traced whole (detection, control flow on values), its largest submodules
+            that can be. The result then runs the model's own code with these parts as graphs, and what they give to
+            that code keeps its width. For this a copy of the model is run once, in eval mode, on the example inputs,
+            which may be whatever its forward takes: a tuple holds the arguments, anything else is the only one. Flops
+            are those of the parts in that run: give it one example.
+
+    Raises:
+        TraceError: the model cannot be captured faithfully, or the inputs do not fit it; with partial=True, no part
+            of it can.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> gm = trace(model, torch.zeros(1, 3, 9, 9))
+    >>> [tuple(node.meta["val"].shape) for node in gm.graph.nodes][-1]
+    (1, 8, 7, 7)
+    """
+    if not partial:
+        inputs = _specs(example_inputs)
+        refuse_unsupported(model)
+        traced = trace_whole(model, inputs)
+        check_dtypes(traced)
+        return traced
+    return trace_parts(model, example_inputs)
+
+
+def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None = None) -> TracedModule:
+    """`gm` as a traced module: itself if it is one, an fx.GraphModule by its graph, another module by
+    tracing.
+
+    A GraphModule of the user's own is neither touched nor traced again: its graph is copied and used in both
+    modes, its tensors are shared. Without example inputs, shapes come from the "val" or "tensor_meta" of its
+    placeholders.
+
+    Raises:
+        TraceError: no example inputs and no shapes, the module cannot be captured, or its layers changed since.
+    """
+    if isinstance(gm, TracedModule):
+        check_layers(gm)
+        return gm
+    if not isinstance(gm, nn.Module):
+        raise TraceError(f"Expected a module that nrfx.trace returned, or an nn.Module; got a {type(gm).__name__}.")
+    if not isinstance(gm, fx.GraphModule):
+        if example_inputs is None:
+            raise TraceError(
+                f"{type(gm).__name__} is not traced, and its input shapes are unknown: pass example_inputs=."
+            )
+        return trace(gm, example_inputs)
+    inputs = _placeholder_specs(gm) if example_inputs is None else _specs(example_inputs)
+    graph = copied(gm.graph)
+    contents = nn.Module()
+    for field in vars(contents):
+        contents.__dict__[field] = vars(gm)[field]
+    contents.__dict__.update({key: value for key, value in vars(gm).items() if isinstance(value, Tensor)})
+    root = shell_of(contents)
+    facts = Facts(inputs, constants_at_trace(root, NORMS), {"train": (), "eval": ()})
+    traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
+    propagate(traced)
+    check_dtypes(traced)
+    return traced
+
+
+def _specs(example_inputs: object) -> tuple[InputSpec, ...]:
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    wrong = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
+    if wrong or not inputs:
+        found = f"found {', '.join(wrong)}" if wrong else "found an empty tuple"
+        raise TraceError(f"example_inputs must be a tensor or a tuple of tensors, one per argument; {found}.")
+    for index, x in enumerate(inputs):
+        if x.is_nested:
+            raise TraceError(f"Example input {index} is a nested tensor; expected one with a plain shape.")
+        if 0 in x.shape:
+            raise TraceError(
+                f"Example input {index} has shape {list(x.shape)}: pass at least one example of a real size."
+            )
+    return tuple((tuple(x.shape), x.dtype) for x in inputs)
+
+
+def _placeholder_specs(gm: fx.GraphModule) -> tuple[InputSpec, ...]:
+    specs = []
+    for node in gm.graph.nodes:
+        if node.op != "placeholder" or node.args:
+            continue
+        known = node.meta.get("val", node.meta.get("tensor_meta"))
+        if not hasattr(known, "shape") or not hasattr(known, "dtype"):
+            raise TraceError(f"The graph carries no shape for its input {node.name}: pass example_inputs=.")
+        specs.append((tuple(int(size) for size in known.shape), known.dtype))
+    return tuple(specs)

@@ -1,0 +1,288 @@
+"""The graph module that the package works on: shapes on every node, and the model's behaviour in both modes.
+
+A model whose train and eval graphs differ only in constants (`F.dropout(training=...)`) has one graph, in
+which each such constant comes from a `ByMode` module. A model whose graphs differ in structure (auxiliary
+heads) has two, and `train(mode)` switches between them. Everything that the model registers stays registered,
+also what no graph reads.
+"""
+
+import copy
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.tracing.shapes import InputSpec, Shapes
+
+KEPT = ("nn_module_stack", "stack_trace", "part")
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partial.py)."""
+
+
+class ByMode(nn.Module):
+    """A constant that depends on the mode, as a module without parameters or state.
+
+    >>> ByMode().eval()(0.5, 0.0)
+    0.0
+    """
+
+    def forward(self, train: Any, eval: Any) -> Any:
+        return train if self.training else eval
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trace knows about its model beside the graphs.
+
+    inputs: shape and dtype of each example input, in order.
+    gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
+        not 0.
+    unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
+    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
+    outside: what runs outside of the parts, "path (class): why".
+    literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
+        states as numbers; within a list, None for what is as it was.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    gamma0: Mapping[str, float]
+    unmoved: Mapping[str, tuple[str, ...]]
+    parts: tuple[Any, ...] = ()
+    outside: tuple[str, ...] = ()
+    literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+
+class TracedModule(fx.GraphModule):
+    """An fx GraphModule that knows the shape of every value and keeps the model's train and eval behaviour.
+
+    `node.meta["val"]` of every node is a meta tensor, or a python value, or a tuple, list or dict of them. It
+    is made by `nrfx.trace`; copy.deepcopy and pickle keep all of it (a loaded one has its shapes inferred
+    anew).
+    """
+
+    def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
+        """Takes over the registered contents of `root`, and the graphs by mode ("train", "eval")."""
+        super().__init__(nn.Module(), fx.Graph(), name)
+        self.__dict__.update({field: vars(root)[field] for field in vars(nn.Module())})
+        self.__dict__.update({key: value for key, value in vars(root).items() if isinstance(value, Tensor)})
+        self.facts = facts
+        self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
+        self.graph = graphs[_mode(self.training)]
+
+    @property
+    def graphs(self) -> Mapping[str, fx.Graph]:
+        """The graphs by mode, "eval" and "train": the same one unless the structure depends on the mode."""
+        return dict(self._by_mode) if self._by_mode else {"eval": self.graph, "train": self.graph}
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Shape and dtype of each example input, in order."""
+        return self.facts.inputs
+
+    @property
+    def gamma0(self) -> dict[str, float]:
+        """Norm weight name -> the value that all its elements had at trace time, where equal and not 0."""
+        return dict(self.facts.gamma0)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the mode as the model's own `train` does, and the graph where it depends on the mode."""
+        super().train(mode)
+        for path in self.facts.unmoved[_mode(mode)]:
+            self.get_submodule(path).training = not mode
+        if self._by_mode and self._graph is not self._by_mode[_mode(mode)]:
+            self.graph = self._by_mode[_mode(mode)]
+        return self
+
+    @classmethod
+    def _kind(cls) -> "type[TracedModule]":
+        """The class that this one, which fx made for one graph, is derived from."""
+        return next(kind for kind in cls.__mro__ if kind.__module__.startswith("nrfx."))
+
+    def __copy__(self) -> "TracedModule":
+        return self._kind()(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
+        kind = self._kind()
+        twin = kind.__new__(kind)
+        memo[id(self)] = twin  # a hook bound to this module must find its copy
+        contents = copy.deepcopy(self._contents(), memo)
+        twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
+        twin.meta = dict(self.meta)
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        graphs = self.graphs
+        modes = ("eval",) if graphs["train"] is graphs["eval"] else ("eval", "train")
+        plain = {mode: tuple(_PlainNode.of(node) for node in graphs[mode].nodes) for mode in modes}
+        codegens = {mode: graphs[mode]._codegen for mode in modes}
+        return _loaded, (self._kind(), self._contents(), plain, codegens, self.facts, type(self).__name__)
+
+    def _contents(self) -> nn.Module:
+        """A plain module with everything that is registered here, dictionaries copied and values shared."""
+        plain = nn.Module()
+        for name in vars(plain):
+            plain.__dict__[name] = copy.copy(vars(self)[name])
+        for key, value in vars(self).items():
+            if isinstance(value, Tensor):
+                plain.__dict__[key] = value
+        return plain
+
+
+def propagate(traced: TracedModule) -> None:
+    """Sets `meta["val"]` on every node of every graph, from `traced.inputs`.
+
+    Raises:
+        TraceError: a node cannot be run on the shapes it gets.
+    """
+    for mode, graph in traced.graphs.items():
+        if mode == "train" and graph is traced.graphs["eval"]:
+            continue
+        for node in graph.nodes:
+            node.meta.pop("val", None)
+        Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
+
+
+def _as_parameters(traced: TracedModule) -> tuple[InputSpec, ...]:
+    """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
+    dtypes = {parameter.dtype for parameter in traced.parameters() if parameter.is_floating_point()}
+    if len(dtypes) != 1:
+        return traced.inputs
+    (now,) = dtypes
+    return tuple((shape, now if dtype.is_floating_point else dtype) for shape, dtype in traced.inputs)
+
+
+def _mode(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def _copied(graphs: Mapping[str, fx.Graph]) -> dict[str, fx.Graph]:
+    train = copied(graphs["train"])
+    return {"train": train, "eval": train if graphs["eval"] is graphs["train"] else copied(graphs["eval"])}
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of the graph with the same names and metadata."""
+    twin = fx.Graph(tracer_cls=graph._tracer_cls)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        nodes[node] = twin.node_copy(node, nodes.__getitem__)
+    twin._codegen = copy.deepcopy(graph._codegen)
+    return twin
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """A node, as an argument of a pickled node."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function, by its qualified name: builtins of torch cannot all be pickled."""
+
+    qualname: str
+
+
+@dataclass(frozen=True)
+class _PlainNode:
+    """A node as plain data."""
+
+    name: str
+    op: str
+    target: Any
+    args: Any
+    kwargs: Any
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, node: fx.Node) -> "_PlainNode":
+        meta: dict[str, Any] = {key: node.meta[key] for key in KEPT if key in node.meta}
+        target = node.target if isinstance(node.target, str) else _named(node.target)
+        return cls(node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta)
+
+    def add_to(self, graph: fx.Graph, nodes: dict[str, fx.Node]) -> None:
+        def node_of(value: Any) -> Any:
+            return nodes[value.name] if isinstance(value, _Ref) else value
+
+        target = _imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
+        args, kwargs = _mapped(self.args, node_of), _mapped(self.kwargs, node_of)
+        node = graph.create_node(self.op, target, args, kwargs, name=self.name)
+        node.meta.update(self.meta)
+        nodes[self.name] = node
+
+
+def _referred(value: Any) -> Any:
+    return _Ref(value.name) if isinstance(value, fx.Node) else value
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    """`change` of every leaf of nested tuples, lists, dicts and slices, as plain containers."""
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_mapped(item, change) for item in value)
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(_mapped(value.start, change), _mapped(value.stop, change), _mapped(value.step, change))
+    return change(value)
+
+
+def _named(function: Any) -> Any:
+    """The function by name where the name leads back to it, else the function, for pickle to try."""
+    try:
+        qualname = fx.node._get_qualified_name(function)
+        return _Function(qualname) if _imported(qualname) is function else function
+    except (AttributeError, ImportError, RuntimeError, ValueError):
+        return function
+
+
+def _imported(qualname: str) -> Any:
+    """What a dotted name means: the longest importable module, then attributes."""
+    first, *rest = qualname.split(".")
+    found: Any = importlib.import_module(first)
+    path = first
+    for part in rest:
+        path = f"{path}.{part}"
+        if not hasattr(found, part):
+            importlib.import_module(path)
+        found = getattr(found, part)
+    return found
+
+
+def _loaded(
+    kind: type[TracedModule],
+    contents: nn.Module,
+    plain: Mapping[str, Iterable[_PlainNode]],
+    codegens: Mapping[str, Any],
+    facts: Facts,
+    name: str,
+) -> TracedModule:
+    graphs = {}
+    for mode, plain_nodes in plain.items():
+        graph, nodes = fx.Graph(), {}  # type: ignore[var-annotated]
+        for plain_node in plain_nodes:
+            plain_node.add_to(graph, nodes)
+        graph._codegen = codegens[mode]
+        graphs[mode] = graph
+    graphs.setdefault("train", graphs["eval"])
+    traced = kind(contents, graphs, facts, name)
+    propagate(traced)
+    return traced
+
+
+def constants_at_trace(root: nn.Module, norms: tuple[type[nn.Module], ...]) -> dict[str, float]:
+    """Weight name -> value, for the norms whose weights are all equal and not zero (one device sync)."""
+    names = {id(p): name for name, p in root.named_parameters()}
+    weights: dict[str, Tensor] = {}
+    for module in root.modules():
+        weight: Any = getattr(module, "weight", None)
+        if isinstance(module, norms) and id(weight) in names and not weight.is_meta and weight.numel():
+            weights[names[id(weight)]] = weight.detach()
+    if not weights:
+        return {}
+    ends = torch.stack([torch.stack(w.aminmax()).double().cpu() for w in weights.values()]).tolist()
+    return {name: low for name, (low, high) in zip(weights, ends, strict=True) if low == high != 0}

@@ -1,0 +1,359 @@
+"""Tracing a model in parts: the largest submodules that can be traced, where the model cannot be traced whole.
+
+A copy of the model is run once on the example inputs, in eval mode, and every call of a submodule is written down. A
+submodule is a part if it was called with tensors (or lists, tuples, dicts of them), gives such, can be traced on the
+shapes of each of its calls, with the same graph for all, and if nothing outside reads its parameters. Where a submodule
+is no part, its children are asked.
+
+Not handled: submodules that are called through methods other than their forward, and those that the run does not reach.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from nrfx.errors import TraceError
+from nrfx.tracing.both_modes import (
+    MODES,
+    Capture,
+    capture,
+    combined,
+    random_state_kept,
+    refuse_unsupported,
+    shell_of,
+    trace_whole,
+    unmoved,
+)
+from nrfx.tracing.clone import shell
+from nrfx.tracing.modes import alike
+from nrfx.tracing.module import TracedModule
+from nrfx.tracing.parts import Part, PartialModule
+from nrfx.tracing.recorder import Arguments, place
+from nrfx.tracing.shapes import InputSpec
+
+_LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
+def trace_parts(model: nn.Module, example_inputs: Any) -> TracedModule:
+    """The model as a whole graph if there is one, else as a `PartialModule`.
+
+    Raises:
+        TraceError: the model does not run on the example inputs, or no submodule with parameters can be traced.
+    """
+    refuse_unsupported(model)
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    why = "its inputs are not tensors"
+    if args and all(isinstance(x, Tensor) for x in args):
+        try:
+            return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args))
+        except TraceError as error:
+            why = str(error)
+    choice = _Choice(model, _recorded(model, args))
+    choice.make()
+    if not choice.parts:
+        obstacles = "".join(f"\n  {line}" for line in choice.outside[:5])
+        raise TraceError(
+            f"No part of {type(model).__name__} can be traced. The whole: {why} Its submodules:{obstacles}"
+        )
+    whole = (
+        ()
+        if any(line.endswith(f": {why}") for line in choice.outside)
+        else (f"{place('', type(model).__name__)}: {why}",)
+    )
+    outside = (*whole, *choice.outside)
+    parts = tuple(part for path in choice.parts for part in choice.calls(path))
+    captures = {mode: _joined(model, choice, parts, mode) for mode in MODES}
+    inputs = tuple(spec for part in parts for spec in part.arguments.inputs)
+    return combined(
+        model, captures, lambda facts: replace(facts, parts=parts, outside=outside), inputs, make=PartialModule
+    )
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a submodule: None where the values are more than tensors and constants."""
+
+    arguments: Arguments | None
+    output: pytree.TreeSpec | None
+
+
+@dataclass
+class _Record:
+    """What a run of the model did.
+
+    calls: of each submodule, in order.
+    reads: for each parameter and buffer, the submodules that were running, outermost first, when an operation took it.
+    """
+
+    calls: dict[str, list[_Call]] = field(default_factory=dict)
+    reads: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
+
+
+def _recorded(model: nn.Module, args: tuple[Any, ...]) -> _Record:
+    root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
+    record, stack = _Record(), list[str]()
+    names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
+    given = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, args)
+    with torch.no_grad(), random_state_kept(), _watched(root, record, stack), _Reads(names, record, stack):
+        try:
+            root(*given)
+        except Exception as error:
+            kind = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise TraceError(
+                f"{type(model).__name__} does not run on the example inputs in eval mode ({kind}). To be traced in "
+                "parts it must: a tuple holds the arguments, anything else is the only one."
+            ) from error
+    return record
+
+
+@contextmanager
+def _watched(root: nn.Module, record: _Record, stack: list[str]) -> Iterator[None]:
+    """Hooks that write down the calls of every submodule."""
+
+    def before(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stack.append(path)
+            record.calls.setdefault(path, []).append(_Call(_arguments(path, args, kwargs), None))
+
+        return hook
+
+    def after(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            stack.pop()
+            calls = record.calls[path]
+            calls[-1] = replace(calls[-1], output=_structure(output))
+
+        return hook
+
+    with ExitStack() as handles:
+        for path, module in root.named_modules():
+            if path:
+                handles.callback(module.register_forward_pre_hook(before(path), with_kwargs=True).remove)
+                handles.callback(
+                    module.register_forward_hook(after(path), prepend=True, with_kwargs=True, always_call=True).remove
+                )
+        yield
+
+
+def _arguments(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors or not all(isinstance(leaf, _LEAVES) for leaf in leaves):
+        return None
+    constants = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
+    stem = path.replace(".", "_")
+    names = tuple(f"{stem}_{index}" for index in range(len(tensors)))
+    return Arguments(tuple(_spec(tensor) for tensor in tensors), constants, structure, names)
+
+
+def _spec(tensor: Tensor) -> InputSpec:
+    """An empty batch (no detections) is traced as a batch of one, which has channels."""
+    return tuple(size or 1 for size in tensor.shape), tensor.dtype
+
+
+def _structure(output: Any) -> pytree.TreeSpec | None:
+    leaves, structure = pytree.tree_flatten(output)
+    return structure if all(isinstance(leaf, _LEAVES) for leaf in leaves) else None
+
+
+_ABOUT = {
+    *("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size", "__len__"),
+    *("get_device", "__hash__", "__repr__", "__format__"),
+}
+_VIEWS = {"data", "T", "mT", "H", "mH", "real", "imag"}
+
+
+class _Reads(TorchFunctionMode):
+    """Writes down which parameters and buffers operations take, and where."""
+
+    def __init__(self, names: dict[int, str], record: _Record, stack: list[str]) -> None:
+        super().__init__()
+        self._names, self._record, self._stack = names, record, stack
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        about = name in _ABOUT or (name == "__get__" and func.__self__.__name__ not in _VIEWS)
+        for leaf in () if about else pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) in self._names:
+                self._record.reads.setdefault(self._names[id(leaf)], set()).add(tuple(self._stack))
+        return func(*args, **(kwargs or {}))
+
+
+# The choice -----------------------------------------------------------------------------------------------------------
+
+
+class _Choice:
+    """Which submodules are parts, with their graphs, and why the others are not."""
+
+    def __init__(self, model: nn.Module, record: _Record) -> None:
+        self.model, self.record = model, record
+        self.parts: list[str] = []
+        self.outside: list[str] = []
+        self._read_outside: set[str] = set()
+        self._known: dict[str, dict[str, list[tuple[Arguments, Capture]]] | str] = {}
+
+    def make(self) -> None:
+        """Chooses, and again without the parts whose parameters something outside reads, until there are none."""
+        while True:
+            self.parts, self.outside = [], []
+            seen: set[nn.Module] = set()
+            for name, child in self.model.named_children():
+                self._ask(name, child, seen)
+            leaks = self._leaks()
+            if not leaks:
+                return
+            self._read_outside |= leaks
+
+    def calls(self, path: str) -> list[Part]:
+        """The calls of a part."""
+        return [Part(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
+
+    def captured(self, part: Part, mode: str) -> Capture:
+        """The graph of a call in a mode."""
+        known = self._known[part.path]
+        assert not isinstance(known, str)
+        return next(capture for arguments, capture in known[mode] if arguments == part.arguments)
+
+    def _ask(self, path: str, module: nn.Module, seen: set[nn.Module]) -> None:
+        if module in seen or next(module.parameters(), None) is None:
+            return
+        seen.add(module)
+        obstacle = self._obstacle(path, module)
+        if obstacle is None:
+            self.parts.append(path)
+            seen.update(module.modules())
+            return
+        before = len(self.outside)
+        for name, child in module.named_children():
+            self._ask(f"{path}.{name}", child, seen)
+        theirs = any(line.endswith(f": {obstacle}") for line in self.outside[before:])
+        if not theirs and (path in self.record.calls or next(module.children(), None) is None):
+            self.outside.insert(before, f"{path} ({type(module).__name__}): {obstacle}")
+
+    def _obstacle(self, path: str, module: nn.Module) -> str | None:
+        calls = self.record.calls.get(path)
+        if not calls:
+            return "the run on the example inputs does not call it."
+        if path in self._read_outside:
+            return "something outside of it reads its parameters."
+        first = calls[0].arguments
+        if first is None or any(call.arguments is None for call in calls):
+            return "it takes more than tensors and constants."
+        if any(call.output is None for call in calls):
+            return "it gives more than tensors and constants."
+        if any(not _called_alike(first, call.arguments) or call.output != calls[0].output for call in calls):
+            return "its calls differ in their arguments or results."
+        if path not in self._known:
+            self._known[path] = self._captures(path, module)
+        known = self._known[path]
+        return known if isinstance(known, str) else None
+
+    def _captures(self, path: str, module: nn.Module) -> dict[str, list[tuple[Arguments, Capture]]] | str:
+        distinct: list[Arguments] = []
+        for call in self.record.calls[path]:
+            if call.arguments is not None and call.arguments not in distinct:
+                distinct.append(call.arguments)
+        try:
+            refuse_unsupported(module)
+            found = {mode: [(given, capture(module, given, mode, check=True)) for given in distinct] for mode in MODES}
+        except TraceError as error:
+            return str(error)
+        for captures in found.values():
+            if not all(alike(captures[0][1].graph, other.graph) for _, other in captures[1:]):
+                return "its graph depends on the sizes of its inputs."
+        output = self.record.calls[path][0].output
+        assert output is not None
+        (nest,) = next(node for node in reversed(found["eval"][0][1].graph.nodes) if node.op == "output").args
+        if len(pytree.tree_leaves(nest)) != output.num_leaves:
+            return "its graph gives another number of values than its forward."
+        return found
+
+    def _leaks(self) -> set[str]:
+        """The parts that hold a parameter or buffer which was read while no part was running."""
+        chosen = set(self.parts)
+        leaks = set()
+        names = {id(t): name for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
+        for path in self.parts:
+            module = self.model.get_submodule(path)
+            for tensor in (*module.parameters(), *module.buffers()):
+                stacks = self.record.reads.get(names[id(tensor)], set())
+                if any(chosen.isdisjoint(stack) for stack in stacks):
+                    leaks.add(path)
+        return leaks
+
+
+def _called_alike(one: Arguments, other: Arguments | None) -> bool:
+    """Whether two calls differ at most in the sizes of their tensors."""
+    return other is not None and (one.structure, one.leaves, _kinds(one)) == (
+        other.structure,
+        other.leaves,
+        _kinds(other),
+    )
+
+
+def _kinds(arguments: Arguments) -> list[tuple[int, torch.dtype]]:
+    return [(len(shape), dtype) for shape, dtype in arguments.inputs]
+
+
+# The graph ------------------------------------------------------------------------------------------------------------
+
+
+def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: str) -> Capture:
+    """The graphs of all calls in one, names as the whole model has them."""
+    graph = fx.Graph()
+    constants: dict[str, Tensor] = {}
+    captures = [choice.captured(part, mode) for part in parts]
+    nodes: list[dict[fx.Node, fx.Node]] = []
+    for index, (part, captured) in enumerate(zip(parts, captures, strict=True)):
+        own: dict[fx.Node, fx.Node] = {}
+        for node in captured.graph.nodes:
+            if node.op == "placeholder":
+                own[node] = graph.placeholder(f"{part.path.replace('.', '_')}_{len(own)}_of_{index}")
+                own[node].meta["part"] = index
+        nodes.append(own)
+    outputs = [
+        _append(graph, index, part, captured, own, type(model.get_submodule(part.path)))
+        for index, (part, captured, own) in enumerate(zip(parts, captures, nodes, strict=True))
+    ]
+    for part, captured in zip(parts, captures, strict=True):
+        constants |= {_constant(part, name): value for name, value in captured.constants.items()}
+    graph.output(tuple(outputs))
+    return Capture(graph, constants, unmoved(shell_of(model).train(mode == "train"), mode))
+
+
+def _append(
+    graph: fx.Graph, index: int, part: Part, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
+) -> Any:
+    """Copies the nodes of a call to the end of the graph; what the call gives."""
+    result: Any = None
+    for node in captured.graph.nodes:
+        if node.op == "output":
+            result = fx.map_arg(node.args[0], nodes.__getitem__)
+        elif node.op != "placeholder":
+            twin = nodes[node] = graph.node_copy(node, nodes.__getitem__)
+            if node.op in ("call_module", "get_attr"):
+                target = str(node.target)
+                inner = f"{part.path}.{target}" if target else part.path
+                twin.target = _constant(part, target) if target in captured.constants else inner
+            twin.meta["part"] = index
+            twin.meta["nn_module_stack"] = dict(_stack(part.path, kind, node.meta.get("nn_module_stack", {})))
+    return result
+
+
+def _stack(path: str, kind: type[nn.Module], inner: Any) -> Iterable[tuple[str, tuple[str, Any]]]:
+    yield path, (path, kind)
+    for key, (own, module) in inner.items():
+        yield f"{path}.{key}", (f"{path}.{own}", module)
+
+
+def _constant(part: Part, name: str) -> str:
+    return f"_{part.path.replace('.', '_')}{name}"

@@ -1,0 +1,184 @@
+"""A model of which parts are graphs: its own code runs, and calls them in the places of its submodules.
+
+The parts stand one after the other in one graph, one for each call that was recorded, so that every analysis and
+rewrite sees them as one network with many inputs and outputs. What the model's own code gives to a part is an input,
+what it gets back is an output; both keep their widths. A part runs as the graph of its first call; the graphs of its
+other calls are the same on other shapes.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx.graph_module import _forward_from_src
+
+from nrfx.errors import TraceError
+from nrfx.tracing.module import Facts, TracedModule
+from nrfx.tracing.recorder import Arguments
+
+
+@dataclass(frozen=True)
+class Part:
+    """One call of a submodule: its path, what it was called with, and the structure of what it gave in eval mode."""
+
+    path: str
+    arguments: Arguments
+    output: pytree.TreeSpec
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a part gave when the model was run."""
+
+    path: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+class PartialModule(TracedModule):
+    """A traced module whose graph holds parts of the model, and whose forward is the model's own with these parts.
+
+    `facts.parts` says which call each stretch of the graph belongs to: that of index `node.meta["part"]`. All
+    parameters of the model are registered, under their names, also those that no part reads.
+    """
+
+    _host: Any
+    _log: list[Answer] | None
+    _part_codes: dict[str, Callable[..., Any]]
+
+    def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
+        """Takes over `root`, an instance of the model's class: its forward is what runs."""
+        super().__init__(root, graphs, facts, name)
+        host = _instance_like(root)
+        for field in vars(nn.Module()):
+            host.__dict__[field] = self.__dict__[field]  # the same dictionaries: a layer put here is put there
+        host.__dict__.update(_forward_hooks={}, _forward_pre_hooks={})  # they are this module's, and run around it
+        self.__dict__["_host"] = host
+        self.__dict__["_log"] = None
+        for path in dict.fromkeys(part.path for part in facts.parts):
+            self.get_submodule(path).__dict__["forward"] = _Runner(self, path)
+
+    def recompile(self) -> Any:
+        """Makes the code of the whole graph, which is there to be read, and that of each part, which is run."""
+        code = super().recompile()
+        if "facts" in self.__dict__:
+            first = {part.path: index for index, part in reversed(list(enumerate(self.facts.parts)))}
+            self.__dict__["_part_codes"] = {path: _code(self._graph, index) for path, index in first.items()}
+            type(self).forward = _run_host
+        return code
+
+    def answers(self, *args: Any) -> list[Answer]:
+        """What every part gives, call by call, when the model is run on these arguments."""
+        found: list[Answer] = []
+        self.__dict__["_log"] = found
+        try:
+            self(*args)
+        finally:
+            self.__dict__["_log"] = None
+        return found
+
+    def _contents(self) -> nn.Module:
+        """An instance of the model's class with everything that is registered here."""
+        plain = _instance_like(self._host)
+        for key, value in vars(super()._contents()).items():
+            plain.__dict__[key] = value
+        return plain
+
+
+def _instance_like(module: nn.Module) -> nn.Module:
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(vars(module))
+    return twin
+
+
+def _run_host(self: PartialModule, *args: Any, **kwargs: Any) -> Any:
+    host = self._host
+    host.__dict__["training"] = self.training
+    own = vars(host).get("forward")
+    return own(*args, **kwargs) if own is not None else type(host).forward(host, *args, **kwargs)
+
+
+class _Runner:
+    """What stands for the forward of a part: its graph. A copy belongs to no module; the module that takes it over
+    puts its own there."""
+
+    def __init__(self, traced: PartialModule | None, path: str) -> None:
+        self.traced = traced
+        self.path = path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = self.traced
+        assert traced is not None
+        part = next(part for part in traced.facts.parts if part.path == self.path)
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        known = part.arguments
+        same = structure == known.structure and all(
+            isinstance(leaf, Tensor) if constant is None else constant == (leaf,)
+            for leaf, constant in zip(leaves, known.leaves, strict=True)
+        )
+        if not same:
+            traced_with = _shown(*known.filled([_TENSOR] * len(known.inputs)))
+            raise TraceError(
+                f"{self.path} is called with {_shown(args, kwargs)}, and was traced with {traced_with}. "
+                "Trace the model on inputs for which it is called as it is here."
+            )
+        result = traced._part_codes[self.path](traced, *(leaf for leaf in leaves if isinstance(leaf, Tensor)))
+        found = pytree.tree_leaves(result)
+        output = pytree.tree_unflatten(found, part.output) if len(found) == part.output.num_leaves else result
+        if traced._log is not None:
+            traced._log.append(Answer(self.path, args, kwargs, output))
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Runner":
+        return _Runner(None, self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Runner, (None, self.path)
+
+
+_TENSOR = "tensor"
+
+
+def _shown(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The arguments of a call as text."""
+    leaves, structure = pytree.tree_flatten((args, kwargs))
+    names = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    args, kwargs = pytree.tree_unflatten(names, structure)
+    shown = [str(arg) for arg in args] + [f"{key}={value}" for key, value in kwargs.items()]
+    return f"({', '.join(shown)})"
+
+
+def part_of(graph: fx.Graph) -> dict[fx.Node, int]:
+    """The part that each node but the output belongs to; one that a rewrite added belongs to that of its neighbours."""
+    found: dict[fx.Node, int] = {}
+    unknown = []
+    for node in graph.nodes:
+        known = node.meta.get("part", next((found[source] for source in node.all_input_nodes if source in found), None))
+        if node.op == "output":
+            continue
+        if known is None:
+            unknown.append(node)
+        else:
+            found[node] = known
+    for node in reversed(unknown):
+        found[node] = next(found[user] for user in node.users if user in found)
+    return found
+
+
+def _code(graph: fx.Graph, index: int) -> Callable[..., Any]:
+    """The function of (module, *tensors) that runs one part."""
+    belongs = part_of(graph)
+    sub = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if belongs.get(node) == index:
+            nodes[node] = sub.node_copy(node, nodes.__getitem__)
+    (outputs,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    sub.output(fx.map_arg(outputs[index], nodes.__getitem__))
+    code = sub.python_code("self")
+    function: Callable[..., Any] = _forward_from_src(code.src, copy.copy(code.globals))
+    return function

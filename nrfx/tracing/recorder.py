@@ -1,0 +1,420 @@
+"""Records one forward of a model as a graph, on proxies that know the shapes of what they stand for.
+
+Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
+random numbers that do not depend on the input.
+"""
+
+import functools
+import inspect
+import operator
+import os
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace
+from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
+
+from nrfx.errors import TraceError
+from nrfx.tracing.module import ByMode
+from nrfx.tracing.proxies import SizedProxy, is_instance, writes
+from nrfx.tracing.shapes import FACTORIES, InputSpec, Shapes, describe
+
+
+def _ambient() -> tuple[object, ...]:
+    """What a `with` block in a forward may change, and fx does not record."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
+    )
+
+
+def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
+    """In a forward, autocast changes what an operation computes, also enabled=False: under the autocast of a caller."""
+    raise TraceError(
+        f"The forward has an autocast region ({(_user_line() or 'in torch').strip()}), which a graph does not record. "
+        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
+    )
+
+
+def cuda_is_used() -> bool:
+    return bool(torch.cuda.is_initialized())
+
+
+def _random_state() -> tuple[object, ...]:
+    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), cuda
+
+
+DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
+
+
+_ENTERED = ("torchvision.models.", "timm.")
+"""Where functions marked with torch.fx.wrap are traced into: attention that a graph should show, for its weights and
+multiply-adds. Those of others stay one call, as their authors ask for."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a forward is recorded on: the shape and dtype of each tensor, and the arguments that hold them.
+
+    Attributes:
+        inputs: of the tensors, in order.
+        leaves: of the flattened (args, kwargs): None for a tensor, else a constant of the graph, as (value,).
+        structure: that of (args, kwargs).
+        names: of the placeholders; () for those of the forward's arguments.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    leaves: tuple[tuple[Any] | None, ...]
+    structure: pytree.TreeSpec
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
+        """Positional tensors."""
+        structure = pytree.tree_structure(((0,) * len(inputs), {}))
+        return cls(inputs, (None,) * len(inputs), structure)
+
+    def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) with the given values in the places of the tensors."""
+        rest = iter(tensors)
+        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        return args, kwargs
+
+
+class Recorder(fx.Tracer):
+    """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
+
+    def __init__(self, arguments: Arguments, training: bool) -> None:
+        super().__init__(autowrap_functions=tuple[Any, ...](FACTORIES))
+        self._autowrap_search.append(torch)
+        self._arguments = arguments
+        self._training = training
+        self._baked: set[fx.Node] = set()
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        self._names = {
+            id(tensor): name
+            for name, tensor in (
+                *reversed(list(root.named_parameters())),
+                *reversed(list(root.named_buffers())),
+            )
+        }
+        self._registered = _registered(root)
+        self._shapes = Shapes(root, self._arguments.inputs, self._training)
+        self._ambient = _ambient()
+        self._random = _random_state()
+        try:
+            with _wrapped_functions_entered():
+                graph = super().trace(root, concrete_args)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise _explained("", type(root).__name__, error) from error
+        self._check_random("", type(root).__name__)
+        self._check_assignments(root)
+        for node in graph.nodes:
+            if node.target in FACTORIES:
+                node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
+        return graph
+
+    def check(self) -> None:
+        """Raises a TraceError unless every node of the recorded graph can be run on the shapes it gets."""
+        self._shapes.fill(self.graph)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """One placeholder per example input; arguments beyond them take their defaults."""
+        own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
+        if own is not None:
+            root_fn = functools.wraps(own)(lambda _, *args: own(*args))
+        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        given, named = self._arguments.filled(proxies)
+
+        @functools.wraps(root_fn)
+        def forward(root: nn.Module, *_: Any) -> Any:
+            self._enter(root)
+            return root_fn(root, *given, **named)
+
+        return forward, [self.root, *proxies]
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        leaf = is_leaf(m)
+        if not leaf:
+            self._enter(m)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except TraceError:
+            raise
+        except Exception as error:
+            path = (self.submodule_paths or {}).get(m)
+            if path is None:
+                raise  # the module is not registered: the place to name is its caller
+            raise _explained(path, type(m).__name__, error) from error
+        if not leaf:
+            self._check_random(self.path_of_module(m), type(m).__name__)
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        if (line := _user_line()) is not None:
+            node.meta["stack_trace"] = line
+        if _ambient() != self._ambient:
+            raise TraceError(
+                f"{describe(node)} runs in a no_grad, set_grad_enabled, inference_mode or autocast region of "
+                "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
+                "region outside the model, or use detach()."
+            )
+        if writes(node) and (constant := self._constant_under(node)) is not None:
+            raise TraceError(
+                f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
+                "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
+                "x.new_zeros(n)."
+            )
+        return node
+
+    def _constant_under(self, node: fx.Node) -> fx.Node | None:
+        """The constant whose memory the first argument of a node may share."""
+        source: Any = node.args[0]
+        while isinstance(source, fx.Node) and source.op in ("call_function", "call_method") and source.args:
+            source = source.args[0]
+        if not (isinstance(source, fx.Node) and source.op == "get_attr"):
+            return None
+        return source if isinstance(vars(self.root).get(str(source.target)), Tensor) else None
+
+    def _enter(self, module: nn.Module) -> None:
+        """Prepares for the forward of a module that is recorded op by op."""
+        if module._backward_hooks or module._backward_pre_hooks:
+            place_ = place((self.submodule_paths or {}).get(module, ""), type(module).__name__)
+            raise TraceError(
+                f"{place_} has backward hooks, which a graph does not record: register them after tracing."
+            )
+        scope = getattr(module.forward, "__globals__", None)
+        patcher: Any = _symbolic_trace.CURRENT_PATCHER
+        if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
+            for method in ("__init__", "__enter__"):
+                patcher.patch_method(torch.autocast, method, _refuse_autocast)
+            patcher.patch(vars(nn.functional), "isinstance", is_instance)  # which asks so of masks
+        if scope is not None and "isinstance" not in scope and not scope.get("__name__", "").startswith("torch."):
+            patcher.patch(scope, "isinstance", is_instance)
+
+    def _check_assignments(self, root: nn.Module) -> None:
+        """A buffer that gets a new value in the forward must be that buffer, changed in place."""
+        for name, now in _registered(root).items():
+            before = self._registered.get(name)
+            source = now.node if isinstance(now, fx.Proxy) else now
+            while isinstance(source, fx.Node) and writes(source):
+                source = source.args[0]
+            kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
+            if not kept:
+                raise TraceError(
+                    f"The forward assigns a new value to {name}, which a graph does not record. Write it into the "
+                    f"tensor instead: self.{name.rpartition('.')[2]}.copy_(value)."
+                )
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that records what is done to a value in place."""
+        return SizedProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """The truth of a python value that follows from sizes; that of a tensor is not known."""
+        value = self.value(obj)
+        if value is None or isinstance(value, DECIDED):
+            return bool(value)
+        return super().to_bool(obj)
+
+    def number(self, obj: fx.Proxy) -> int | float | None:
+        """The number that a traced size is on the example inputs, None for anything else.
+
+        Python wants it plain (range, int), so it becomes a constant of the graph, and the graph checks it from now on.
+        """
+        value = self.value(obj)
+        if not isinstance(value, int | float):
+            return None
+        if obj.node not in self._baked:
+            self._baked.add(obj.node)
+            message = f"{obj.node.name} must be {value}, as in the inputs that the model was traced on: trace it again."
+            torch._assert(operator.eq(obj, value), message)
+        return value
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a tuple whose length follows from sizes."""
+        value = self.value(obj)
+        if isinstance(value, tuple | list):
+            items: Any = obj
+            return iter([items[index] for index in range(len(value))])
+        return super().iter(obj)
+
+    def value(self, obj: fx.Proxy) -> Any:
+        """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
+        node = obj.node  # the node of an attribute is made when it is asked for
+        with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
+            self._shapes.fill(self.graph)
+        return node.meta["val"]
+
+    def _check_random(self, path: str, kind: str) -> None:
+        if _random_state() != self._random:
+            raise TraceError(
+                f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
+                "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
+                "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
+            )
+
+
+def _registered(root: nn.Module) -> dict[str, Any]:
+    """Whatever is registered as parameter or buffer, by name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in root.named_modules()
+        for name, value in (*module._parameters.items(), *module._buffers.items())
+    }
+
+
+@contextmanager
+def _wrapped_functions_entered() -> Iterator[None]:
+    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
+    entered = {
+        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
+    }
+    for key in entered:
+        del _wrapped_fns_to_patch[key]
+    try:
+        yield
+    finally:
+        _wrapped_fns_to_patch.update(entered)
+
+
+_COSMETIC = frozenset(
+    {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__", "__deepcopy__"}
+)
+
+
+COMPOSED = (
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
+    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+)
+"""Modules of torch.nn that only call others, which have rules."""
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether the module's forward is torch's own (or ours), and so known by its class."""
+    if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
+        return False
+    kind: Any = type(module)
+    if kind in COMPOSED:
+        return False
+    return has_known_forward(kind)
+
+
+@functools.cache
+def has_known_forward(kind: Any) -> bool:
+    """Whether a class runs a forward of torch.nn or nrfx.nn, and no subclass changed a method that forward
+    may call."""
+    if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
+        return True
+    origin = next(base for base in kind.__mro__ if "forward" in vars(base))
+    known = origin.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    if not known or origin is nn.Module or issubclass(kind, nn.Sequential):
+        return False
+    subclasses = kind.__mro__[: kind.__mro__.index(origin)]
+    methods = {name for name in dir(origin) if callable(getattr(origin, name, None))} - _COSMETIC
+    return all(sub.__module__.startswith("torch.") or not methods & vars(sub).keys() for sub in subclasses)
+
+
+def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
+    """The names of the first arguments of a bound forward, one for each input."""
+    signature = inspect.signature(forward)
+    try:
+        bound = signature.bind(*inputs).arguments
+    except TypeError as error:
+        shapes = [list(shape) for shape, _ in inputs]
+        raise TraceError(
+            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
+        ) from error
+    names: list[str] = []
+    for argument in bound:
+        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
+        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
+    return names
+
+
+_HERE = str(Path(__file__).parent) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
+
+
+def _user_line() -> str | None:
+    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_HERE, _TORCH, "<")):
+            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if frame.f_code is fx.Tracer.trace.__code__:
+            return None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+_LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."
+_PLAIN = (
+    "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
+    "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
+)
+_CAUSES = {
+    "cannot be iterated": _LOOP,
+    "control flow": "an `if`, `while` or assert depends on the values of a tensor. Use torch.where, or "
+    "move it out of the forward.",
+    "'len' is not supported": "it calls len() of a traced value. Use x.shape[0].",
+    "not installed as a submodule": "it calls a module that is not registered. Keep modules in attributes, "
+    "nn.ModuleList or nn.ModuleDict.",
+    "num_batches_tracked is traced": "it averages its running statistics over all batches so far (momentum=None), by a "
+    "count that a graph cannot hand on as a Python number. Give it a momentum such as 0.1 (nrfx.recalibrate takes "
+    "such averages), or use the batch norms of torch.nn, which stay whole.",
+    "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
+    "number that is known when the model is built.",
+    "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
+    "which a graph does not record. Do it outside the model.",
+    "Proxy": _PLAIN,
+}
+
+
+def _explained(path: str, kind: str, error: Exception) -> TraceError:
+    said = " ".join(str(error).split())
+    itself = f"{type(error).__name__}: {said}"
+    if isinstance(error, TypeError):
+        itself = f"{itself}. If traced values are involved, {_PLAIN}"
+    cause = next((cause for key, cause in _CAUSES.items() if key in said), itself)
+    return TraceError(f"{place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else "."))
+
+
+def place(path: str, kind: str) -> str:
+    return f"{path} ({kind})" if path else f"The model ({kind})"

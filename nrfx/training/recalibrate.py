@@ -1,0 +1,234 @@
+"""Running statistics of batch norms, taken anew from a few batches.
+
+After a rewrite the norms of new channels start with mean 0 and variance 1, and follow the data only as fast as their
+momentum lets them. Recalibration runs some batches and writes the plain average of what each norm sees. The pass is
+one in eval mode (dropout and the like do nothing, as wherever these statistics will be used), but for the batch norms:
+those normalise with the statistics of the batch, as in training.
+
+Not handled: instance norms that keep running statistics. Frozen norms normalise as they always do and stay as they are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nrfx.errors import TrainingError
+from nrfx.plan.origins import NEW
+from nrfx.tracing import PartialModule, TracedModule
+
+Origins = Mapping[str, tuple[Tensor | None, ...]]
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | None = None) -> tuple[str, ...]:
+    """Writes running means and variances from batches, in place, and returns the paths of the norms that got them.
+
+        mean, var = the averages over all batches of mean(x) and var(x)          x: what the norm is given
+
+    Where only new channels are recalibrated, a network that comes from `rejuvenate` keeps its function: nothing old
+    reads a new channel yet. Parameters, gradients, momenta, modes and the counts of batches stay as they are, and no
+    random number is drawn. In a distributed run each process takes its own batches.
+
+    Args:
+        module: the network, such as `result.module`; it may be in either mode.
+        batches: inputs, as a data loader gives them: tensors, or sequences that begin with the tensors of the
+            module's inputs (what follows, such as labels, is not looked at). Of a model that was traced in parts:
+            what it is called with, a tuple for several arguments. They are moved to the module's device. All of them
+            are run; a few hundred images are enough.
+        origins: `result.origins`: only channels that are new there get new statistics. None: all channels.
+
+    Raises:
+        TrainingError: there is no batch, one does not go through the module, a norm sees one value a channel, or what
+            it sees is not finite; or the origins are none, or those of another module. Nothing was changed.
+
+    Source: the cumulative average is that of `torch.nn.BatchNorm2d(momentum=None)`. Neural Rejuvenation has no such
+    step.
+
+    >>> norm = nn.BatchNorm2d(2)
+    >>> recalibrate(nn.Sequential(norm, nn.ReLU()), [torch.full((4, 2, 3, 3), 5.0), torch.full((4, 2, 3, 3), 7.0)])
+    ('0',)
+    >>> norm.running_mean, norm.running_var
+    (tensor([6., 6.]), tensor([0., 0.]))
+    """
+    if not isinstance(batches, Iterable):
+        raise TrainingError(f"batches is {batches!r}; expected a list of inputs, or a data loader.")
+    if origins is not None and not isinstance(origins, Mapping):
+        raise TrainingError(f"origins is of class {type(origins).__name__}; expected result.origins, or None.")
+    norms = _norms(module, origins)
+    count = 0
+    with _evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
+        for count, batch in enumerate(batches, start=1):
+            _run(module, batch, count - 1)
+        averages = seen.averages()
+    if not count:
+        raise TrainingError("There is no batch: `batches` is empty, or an iterator that was used up. Give a list.")
+    changed = [norm for norm in norms.values() if norm.path in averages and bool(norm.fresh.any())]
+    for norm in changed:
+        for tensor, value in zip((norm.mean, norm.var), averages[norm.path], strict=True):
+            tensor.copy_(torch.where(norm.fresh, value.to(tensor), tensor))
+    return tuple(norm.path for norm in changed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Norm:
+    """A batch norm that keeps statistics: `fresh` says which of its channels are to be written."""
+
+    path: str
+    mean: Tensor
+    var: Tensor
+    fresh: Tensor
+
+
+def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
+    """By the identity of its running mean, every norm whose statistics follow the data; frozen ones do not."""
+    found: dict[int, _Norm] = {}
+    names = set()
+    for path, owner in module.named_modules():
+        mean, var = (getattr(owner, name, None) for name in ("running_mean", "running_var"))
+        if mean is None or var is None or _frozen(owner, module):
+            continue
+        name = f"{path}.running_mean" if path else "running_mean"
+        names.add(name)
+        found[id(mean)] = _Norm(path, mean, var, _fresh(mean, name, origins))
+    if origins is not None and names and not names & origins.keys():
+        raise TrainingError(
+            f"The origins know none of the module's norms, such as {min(names)}: give result.module itself, not what "
+            "wraps it, and the origins of the same result."
+        )
+    return found
+
+
+def _fresh(mean: Tensor, name: str, origins: Origins | None) -> Tensor:
+    if origins is None:
+        return torch.ones_like(mean, dtype=torch.bool)
+    if name not in origins or origins[name][0] is None:
+        return torch.zeros_like(mean, dtype=torch.bool)
+    places = origins[name][0]
+    if places is None or places.shape != mean.shape:
+        raise TrainingError(
+            f"The origins of {name} are for {0 if places is None else len(places)} channels, and it has {len(mean)}: "
+            "give those of the rejuvenation that the module comes from."
+        )
+    return (places == NEW).to(mean.device)
+
+
+def _frozen(owner: nn.Module, module: nn.Module) -> bool:
+    """Whether the user has taken the norm out of training: by its own eval mode, or by its parameters."""
+    parameters = list(owner.parameters(recurse=False))
+    untrained = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+    return untrained or (module.training and not owner.training)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode, and then every module in the mode that it had."""
+    modes = {part: part.training for part in module.modules()}
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)  # a traced module chooses its graph there
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _run(module: nn.Module, batch: Any, index: int) -> None:
+    device = next((parameter.device for parameter in module.parameters()), None)
+    inputs = tree_map_only(Tensor, lambda x: x.to(device), _inputs(module, batch, index))
+    try:
+        module(*inputs)
+    except TrainingError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
+        raise TrainingError(
+            f"Batch {index}, of shape {shapes}, does not go through the module: {error}. Give inputs as in training. "
+            "Nothing was changed."
+        ) from error
+
+
+def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
+    """What the module is called with: as many tensors of the batch as it takes."""
+    if isinstance(module, PartialModule):
+        return batch if isinstance(batch, tuple) else (batch,)
+    given = [batch] if isinstance(batch, Tensor) else batch
+    count = len(module.inputs) if isinstance(module, TracedModule) else 1
+    if not isinstance(given, list | tuple) or len(given) < count:
+        found = type(batch).__name__ if not isinstance(given, list | tuple) else f"{len(given)} of them"
+        raise TrainingError(
+            f"Batch {index} is to begin with {count} input tensor{'s' if count > 1 else ''}; found {found}."
+        )
+    inputs = given[:count]
+    if not all(isinstance(x, Tensor) for x in inputs):
+        kinds = ", ".join(type(x).__name__ for x in inputs)
+        raise TrainingError(f"Batch {index} is to begin with input tensors; found {kinds}.")
+    return inputs
+
+
+@dataclass(eq=False)
+class _Sum:
+    """Sums over the batches that a norm has seen, in float64."""
+
+    mean: Tensor
+    var: Tensor
+    batches: int = 0
+
+
+class _BatchStatistics(TorchFunctionMode):
+    """While active, the given norms normalise with the statistics of what they are given, and these are summed up.
+
+    Every batch norm of torch, synchronised ones and those of other packages included, ends in F.batch_norm in eval
+    mode; it is known by the running mean that it is given.
+    """
+
+    def __init__(self, norms: Mapping[int, _Norm]) -> None:
+        super().__init__()
+        self.norms = norms
+        self.sums: dict[str, _Sum] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is not F.batch_norm:
+            return func(*args, **given)
+        given |= dict(zip(_ARGUMENTS, args, strict=False))
+        norm = self.norms.get(id(given["running_mean"]))
+        if norm is None:
+            return func(**given)
+        self._add(norm, given["input"])
+        return func(**given | {"running_mean": None, "running_var": None, "training": True})
+
+    def _add(self, norm: _Norm, x: Tensor) -> None:
+        if prod(x.shape) < 2 * x.shape[1]:
+            raise TrainingError(
+                f"{norm.path} sees one value a channel in a batch (input {list(x.shape)}), which has no variance: give "
+                "larger batches. Nothing was changed."
+            )
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        var, mean = torch.var_mean(wide, [dim for dim in range(x.dim()) if dim != 1])
+        total = self.sums.setdefault(norm.path, _Sum(torch.zeros_like(mean).double(), torch.zeros_like(var).double()))
+        total.mean += mean
+        total.var += var
+        total.batches += 1
+
+    def averages(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Path -> (mean, variance) of each norm that was reached."""
+        for path, total in self.sums.items():
+            if not bool((total.mean.isfinite() & total.var.isfinite()).all()):
+                raise TrainingError(
+                    f"What {path} sees is not finite: the batches or the weights before it hold NaN or infinity. "
+                    "Nothing was changed."
+                )
+        return {path: (total.mean / total.batches, total.var / total.batches) for path, total in self.sums.items()}
+
+
+_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
