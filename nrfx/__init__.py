@@ -1,64 +1,31 @@
-"""See the waste in a network while it trains, and give it back: Neural Rejuvenation as torch.fx graph passes."""
+"""See the waste in a network while it trains, and give it back: Neural Rejuvenation as torch.fx graph passes.
 
-from nrfx.analysis.utilization import Utilization, utilization
-from nrfx.analysis.why import Why, why
-from nrfx.checkpoint import load, save
-from nrfx.errors import (
-    AnalysisError,
-    BudgetError,
-    CheckpointError,
-    NrfxError,
-    RewriteError,
-    TraceError,
-    TrainingError,
-    UsageError,
-    VerificationError,
-)
-from nrfx.experiment.recipe import Recipe, recipe
-from nrfx.plan.budget import Budget
-from nrfx.rewrite.cross_attend import cross_attend
-from nrfx.rewrite.heads import heads
-from nrfx.rewrite.rejuvenate import compact, rejuvenate
-from nrfx.rewrite.result import Rejuvenation
-from nrfx.rewrite.scales import fold_scales, insert_scales
-from nrfx.rewrite.verify import verify
-from nrfx.tracing import TracedModule, trace
-from nrfx.training.heads import HeadLoss
-from nrfx.training.recalibrate import recalibrate
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+The public names are those of nrfx/api.py. They are loaded when the first of them is asked for, so that the command line
+can answer `--help` without torch.
+"""
 
-__all__ = [
-    "AnalysisError",
-    "Budget",
-    "BudgetError",
-    "CheckpointError",
-    "Event",
-    "HeadLoss",
-    "Measurement",
-    "NrfxError",
-    "Recipe",
-    "Rejuvenation",
-    "Rejuvenator",
-    "RewriteError",
-    "TraceError",
-    "TracedModule",
-    "TrainingError",
-    "UsageError",
-    "Utilization",
-    "VerificationError",
-    "Why",
-    "compact",
-    "cross_attend",
-    "fold_scales",
-    "heads",
-    "insert_scales",
-    "load",
-    "recalibrate",
-    "recipe",
-    "rejuvenate",
-    "save",
-    "trace",
-    "utilization",
-    "verify",
-    "why",
-]
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nrfx.api import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module 'nrfx' has no attribute {name!r}")
+    if name in ("__all__", *_public_names()):
+        return getattr(import_module("nrfx.api"), name)
+    if find_spec(f"nrfx.{name}") is not None:
+        return import_module(f"nrfx.{name}")
+    raise AttributeError(f"module 'nrfx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_public_names()})
+
+
+def _public_names() -> list[str]:
+    names: list[str] = import_module("nrfx.api").__all__
+    return names

@@ -2,65 +2,92 @@
 
 import ast
 import inspect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import networkx
 import pytest
 
 import nrfx
 
 ROOT = Path(nrfx.__file__).parent
-ORDER = (
-    *(
-        "errors",
-        "labels",
-        "nn",
-        "trace",
-        "rules",
-        "channels",
-        "constants",
-        "liveness",
-        "cost",
-        "budget",
-        "budget_request",
-        "reallocate",
-    ),
-    *(
-        "utilization",
-        "tie_graph",
-        "why",
-        "rewrite",
-        "verify",
-        "options",
-        "limits",
-        "decision",
-        "rejuvenate",
-        "recalibrate",
-        "outline",
-        "report",
-        "checkpoint",
-    ),
-    *("training", "models", "job", "cli"),
-)
+ORDER: Mapping[str, str] = {
+    "errors": "",
+    "printed": "",
+    "labels": "",
+    "nn": "generations attention native fused implementations cross layers scale triton_kernels",
+    "tracing": "clone proxies shapes module modes recorder both_modes parts partition staleness capture",
+    "rules": "effect registry ties movement pointwise pooling contraction reduction norm product",
+    "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
+    "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
+    "plan",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
+    "scales cross_attend sort_generations",
+    "report": "layer_tree amounts page table utilization rejuvenation why",
+    "checkpoint": "encoding tensors plan file network optimizer save_load",
+    "training": "schedule optimizer heads recalibrate restart baselines rejuvenator",
+    "models": "layers vgg resnet densenet mobilenet networks names",
+    "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
+    "api": "",
+    "cli": "train commands",
+}
+"""The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
+
+PLACES = [
+    f"nrfx.{room}" + (f".{file}" if file else "") for room, files in ORDER.items() for file in ("", *files.split())
+]
+FILES = {
+    ".".join(("nrfx", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+DOORS = ("nrfx", "nrfx.__main__")
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
-def rank(dotted: str) -> int:
-    return ORDER.index(dotted.split(".")[1])
+def imported(path: Path) -> Iterator[str]:
+    """The files of nrfx that a file imports anywhere: at its top, in a function, or under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("nrfx"))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nrfx":
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in FILES else node.module
 
 
-def imported(path: Path) -> set[str]:
-    """What a module imports of nrfx when it is loaded. A value's __str__ may look for its rendering later."""
-    body = ast.parse(path.read_text()).body
-    found = {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module}
-    found |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
-    return {name for name in found if name.startswith("nrfx.")}
+def rank(name: str) -> int:
+    """The place of a file in the order. A room as a whole (its __init__) comes after its files."""
+    room = name.split(".")[1]
+    last = [place for place in PLACES if place == name or place.startswith(f"nrfx.{room}.")][-1]
+    return PLACES.index(name if name.count(".") > 1 else last)
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.parts[0] not in ("__init__.py", "__main__.py")], ids=str)
-def test_a_module_imports_only_what_comes_before_it(module: Path) -> None:
-    own = ORDER.index(module.with_suffix("").parts[0])
-    later = {name for name in imported(ROOT / module) if rank(name) > own}
-    assert not later, f"{module} imports {sorted(later)}, which comes after it"
+def test_every_file_has_a_place_in_the_order() -> None:
+    assert set(PLACES) == set(FILES) - set(DOORS)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in DOORS])
+def test_a_file_imports_only_what_comes_before_it(name: str) -> None:
+    own = rank(name)
+    later = [other for other in imported(FILES[name]) if other != name and rank(other) > own]
+    assert not later, f"{name} imports {later}, which come after it"
+
+
+def test_imports_lead_in_no_circle() -> None:
+    """Without the two doors, which load everything when a public name is asked for."""
+    arrows = networkx.DiGraph((name, other) for name in FILES if name not in DOORS for other in imported(FILES[name]))
+    arrows.remove_edges_from(list(networkx.selfloop_edges(arrows)))
+    assert networkx.is_directed_acyclic_graph(arrows), networkx.find_cycle(arrows)
+
+
+def test_an_import_in_a_function_or_for_type_checking_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from nrfx.plan.budget import Budget\n"
+        "def late():\n    from nrfx.plan import blocks\n    import nrfx.labels\n"
+    )
+    assert sorted(imported(file)) == ["nrfx.labels", "nrfx.plan.blocks", "nrfx.plan.budget"]
 
 
 def test_the_surface_is_sorted_and_every_name_on_it_is_documented() -> None:

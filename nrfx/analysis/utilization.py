@@ -17,6 +17,7 @@ from nrfx.analysis.cost import Extents, by_owner, parameter_cost, step_flops
 from nrfx.analysis.liveness import Held, Liveness, Residual, liveness
 from nrfx.analysis.spaces import channels
 from nrfx.labels import among, counted, joined
+from nrfx.printed import Printed
 from nrfx.tracing import TracedModule, as_traced
 
 
@@ -65,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Utilization:
+class Utilization(Printed):
     """What a network costs and how much of that is alive. print() renders it for the terminal.
 
     Attributes:
@@ -99,11 +100,6 @@ class Utilization:
         for row in plain["rows"]:
             row["in"] = row.pop("in_")
         return json.dumps(plain, indent=2)
-
-    def __str__(self) -> str:
-        from nrfx.report import render, utilization_report  # noqa: PLC0415 (rendering comes last)
-
-        return render(utilization_report(self))
 
 
 def utilization(

@@ -21,6 +21,7 @@ from nrfx.analysis.spaces import channels
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
 from nrfx.errors import UsageError
 from nrfx.labels import OPAQUE, collapse
+from nrfx.printed import Printed
 from nrfx.rules import Family, Pin, tensors
 from nrfx.tracing import TracedModule, as_traced
 
@@ -92,7 +93,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Why:
+class Why(Printed):
     """What is known about the channels of a layer, or of every layer in a container. print() renders it.
 
     Attributes:
@@ -112,11 +113,6 @@ class Why:
     def to_json(self) -> str:
         """The whole answer as a JSON object."""
         return json.dumps(asdict(self), indent=2)
-
-    def __str__(self) -> str:
-        from nrfx.report import render, why_report  # noqa: PLC0415 (rendering comes last)
-
-        return render(why_report(self))
 
 
 def why(

@@ -11,14 +11,22 @@ rejuvenation   what a rejuvenation made of it
 why            why a layer has the channels that it has
 """
 
+from nrfx.analysis.utilization import Utilization
+from nrfx.analysis.why import Why
+from nrfx.printed import prints
 from nrfx.report.amounts import Measure, human, pair, percent
 from nrfx.report.page import columns, render
 from nrfx.report.rejuvenation import Widths, rejuvenation_report, widths
 from nrfx.report.table import RULED, Bar
 from nrfx.report.utilization import utilization_report
 from nrfx.report.why import why_report
+from nrfx.rewrite.result import Rejuvenation
 
 __all__ = [
     "RULED", "Bar", "Measure", "Widths", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
     "utilization_report", "why_report", "widths",
 ]  # fmt: skip
+
+prints(Utilization, lambda result: render(utilization_report(result)))
+prints(Why, lambda result: render(why_report(result)))
+prints(Rejuvenation, lambda result: render(rejuvenation_report(result)))

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from nrfx.analysis.utilization import Utilization
 from nrfx.plan.resize import Resized
+from nrfx.printed import Printed
 from nrfx.tracing import TracedModule
 
 
 @dataclass(frozen=True, eq=False)
-class Rejuvenation:
+class Rejuvenation(Printed):
     """A rewritten network, and where each of its numbers comes from.
 
     Attributes:
@@ -45,8 +46,3 @@ class Rejuvenation:
     removed: Mapping[str, Tensor]
     carriers: tuple[str, ...]
     planned: Resized | None = field(repr=False)
-
-    def __str__(self) -> str:
-        from nrfx.report import rejuvenation_report, render  # noqa: PLC0415 (rendering comes last)
-
-        return render(rejuvenation_report(self))

@@ -6,7 +6,7 @@ labels or numbers. So both are kept: labels on every rewrite, numbers on request
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels
 from nrfx.errors import VerificationError
 from nrfx.plan.resize import Resized
+from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
-
-if TYPE_CHECKING:
-    from nrfx.rewrite.result import Rejuvenation
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
@@ -56,7 +54,7 @@ def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tenso
         )
 
 
-def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
+def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
@@ -107,7 +105,7 @@ def verify(before_gm: Any, result: "Rejuvenation", inputs: Any) -> float:
     return max(_difference(name, expected[name], found[name]) for name in expected)
 
 
-def _check_same_network(traced: TracedModule, result: "Rejuvenation") -> None:
+def _check_same_network(traced: TracedModule, result: Rejuvenation) -> None:
     parameters = dict(traced.named_parameters())
     for name, dead in result.removed.items():
         if name not in parameters or parameters[name].shape != dead.shape:
@@ -118,7 +116,7 @@ def _check_same_network(traced: TracedModule, result: "Rejuvenation") -> None:
             )
 
 
-def reference(traced: TracedModule, result: "Rejuvenation") -> TracedModule:
+def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
     """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel."""
     twin = copy.deepcopy(traced)
     with torch.no_grad():

@@ -1,0 +1,67 @@
+"""The public names. `nrfx.NAME` is `nrfx.api.NAME`, loaded when the first of them is asked for (see __init__.py).
+
+The import of the report teaches the results to print themselves.
+"""
+
+from nrfx.analysis.utilization import Utilization, utilization
+from nrfx.analysis.why import Why, why
+from nrfx.checkpoint import load, save
+from nrfx.errors import (
+    AnalysisError,
+    BudgetError,
+    CheckpointError,
+    NrfxError,
+    RewriteError,
+    TraceError,
+    TrainingError,
+    UsageError,
+    VerificationError,
+)
+from nrfx.experiment.recipe import Recipe, recipe
+from nrfx.plan.budget import Budget
+from nrfx.rewrite.cross_attend import cross_attend
+from nrfx.rewrite.heads import heads
+from nrfx.rewrite.rejuvenate import compact, rejuvenate
+from nrfx.rewrite.result import Rejuvenation
+from nrfx.rewrite.scales import fold_scales, insert_scales
+from nrfx.rewrite.verify import verify
+from nrfx.tracing import TracedModule, trace
+from nrfx.training.heads import HeadLoss
+from nrfx.training.recalibrate import recalibrate
+from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+
+__all__ = [
+    "AnalysisError",
+    "Budget",
+    "BudgetError",
+    "CheckpointError",
+    "Event",
+    "HeadLoss",
+    "Measurement",
+    "NrfxError",
+    "Recipe",
+    "Rejuvenation",
+    "Rejuvenator",
+    "RewriteError",
+    "TraceError",
+    "TracedModule",
+    "TrainingError",
+    "UsageError",
+    "Utilization",
+    "VerificationError",
+    "Why",
+    "compact",
+    "cross_attend",
+    "fold_scales",
+    "heads",
+    "insert_scales",
+    "load",
+    "recalibrate",
+    "recipe",
+    "rejuvenate",
+    "save",
+    "trace",
+    "utilization",
+    "verify",
+    "why",
+]
