@@ -27,8 +27,8 @@ from benchmarks.networks import norms
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from benchmarks.timing import Environment
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.liveness import liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import liveness_of
+from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import measure
 from nrfx.models import NETWORKS, create
 from nrfx.plan.options import Scheme
@@ -139,14 +139,14 @@ class Row:
 Kill = Callable[[TracedModule, Channels, Column], None]
 
 
-def ruled(live_of: Callable[[int], int], gm: TracedModule, found: Channels, column: Column) -> None:
+def ruled(live_of: Callable[[int], int], gm: TracedModule, channels: Channels, column: Column) -> None:
     """Channel i of the k-th norm lives where (7i + 3k) mod 10 < live_of(k), as in tests/data/oracle_examples.json."""
     for k, (_, norm) in enumerate(norms(gm)):
         i = torch.arange(norm.num_features)
         _set(norm.weight, (7 * i + 3 * k) % 10 >= live_of(k))
 
 
-def drawn(seed: int, gm: TracedModule, found: Channels, column: Column) -> None:
+def drawn(seed: int, gm: TracedModule, channels: Channels, column: Column) -> None:
     """A gamma dies with probability t * f, where each layer draws its f from uniform(0.5, 1.5), with the least t whose
     utilization lies below the trigger."""
     generator = torch.Generator().manual_seed(seed)
@@ -158,7 +158,7 @@ def drawn(seed: int, gm: TracedModule, found: Channels, column: Column) -> None:
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         _at(when, gm, middle)
-        low, high = (low, middle) if utilized(gm, found, column.measure) < column.trigger else (middle, high)
+        low, high = (low, middle) if utilized(gm, channels, column.measure) < column.trigger else (middle, high)
     _at(when, gm, high)
 
 
@@ -172,8 +172,8 @@ def _set(gammas: Tensor, dead: Tensor) -> None:
     gammas.copy_(torch.where(dead, 0.0, 0.5))
 
 
-def utilized(gm: TracedModule, found: Channels, by: Measure) -> float:
-    ratio: float = getattr(measure(gm, found, liveness(gm, found)), by).ratio
+def utilized(gm: TracedModule, channels: Channels, by: Measure) -> float:
+    ratio: float = getattr(measure(gm, channels, liveness_of(gm, channels)), by).ratio
     return ratio
 
 
@@ -194,11 +194,11 @@ def traced(network: str, classes: int) -> TracedModule:
     return nrfx.trace(model, torch.zeros(NETWORKS[network].shape))
 
 
-def rows(column: Column, gm: TracedModule, found: Channels) -> Iterator[Row]:
+def rows(column: Column, gm: TracedModule, channels: Channels) -> Iterator[Row]:
     """A row for each pattern of dead channels; sets the gammas of `gm` on the way."""
     budget = nrfx.Budget.relative(gm, **{column.measure: column.fraction})
     for dead, kill in {**RANDOM, **GIVEN[column.trigger]}.items():
-        kill(gm, found, column)
+        kill(gm, channels, column)
         generator = torch.Generator().manual_seed(0)
         result = nrfx.rejuvenate(gm, budget, scheme=column.scheme, generator=generator)
         yield row(column, budget, dead, result)
@@ -238,11 +238,11 @@ def all_rows(columns: Sequence[Column], progress: Progress) -> Iterator[Row]:
     subjects = dict.fromkeys((column.network, column.classes) for column in columns)
     for network, classes in subjects:
         gm = traced(network, classes)
-        found = channels(gm)
+        channels = channels_of(gm)
         for column in columns:
             if (column.network, column.classes) == (network, classes):
                 progress.update(task, description=f"{network}, {column.measure}")
-                for each in rows(column, gm, found):
+                for each in rows(column, gm, channels):
                     yield each
                     progress.advance(task)
     progress.update(task, description="done")

@@ -29,7 +29,7 @@ from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.timing import Environment, median_seconds
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import Residual
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.plan.options import Scheme
 
 TOLERANCES = {torch.float64: TOLERANCE, torch.float32: 1e-4}
@@ -116,7 +116,7 @@ class Examination:
         if traced is None:
             return None
         self.tell(traced=True, nodes=len(traced.graph.nodes))
-        found = self.attempt("channels", lambda: channels(traced))
+        found = self.attempt("channels", lambda: channels_of(traced))
         if found is None:
             return None
         self.attempt("counts", lambda: self.counts(model, traced, images))
@@ -161,16 +161,16 @@ class Examination:
             return
         self.tell(analysis=median_seconds(lambda: nrfx.utilization(traced), self.repeats) / least)
 
-    def shares(self, model: nn.Module, found: Channels) -> None:
-        plain = shares(model, found)
+    def shares(self, model: nn.Module, channels: Channels) -> None:
+        plain = shares(model, channels)
         self.tell(free=plain.free, mortal=plain.mortal, pins=plain.pins, scales=False)
 
     def scaled(
-        self, model: nn.Module, traced: nrfx.TracedModule, found: Channels, images: Tensor
+        self, model: nn.Module, traced: nrfx.TracedModule, channels: Channels, images: Tensor
     ) -> nrfx.TracedModule | None:
         """The network with inserted scales, where they help."""
         scaled = nrfx.insert_scales(traced)
-        plain, other = shares(model, found), shares(model, channels(scaled))
+        plain, other = shares(model, channels), shares(model, channels_of(scaled))
         self.tell(scaled=other.mortal)
         if other.mortal < plain.mortal + HELPFUL:
             return None
@@ -181,18 +181,18 @@ class Examination:
 
     def subject(self, model: nn.Module, images: Tensor, plain: Channels) -> Subject:
         """The network with dead channels and calibrated statistics. A scaled one has channels of its own."""
-        found = channels(model) if isinstance(model, nrfx.TracedModule) else plain
+        channels = channels_of(model) if isinstance(model, nrfx.TracedModule) else plain
         trained, leaves = self.training_facts(model, images)
-        dead = plant(model, found, torch.Generator().manual_seed(self.seed))
+        dead = plant(model, channels, torch.Generator().manual_seed(self.seed))
         several = self.entry.images(4 * self.entry.batch, self.seed + 1, images.dtype)
         if isinstance(model, nrfx.TracedModule):
-            calibrate_traced(model, found, several)
+            calibrate_traced(model, channels, several)
         else:
             calibrate(model, lambda model: model.train()(several))
         outputs = evaluated(model, images)
         others = evaluated(model, self.entry.images(self.entry.batch, self.seed + 2, images.dtype))
         listens = relative(outputs, others)
-        self.tell(dead=dead, gammas=sum(layout.numel() for layout in found.norms.values()), listens=listens)
+        self.tell(dead=dead, gammas=sum(layout.numel() for layout in channels.norms.values()), listens=listens)
         self.law("dead channels", listens > LISTENS, f"outputs change with the input by {listens:.1e} only")
         return Subject(model, images, outputs, trained, leaves)
 

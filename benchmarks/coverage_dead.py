@@ -31,24 +31,24 @@ UNNORMED = 2**0.5
 gives hardly more than its biases."""
 
 
-def plant(module: nn.Module, found: Channels, generator: torch.Generator) -> int:
+def plant(module: nn.Module, channels: Channels, generator: torch.Generator) -> int:
     """Draws every gamma and beta of the network anew, half of the gammas at 0; how many those are.
 
     Args:
         module: whose parameters change; `found` are its channels, or those of a traced module that shares its names.
     """
-    ways, zero = _drawn(found, generator)
-    tied = torch.rand(found.space_of.numel(), generator=generator)
-    dead_everywhere = tied < ways[found.space_of, 0]
+    ways, zero = _drawn(channels, generator)
+    tied = torch.rand(channels.space_of.numel(), generator=generator)
+    dead_everywhere = tied < ways[channels.space_of, 0]
     count = 0
     with torch.no_grad():
-        for norm in found.first_norms.values():
+        for norm in channels.first_norms.values():
             if norm.gamma is None:
                 continue
-            channel = found.channels(norm.layout)
+            channel = channels.channels_along(norm.layout)
             known = channel >= 0
             at = channel.clamp(min=0)
-            space = found.space_of[at]
+            space = channels.space_of[at]
             own = torch.rand(at.numel(), generator=generator)
             dead = torch.where(known, dead_everywhere[at] | (own < ways[space, 1]), own < 0.5)
             gamma = _signed(at.numel(), generator) * (1 if norm.mean is not None else UNNORMED)
@@ -77,13 +77,13 @@ def enliven(model: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(drawn)
 
 
-def calibrate_traced(module: nn.Module, found: Channels, images: Tensor) -> None:
+def calibrate_traced(module: nn.Module, channels: Channels, images: Tensor) -> None:
     """Gives the norms of a traced module the statistics of one train-mode forward of these images.
 
     A norm that was traced into is no module any more, and its momentum m is a constant of the graph. As a forward makes
     r' = (1 - m) r + m b of a running statistic r, two of them, from r = 0 and from r = 1, tell m and b.
     """
-    names = [name for norm in found.first_norms.values() for name in (norm.mean, norm.var) if name is not None]
+    names = [name for norm in channels.first_norms.values() for name in (norm.mean, norm.var) if name is not None]
     buffers = [module.get_buffer(name) for name in dict.fromkeys(names)]
     module.train()
     with torch.no_grad():
@@ -101,9 +101,9 @@ def _updated(module: nn.Module, buffers: Sequence[Tensor], start: float, images:
     return [buffer.clone() for buffer in buffers]
 
 
-def _drawn(found: Channels, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _drawn(channels: Channels, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """For each space the shares of its way, float [spaces, 2], and whether betas beside dead gammas are 0."""
-    spaces = max(len(found.spaces), 1)
+    spaces = max(len(channels.spaces), 1)
     table = torch.tensor(list(WAYS.values()))
     way = torch.multinomial(table[:, 0], spaces, replacement=True, generator=generator)
     return table[way, 1:], torch.rand(spaces, generator=generator) < 0.5

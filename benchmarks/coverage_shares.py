@@ -30,19 +30,19 @@ class Shares:
     pins: tuple[str, ...]
 
 
-def shares(model: nn.Module, found: Channels) -> Shares:
+def shares(model: nn.Module, channels: Channels) -> Shares:
     """The shares of a network, under residual="coupled"."""
     layers = layer_params(model)
     total = max(sum(layers.values()), 1)
     free, mortal, reasons = 0, 0, Counter[str]()
     for name, params in layers.items():
-        spaces = [_spaces(found, layout) for layout in found.layouts.get(found.aliases.get(name, name), ())]
+        spaces = [_spaces(channels, layout) for layout in channels.layouts.get(channels.aliases.get(name, name), ())]
         around = [space for axis in spaces for space in axis]
         free += params * any(space.free for space in around)
         if any(_mortal(space) for space in around):
             mortal += params
         else:
-            reasons[_reason(name, spaces, found)] += params
+            reasons[_reason(name, spaces, channels)] += params
     pins = tuple(f"{params / total:.1%} {reason}" for reason, params in reasons.most_common())
     return Shares(free / total, mortal / total, pins)
 
@@ -67,23 +67,23 @@ def _mortal(space: Space) -> bool:
     return space.free and space.normed and not space.frozen
 
 
-def _spaces(found: Channels, layout: Tensor | None) -> list[Space]:
+def _spaces(channels: Channels, layout: Tensor | None) -> list[Space]:
     """The spaces along an axis."""
     if layout is None:
         return []
-    indices = found.spaces_along(layout)
-    return [found.spaces[index] for index in torch.unique(indices[indices >= 0]).tolist()]
+    indices = channels.spaces_along(layout)
+    return [channels.spaces[index] for index in torch.unique(indices[indices >= 0]).tolist()]
 
 
-def _reason(name: str, spaces: Iterable[list[Space]], found: Channels) -> str:
+def _reason(name: str, spaces: Iterable[list[Space]], channels: Channels) -> str:
     """Why a layer does not change width: what holds its output, else its input."""
     for axis in spaces:
         for space in axis:
             return NO_GAMMA if space.pinned is None else general(space.pinned)
-    for step in found.steps:
+    for step in channels.steps:
         if step.effect.pins and _reads(step, name):
             return general(step.effect.pins[0].reason)
-    return ON_THE_CHANNELS if found.layouts.get(name) else UNREAD
+    return ON_THE_CHANNELS if channels.layouts.get(name) else UNREAD
 
 
 def _reads(step: Step, name: str) -> bool:

@@ -22,8 +22,8 @@ from torchvision import models
 import nrfx
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import Environment
-from nrfx.analysis.liveness import liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import liveness_of
+from nrfx.analysis.spaces import channels_of
 from nrfx.experiment.data import Dataset, Images, batches, digits
 
 TABLE = RESULTS / "held.csv"
@@ -84,13 +84,13 @@ def train(nr: nrfx.Rejuvenator, data: Dataset, steps: int, seed: int) -> Iterato
 
 
 def sight(nr: nrfx.Rejuvenator, seen: nrfx.Measurement, data: Dataset) -> Sight:
-    alive = liveness(nr.module, channels(nr.module))
+    liveness = liveness_of(nr.module, channels_of(nr.module))
     by_reason = dict(seen.utilization.held)
     return Sight(
         shrink_beta=nr.shrink_beta,
         step=seen.step,
-        can_go=int((~alive.live).sum()),
-        held=sum(by_reason.get(cause, 0) for cause in alive.constants.causes),
+        can_go=int((~liveness.live).sum()),
+        held=sum(by_reason.get(cause, 0) for cause in liveness.constants.causes),
         r_params=seen.r,
         lam=seen.lam,
         validation_error=error(nr.module, data.validation),

@@ -26,7 +26,7 @@ from benchmarks.outcome import LEAST_SHARE, LISTENS, SUMMARY, TOLERANCE, Outcome
 from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.plan.options import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
@@ -151,7 +151,7 @@ def _leftovers(before: Subject, result: nrfx.Rejuvenation) -> Leftovers:
     held = {(name, old) for name, _, old, beta in zeros if (name, old) in listed}
     carried = [(name, new) for name, new, old, beta in zeros if (name, old) not in listed and beta == 1]
     stray = [f"{name}[{new}]" for name, new, old, beta in zeros if (name, old) not in listed and beta != 1]
-    carriers = _channels_by_space(channels(result.module), carried)
+    carriers = _channels_by_space(channels_of(result.module), carried)
     most = max(carriers.values(), default=0)
     explained = sum(row.held for row in result.before.rows if f"{row.name}.weight" in before.dead)
     laws = [
@@ -177,11 +177,11 @@ def _zeros(name: str, result: nrfx.Rejuvenation) -> Iterator[tuple[int, int, flo
         yield position, position if places is None else int(places[position]), float(beta[position])
 
 
-def _channels_by_space(found: Channels, places: Iterable[tuple[str, int]]) -> Counter[int]:
+def _channels_by_space(channels: Channels, places: Iterable[tuple[str, int]]) -> Counter[int]:
     """How many different channels of each space lie at these positions of gammas."""
-    labels = [found.norms[name][position] for name, position in places]
-    ids = {int(found.channel_of[label]) for label in labels}
-    return Counter(int(found.space_of[channel]) for channel in ids)
+    labels = [channels.norms[name][position] for name, position in places]
+    ids = {int(channels.channel_of[label]) for label in labels}
+    return Counter(int(channels.space_of[channel]) for channel in ids)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import nrfx
 from benchmarks.networks import Network, dying, torchvision_network
 from benchmarks.table import RESULTS, ROOT, terminal, write_csv
 from benchmarks.timing import REPEATS, Environment, median_seconds
-from nrfx.analysis.liveness import liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import liveness_of
+from nrfx.analysis.spaces import channels_of
 
 MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_small")
 SIDE = 224
@@ -104,14 +104,14 @@ def _residual(blocks: int) -> nn.Module:
 def _calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
     """What is timed, by name: each pass from the input that it takes when called alone."""
     traced = nrfx.trace(model, image)
-    found = channels(traced)
+    channels = channels_of(traced)
     budget = nrfx.Budget.relative(traced, params=1.0)
     return {
         "symbolic_trace": lambda: fx.symbolic_trace(model),
         "forward": lambda: _forward(model, image),
         "trace": lambda: nrfx.trace(model, image),
-        "channels": lambda: channels(traced),
-        "liveness": lambda: liveness(traced, found),
+        "channels": lambda: channels_of(traced),
+        "liveness": lambda: liveness_of(traced, channels),
         "utilization": lambda: nrfx.utilization(traced),
         "rejuvenate dense": lambda: nrfx.rejuvenate(traced, budget, scheme="dense"),
         "rejuvenate attention": lambda: nrfx.rejuvenate(traced, budget, scheme="attention"),

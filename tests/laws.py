@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nrfx
 from nrfx.analysis.channels import Channels, Space
 from nrfx.analysis.cost import Cost
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import BudgetError
 from tests.networks import IMAGE, Piece, Plan, one_of
 from tests.zoo import norms
@@ -138,7 +138,7 @@ def costs_as_counted(module: nn.Module, usage: nrfx.Utilization) -> None:
 
 def of_one(module: nn.Module) -> int:
     """The flops of sums over one index, which torch.einsum multiplies out, so that FlopCounterMode misses them."""
-    steps = [step for step in channels(module).steps if step.mode == "eval" and step.node.target is torch.einsum]
+    steps = [step for step in channels_of(module).steps if step.mode == "eval" and step.node.target is torch.einsum]
     works = [work for step in steps for work in step.effect.work if summed(step.node) == 1]
     return sum(work.times * extent(work.rows) * extent(work.cols) for work in works)
 
@@ -200,13 +200,13 @@ def the_budget_leaves_no_room_for_another_channel(trial: Trial) -> None:
     result, how = trial.result, trial.how
     if result is None or not result.changed or how.scheme != "dense" or not how.reallocate or how.round_to > 1:
         return
-    found = channels(result.module)
+    channels = channels_of(result.module)
     bound = how.budget(trial.gm)
-    now = cost_with(found, result.module, None)
+    now = cost_with(channels, result.module, None)
     assert now == Cost(result.after.params.total, result.after.flops.total)
-    for space in found.spaces:
+    for space in channels.spaces:
         if grows(space, how, result.notes):
-            wider = cost_with(found, result.module, space)
+            wider = cost_with(channels, result.module, space)
             free = wider.params == now.params if how.of == "params" else wider.flops == now.flops
             assert free or not bound.admits(wider), f"{space.name} may have another channel: {wider} within {bound}"
 
@@ -219,21 +219,21 @@ def grows(space: Space, how: Options, notes: tuple[str, ...]) -> bool:
     )
 
 
-def cost_with(found: Channels, module: nn.Module, wider: Space | None) -> Cost:
+def cost_with(channels: Channels, module: nn.Module, wider: Space | None) -> Cost:
     """The cost of the network with one more channel in a space, from the layouts of its parameters and its work."""
 
     def extended(layout: Tensor | None) -> int:
         if layout is None or wider is None:
             return extent(layout)
-        own = int((found.spaces_along(layout) == wider.index).sum())
+        own = int((channels.spaces_along(layout) == wider.index).sum())
         return layout.numel() + own // wider.width
 
     params = 0
     for name, parameter in module.named_parameters():
-        layouts = found.layouts.get(name) or (None,) * parameter.dim()
+        layouts = channels.layouts.get(name) or (None,) * parameter.dim()
         sizes = zip(parameter.shape, layouts, strict=True)
         params += prod(size if layout is None else extended(layout) for size, layout in sizes)
-    steps = [step for step in found.steps if step.mode == "eval"]
+    steps = [step for step in channels.steps if step.mode == "eval"]
     flops = sum(work.times * extended(work.rows) * extended(work.cols) for step in steps for work in step.effect.work)
     return Cost(params, flops)
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.budgets import COLUMNS, Row, rows, traced, utilized
 from benchmarks.budgets_page import document
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.models import NETWORKS
 
 
@@ -48,9 +48,9 @@ def test_every_column_that_names_a_cost_is_there_with_the_paper_s_own_miss() -> 
 def done() -> list[Row]:
     column = next(each for each in COLUMNS if each.network == "mobilenet_v1_025")
     gm = traced(column.network, column.classes)
-    found = channels(gm)
-    some = list(zip(range(2), rows(column, gm, found), strict=False))
-    assert utilized(gm, found, "flops") == some[-1][1].r
+    channels = channels_of(gm)
+    some = list(zip(range(2), rows(column, gm, channels), strict=False))
+    assert utilized(gm, channels, "flops") == some[-1][1].r
     return [each for _, each in some]
 
 

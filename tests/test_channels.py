@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from tests.zoo import IMAGE, SMALL
 
 
 def analysed(model: nn.Module, shape=(2, 3, 8, 8)):
-    return channels(nrfx.trace(model.eval(), torch.zeros(shape)))
+    return channels_of(nrfx.trace(model.eval(), torch.zeros(shape)))
 
 
 def space_of(found, birth: str):

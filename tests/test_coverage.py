@@ -26,7 +26,7 @@ from benchmarks.coverage_row import Row, row_of, row_of_cells
 from benchmarks.coverage_shares import general, shares
 from benchmarks.networks import calibrate
 from benchmarks.table import progress_bar, write_csv
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -128,10 +128,10 @@ def test_a_sound_network_passes_every_check() -> None:
 
 def test_dead_sets_hit_streams_whole_groups_and_single_gammas() -> None:
     traced = nrfx.trace(Residual(), torch.zeros(2, 3, 8, 8))
-    found = channels(traced)
+    channels = channels_of(traced)
     dead: list[Mapping[str, Tensor]] = []
     for seed in range(20):
-        plant(traced, found, torch.Generator().manual_seed(seed))
+        plant(traced, channels, torch.Generator().manual_seed(seed))
         dead.append({name: traced.get_parameter(name) == 0 for name in ("stem.1.weight", "outer.1.weight")})
         groups = (traced.get_parameter("inner.1.weight") == 0).view(3, 4).float().mean(1)
         dead[-1]["groups"] = groups  # type: ignore[index]
@@ -156,7 +156,7 @@ def test_norms_that_were_traced_into_are_calibrated_as_modules_are() -> None:
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     traced = copy.deepcopy(nrfx.trace(net, images))
     assert not any(node.op == "call_module" and node.target == "1" for node in traced.graph.nodes)
-    calibrate_traced(traced, channels(traced), images)
+    calibrate_traced(traced, channels_of(traced), images)
     calibrate(net, lambda model: model.train()(images))
     for name in ("1.running_mean", "1.running_var", "4.running_mean", "4.running_var"):
         torch.testing.assert_close(traced.get_buffer(name), net.get_buffer(name), rtol=1e-9, atol=1e-12)
@@ -164,8 +164,8 @@ def test_norms_that_were_traced_into_are_calibrated_as_modules_are() -> None:
 
 def test_shares_count_weights_with_their_bias_and_name_what_holds_the_rest() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1), nn.Softmax(1), nn.Conv2d(6, 4, 1))
-    found = channels(nrfx.trace(net, torch.zeros(2, 3, 4, 4)))
-    got = shares(net, found)
+    channels = channels_of(nrfx.trace(net, torch.zeros(2, 3, 4, 4)))
+    got = shares(net, channels)
     first, second, third = 3 * 8 + 8, 8 * 6 + 6, 6 * 4 + 4
     assert got.mortal == got.free == (first + second) / (first + second + third)
     assert got.pins == (f"{third / (first + second + third):.1%} the network's output",)

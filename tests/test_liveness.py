@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.analysis.liveness import liveness, mortal_gammas, shrinkable_betas
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import liveness_of, prunable_gammas, shrinkable_betas
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError
 from tests.zoo import IMAGE, SMALL, norms
 
@@ -19,8 +19,8 @@ def chain(*activation: nn.Module) -> nn.Sequential:
 
 def analysed(model: nn.Module, **options):
     gm = nrfx.trace(model, torch.zeros(2, 3, 8, 8))
-    found = channels(gm)
-    return found, liveness(gm, found, **options)
+    channels = channels_of(gm)
+    return channels, liveness_of(gm, channels, **options)
 
 
 def live(model: nn.Module, birth: str = "0", **options) -> list[bool]:
@@ -128,7 +128,7 @@ def test_streams_live_unless_coupled_and_then_die_when_all_their_gammas_do() -> 
 def test_only_gammas_that_can_die_are_mortal() -> None:
     gm = nrfx.trace(SMALL["resnet"](), torch.zeros(IMAGE))
     streams = set(nrfx.utilization(gm).streams)
-    live_names, coupled_names = set(mortal_gammas(gm)), set(mortal_gammas(gm, "coupled"))
+    live_names, coupled_names = set(prunable_gammas(gm)), set(prunable_gammas(gm, "coupled"))
     assert live_names < coupled_names and streams
 
 

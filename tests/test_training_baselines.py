@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import nrfx
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError, BudgetError, TrainingError
 from nrfx.experiment.data import Dataset, batches, digits
 from nrfx.experiment.demo import digits_net
@@ -132,10 +132,10 @@ def test_a_cheaper_network_by_one_channel_is_what_the_weight_says(name: str, mea
         for norm in norms(gm):
             nn.init.zeros_(norm.bias)
     before = getattr(nrfx.utilization(gm), measure)
-    found, gone, square = channels(gm), 0, 9 * (256 if measure == "flops" else 1)
+    channels, gone, square = channels_of(gm), 0, 9 * (256 if measure == "flops" else 1)
     for parameter, weight in gamma_weights(gm, measure).items():  # type: ignore[arg-type]
         for index in {int(weight.argmax()), int(weight.argmin())}:
-            at = found.channels(found.norms[parameter])
+            at = channels.channels_along(channels.norms[parameter])
             unit, twin = at == at[index], copy.deepcopy(gm)
             with torch.no_grad():  # without a constant, so that the channel can go
                 twin.get_parameter(parameter)[unit] = 0

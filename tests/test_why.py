@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import nrfx
-from nrfx.analysis.liveness import Residual, liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import Residual, liveness_of
+from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.why import Part, Why, why
 from nrfx.errors import AnalysisError, UsageError
 from nrfx.report import render, why_report
@@ -209,7 +209,9 @@ def test_held_channels_are_led_to_the_gate_and_to_the_padded_convolution() -> No
     assert gated.chain[-1].op == "mul" and gated.chain[-1].module == "1.4"
     gm = nrfx.trace(zoo.with_dead(zoo.mobilenet_se()), torch.zeros(zoo.IMAGE))
     held = [
-        entry.channels for entry in liveness(gm, channels(gm)).held if entry.gamma in ("1.0.1.weight", "1.2.weight")
+        entry.channels
+        for entry in liveness_of(gm, channels_of(gm)).held
+        if entry.gamma in ("1.0.1.weight", "1.2.weight")
     ]
     assert padded.channels + gated.channels == torch.cat(held).unique().numel() == side(answer, "out").live - 6
 
@@ -267,7 +269,7 @@ def test_every_chain_starts_at_its_layer_and_each_link_touches_the_one_before(na
 @pytest.mark.parametrize("name", zoo.SMALL)
 def test_states_are_those_of_the_analysis_and_every_pin_has_a_way_to_it(name: str) -> None:
     gm = nrfx.trace(zoo.with_dead(zoo.SMALL[name]()), torch.zeros(zoo.IMAGE))
-    spaces = {space.name: space for space in channels(gm).spaces}
+    spaces = {space.name: space for space in channels_of(gm).spaces}
     for part in every(why(gm)):
         if part.space:
             space = spaces[part.space]

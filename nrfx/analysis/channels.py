@@ -82,7 +82,7 @@ class Channels:
         tied = {first for name, first in self.aliases.items() if first != name}
         return frozenset(tied | {name for name, _ in read_directly(self.steps, self.aliases)})
 
-    def channels(self, layout: Tensor) -> Tensor:
+    def channels_along(self, layout: Tensor) -> Tensor:
         """The channel of each label of a layout, negative labels kept."""
         return _looked_up(self.channel_of, layout)
 
@@ -109,7 +109,7 @@ class Mismatch(Exception):
 def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
     """(parameter or buffer, node) wherever a node reads one otherwise than as a weight that its rule understands."""
     known = {(step.mode, step.node): step.effect for step in steps}
-    found = []
+    direct = []
     for (mode, node), _ in known.items():
         if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
@@ -117,8 +117,8 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
                 if known[mode, user].family is not Family.VALUE and name not in {
                     site.parameter for site in known[mode, user].sites
                 }:
-                    found.append((name, user.name))
-    return found
+                    direct.append((name, user.name))
+    return direct
 
 
 def readers(steps: Iterable[Step]) -> dict[str, Step]:

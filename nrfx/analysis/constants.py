@@ -60,8 +60,8 @@ class Constants:
     places: tuple[str, ...]
 
 
-def constants(
-    found: Channels, affine: Mapping[str, Affine], weight: Callable[[str], Tensor], bias: Callable[[str], Tensor]
+def constants_of(
+    channels: Channels, affine: Mapping[str, Affine], weight: Callable[[str], Tensor], bias: Callable[[str], Tensor]
 ) -> Constants:
     """Propagates the constants of dead channels through every graph.
 
@@ -69,8 +69,8 @@ def constants(
         affine: what each norm does, by the path of the norm.
         weight, bias: read a parameter by name (only asked for grouped convolutions of non-zero constants).
     """
-    propagation = _Propagation(found, affine, weight, bias)
-    flow(found, propagation.value)
+    propagation = _Propagation(channels, affine, weight, bias)
+    flow(channels, propagation.value)
     return Constants(
         *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
         causes=tuple(propagation.causes),
@@ -102,18 +102,18 @@ def _varies(values: Tensor) -> bool:
 class _Propagation:
     def __init__(
         self,
-        found: Channels,
+        channels: Channels,
         affine: Mapping[str, Affine],
         weight: Callable[[str], Tensor],
         bias: Callable[[str], Tensor],
     ) -> None:
         self.affine, self.weight, self.bias = affine, weight, bias
         self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
-        self.seen = torch.zeros(found.space_of.shape, dtype=torch.bool)  # False outside of `lose`
-        self.channel_of = found.channel_of
-        self.labels = {(step.mode, step.node.name): step.effect.out for step in found.steps}
+        self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # False outside of `lose`
+        self.channel_of = channels.channel_of
+        self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
         self.read: dict[str, list[Tensor]] = {}
-        self.lost = torch.full(found.space_of.shape, -1)
+        self.lost = torch.full(channels.space_of.shape, -1)
         self.causes: list[str] = []
         self.places: list[str] = []
 
@@ -159,7 +159,7 @@ class _Propagation:
             return _varying(step.effect.out.shape)
         labels = tensors(operands(step, self.labels))[0]
         table = _by_label(_with_padding(labels, source), source)
-        if not step.effect.uniform:
+        if not step.effect.keeps_constants:
             table = torch.where(table == 0, table, NAN)
         small = collapse(step.effect.out)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)

@@ -29,41 +29,41 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
-def parameter_cost(traced: TracedModule, found: Channels, extent: "Extents") -> dict[str, int]:
-    """Numbers in each parameter by its first name, at the widths that `extent` gives."""
+def parameter_cost(traced: TracedModule, channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
+    """Numbers in each parameter by its first name, at the widths that `width_of` gives."""
     return {
-        name: _numbers(parameter.shape, found.layouts.get(name, ()), extent)
+        name: _numbers(parameter.shape, channels.layouts.get(name, ()), width_of)
         for name, parameter in traced.named_parameters()
     }
 
 
-def step_flops(found: Channels, extent: "Extents") -> dict[str, int]:
+def step_flops(channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
     """Multiply-adds of each node of the eval graph that does any, by node name."""
     return {
-        step.node.name: sum(work.times * extent(work.rows) * extent(work.cols) for work in step.effect.work)
-        for step in eval_steps(found)
+        step.node.name: sum(work.times * width_of(work.rows) * width_of(work.cols) for work in step.effect.work)
+        for step in eval_steps(channels)
         if step.effect.work
     }
 
 
-def eval_steps(found: Channels) -> list[Step]:
+def eval_steps(channels: Channels) -> list[Step]:
     """The steps of the eval-mode graph."""
-    return [step for step in found.steps if step.mode == "eval"]
+    return [step for step in channels.steps if step.mode == "eval"]
 
 
-def total_cost(traced: TracedModule, found: Channels, live: Tensor | None = None) -> Cost:
+def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = None) -> Cost:
     """The cost of the whole network, or of its live part."""
-    extent = Extents(found, live)
-    return Cost(sum(parameter_cost(traced, found, extent).values()), sum(step_flops(found, extent).values()))
+    width_of = LayoutWidths(channels, live)
+    return Cost(sum(parameter_cost(traced, channels, width_of).values()), sum(step_flops(channels, width_of).values()))
 
 
-class Extents:
+class LayoutWidths:
     """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at
     once, for a network has hundreds of small ones."""
 
-    def __init__(self, found: Channels, live: Tensor | None) -> None:
-        self.found, self.live = found, live
-        self.known = {} if live is None else _live_widths(found, live)
+    def __init__(self, channels: Channels, live: Tensor | None) -> None:
+        self.channels, self.live = channels, live
+        self.known = {} if live is None else _live_widths(channels, live)
 
     def __call__(self, layout: Tensor | None) -> int:
         if layout is None:
@@ -71,24 +71,24 @@ class Extents:
         if self.live is None:
             return layout.numel()
         if id(layout) not in self.known:
-            self.known[id(layout)] = int(live_along(self.found, self.live, layout).sum())
+            self.known[id(layout)] = int(live_along(self.channels, self.live, layout).sum())
         return self.known[id(layout)]
 
 
-def _live_widths(found: Channels, live: Tensor) -> dict[int, int]:
+def _live_widths(channels: Channels, live: Tensor) -> dict[int, int]:
     """id of a layout -> its live positions, for every axis of a parameter and of a piece of work."""
-    axes = [axis for dims in found.layouts.values() for axis in dims]
-    axes += [axis for step in found.steps for work in step.effect.work for axis in (work.rows, work.cols)]
+    axes = [axis for dims in channels.layouts.values() for axis in dims]
+    axes += [axis for step in channels.steps for work in step.effect.work for axis in (work.rows, work.cols)]
     layouts = {id(axis): axis for axis in axes if axis is not None}
     labels, layout_of = joined(list(layouts.values()))
-    counts = torch.bincount(layout_of[live_along(found, live, labels)], minlength=len(layouts))
+    counts = torch.bincount(layout_of[live_along(channels, live, labels)], minlength=len(layouts))
     return dict(zip(layouts, counts.tolist(), strict=True))
 
 
-def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], extent: Extents) -> int:
+def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], width_of: LayoutWidths) -> int:
     numbers = 1
     for size, layout in zip(shape, dims or (None,) * len(shape), strict=True):
-        numbers *= size if layout is None else extent(layout)
+        numbers *= size if layout is None else width_of(layout)
     return numbers
 
 

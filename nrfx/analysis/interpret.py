@@ -35,7 +35,7 @@ def relabel(
     Raises:
         Mismatch: an op cannot take the new widths.
     """
-    return Walk(traced, old, births, channel_of, shape_of=shape_of).interpreted()
+    return LabelInterpreter(traced, old, births, channel_of, shape_of=shape_of).interpreted()
 
 
 class _OtherAxis(Exception):
@@ -64,7 +64,7 @@ def _is_weight(node: fx.Node) -> bool:
     return any(user.target in READ_AS_WEIGHT or (user.target in TRANSPOSES and _is_weight(user)) for user in node.users)
 
 
-class Walk:
+class LabelInterpreter:
     """One interpretation of a traced module's graphs; it fills `born` and `reasons` as it goes."""
 
     def __init__(

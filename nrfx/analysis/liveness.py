@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.constants import Affine, Constants, constants
+from nrfx.analysis.constants import Affine, Constants, constants_of
 from nrfx.analysis.interpret import named_tensors
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
 from nrfx.rules import Family, Norm
@@ -56,9 +56,9 @@ class Liveness:
     residual: Residual
 
 
-def liveness(
+def liveness_of(
     traced: TracedModule,
-    found: Channels,
+    channels: Channels,
     threshold: float = 0.01,
     residual: Residual = "live",
     hold: Mapping[int, str] | None = None,
@@ -74,7 +74,7 @@ def liveness(
         AnalysisError: threshold or residual is out of range, or a number of a norm is NaN or infinite.
     """
     check_residual(threshold, residual)
-    norms = tuple(found.first_norms.values())
+    norms = tuple(channels.first_norms.values())
     values = _fetch(traced, norms)
     _check_finite(norms, values)
     gamma_dead = {}
@@ -84,41 +84,44 @@ def liveness(
             gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
             notes += note
     affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
-    fixed = constants(found, affine, reader(traced), reader(traced))
-    marked = _marked(found, gamma_dead)
-    policy = torch.tensor([space.stream and residual != "coupled" for space in found.spaces], dtype=torch.bool)
-    free = torch.tensor([space.free for space in found.spaces], dtype=torch.bool)
-    keep = ~marked | policy[found.space_of] | ~free[found.space_of] | _read_varying(found, fixed)
+    constants = constants_of(channels, affine, reader(traced), reader(traced))
+    marked = _marked(channels, gamma_dead)
+    policy = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)
+    free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
+    keep = ~marked | policy[channels.space_of] | ~free[channels.space_of] | _read_varying(channels, constants)
     for channel in hold or {}:
         keep[channel] = True
-    strength = _strength(found, values)
-    keep, revived = _never_empty(found, keep, strength)
-    hold = _second_groups(found, keep, strength) | dict(hold or {})
+    strength = _strength(channels, values)
+    keep, revived = _never_empty(channels, keep, strength)
+    hold = _second_groups(channels, keep, strength) | dict(hold or {})
     for channel in hold:
         keep[channel] = True
-    notes += [f"{found.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
-    held = tuple(_held(found, gamma_dead, keep, fixed, policy, hold or {}, residual))
-    return Liveness(keep, gamma_dead, held, affine, fixed, tuple(notes), threshold, residual)
+    notes += [f"{channels.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
+    held = tuple(_held(channels, gamma_dead, keep, constants, policy, hold or {}, residual))
+    return Liveness(keep, gamma_dead, held, affine, constants, tuple(notes), threshold, residual)
 
 
-def removed_gammas(found: Channels, alive: Liveness) -> dict[str, Tensor]:
+def removed_gammas(channels: Channels, liveness: Liveness) -> dict[str, Tensor]:
     """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
-    return {name: dead & ~live_along(found, alive.live, found.norms[name]) for name, dead in alive.gamma_dead.items()}
+    return {
+        name: dead & ~live_along(channels, liveness.live, channels.norms[name])
+        for name, dead in liveness.gamma_dead.items()
+    }
 
 
-def mortal_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
+def prunable_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
     """Per gamma parameter that can die, bool [channels]: those on a free channel, outside streams unless "coupled".
 
     These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main
     stream).
     """
     check_residual(0.0, residual)
-    found = channels(traced)
+    channels = channels_of(traced)
     mortal = torch.tensor(
-        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
+        [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces], dtype=torch.bool
     )
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
-    masks = {name: among(found.spaces_along(layout), mortal) for name, layout in found.norms.items()}
+    masks = {name: among(channels.spaces_along(layout), mortal) for name, layout in channels.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
 
 
@@ -131,26 +134,26 @@ def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Re
     Raises:
         AnalysisError: as for `liveness`.
     """
-    found = channels(traced)
-    alive = liveness(traced, found, threshold, residual)
+    channels = channels_of(traced)
+    liveness = liveness_of(traced, channels, threshold, residual)
     mortal = torch.tensor(
-        [space.free and (residual == "coupled" or not space.stream) for space in found.spaces], dtype=torch.bool
-    )[found.space_of]
-    ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in alive.affine.items()}
-    losing = mortal & (constants(found, ones, reader(traced), reader(traced)).lost >= 0)
-    held = alive.live & (alive.constants.lost >= 0)
-    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - found.shared
+        [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces], dtype=torch.bool
+    )[channels.space_of]
+    ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in liveness.affine.items()}
+    losing = mortal & (constants_of(channels, ones, reader(traced), reader(traced)).lost >= 0)
+    held = liveness.live & (liveness.constants.lost >= 0)
+    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - channels.shared
     masks = {}
-    for norm in found.first_norms.values():
+    for norm in channels.first_norms.values():
         if norm.gamma is not None and norm.beta in trained:
-            channel, zero = found.channels(norm.layout), alive.affine[norm.key].beta == 0
-            masks[norm.beta] = alive.gamma_dead[norm.gamma] & among(channel, losing) & (among(channel, held) | zero)
+            channel, zero = channels.channels_along(norm.layout), liveness.affine[norm.key].beta == 0
+            masks[norm.beta] = liveness.gamma_dead[norm.gamma] & among(channel, losing) & (among(channel, held) | zero)
     return {name: mask for name, mask in masks.items() if bool(mask.any())}
 
 
-def live_along(found: Channels, live: Tensor, layout: Tensor) -> Tensor:
+def live_along(channels: Channels, live: Tensor, layout: Tensor) -> Tensor:
     """bool [len layout]: whether each position stays; what carries no channel does."""
-    ids = found.channels(layout)
+    ids = channels.channels_along(layout)
     return (ids < 0) | among(ids, live)
 
 
@@ -235,57 +238,57 @@ def reader(module: nn.Module) -> Callable[[str], Tensor]:
     return read
 
 
-def _marked(found: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
+def _marked(channels: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
     """bool [channels]: some gamma on the channel is dead."""
-    labels, _ = joined([found.norms[name][dead] for name, dead in gamma_dead.items()])
-    return _with_labels(found, labels)
+    labels, _ = joined([channels.norms[name][dead] for name, dead in gamma_dead.items()])
+    return _with_labels(channels, labels)
 
 
-def _with_labels(found: Channels, labels: Tensor) -> Tensor:
+def _with_labels(channels: Channels, labels: Tensor) -> Tensor:
     """bool [channels]: some of the labels is of the channel."""
-    marked = torch.zeros(found.space_of.numel(), dtype=torch.bool)
-    marked[found.channel_of[labels[labels >= 0]]] = True
+    marked = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
+    marked[channels.channel_of[labels[labels >= 0]]] = True
     return marked
 
 
-def _read_varying(found: Channels, fixed: Constants) -> Tensor:
+def _read_varying(channels: Channels, constants: Constants) -> Tensor:
     """bool [channels]: some weight reads the channel where it is not constant."""
-    readings = [step.effect.reading for step in found.steps if step.effect.reading is not None]
-    read = [(reading.cols, value) for reading in readings for value in fixed.read.get(reading.key, ())]
+    readings = [step.effect.reading for step in channels.steps if step.effect.reading is not None]
+    read = [(reading.cols, value) for reading in readings for value in constants.read.get(reading.key, ())]
     labels, _ = joined([cols for cols, _ in read])
     varies = torch.cat([torch.zeros(0), *(value for _, value in read)]).isnan()
-    return _with_labels(found, labels[varies])
+    return _with_labels(channels, labels[varies])
 
 
-def _strength(found: Channels, values: Mapping[str, Tensor]) -> Tensor:
-    strength = torch.zeros(found.space_of.numel()).double()
-    labels, _ = joined(list(found.norms.values()))
-    size = torch.cat([torch.zeros(0).double(), *(values[name] for name in found.norms)]).abs()
+def _strength(channels: Channels, values: Mapping[str, Tensor]) -> Tensor:
+    strength = torch.zeros(channels.space_of.numel()).double()
+    labels, _ = joined(list(channels.norms.values()))
+    size = torch.cat([torch.zeros(0).double(), *(values[name] for name in channels.norms)]).abs()
     known = labels >= 0
-    return strength.scatter_reduce(0, found.channel_of[labels[known]], size[known], "amax")
+    return strength.scatter_reduce(0, channels.channel_of[labels[known]], size[known], "amax")
 
 
-def _never_empty(found: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
+def _never_empty(channels: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
     """`keep`, with the strongest channel of every space that would be empty."""
-    kept = torch.bincount(found.space_of[keep], minlength=len(found.spaces))
+    kept = torch.bincount(channels.space_of[keep], minlength=len(channels.spaces))
     empty = (kept == 0).nonzero().flatten().tolist()
     keep = keep.clone()
     for space in empty:
-        members = (found.space_of == space).nonzero().flatten()
+        members = (channels.space_of == space).nonzero().flatten()
         keep[members[strength[members].argmax()]] = True
     return keep, empty
 
 
-def _second_groups(found: Channels, keep: Tensor, strength: Tensor) -> dict[int, str]:
+def _second_groups(channels: Channels, keep: Tensor, strength: Tensor) -> dict[int, str]:
     """The strongest dead channel of each space that a grouped convolution reads and that would be left with one.
 
     A convolution with one group is an ordinary one, whose channels no longer pass.
     """
-    readings = [step.effect.reading for step in found.steps if step.effect.family is Family.GROUPED]
-    axes = [found.spaces_along(reading.cols) for reading in readings if reading is not None]
+    readings = [step.effect.reading for step in channels.steps if step.effect.family is Family.GROUPED]
+    axes = [channels.spaces_along(reading.cols) for reading in readings if reading is not None]
     hold = {}
     for space in torch.cat([torch.zeros(0, dtype=torch.int64), *axes]).unique().tolist():
-        members = (found.space_of == space).nonzero().flatten()
+        members = (channels.space_of == space).nonzero().flatten()
         dead = members[~keep[members]]
         if dead.numel() and members.numel() - dead.numel() < 2:
             hold[int(dead[strength[dead].argmax()])] = "a grouped convolution that reads it needs two groups"
@@ -293,20 +296,20 @@ def _second_groups(found: Channels, keep: Tensor, strength: Tensor) -> dict[int,
 
 
 def _held(
-    found: Channels,
+    channels: Channels,
     gamma_dead: Mapping[str, Tensor],
     keep: Tensor,
-    fixed: Constants,
+    constants: Constants,
     policy: Tensor,
     hold: Mapping[int, str],
     residual: Residual,
 ) -> Iterator[Held]:
-    reason_of, reasons = _reasons(found, fixed, policy, hold, residual)
-    labels, _ = joined([found.norms[name] for name in gamma_dead])
-    channels = found.channels(labels)
-    dead = among(channels, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
+    reason_of, reasons = _reasons(channels, constants, policy, hold, residual)
+    labels, _ = joined([channels.norms[name] for name in gamma_dead])
+    ids = channels.channels_along(labels)
+    dead = among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
     sizes = [each.numel() for each in gamma_dead.values()]
-    for name, channel, kept in zip(gamma_dead, channels.split(sizes), dead.split(sizes), strict=True):
+    for name, channel, kept in zip(gamma_dead, ids.split(sizes), dead.split(sizes), strict=True):
         here = kept.nonzero().flatten()
         why = reason_of[channel[here]]
         for code in sorted(set(why.tolist())):
@@ -314,19 +317,19 @@ def _held(
 
 
 def _reasons(
-    found: Channels, fixed: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
+    channels: Channels, constants: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
 ) -> tuple[Tensor, list[str]]:
     """For each channel the index of the reason why it is kept when a gamma of it is dead; weaker reasons come first."""
-    reasons = ["alive on another path, or for another norm that reads it", *fixed.causes]
-    reason_of = fixed.lost + 1
+    reasons = ["alive on another path, or for another norm that reads it", *constants.causes]
+    reason_of = constants.lost + 1
     for channel, reason in hold.items():
         reason_of[channel] = len(reasons)
         reasons.append(reason)
     of_space = torch.where(policy, len(reasons), -1)
     reasons.append(f'on a residual stream, which residual="{residual}" keeps')
-    for space in found.spaces:
+    for space in channels.spaces:
         if not space.free:
             of_space[space.index] = len(reasons)
             reasons.append(f"pinned: {space.pinned}")
-    stronger = of_space[found.space_of]
+    stronger = of_space[channels.space_of]
     return torch.where(stronger >= 0, stronger, reason_of), reasons

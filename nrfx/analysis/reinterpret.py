@@ -10,12 +10,12 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.rules import Family
 
 
-def flow(found: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+def flow(channels: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
     """Interprets the steps in order on another kind of value: `value` gives that of a step from those of its
     operands.
     """
     values: dict[tuple[str, str], Any] = {}
-    for step in found.steps:
+    for step in channels.steps:
         args, kwargs = operands(step, values)
         plain = step.effect.family is Family.VALUE
         values[step.mode, step.node.name] = step.effect.out if plain else value(step, args, kwargs)

@@ -13,7 +13,7 @@ from nrfx.tracing import TracedModule
 def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[str, Tensor]]:
     """(addition, labels) of every value on a residual stream."""
     outs = {(step.mode, step.node.name): step.effect.out for step in steps}
-    joins = [step for step in steps if step.effect.joins]
+    joins = [step for step in steps if step.effect.adds]
     trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
         for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):

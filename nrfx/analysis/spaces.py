@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_directly
-from nrfx.analysis.interpret import Walk
+from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.labels import OPAQUE, collapse, components, counted, joined
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
 
-def channels(
+def channels_of(
     traced: TracedModule, fixed: Mapping[str, str] | None = None, axes: Mapping[str, int | None] | None = None
 ) -> Channels:
     """Interprets every graph of `traced` on label tensors. Mutates nothing, reads no parameter's value.
@@ -23,7 +23,7 @@ def channels(
         fixed: births that shall keep their width, with the reason.
         axes: the axis of the channels of bare parameters, where it is known; a width of 1 does not show it.
     """
-    walk = Walk(traced, axes=axes)
+    walk = LabelInterpreter(traced, axes=axes)
     steps = walk.interpreted()
     return _Solved(traced, walk, steps).channels(fixed or {})
 
@@ -31,7 +31,7 @@ def channels(
 class _Solved:
     """Ties, pins and spaces from the effects of a walk."""
 
-    def __init__(self, traced: TracedModule, walk: Walk, steps: tuple[Step, ...]) -> None:
+    def __init__(self, traced: TracedModule, walk: LabelInterpreter, steps: tuple[Step, ...]) -> None:
         self.traced, self.walk, self.steps = traced, walk, steps
         self.birth_at = {int(labels[0]): labels for labels in walk.born.values() if labels.numel()}
         self.layouts, twice = _layouts({name: tensor.dim() for name, tensor in walk.tensors.items()}, steps)
@@ -163,17 +163,17 @@ def _layouts(
     dims_of: Mapping[str, int], steps: tuple[Step, ...]
 ) -> tuple[dict[str, tuple[Tensor | None, ...]], list[tuple[Step, Tensor, Tensor]]]:
     """The layout on each dim of each visited tensor; a second visit ties to the first."""
-    found: dict[str, list[Tensor | None]] = {}
+    layouts: dict[str, list[Tensor | None]] = {}
     ties = []
     for step in steps:
         for site in step.effect.sites:
-            dims = found.setdefault(site.parameter, [None] * dims_of[site.parameter])
+            dims = layouts.setdefault(site.parameter, [None] * dims_of[site.parameter])
             first = dims[site.dim]
             if first is None:
                 dims[site.dim] = site.layout
             elif first is not site.layout and not torch.equal(first, site.layout):
                 ties.append((step, first, site.layout))
-    return {name: tuple(dims) for name, dims in found.items()}, ties
+    return {name: tuple(dims) for name, dims in layouts.items()}, ties
 
 
 def _group(

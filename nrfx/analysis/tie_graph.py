@@ -37,18 +37,18 @@ class Vertex:
 class TieGraph:
     """The ties and pins of a network; see the top of this file. Into pins and ends, edges lead one way only."""
 
-    def __init__(self, found: Channels) -> None:
-        self.found = found
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
         self.graph = networkx.DiGraph()
-        self.group_of = _group_of(found)
+        self.group_of = _group_of(channels)
         self._flow()
         self._ties()
         self._shared()
         self.vertices = self._by_space()
-        for index, pin in enumerate(found.pins):
+        for index, pin in enumerate(channels.pins):
             self._pin(index, pin)
-        for step in found.steps:
-            if step.effect.joins:
+        for step in channels.steps:
+            if step.effect.adds:
                 self._join(step)
 
     def to_pin(self, steps: Sequence[Step], space: int) -> list[Vertex]:
@@ -72,8 +72,8 @@ class TieGraph:
         met = reason.removeprefix("meets ")
         if not way or met == reason:
             return []
-        step = next(step for step in self.found.steps if step.node.name == way[-1].node)
-        return self.to_source([step], OPAQUE - self.found.reasons.index(met))
+        step = next(step for step in self.channels.steps if step.node.name == way[-1].node)
+        return self.to_source([step], OPAQUE - self.channels.reasons.index(met))
 
     def pins_of(self, space: int) -> list[int]:
         """The indices of the pins of a space."""
@@ -88,7 +88,7 @@ class TieGraph:
         """Edges between each node and those that use its value, for each group of labels in it."""
         outs: dict[tuple[str, str], list[int]] = {}
         known: dict[int, list[int]] = {}
-        for step in self.found.steps:
+        for step in self.channels.steps:
             values = tensors(step.effect.out) if step.effect.family is not Family.VALUE else []
             for labels in values:
                 if id(labels) not in known:
@@ -104,7 +104,7 @@ class TieGraph:
 
     def _ties(self) -> None:
         """Edges between the groups that a step ties."""
-        for step, left, right in self.found.ties:
+        for step, left, right in self.channels.ties:
             both = torch.stack([x.reshape(-1) for x in torch.broadcast_tensors(left, right)])
             both = both[:, (both >= 0).all(0)]
             for one, other in torch.unique(self.group_of[both], dim=1).t().tolist() if both.numel() else ():
@@ -114,7 +114,7 @@ class TieGraph:
     def _shared(self) -> None:
         """Edges between the first step that reads a weight and the later ones."""
         first: dict[tuple[str, int], tuple[Step, list[int]]] = {}
-        for step in self.found.steps:
+        for step in self.channels.steps:
             for site in step.effect.sites:
                 if (site.parameter, site.dim) not in first:
                     first[site.parameter, site.dim] = step, self._groups(site.layout)
@@ -140,7 +140,7 @@ class TieGraph:
         """The nodes of the layer or parameter that a pin names instead of a node."""
         return {
             step.node.name
-            for step in self.found.steps
+            for step in self.channels.steps
             if place in {site.parameter for site in step.effect.sites}
             or (step.effect.reading is not None and step.effect.reading.key == place)
         }
@@ -163,14 +163,14 @@ class TieGraph:
         return in_order(groups)
 
     def _space(self, group: int) -> int:
-        return group % len(self.found.spaces) if group >= 0 else group
+        return group % len(self.channels.spaces) if group >= 0 else group
 
     def _by_space(self) -> dict[int, list[Vertex]]:
         """The vertices of each space, and of each opaque code."""
-        found: dict[int, list[Vertex]] = {}
+        vertices: dict[int, list[Vertex]] = {}
         for vertex in self.graph:
-            found.setdefault(self._space(vertex.group), []).append(vertex)
-        return found
+            vertices.setdefault(self._space(vertex.group), []).append(vertex)
+        return vertices
 
     def _sources(self, code: int) -> list[Vertex]:
         """The vertices of an opaque code that get it from no other."""
@@ -203,11 +203,11 @@ def _joined(space: int) -> Vertex:
     return Vertex("", "joined", space)
 
 
-def _group_of(found: Channels) -> Tensor:
+def _group_of(channels: Channels) -> Tensor:
     """[labels] int64: birth * spaces + space of each label."""
-    groups = torch.zeros(found.channel_of.numel(), dtype=torch.int64)
-    for index, labels in enumerate(found.births.values()):
-        groups[labels] = index * len(found.spaces) + found.spaces_along(labels)
+    groups = torch.zeros(channels.channel_of.numel(), dtype=torch.int64)
+    for index, labels in enumerate(channels.births.values()):
+        groups[labels] = index * len(channels.spaces) + channels.spaces_along(labels)
     return groups
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.cost import Extents, by_owner, parameter_cost, step_flops
-from nrfx.analysis.liveness import Held, Liveness, Residual, liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
+from nrfx.analysis.liveness import Held, Liveness, Residual, liveness_of
+from nrfx.analysis.spaces import channels_of
 from nrfx.labels import among, counted, joined
 from nrfx.printed import Printed
 from nrfx.tracing import TracedModule, as_traced
@@ -123,33 +123,33 @@ def utilization(
     Share(live=44, total=84)
     """
     traced = as_traced(gm, example_inputs)
-    found = channels(traced)
-    return measure(traced, found, liveness(traced, found, threshold, residual))
+    channels = channels_of(traced)
+    return measure(traced, channels, liveness_of(traced, channels, threshold, residual))
 
 
-def measure(traced: TracedModule, found: Channels, alive: Liveness) -> Utilization:
+def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Utilization:
     """The utilization of a network whose channels and liveness are known."""
-    extents = Extents(found, None), Extents(found, alive.live)
-    params = [parameter_cost(traced, found, extent) for extent in extents]
-    flops = [step_flops(found, extent) for extent in extents]
-    rows = _Rows(traced, found, alive, extents, [by_owner(cost) for cost in params], flops)
+    widths = LayoutWidths(channels, None), LayoutWidths(channels, liveness.live)
+    params = [parameter_cost(traced, channels, width_of) for width_of in widths]
+    flops = [step_flops(channels, width_of) for width_of in widths]
+    rows = _Rows(traced, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
     return Utilization(
         params=Share(sum(params[1].values()), sum(params[0].values())),
         flops=Share(sum(flops[1].values()), sum(flops[0].values())),
         rows=tuple(rows.rows()),
-        pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in found.spaces if s.pinned is not None),
-        uncounted=tuple(dict.fromkeys((*_uncounted(found), *traced.facts.outside))),
-        held=tuple(_by_reason(alive.held)),
-        streams=tuple(name for space in found.spaces if space.stream for name in space.births),
-        gammas=sum(layout.numel() for layout in found.norms.values()),
-        notes=alive.notes,
-        residual=alive.residual,
-        threshold=alive.threshold,
+        pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None),
+        uncounted=tuple(dict.fromkeys((*_uncounted(channels), *traced.facts.outside))),
+        held=tuple(_by_reason(liveness.held)),
+        streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
+        gammas=sum(layout.numel() for layout in channels.norms.values()),
+        notes=liveness.notes,
+        residual=liveness.residual,
+        threshold=liveness.threshold,
     )
 
 
-def _uncounted(found: Channels) -> Iterable[str]:
-    for step in found.steps:
+def _uncounted(channels: Channels) -> Iterable[str]:
+    for step in channels.steps:
         if step.effect.uncounted:
             reason = step.effect.pins[0].reason if step.effect.pins else "nrfx has no rule for it"
             yield f"{step.path}: {reason}"
@@ -168,27 +168,27 @@ class _Rows:
     def __init__(
         self,
         traced: TracedModule,
-        found: Channels,
-        alive: Liveness,
-        extents: tuple[Extents, Extents],
+        channels: Channels,
+        liveness: Liveness,
+        widths: tuple[LayoutWidths, LayoutWidths],
         params: list[dict[str, int]],
         flops: list[dict[str, int]],
     ) -> None:
-        self.traced, self.found, self.alive, self.params = traced, found, alive, params
-        self.flops = [_by_path(found.steps, cost) for cost in flops]
-        self.all, self.live = extents
+        self.traced, self.channels, self.liveness, self.params = traced, channels, liveness, params
+        self.flops = [_by_path(channels.steps, cost) for cost in flops]
+        self.all, self.live = widths
         self.modules = dict(traced.named_modules(remove_duplicate=False))
-        self.pinned = torch.tensor([not space.free for space in found.spaces], dtype=torch.bool)
-        self.held = torch.zeros(found.space_of.numel(), dtype=torch.bool)
+        self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
+        self.held = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
         self.held_by_gamma: Counter[str] = Counter()
-        for entry in alive.held:
+        for entry in liveness.held:
             self.held[entry.channels] = True
             self.held_by_gamma[entry.gamma] += entry.indices.numel()
 
     def rows(self) -> Iterable[Row]:
         """One row per owner of parameters: first those that the graphs reach, in order, then the unread ones."""
         visited: dict[str, Step] = {}
-        for step in self.found.steps:
+        for step in self.channels.steps:
             if step.effect.sites:
                 visited.setdefault(step.path, step)
         owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
@@ -223,21 +223,21 @@ class _Rows:
     def held_on(self, outs: list[Tensor]) -> list[int]:
         """How many positions of each layout carry a channel that is held."""
         labels, layout_of = joined(outs)
-        held = among(self.found.channels(labels), self.held)
+        held = among(self.channels.channels_along(labels), self.held)
         counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
         return counts
 
     def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
         """Why channels of each layout are pinned, by the order of their spaces."""
         labels, layout_of = joined(outs)
-        spaces = self.found.spaces_along(labels)
+        spaces = self.channels.spaces_along(labels)
         here = among(spaces, self.pinned)
-        found: list[dict[str, None]] = [{} for _ in outs]
-        count = max(len(self.found.spaces), 1)
+        reasons_of: list[dict[str, None]] = [{} for _ in outs]
+        count = max(len(self.channels.spaces), 1)
         for pair in counted(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
             layout, space = divmod(pair, count)
-            found[layout][self.found.spaces[space].pinned or ""] = None
-        return [tuple(reasons) for reasons in found]
+            reasons_of[layout][self.channels.spaces[space].pinned or ""] = None
+        return [tuple(reasons) for reasons in reasons_of]
 
 
 def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:

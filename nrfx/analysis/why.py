@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space, Step
-from nrfx.analysis.liveness import Liveness, Residual, liveness
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import Liveness, Residual, liveness_of
+from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
 from nrfx.errors import UsageError
 from nrfx.labels import OPAQUE, collapse
@@ -140,15 +140,15 @@ def why(
     ['_3', 'output']
     """
     traced = as_traced(gm, example_inputs)
-    found = channels(traced)
-    return explain(traced, found, liveness(traced, found, threshold, residual), layer)
+    channels = channels_of(traced)
+    return explain(traced, channels, liveness_of(traced, channels, threshold, residual), layer)
 
 
-def explain(traced: TracedModule, found: Channels, alive: Liveness, layer: str) -> Why:
+def explain(traced: TracedModule, channels: Channels, liveness: Liveness, layer: str) -> Why:
     """`why` for a network whose channels and liveness are known."""
-    steps = _by_path(found)
+    steps = _by_path(channels)
     _check_name(traced, steps, layer)
-    asked = _Explained(traced, found, alive)
+    asked = _Explained(traced, channels, liveness)
     inside = [path for path in steps if path != layer and _lies_in(path, layer) and asked.has_channels(steps[path])]
     own = steps.get(layer, [])
     layers = tuple(asked.answer(path, steps[path]) for path in inside)
@@ -161,10 +161,10 @@ def _lies_in(path: str, layer: str) -> bool:
     return not layer or path.startswith(f"{layer}.")
 
 
-def _by_path(found: Channels) -> dict[str, list[Step]]:
+def _by_path(channels: Channels) -> dict[str, list[Step]]:
     """Module path -> the steps that call it or read its weights, in order."""
     steps: dict[str, list[Step]] = {}
-    for step in found.steps:
+    for step in channels.steps:
         effect = step.effect
         if effect.family is not Family.VALUE and (step.node.op == "call_module" or effect.reading or effect.norm):
             steps.setdefault(step.path, []).append(step)
@@ -191,10 +191,10 @@ def _check_name(traced: TracedModule, steps: Mapping[str, Sequence[Step]], layer
 class _Explained:
     """Answers about the layers of one network, from one tie graph."""
 
-    def __init__(self, traced: TracedModule, found: Channels, alive: Liveness) -> None:
-        self.traced, self.found, self.alive = traced, found, alive
-        self.ties = TieGraph(found)
-        self.steps = {(step.mode, step.node.name): step for step in found.steps}
+    def __init__(self, traced: TracedModule, channels: Channels, liveness: Liveness) -> None:
+        self.traced, self.channels, self.liveness = traced, channels, liveness
+        self.ties = TieGraph(channels)
+        self.steps = {(step.mode, step.node.name): step for step in channels.steps}
 
     def has_channels(self, steps: Iterable[Step]) -> bool:
         """Whether they call a layer with weights, or one that is not understood."""
@@ -229,26 +229,28 @@ class _Explained:
 
     def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Part]:
         """The labels of an axis, space by space, in their order; then what is not understood."""
-        for index in in_order(torch.cat([self.found.spaces_along(labels[labels >= 0]) for labels in visits])):
-            members = [self.found.channels(labels)[self.found.spaces_along(labels) == index] for labels in visits]
-            yield self.part(axis, self.found.spaces[index], max(members, key=Tensor.numel), steps)
+        for index in in_order(torch.cat([self.channels.spaces_along(labels[labels >= 0]) for labels in visits])):
+            members = [
+                self.channels.channels_along(labels)[self.channels.spaces_along(labels) == index] for labels in visits
+            ]
+            yield self.part(axis, self.channels.spaces[index], max(members, key=Tensor.numel), steps)
         counted = any(step.effect.reading is not None or step.effect.norm is not None for step in steps)
         for code in in_order(torch.cat([labels[labels <= OPAQUE] for labels in visits])):
             width = max(int((labels == code).sum()) for labels in visits) if counted else 0
-            reason, chain = self.found.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
+            reason, chain = self.channels.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
             yield Part(axis, "", (), width, width, "fixed", reason, chain, (), ())
 
     def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> Part:
         """`members`: the channel at each position of the axis that belongs to the space."""
         state, reason, way = self.state(space, steps)
-        pins = dict.fromkeys(_text(self.found.pins[pin]) for pin in self.ties.pins_of(space.index))
-        nearest = next((_text(self.found.pins[vertex.pin]) for vertex in way if vertex.pin >= 0), None)
+        pins = dict.fromkeys(_text(self.channels.pins[pin]) for pin in self.ties.pins_of(space.index))
+        nearest = next((_text(self.channels.pins[vertex.pin]) for vertex in way if vertex.pin >= 0), None)
         return Part(
             axis=axis,
             space=space.name,
             births=tuple(space.births),
             width=members.numel(),
-            live=int(self.alive.live[members].sum()),
+            live=int(self.liveness.live[members].sum()),
             state=state,
             reason=reason,
             chain=self.linked(way),
@@ -258,10 +260,10 @@ class _Explained:
 
     def state(self, space: Space, steps: Sequence[Step]) -> tuple[State, str, list[Vertex]]:
         """What may become of the space, the reason, and the way from the layer to where it comes from."""
-        residual = self.alive.residual
+        residual = self.liveness.residual
         if space.pinned is not None:
             way = self.ties.to_pin(steps, space.index)
-            reason = self.found.pins[way[-1].pin].reason if way else space.pinned
+            reason = self.channels.pins[way[-1].pin].reason if way else space.pinned
             return "pinned", reason, [*way, *self.ties.to_met(way, reason)]
         if not space.normed:
             return "gammaless", "no gamma scales them, so nothing tells which are dead: they keep their width", []
@@ -277,15 +279,15 @@ class _Explained:
     def frozen(self, space: int) -> Iterator[str]:
         """The frozen parameters on the space."""
         for name, parameter in self.traced.named_parameters():
-            axes = [layout for layout in self.found.layouts.get(name, ()) if layout is not None]
-            if not parameter.requires_grad and any(bool((self.found.spaces_along(x) == space).any()) for x in axes):
+            axes = [layout for layout in self.channels.layouts.get(name, ()) if layout is not None]
+            if not parameter.requires_grad and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
                 yield name
 
     def holds(
         self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
     ) -> Iterator[Hold]:
         by_reason: dict[str, list[Tensor]] = {}
-        for entry in self.alive.held:
+        for entry in self.liveness.held:
             here = entry.channels[torch.isin(entry.channels, members)]
             if here.numel():
                 by_reason.setdefault(entry.reason, []).append(here)
@@ -297,13 +299,13 @@ class _Explained:
 
     def places(self, reason: str, held: Tensor) -> set[str]:
         """The nodes that hold the channels: where their constant is lost, or who reads one of them as it varies."""
-        fixed = self.alive.constants
+        fixed = self.liveness.constants
         if reason in fixed.causes:
             return {fixed.places[fixed.causes.index(reason)]}
         readers = set()
-        for step in self.found.steps:
+        for step in self.channels.steps:
             if step.effect.reading is not None:
-                cols = self.found.channels(step.effect.reading.cols)
+                cols = self.channels.channels_along(step.effect.reading.cols)
                 varies = [cols[value.isnan()] for value in fixed.read.get(step.effect.reading.key, ())]
                 if any(bool(torch.isin(columns, held).any()) for columns in varies):
                     readers.add(step.node.name)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.checkpoint.file import Stored
 from nrfx.checkpoint.plan import Layer
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
@@ -202,7 +202,7 @@ def _differ_where(found: tuple[int, ...], wanted: tuple[int, ...], may: tuple[bo
 def _resizable(stored: Stored, fresh: TracedModule) -> dict[str, tuple[bool, ...]]:
     """For each parameter and buffer, whether a rewrite may change its dims."""
     try:
-        found = channels(fresh)
+        found = channels_of(fresh)
     except NrfxError as error:
         raise stored.misfit(f"it has other widths than the model, which cannot be analysed. {error}") from error
 

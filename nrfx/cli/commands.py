@@ -395,26 +395,26 @@ def _traced(arguments: argparse.Namespace) -> "TracedModule":
     from nrfx.models import resolve
     from nrfx.tracing import as_traced
 
-    found = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+    model = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
     try:
-        return as_traced(found.module, found.example_inputs)
+        return as_traced(model.module, model.example_inputs)
     except TraceError as error:
-        shapes = " and ".join("x".join(map(str, x.shape)) for x in found.example_inputs)
+        shapes = " and ".join("x".join(map(str, x.shape)) for x in model.example_inputs)
         raise TraceError(f"{error} (The input was {shapes}; --input gives another.)") from error
 
 
 def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utilization":
-    from nrfx.analysis.liveness import liveness
-    from nrfx.analysis.spaces import channels
+    from nrfx.analysis.liveness import liveness_of
+    from nrfx.analysis.spaces import channels_of
     from nrfx.analysis.utilization import measure
 
-    found = channels(traced)
-    if not found.norms:
+    channels = channels_of(traced)
+    if not channels.norms:
         raise AnalysisError(
             f"{arguments.model} has no gamma at all: nothing tells which channels are dead. "
             "Neural Rejuvenation needs layers with a batch norm."
         )
-    return measure(traced, found, liveness(traced, found, arguments.threshold, arguments.residual))
+    return measure(traced, channels, liveness_of(traced, channels, arguments.threshold, arguments.residual))
 
 
 def _title(arguments: argparse.Namespace) -> str:

@@ -177,9 +177,9 @@ def _network(job: Job, data: Dataset) -> TracedModule:
     file = job.recipe
     classes = file.num_classes or (data.classes if _takes_classes(file.model) else None)
     shape = (2, *data.train.shape)
-    found = resolve(file.model, classes, job.weights, [shape])
+    model = resolve(file.model, classes, job.weights, [shape])
     try:
-        traced = as_traced(found.module, found.example_inputs)
+        traced = as_traced(model.module, model.example_inputs)
     except TraceError as error:
         images = f"The input was {'x'.join(map(str, shape))}, the images of {data.name}"
         raise TraceError(f"{error} ({images}; --channels and --size, or [data], give others.)") from error

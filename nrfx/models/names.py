@@ -117,16 +117,16 @@ def _timm(name: str, num_classes: int | None) -> tuple[nn.Module, tuple[int, ...
 def _own(module_name: str, attribute: str, num_classes: int | None) -> nn.Module:
     full = f"{module_name}:{attribute}"
     with _current_directory_importable():
-        found: Any = _imported(full, module_name)
-        if not hasattr(found, attribute):
-            raise UsageError(f"{module_name} has no {attribute!r}{_close(attribute, vars(found))}.")
-        found = getattr(found, attribute)
-        if isinstance(found, nn.Module):
-            return found
-        if not callable(found):
-            raise UsageError(f"{full} is of type {type(found).__name__}; expected an nn.Module, or what returns one.")
+        value: Any = _imported(full, module_name)
+        if not hasattr(value, attribute):
+            raise UsageError(f"{module_name} has no {attribute!r}{_close(attribute, vars(value))}.")
+        value = getattr(value, attribute)
+        if isinstance(value, nn.Module):
+            return value
+        if not callable(value):
+            raise UsageError(f"{full} is of type {type(value).__name__}; expected an nn.Module, or what returns one.")
         options = {} if num_classes is None else {"num_classes": num_classes}
-        return _constructed(full, lambda: found(**options))
+        return _constructed(full, lambda: value(**options))
 
 
 def _imported(full: str, module_name: str) -> Any:
@@ -208,7 +208,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file cannot be read, or holds no state_dict.
     """
     try:
-        found = _read(path)
+        content = _read(path)
     except Exception as error:
         # torch's own text is a paragraph on weights_only=False, which nobody can set here
         pickled = "a pickled model rather than its state_dict, or no file of torch's"
@@ -218,13 +218,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             "in a .safetensors file, or one that torch.save wrote."
         ) from error
     for key in NESTS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        kind = type(found).__name__
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        kind = type(content).__name__
         raise CheckpointError(f"{path} holds no state_dict but a {kind}: save model.state_dict() instead.")
-    wrapped = all(str(key).startswith("module.") for key in found)
-    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in found.items()}
+    wrapped = all(str(key).startswith("module.") for key in content)
+    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in content.items()}
 
 
 def _read(path: Path) -> Any:

@@ -27,19 +27,19 @@ FORMS: Mapping[type[nn.Module], type[Cross]] = {
 }
 
 
-def crossable(traced: TracedModule, found: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
+def crossable(traced: TracedModule, channels: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
     """The readings, by key, of the layers that have a cross form; and a note for each layer with weights that has
     none.
     """
     readings, notes = {}, []
-    attributes = {str(step.node.target) for step in found.steps if step.node.op == "get_attr"}
-    direct = {found.aliases.get(name, name) for name in attributes}
-    for step in readers(found.steps).values():
+    attributes = {str(step.node.target) for step in channels.steps if step.node.op == "get_attr"}
+    direct = {channels.aliases.get(name, name) for name in attributes}
+    for step in readers(channels.steps).values():
         reading = step.effect.reading
         assert reading is not None
         module = traced.get_submodule(reading.path)
-        reason = _noform_of(module, step.effect.family, found.shared | direct, reading)
-        if reason is None and not isinstance(module, Cross) and not grows_at_its_end(found, reading.key):
+        reason = _noform_of(module, step.effect.family, channels.shared | direct, reading)
+        if reason is None and not isinstance(module, Cross) and not grows_at_its_end(channels, reading.key):
             reason = "its new channels would stand between the old ones"
         if reason is None:
             readings[reading.key] = reading

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from nrfx.analysis.cost import Cost, total_cost
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import BudgetError
 from nrfx.tracing import as_traced
 
@@ -67,7 +67,7 @@ class Budget:
             if fraction is not None and not (number and isfinite(fraction) and fraction > 0):
                 raise BudgetError(f"Relative budget {name}={fraction!r}; expected a positive number such as 1.0.")
         traced = as_traced(gm, example_inputs)
-        cost = total_cost(traced, channels(traced))
+        cost = total_cost(traced, channels_of(traced))
         if flops is not None and not cost.flops:
             raise BudgetError(
                 "The network has no counted flops to take a fraction of: nrfx.utilization(gm).uncounted lists the ops "

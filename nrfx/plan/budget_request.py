@@ -21,8 +21,8 @@ class BudgetRequest:
     def of(self, traced: TracedModule) -> Budget:
         """The budget for a network."""
         relative = Budget.relative(traced, **self.fractions) if self.fractions else None
-        found = {} if relative is None else {name: getattr(relative, name) for name in self.fractions}
-        return Budget(**found, **self.bounds)
+        amounts = {} if relative is None else {name: getattr(relative, name) for name in self.fractions}
+        return Budget(**amounts, **self.bounds)
 
 
 def parse_budget(text: str | None) -> BudgetRequest:

@@ -15,13 +15,13 @@ from nrfx.rules import Family
 
 
 @dataclass
-class Limits:
+class WidthConstraints:
     """What attempts to resize have taught: births (with the reason) that may not grow, or not change at all."""
 
-    narrow: dict[str, str] = field(default_factory=dict)
-    fixed: dict[str, str] = field(default_factory=dict)
+    no_growth: dict[str, str] = field(default_factory=dict)
+    no_change: dict[str, str] = field(default_factory=dict)
 
-    def add(self, found: Channels, kept: Tensor, width: Tensor, mismatch: Mismatch) -> None:
+    def add(self, channels: Channels, kept: Tensor, width: Tensor, mismatch: Mismatch) -> None:
         """Limits the spaces that a mismatch concerns: those that grew may only shrink; where none grew all stay.
 
         kept: bool [channels], width: int64 [spaces], as they were given to `resize`.
@@ -29,32 +29,32 @@ class Limits:
         Raises:
             RewriteError: all of them are fixed already.
         """
-        before = torch.bincount(found.space_of[kept], minlength=len(found.spaces))
-        grew = {key for space in (width > before).nonzero() for key in found.spaces[int(space)].births}
+        before = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
+        grew = {key for space in (width > before).nonzero() for key in channels.spaces[int(space)].births}
         reason = f"{mismatch.node}: {mismatch.reason}"
-        concerned, upstream = _concerned(found, mismatch), _upstream(found, mismatch.node)
+        concerned, upstream = _concerned(channels, mismatch), _upstream(channels, mismatch.node)
         for births in (concerned & grew, upstream & grew):
             if births:
-                self.narrow.update(dict.fromkeys(births, reason))
+                self.no_growth.update(dict.fromkeys(births, reason))
                 return
-        births = concerned - self.fixed.keys() or upstream - self.fixed.keys()
+        births = concerned - self.no_change.keys() or upstream - self.no_change.keys()
         if not births:
             raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
-        self.fixed.update(dict.fromkeys(births, reason))
+        self.no_change.update(dict.fromkeys(births, reason))
 
 
-def _concerned(found: Channels, mismatch: Mismatch) -> set[str]:
+def _concerned(channels: Channels, mismatch: Mismatch) -> set[str]:
     """The births of every space that the mismatch names."""
-    count = found.channel_of.numel()
+    count = channels.channel_of.numel()
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(labels.reshape(-1) for labels in mismatch.labels)])
     known = labels[(labels >= 0) & (labels < count)].unique()
-    spaces = {int(space) for space in found.space_of[found.channel_of[known]].unique()}
-    return {key for space in spaces for key in found.spaces[space].births}
+    spaces = {int(space) for space in channels.space_of[channels.channel_of[known]].unique()}
+    return {key for space in spaces for key in channels.spaces[space].births}
 
 
-def _upstream(found: Channels, name: str) -> set[str]:
+def _upstream(channels: Channels, name: str) -> set[str]:
     """The births of every space that reaches a node without being summed over: they decide what stands where."""
-    steps = {(step.mode, step.node): step for step in found.steps}
+    steps = {(step.mode, step.node): step for step in channels.steps}
     queue = [key for key in steps if key[1].name == name]
     seen, births = set(queue), set[str]()
     while queue:
@@ -63,10 +63,12 @@ def _upstream(found: Channels, name: str) -> set[str]:
             effect = steps[mode, source].effect
             layouts = [effect.reading.rows] if effect.reading is not None else []
             if source.op == "get_attr":
-                name = found.aliases.get(str(source.target), "")
-                layouts += [layout for layout in found.layouts.get(name, ()) if layout is not None]
-            for spaces in map(found.spaces_along, layouts):
-                births |= {key for space in spaces[spaces >= 0].unique().tolist() for key in found.spaces[space].births}
+                name = channels.aliases.get(str(source.target), "")
+                layouts += [layout for layout in channels.layouts.get(name, ()) if layout is not None]
+            for spaces in map(channels.spaces_along, layouts):
+                births |= {
+                    key for space in spaces[spaces >= 0].unique().tolist() for key in channels.spaces[space].births
+                }
             if effect.family is not Family.CONTRACTION and (mode, source) not in seen:
                 seen.add((mode, source))
                 queue.append((mode, source))

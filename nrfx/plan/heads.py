@@ -16,19 +16,19 @@ from nrfx.tracing import PartialModule, TracedModule
 
 
 def headed(
-    traced: TracedModule, found: Channels, forms: Mapping[str, Reading], resized: Resized, scheme: str
+    traced: TracedModule, channels: Channels, forms: Mapping[str, Reading], resized: Resized, scheme: str
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Keys of the output layers that gain a head, all of them or none; and notes on why not, and on who meets earlier.
 
     Layers that have heads already gain one under every scheme, others under "removed". None does where no output layer
     has a new column.
     """
-    layers, obstacles = _output_layers(traced, found, forms)
+    layers, obstacles = _output_layers(traced, channels, forms)
     old = {key for key in layers if _is_head(traced, forms, key)}
     if scheme != "removed" and not old:
         return frozenset(), ()
-    fresh = {key for key, reading in resized.readings.items() if _has_new(found, reading.cols)}
-    meet = [key for key in resized.readings if key in fresh and not _has_new(found, resized.readings[key].rows)]
+    fresh = {key for key, reading in resized.readings.items() if _has_new(channels, reading.cols)}
+    meet = [key for key in resized.readings if key in fresh and not _has_new(channels, resized.readings[key].rows)]
     hidden = [key for key in meet if key not in layers] if scheme == "removed" else []
     notes = (f"Survivors and rejuvenated meet before the output, in {', '.join(hidden)}.",) if hidden else ()
     if obstacles and not old:
@@ -38,8 +38,8 @@ def headed(
     return frozenset(layers if scheme == "removed" else old), notes
 
 
-def _has_new(found: Channels, layout: Tensor) -> bool:
-    return bool((layout >= found.channel_of.numel()).any())
+def _has_new(channels: Channels, layout: Tensor) -> bool:
+    return bool((layout >= channels.channel_of.numel()).any())
 
 
 def _is_head(traced: TracedModule, forms: Mapping[str, Reading], key: str) -> bool:
@@ -48,12 +48,12 @@ def _is_head(traced: TracedModule, forms: Mapping[str, Reading], key: str) -> bo
 
 
 def _output_layers(
-    traced: TracedModule, found: Channels, forms: Mapping[str, Reading]
+    traced: TracedModule, channels: Channels, forms: Mapping[str, Reading]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Keys of the layers whose channels are outputs, in both modes; and why some output cannot be told apart."""
     if isinstance(traced, PartialModule):
         return frozenset(), ("the network's outputs lie outside of its parts",)
-    effects = {(step.mode, step.node): step for step in found.steps}
+    effects = {(step.mode, step.node): step for step in channels.steps}
     layers: set[str] = set()
     obstacles: list[str] = []
     for mode, graph in traced.graphs.items():

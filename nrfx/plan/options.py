@@ -56,7 +56,7 @@ class Options:
         return self.reinitialize == "all"
 
     @property
-    def settles(self) -> bool:
+    def keeps_function(self) -> bool:
         """Whether the constants of dead channels are kept, and the function with them."""
         return self.constants and not self.scratch
 

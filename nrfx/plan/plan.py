@@ -7,7 +7,7 @@ import torch
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import Liveness
-from nrfx.plan.absorb import Settlement
+from nrfx.plan.absorb import Absorption
 from nrfx.plan.rescale import Rescaling
 from nrfx.plan.resize import Resized
 from nrfx.rules import Reading
@@ -17,9 +17,9 @@ from nrfx.rules import Reading
 class Plan:
     """Everything that is decided about a rewrite, before any tensor is touched."""
 
-    found: Channels
-    alive: Liveness
-    settled: Settlement
+    channels: Channels
+    liveness: Liveness
+    absorption: Absorption
     scales: Rescaling
     resized: Resized
     forms: Mapping[str, Reading]  # key -> layers that may take a cross form

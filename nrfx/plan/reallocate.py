@@ -32,7 +32,7 @@ class Allocation:
 
 
 @dataclass(frozen=True)
-class Demand:
+class WidthBounds:
     """What each space has and may get, int64 or bool [spaces].
 
     `live` counts live channels (held ones included), `kept` those and the carriers, `grows` says who may be widened.
@@ -45,7 +45,7 @@ class Demand:
     unit: Tensor
 
 
-def reallocate(price: "Price", demand: Demand, budget: Budget) -> Allocation:
+def reallocate(cost_of: "CostModel", bounds: WidthBounds, budget: Budget) -> Allocation:
     """The widest allocation within budget that scales every space by one factor alpha.
 
         width[s] = max(kept[s], floor(alpha * live[s]))      rounded down to units
@@ -59,27 +59,27 @@ def reallocate(price: "Price", demand: Demand, budget: Budget) -> Allocation:
     Source: Neural Rejuvenation, Sec. 3.2, "Resource reallocation". There alpha comes from a ratio of costs and
     misses the budgets of Table 2 by 3 % on average; here it is found on the exact cost.
     """
-    least = price(demand.kept)
+    least = cost_of(bounds.kept)
     if not budget.admits(least):
-        carriers = int((demand.kept - demand.live).sum())
+        carriers = int((bounds.kept - bounds.live).sum())
         raise BudgetError(
             f"The live channels alone cost {least.params:,} params and {least.flops:,} flops"
             + (f" (with {carriers} carriers of constants)" if carriers else "")
             + f"; the budget is {budget}. Ask for a larger budget, or let more channels die first."
         )
-    alpha = _largest_alpha(price, demand, budget)
-    width = _fill(price, demand, budget, _scaled(demand, alpha))
-    return Allocation(width, alpha, price(width))
+    alpha = _largest_alpha(cost_of, bounds, budget)
+    width = _fill(cost_of, bounds, budget, _scaled(bounds, alpha))
+    return Allocation(width, alpha, cost_of(width))
 
 
-def restore(price: "Price", demand: Demand, old: Tensor, budget: Budget) -> Allocation:
+def restore(cost_of: "CostModel", bounds: WidthBounds, old: Tensor, budget: Budget) -> Allocation:
     """Every space back to its own old width (NR-IP): no reallocation between layers.
 
     Raises:
         BudgetError: that costs more than the budget.
     """
-    width = torch.where(demand.grows, torch.maximum(demand.kept, old), demand.kept)
-    cost = price(width)
+    width = torch.where(bounds.grows, torch.maximum(bounds.kept, old), bounds.kept)
+    cost = cost_of(width)
     if not budget.admits(cost):
         raise BudgetError(
             f"With all layers back at their old widths the network costs {cost.params:,} params, {cost.flops:,} flops; "
@@ -88,57 +88,57 @@ def restore(price: "Price", demand: Demand, old: Tensor, budget: Budget) -> Allo
     return Allocation(width, 1.0, cost)
 
 
-def units(found: Channels, round_to: int) -> Tensor:
+def units(channels: Channels, round_to: int) -> Tensor:
     """[spaces] int64: by how many channels a width grows so that every birth is a multiple of round_to."""
     return torch.tensor(
-        [lcm(*(round_to // gcd(round_to, each) for each in space.births.values())) for space in found.spaces],
+        [lcm(*(round_to // gcd(round_to, each) for each in space.births.values())) for space in channels.spaces],
         dtype=torch.int64,
     )
 
 
-def _scaled(demand: Demand, alpha: float) -> Tensor:
-    target = (alpha * demand.live.double()).floor().long()
-    target = target // demand.unit * demand.unit
-    return torch.where(demand.grows, torch.maximum(demand.kept, target), demand.kept)
+def _scaled(bounds: WidthBounds, alpha: float) -> Tensor:
+    target = (alpha * bounds.live.double()).floor().long()
+    target = target // bounds.unit * bounds.unit
+    return torch.where(bounds.grows, torch.maximum(bounds.kept, target), bounds.kept)
 
 
-def _largest_alpha(price: "Price", demand: Demand, budget: Budget) -> float:
+def _largest_alpha(cost_of: "CostModel", bounds: WidthBounds, budget: Budget) -> float:
     """The largest factor whose allocation fits, to the precision of a float64; 1 where nothing that grows costs
     anything.
     """
     low, high = 1.0, 2.0
-    while budget.admits(price(_scaled(demand, high))):
+    while budget.admits(cost_of(_scaled(bounds, high))):
         low, high = high, 2 * high
         if high > WIDEST:
             return 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if budget.admits(price(_scaled(demand, middle))):
+        if budget.admits(cost_of(_scaled(bounds, middle))):
             low = middle
         else:
             high = middle
     return low
 
 
-def _fill(price: "Price", demand: Demand, budget: Budget, width: Tensor) -> Tensor:
+def _fill(cost_of: "CostModel", bounds: WidthBounds, budget: Budget, width: Tensor) -> Tensor:
     """One more unit each while it fits, always the one that stays narrowest relative to its live width."""
     width = width.clone()
-    live, unit = demand.live.tolist(), demand.unit.tolist()
+    live, unit = bounds.live.tolist(), bounds.unit.tolist()
 
     def entry(space: int) -> tuple[float, int, int]:
         wider = (int(width[space]) // unit[space] + 1) * unit[space]
         return wider / max(live[space], 1), space, wider
 
-    cost = price(width)
-    queue = [entry(space) for space in demand.grows.nonzero().flatten().tolist()]
+    cost = cost_of(width)
+    queue = [entry(space) for space in bounds.grows.nonzero().flatten().tolist()]
     heapify(queue)
     while queue:
         _, space, wider = heappop(queue)
         trial = width.clone()
         trial[space] = wider
-        price_of_trial = price(trial)
-        if budget.admits(price_of_trial) and _costs_more(price_of_trial, cost, budget):
-            width, cost = trial, price_of_trial
+        cost_of_trial = cost_of(trial)
+        if budget.admits(cost_of_trial) and _costs_more(cost_of_trial, cost, budget):
+            width, cost = trial, cost_of_trial
             heappush(queue, entry(space))
     return width
 
@@ -150,7 +150,7 @@ def _costs_more(trial: Cost, cost: Cost, budget: Budget) -> bool:
     return by_params or by_flops
 
 
-class Price:
+class CostModel:
     """The exact cost of a network as a function of the widths of its spaces.
 
     Every parameter and every piece of work is times * rows * cols, with rows and cols affine in the widths. In a
@@ -158,29 +158,29 @@ class Price:
     inputs and R outputs the kept block and the R block; with R on one side alone everything.
     """
 
-    def __init__(self, traced: TracedModule, found: Channels, kept: Tensor, crossing: Mapping[str, Reading]) -> None:
+    def __init__(self, traced: TracedModule, channels: Channels, kept: Tensor, crossing: Mapping[str, Reading]) -> None:
         """`kept`: bool [channels], who stays. `crossing`: the readings, by path, whose cross connections will be
         absent.
         """
-        self.found, self.kept = found, kept
-        self.spaces = len(found.spaces)
-        self.width = torch.bincount(found.space_of, minlength=self.spaces)
-        self.free = torch.tensor([space.free for space in found.spaces], dtype=torch.bool)
-        self.kept_width = torch.bincount(found.space_of[kept], minlength=self.spaces)
+        self.channels, self.kept = channels, kept
+        self.spaces = len(channels.spaces)
+        self.width = torch.bincount(channels.space_of, minlength=self.spaces)
+        self.free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
+        self.kept_width = torch.bincount(channels.space_of[kept], minlength=self.spaces)
         self.known: dict[int, int] = {}
         self.fixed: list[int] = [1]
         self.slopes: list[Tensor] = [torch.zeros(self.spaces, dtype=torch.int64)]
         params = self._parameters(traced, set(crossing))
         flops = [
             (work.times, self._axis(work.rows), self._axis(work.cols))
-            for step in eval_steps(found)
+            for step in eval_steps(channels)
             if step.path not in crossing
             for work in step.effect.work
         ]
         self.crosses = [
             self._cross(traced, reading, step_times)
             for path, reading in crossing.items()
-            for step_times in [_times(found, path)]
+            for step_times in [_times(channels, path)]
         ]
         self.constant = torch.tensor(self.fixed)
         self.slope = torch.stack(self.slopes)
@@ -212,7 +212,7 @@ class Price:
             owner, _, attribute = name.rpartition(".")
             if attribute != "bias" and owner.removesuffix(".weights") in crossing:
                 continue
-            dims = self.found.layouts.get(name, (None,) * parameter.dim())
+            dims = self.channels.layouts.get(name, (None,) * parameter.dim())
             axes = [self._axis(layout) for layout in dims if layout is not None] + [0, 0]
             times = prod(size for size, layout in zip(parameter.shape, dims, strict=True) if layout is None)
             rows.append((times, axes[0], axes[1]))
@@ -236,7 +236,7 @@ class Price:
         return blocks
 
     def _stays(self, layout: Tensor) -> Tensor:
-        ids = self.found.channels(layout)
+        ids = self.channels.channels_along(layout)
         return (ids < 0) | among(ids, self.kept)
 
     def _axis(self, layout: Tensor | None) -> int:
@@ -244,7 +244,7 @@ class Price:
         if layout is None:
             return 0
         if id(layout) not in self.known:
-            spaces = self.found.spaces_along(layout)
+            spaces = self.channels.spaces_along(layout)
             counts = torch.bincount(spaces[spaces >= 0], minlength=self.spaces)
             self.known[id(layout)] = len(self.fixed)
             # a pinned space keeps its width, and an axis may read only a part of it
@@ -253,9 +253,9 @@ class Price:
         return self.known[id(layout)]
 
 
-def _times(found: Channels, path: str) -> int:
+def _times(channels: Channels, path: str) -> int:
     """Multiply-adds of one (row, column) pair of the module at `path`, over all its visits."""
-    return sum(step.effect.work[0].times for step in eval_steps(found) if step.path == path and step.effect.work)
+    return sum(step.effect.work[0].times for step in eval_steps(channels) if step.path == path and step.effect.work)
 
 
 def _columns(rows: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,7 +45,7 @@ NOT_RESCALED = Rescaling({}, {}, {})
 
 
 def rescaling(
-    found: Channels, alive: Liveness, carriers: Tensor, gamma0: Callable[[str], float], streams: bool
+    channels: Channels, liveness: Liveness, carriers: Tensor, gamma0: Callable[[str], float], streams: bool
 ) -> Rescaling:
     """The factors that bring every gamma that may be scaled to at least gamma0 in size, signs kept.
 
@@ -54,11 +54,11 @@ def rescaling(
         gamma0: the initial level of each gamma parameter, by name.
         streams: whether channels of residual streams are to be left alone.
     """
-    tracking = tracked(found)
-    eligible, reasons = _eligible(found, alive, carriers, tracking, streams)
+    tracking = tracked(channels)
+    eligible, reasons = _eligible(channels, liveness, carriers, tracking, streams)
     factor = torch.ones(tracking.count).double()
     for name, ids in tracking.ids.items():
-        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
+        gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
         small = eligible[ids] & (gamma > 0) & (gamma < gamma0(name))
         factor[ids] = torch.where(small, gamma0(name) / torch.where(small, gamma, 1.0), factor[ids])
     table = torch.cat([factor, torch.ones(1).double()])  # ONE is the last entry
@@ -66,14 +66,14 @@ def rescaling(
         {name: factor[ids] for name, ids in tracking.ids.items()},
         {key: table[ids] for key, ids in tracking.columns.items()},
         {key: table[ids] for key, ids in tracking.rows.items()},
-        _notes(found, alive, tracking, reasons, gamma0),
+        _notes(channels, liveness, tracking, reasons, gamma0),
     )
 
 
-def tracked(found: Channels) -> "Tracking":
+def tracked(channels: Channels) -> "Tracking":
     """Which gamma scales each column of each weight, and which gammas are not wholly read so."""
-    tracking = Tracking(found)
-    flow(found, tracking.value)
+    tracking = Tracking(channels)
+    flow(channels, tracking.value)
     return tracking
 
 
@@ -86,7 +86,7 @@ class Tracking:
     factor passes a relu or a maximum and must not be negative.
     """
 
-    found: Channels
+    channels: Channels
     count: int = 0
     ids: dict[str, Tensor] = field(default_factory=dict)
     key_of: dict[str, str] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Tracking:
     positive: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.labels = {(step.mode, step.node.name): step.effect.out for step in self.found.steps}
-        visits = Counter((step.mode, step.effect.norm.key) for step in self.found.steps if step.effect.norm)
+        self.labels = {(step.mode, step.node.name): step.effect.out for step in self.channels.steps}
+        visits = Counter((step.mode, step.effect.norm.key) for step in self.channels.steps if step.effect.norm)
         self.shared = {key for (_, key), times in visits.items() if times > 1}
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if step.effect.even:
+        if step.effect.positive_only:
             for ids in tensors((args, kwargs)):
                 self.positive.update(collapse(ids).unique().tolist())
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
@@ -150,7 +150,7 @@ class Tracking:
             self.count += width
         if norm.key in self.shared:
             self.bar(self.ids[norm.gamma], f"{norm.path} is called more than once")
-        if {norm.gamma, norm.beta} & self.found.shared:
+        if {norm.gamma, norm.beta} & self.channels.shared:
             self.bar(self.ids[norm.gamma], f"{norm.gamma} or its beta is read elsewhere too")
         return along(self.ids[norm.gamma], norm.axis, step.effect.out.shape)
 
@@ -158,7 +158,7 @@ class Tracking:
         labels = tensors(operands(step, self.labels))[0]
         source, labels = torch.broadcast_tensors(collapse(tensors((args, kwargs))[0]), collapse(labels))
         source, labels = source.reshape(-1), labels.reshape(-1)
-        table = torch.full((self.found.channel_of.numel() + 1,), ONE)
+        table = torch.full((self.channels.channel_of.numel() + 1,), ONE)
         table[labels[labels >= 0]] = source[labels >= 0]
         moved = table[labels.clamp(min=-1)]
         self.bar(source[labels < 0], f"{_title(step)} follows")
@@ -189,7 +189,7 @@ class Tracking:
         self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
         ids = rows[:, 0].contiguous()
         reading = step.effect.reading
-        if reading is not None and reading.weight in self.found.shared:
+        if reading is not None and reading.weight in self.channels.shared:
             self.bar(ids, f"{reading.weight} is read elsewhere too")
         if key in into:
             differs = into[key] != ids
@@ -218,21 +218,21 @@ _BY_FAMILY: dict[Family, Callable[[Tracking, Step, Any, Any], Any]] = {
 
 
 def _eligible(
-    found: Channels, alive: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
+    channels: Channels, liveness: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
 ) -> tuple[Tensor, dict[int, str]]:
     """bool [ids]: whether the gamma may be scaled; and why not, for those that may not."""
     eligible = torch.zeros(tracking.count, dtype=torch.bool)
     reasons = dict(tracking.barred)
-    stream = torch.tensor([space.stream and streams for space in found.spaces], dtype=torch.bool)
+    stream = torch.tensor([space.stream and streams for space in channels.spaces], dtype=torch.bool)
     for name, ids in tracking.ids.items():
-        layout_of = found.norms[name]
-        channel = found.channels(layout_of)
-        on_stream = among(found.spaces_along(layout_of), stream)
+        layout_of = channels.norms[name]
+        channel = channels.channels_along(layout_of)
+        on_stream = among(channels.spaces_along(layout_of), stream)
         for index in ids[on_stream].tolist():
             reasons[index] = "it lies on a residual stream"
-        stays = (channel < 0) | among(channel, alive.live & ~carriers)
-        eligible[ids] = stays & ~on_stream & ~alive.gamma_dead[name]
-        for index in ids[alive.affine[tracking.key_of[name]].gamma == 0].tolist():
+        stays = (channel < 0) | among(channel, liveness.live & ~carriers)
+        eligible[ids] = stays & ~on_stream & ~liveness.gamma_dead[name]
+        for index in ids[liveness.affine[tracking.key_of[name]].gamma == 0].tolist():
             reasons.setdefault(index, "gamma is 0")
     for index in reasons:
         eligible[index] = False
@@ -240,8 +240,8 @@ def _eligible(
 
 
 def _notes(
-    found: Channels,
-    alive: Liveness,
+    channels: Channels,
+    liveness: Liveness,
     tracking: Tracking,
     reasons: Mapping[int, str],
     gamma0: Callable[[str], float],
@@ -249,10 +249,10 @@ def _notes(
     """One line a norm and reason for the gammas below gamma0 that were left alone."""
     lines = []
     for name, ids in tracking.ids.items():
-        gamma = alive.affine[tracking.key_of[name]].gamma.abs()
-        channel = found.channels(found.norms[name])
-        stays = (channel < 0) | among(channel, alive.live)
-        small = stays & ~alive.gamma_dead[name] & (gamma < gamma0(name))
+        gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
+        channel = channels.channels_along(channels.norms[name])
+        stays = (channel < 0) | among(channel, liveness.live)
+        small = stays & ~liveness.gamma_dead[name] & (gamma < gamma0(name))
         whys = Counter(reasons[index] for index in ids[small].tolist() if index in reasons)
         lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]
     return tuple(lines)

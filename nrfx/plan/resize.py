@@ -38,23 +38,23 @@ class Resized:
     norms: Mapping[str, int]
 
 
-def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -> Resized:
+def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor) -> Resized:
     """The layouts of a network in which the channels `kept` (bool [channels]) stay and space s has width[s] channels.
 
     Raises:
         Mismatch: an op does not take these widths.
     """
-    births, channel_of = _births(found, kept, width)
-    expected = _Expected(found, kept, width)
+    births, channel_of = _births(channels, kept, width)
+    expected = _Expected(channels, kept, width)
     tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
-    steps = relabel(traced, found, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
+    steps = relabel(traced, channels, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
     resized = Resized(
         births,
-        _layouts(found, steps),
+        _layouts(channels, steps),
         first_readings(steps),
         channel_of,
         {(step.mode, step.node.name): step.effect.literals for step in steps if step.effect.literals},
-        found.axes,
+        channels.axes,
         {
             step.effect.norm.path: step.effect.norm.layout.numel()
             for step in steps
@@ -62,7 +62,7 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
         },
     )
     _check_visits(steps, channel_of)
-    for old, new in zip(found.steps, steps, strict=True):
+    for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
         _check_broadcast(old, new)
         _check_ties(new, channel_of)
@@ -72,35 +72,35 @@ def resize(traced: TracedModule, found: Channels, kept: Tensor, width: Tensor) -
     return resized
 
 
-def _births(found: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def _births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The labels of each birth, and the channel of each label, new ones appended."""
-    kept_width = torch.bincount(found.space_of[kept], minlength=len(found.spaces))
+    kept_width = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
     more = width - kept_width
-    first_new = found.space_of.numel() + torch.cumsum(more, 0) - more
-    labels = found.channel_of.numel()
-    channel_of = [found.channel_of]
+    first_new = channels.space_of.numel() + torch.cumsum(more, 0) - more
+    labels = channels.channel_of.numel()
+    channel_of = [channels.channel_of]
     births = {}
-    for key, old in found.births.items():
+    for key, old in channels.births.items():
         fresh = {}
-        for space in torch.unique(found.space_of[found.channel_of[old]]).tolist():
-            each = found.spaces[space].births[key]
+        for space in torch.unique(channels.space_of[channels.channel_of[old]]).tolist():
+            each = channels.spaces[space].births[key]
             new_channels = torch.arange(int(more[space])) + first_new[space]
             fresh[space] = torch.arange(labels, labels + int(more[space]) * each).view(-1, each)
             channel_of.append(new_channels.repeat_interleave(each))
             labels += int(more[space]) * each
-        births[key] = _grown(found, old, kept, fresh)
+        births[key] = _grown(channels, old, kept, fresh)
     return births, torch.cat(channel_of)
 
 
-def _grown(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
     """The labels of a birth that stay, in order, with each space's new ones behind its last.
 
     fresh: space -> [channels, labels a channel]. Where a channel has its labels in several places (queries, keys and
     values of one linear layer), each place is a block and gets its own.
     """
-    channel = found.channel_of[old]
+    channel = channels.channel_of[old]
     if len(fresh) > 1:
-        return _grown_by_runs(found, old, kept, fresh)
+        return _grown_by_runs(channels, old, kept, fresh)
     ((_, new),) = fresh.items()
     block, run = blocks_of(channel)
     if not new.numel():
@@ -127,15 +127,15 @@ def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
     return block, run
 
 
-def grows_at_its_end(found: Channels, key: str) -> bool:
+def grows_at_its_end(channels: Channels, key: str) -> bool:
     """Whether all new channels of a birth stand behind all that it has."""
-    channel = found.channel_of[found.births[key]]
-    return found.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
+    channel = channels.channel_of[channels.births[key]]
+    return channels.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
 
 
-def _grown_by_runs(found: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+def _grown_by_runs(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
     """Several spaces of one birth: the new labels of each stand behind its last."""
-    space, stays = found.space_of[found.channel_of[old]], kept[found.channel_of[old]]
+    space, stays = channels.space_of[channels.channel_of[old]], kept[channels.channel_of[old]]
     last = sorted((int((space == index).nonzero()[-1]), index) for index in fresh)
     parts, start = [], 0
     for end, index in last:
@@ -150,11 +150,11 @@ def _run(channel: Tensor) -> int:
     return int(differs[0]) if differs.numel() else channel.numel()
 
 
-def _layouts(found: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
+def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
     new: dict[str, list[Tensor | None]] = {}
     for step in steps:
         for site in step.effect.sites:
-            dims = new.setdefault(site.parameter, [None] * len(found.layouts[site.parameter]))
+            dims = new.setdefault(site.parameter, [None] * len(channels.layouts[site.parameter]))
             if dims[site.dim] is None:
                 dims[site.dim] = site.layout
     return {name: tuple(dims) for name, dims in new.items()}
@@ -229,11 +229,11 @@ def _company(mine: Tensor, other: Tensor, channel_of: Tensor) -> tuple[Tensor, T
 class _Expected:
     """How often each channel must stand along each axis that weights follow."""
 
-    def __init__(self, found: Channels, kept: Tensor, width: Tensor) -> None:
-        self.found, self.kept = found, kept
-        more = width - torch.bincount(found.space_of[kept], minlength=len(found.spaces))
-        self.space_of_new = torch.repeat_interleave(torch.arange(len(found.spaces)), more)
-        self.total = torch.bincount(found.space_of, minlength=len(found.spaces))
+    def __init__(self, channels: Channels, kept: Tensor, width: Tensor) -> None:
+        self.channels, self.kept = channels, kept
+        more = width - torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
+        self.space_of_new = torch.repeat_interleave(torch.arange(len(channels.spaces)), more)
+        self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
         pairs = [(a.layout, b.layout) for a, b in zip(old.effect.sites, new.effect.sites, strict=False)]
@@ -251,12 +251,12 @@ class _Expected:
         if len(old.effect.ties) != len(new.effect.ties):
             labels = tuple(side for tie in new.effect.ties for side in tie)
             raise Mismatch(new.node.name, "its operands no longer meet as they did", labels)
-        spaces = torch.cat([self.found.space_of, self.space_of_new])
+        spaces = torch.cat([self.channels.space_of, self.space_of_new])
         for before, after in zip(old.effect.ties, new.effect.ties, strict=True):
             for mine, other in ((0, 1), (1, 0)):
                 was, now = (_company(tie[mine], tie[other], channel_of) for tie in (before, after))
                 for then, since in zip(was, now, strict=True):
-                    known = since < self.found.space_of.numel()
+                    known = since < self.channels.space_of.numel()
                     fresh = spaces[since[~known]]
                     if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
                         raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
@@ -269,14 +269,14 @@ class _Expected:
 
     def times(self, layout: Tensor) -> Tensor:
         """How often each channel, the new ones last, must stand along an axis that has this layout now."""
-        channels = self.found.space_of.numel()
-        counts = torch.bincount(self.found.channel_of[layout[layout >= 0]], minlength=channels)
-        spread = torch.zeros_like(self.total).index_add(0, self.found.space_of, counts) // self.total.clamp(min=1)
+        channels = self.channels.space_of.numel()
+        counts = torch.bincount(self.channels.channel_of[layout[layout >= 0]], minlength=channels)
+        spread = torch.zeros_like(self.total).index_add(0, self.channels.space_of, counts) // self.total.clamp(min=1)
         return torch.cat([counts * self.kept, spread[self.space_of_new]])
 
     def shape(self, name: str, now: Sequence[int]) -> tuple[int, ...]:
         """The shape that a parameter or buffer must have."""
-        layouts = self.found.layouts.get(name, (None,) * len(now))
+        layouts = self.channels.layouts.get(name, (None,) * len(now))
         return tuple(
             size if layout is None else int(self.times(layout).sum()) + int((layout < 0).sum())
             for size, layout in zip(now, layouts, strict=True)

@@ -84,13 +84,13 @@ def widths(result: Rejuvenation) -> dict[str, Widths]:
     """Per module that owns parameters and stayed, by its path, in order."""
     after = {row.name: row for row in result.after.rows}
     folded = {row.name: line.rows[-1].name for line in lines(result.before.rows) for row in line.rows}
-    found = {}
+    widths_of = {}
     for row in result.before.rows:
         if row.name in after:
             new = after[row.name].out
             fresh = _fresh(result, row.name, folded[row.name], max(new - row.out_live, 0))
-            found[row.name] = Widths(row.out, row.out_live, new, new - fresh, fresh)
-    return found
+            widths_of[row.name] = Widths(row.out, row.out_live, new, new - fresh, fresh)
+    return widths_of
 
 
 def _fresh(result: Rejuvenation, name: str, norm: str, otherwise: int) -> int:
@@ -103,14 +103,14 @@ def _fresh(result: Rejuvenation, name: str, norm: str, otherwise: int) -> int:
 
 
 def _rejuvenation_table(result: Rejuvenation, budget: Budget | None, width: int) -> RenderableType:
-    found, after = widths(result), {row.name: row for row in result.after.rows}
+    widths_of, after = widths(result), {row.name: row for row in result.after.rows}
 
     def of_widths(value: Callable[[Widths], object]) -> Callable[[Group | Line], str]:
-        return of_line(lambda line: str(value(found[line.main.name])) if line.main.name in found else "")
+        return of_line(lambda line: str(value(widths_of[line.main.name])) if line.main.name in widths_of else "")
 
     def parts(item: Group | Line) -> str | Bar:
         name = item.main.name if isinstance(item, Line) else ""
-        return _parts(found[name]) if name in found else ""
+        return _parts(widths_of[name]) if name in widths_of else ""
 
     def op(line: Line) -> str:
         return after[line.main.name].op if line.main.name in after else "gone"
@@ -129,7 +129,7 @@ def _rejuvenation_table(result: Rejuvenation, budget: Budget | None, width: int)
         "usual": [old, live, new, bar, flops if budget is not None and budget.params is None else params],
         "spacious": [Column("op", of_line(op)), old, live, new, kept, fresh, bar, params, flops],
     }[room(width)]
-    return tree_table(width, outline(lines(result.before.rows)), wanted, quiet=lambda item: _unmoved(item, found))
+    return tree_table(width, outline(lines(result.before.rows)), wanted, quiet=lambda item: _unmoved(item, widths_of))
 
 
 def _parts(of: Widths) -> Bar:
@@ -139,8 +139,8 @@ def _parts(of: Widths) -> Bar:
     return Bar(((kept, "█", "#", "green"), (fresh, "▒", "+", "cyan"), (1 - kept - fresh, "·", ".", "bright_black")))
 
 
-def _unmoved(item: Group | Line, found: Mapping[str, Widths]) -> bool:
-    return all(of.old == of.new == of.kept for line in item.lines if (of := found.get(line.main.name)))
+def _unmoved(item: Group | Line, widths_of: Mapping[str, Widths]) -> bool:
+    return all(of.old == of.new == of.kept for line in item.lines if (of := widths_of.get(line.main.name)))
 
 
 def _changes(result: Rejuvenation, measure: Measure) -> Column:

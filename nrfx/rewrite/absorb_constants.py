@@ -4,23 +4,23 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels
-from nrfx.plan.absorb import Settlement
+from nrfx.plan.absorb import Absorption
 from nrfx.plan.origins import occurrence
 from nrfx.rules import Reading
 
 
-def merged(weight: Tensor, found: Channels, reading: Reading, settled: Settlement) -> Tensor:
+def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
     """The weight with the columns of carriers standing for those of all the dead channels behind them.
 
     weight: [rows, columns, *kernel]; float64 where anything is merged.
     """
-    channel = found.channels(reading.cols)
-    carrier = torch.where(channel >= 0, settled.carrier_of[channel.clamp(min=0)], -1)
+    channel = channels.channels_along(reading.cols)
+    carrier = torch.where(channel >= 0, absorption.carrier_of[channel.clamp(min=0)], -1)
     sources = (carrier >= 0).nonzero().flatten()
     if sources.numel() == 0:
         return weight
     targets = _targets(channel, carrier, sources)
-    given, left = settled.given[reading.key][sources], settled.left[reading.key][targets]
+    given, left = absorption.given[reading.key][sources], absorption.left[reading.key][targets]
     ratio = torch.where(given == 0, 0.0, given / left)
     view = (1, -1, *(1,) * (weight.dim() - 2))
     places = sources.to(weight.device)
@@ -39,7 +39,7 @@ def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
     return order[torch.searchsorted(ordered, carrier[sources] * times + rank[sources])]
 
 
-def offset(weight: Tensor, reading: Reading, settled: Settlement) -> Tensor:
+def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
-    difference = (settled.given[reading.key] - settled.left[reading.key]).to(weight.device)
+    difference = (absorption.given[reading.key] - absorption.left[reading.key]).to(weight.device)
     return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference

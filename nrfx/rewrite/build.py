@@ -61,10 +61,10 @@ class _Builder:
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
         self.norm_of = self._roles()
         self.offsets = self._offsets()
-        for step in readers(self.plan.found.steps).values():
+        for step in readers(self.plan.channels.steps).values():
             if step.effect.reading is not None:
                 self._weight(step.effect.reading, step.effect.family)
-        for name in self.plan.found.layouts:
+        for name in self.plan.channels.layouts:
             if name not in self.origins and not self._replaced(name):
                 self._other(name)
         return self._assemble()
@@ -72,7 +72,7 @@ class _Builder:
     def _roles(self) -> dict[str, tuple[str, Norm]]:
         """Parameter or buffer of a norm -> (its role, the norm)."""
         roles = {}
-        for norm in self.plan.found.first_norms.values():
+        for norm in self.plan.channels.first_norms.values():
             named = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "var": norm.var}
             roles.update({name: (role, norm) for role, name in named.items() if name is not None})
         return roles
@@ -80,12 +80,12 @@ class _Builder:
     def _offsets(self) -> dict[str, Tensor]:
         """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
         added: dict[str, Tensor] = {}
-        readings = first_readings(self.plan.found.steps)
-        for key, norms in self.plan.settled.absorbers.items():
+        readings = first_readings(self.plan.channels.steps)
+        for key, norms in self.plan.absorption.absorbers.items():
             reading = readings[key]
-            if torch.equal(self.plan.settled.given[key], self.plan.settled.left[key]):
+            if torch.equal(self.plan.absorption.given[key], self.plan.absorption.left[key]):
                 continue
-            rows = offset(self._dense(reading).double(), reading, self.plan.settled)
+            rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
             if reading.bias is not None:
                 added[reading.bias] = rows
                 continue
@@ -111,7 +111,7 @@ class _Builder:
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
         if not grouped and reading.key in self._carrying():
-            weight = merged(weight, plan.found, reading, plan.settled)
+            weight = merged(weight, plan.channels, reading, plan.absorption)
         places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
         factors = self._weight_factors(reading, places, grouped)
         weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
@@ -124,7 +124,7 @@ class _Builder:
 
     def _carrying(self) -> set[str]:
         """Keys of the weights that read carriers rather than absorb."""
-        return set(self.plan.settled.given) - set(self.plan.settled.absorbers)
+        return set(self.plan.absorption.given) - set(self.plan.absorption.absorbers)
 
     def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Origins:
         divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)
@@ -138,7 +138,7 @@ class _Builder:
     def _restart(self, factor: Tensor | None, layout: Tensor, places: Tensor | None) -> Tensor | None:
         """The factor, 0 at carriers: their values are written anew, and their optimizer state starts at zero."""
         assert places is not None
-        here = among(places, among(self.plan.found.channels(layout), self.plan.settled.carriers))
+        here = among(places, among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
         if not bool(here.any()):
             return factor
         ones = torch.ones(places.shape).double() if factor is None else factor
@@ -146,8 +146,8 @@ class _Builder:
 
     def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
         module = self.traced.get_submodule(reading.path)
-        found = self._blocks(module, reading, weight, places)
-        if found is None:
+        blocks = self._blocks(module, reading, weight, places)
+        if blocks is None:
             assert reading.weight is not None
             new = self.plan.resized.readings[reading.key]
             if reading.transposed:
@@ -155,12 +155,12 @@ class _Builder:
                 places, factors = self._transposed(reading, new, places, factors)
             self._keep(reading.weight, reading.weight, weight, places, factors)
             return
-        layer = self.layers[reading.path] = cross_layer(module, found, self.plan.scheme)
+        layer = self.layers[reading.path] = cross_layer(module, blocks, self.plan.scheme)
         if layer.scheme == "attention":
             name = f"{reading.path}.weight"
             self._keep(name, name, weight, places, factors)
             return
-        for index, rows, columns in found.parts():
+        for index, rows, columns in blocks.parts():
             name = f"{reading.path}.weights.{index}"
             block = weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
             cut = tuple(part[at] for part, at in zip(places, (rows, columns), strict=False) if part is not None)
@@ -214,7 +214,7 @@ class _Builder:
 
     def _other(self, name: str) -> None:
         """A bias, a parameter or statistic of a norm, or a parameter that the graph reads on its own."""
-        old_layouts = self.plan.found.layouts[name]
+        old_layouts = self.plan.channels.layouts[name]
         new_layouts = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
         places = tuple(
             None if old is None or new is None else origin(old, new)
@@ -232,7 +232,7 @@ class _Builder:
         self._keep(name, name, self._started(name, value, old_layouts[0], places), places, factor)
 
     def _is_bare(self, name: str) -> bool:
-        return name in self.plan.found.births
+        return name in self.plan.channels.births
 
     def _bias_layout(self, name: str) -> Tensor:
         key = name.removesuffix(".bias")
@@ -257,7 +257,7 @@ class _Builder:
         assert places[0] is not None
         fresh = torch.ones_like(places[0]).bool() if self.plan.scratch else places[0] == NEW
         value = torch.where(fresh.to(value.device), start, value)
-        here = among(places[0], among(self.plan.found.channels(layout), self.plan.settled.carriers))
+        here = among(places[0], among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
         constant = {"gamma": 0.0, "beta": 1.0}
         return torch.where(here.to(value.device), constant[role], value) if role in constant else value
 

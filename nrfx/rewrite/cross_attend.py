@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import total_cost
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import RewriteError
 from nrfx.labels import among
 from nrfx.nn import Cross
@@ -57,9 +57,9 @@ def cross_attend(gm: nn.Module, parts: int = 2, example_inputs: Any = None) -> T
                 f"{path} is a cross layer already: {module}. Pass a network that was never rejuvenated; rejuvenate() "
                 "with scheme='attention' gives the others their generations."
             )
-    found = channels(traced)
-    forms, notes = crossable(traced, found)
-    split = {reading.path: _blocks(found, reading, _parts(found, parts), parts) for reading in forms.values()}
+    channels = channels_of(traced)
+    forms, notes = crossable(traced, channels)
+    split = {reading.path: _blocks(channels, reading, _parts(channels, parts), parts) for reading in forms.values()}
     chosen = {path: blocks for path, blocks in split.items() if blocks is not None}
     if not chosen:
         why = notes[0] if notes else f"none reads and gives {parts} or more channels that are not the network's own"
@@ -68,31 +68,31 @@ def cross_attend(gm: nn.Module, parts: int = 2, example_inputs: Any = None) -> T
     for path, blocks in chosen.items():
         twin.set_submodule(path, attending(twin.get_submodule(path), blocks))
     propagate(twin)
-    assert total_cost(twin, channels(twin, axes=found.axes)) == total_cost(traced, found)
+    assert total_cost(twin, channels_of(twin, axes=channels.axes)) == total_cost(traced, channels)
     return twin
 
 
-def _parts(found: Channels, parts: int) -> Tensor:
+def _parts(channels: Channels, parts: int) -> Tensor:
     """[channels] int64: the part of each channel, -1 where its space is not split."""
-    ends = {step.node.name for step in found.steps if step.node.op in ("placeholder", "output")}
-    touched = [pin.labels for pin in found.pins if pin.node in ends]
-    touched += [found.births[name] for name in found.births if name in ends]
+    ends = {step.node.name for step in channels.steps if step.node.op in ("placeholder", "output")}
+    touched = [pin.labels for pin in channels.pins if pin.node in ends]
+    touched += [channels.births[name] for name in channels.births if name in ends]
     fixed = {
-        int(space) for labels in touched for space in found.spaces_along(labels.reshape(-1)).unique() if space >= 0
+        int(space) for labels in touched for space in channels.spaces_along(labels.reshape(-1)).unique() if space >= 0
     }
-    part = torch.full_like(found.space_of, -1)
-    for space in found.spaces:
+    part = torch.full_like(channels.space_of, -1)
+    for space in channels.spaces:
         if space.index not in fixed and space.width >= parts:
-            members = (found.space_of == space.index).nonzero().flatten()
+            members = (channels.space_of == space.index).nonzero().flatten()
             part[members] = torch.arange(members.numel()) * parts // members.numel()
     return part
 
 
-def _blocks(found: Channels, reading: Reading, part: Tensor, parts: int) -> Blocks | None:
+def _blocks(channels: Channels, reading: Reading, part: Tensor, parts: int) -> Blocks | None:
     """The blocks of a layer; None where a channel of either side has no part, or its outputs do not lie in order."""
-    if not all(bool(among(found.channels(axis), part >= 0).all()) for axis in (reading.rows, reading.cols)):
+    if not all(bool(among(channels.channels_along(axis), part >= 0).all()) for axis in (reading.rows, reading.cols)):
         return None
-    rows, columns = (part[found.channels(axis)] for axis in (reading.rows, reading.cols))
+    rows, columns = (part[channels.channels_along(axis)] for axis in (reading.rows, reading.cols))
     if bool((rows[1:] < rows[:-1]).any()):
         return None
     return Blocks(rows, columns, parts, tuple((index,) for index in range(parts)))

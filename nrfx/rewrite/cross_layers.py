@@ -9,19 +9,19 @@ from nrfx.nn import Cross, CrossLinear
 from nrfx.plan.blocks import Blocks, form_of
 
 
-def attending(module: nn.Module, found: Blocks) -> Cross:
+def attending(module: nn.Module, blocks: Blocks) -> Cross:
     """The cross layer with attention between these blocks, and a copy of the dense layer's parameters."""
     form: Any = form_of(module)
     layer: Cross = form.from_dense(
         module,
-        torch.bincount(found.columns, minlength=found.count).tolist(),
-        torch.bincount(found.rows, minlength=found.count).tolist(),
-        in_runs=found.runs(),
+        torch.bincount(blocks.columns, minlength=blocks.count).tolist(),
+        torch.bincount(blocks.rows, minlength=blocks.count).tolist(),
+        in_runs=blocks.runs(),
     )
     return layer
 
 
-def cross_layer(module: nn.Module, found: Blocks, scheme: str) -> Cross:
+def cross_layer(module: nn.Module, blocks: Blocks, scheme: str) -> Cross:
     """The cross layer with these blocks, of the module's kernel, stride and so on, without weights (on the meta
     device).
     """
@@ -29,12 +29,12 @@ def cross_layer(module: nn.Module, found: Blocks, scheme: str) -> Cross:
     assert form is not None
     scheme = module.scheme if isinstance(module, Cross) else scheme
     config: dict[str, Any] = {
-        "in_generations": torch.bincount(found.columns, minlength=found.count).tolist(),
-        "out_generations": torch.bincount(found.rows, minlength=found.count).tolist(),
-        "in_runs": found.runs(),
+        "in_generations": torch.bincount(blocks.columns, minlength=blocks.count).tolist(),
+        "out_generations": torch.bincount(blocks.rows, minlength=blocks.count).tolist(),
+        "in_runs": blocks.runs(),
         "scheme": scheme,
         "bias": getattr(module, "bias", None) is not None,
-        "present": found.present if scheme == "removed" else None,
+        "present": blocks.present if scheme == "removed" else None,
     }
     if form is not CrossLinear:
         config |= {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")}

@@ -107,12 +107,12 @@ _made: "WeakKeyDictionary[nn.Module, _Made]" = WeakKeyDictionary()
 
 def _head_layers(gm: TracedModule) -> dict[fx.Node, Cross]:
     """The calls of the layers whose generations reach the output side by side."""
-    found = {}
+    layers = {}
     for node in Tail.of(gm.graph, gm).ends:
         layer = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, Cross) and layer.is_head:
-            found[node] = layer
-    return found
+            layers[node] = layer
+    return layers
 
 
 def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: list[int]) -> fx.Graph:

@@ -33,8 +33,8 @@ def bare_width(norm: nn.Module) -> int | None:
     """The width that a norm without parameters states; None for any other module, and for one that states none."""
     if any(True for _ in norm.parameters(recurse=False)) or type(norm) not in WIDTHS:
         return None
-    found = getattr(norm, "num_channels", getattr(norm, "num_features", None))
-    return found if isinstance(found, int) else None
+    width = getattr(norm, "num_channels", getattr(norm, "num_features", None))
+    return width if isinstance(width, int) else None
 
 
 def fit_norm(norm: Any, width: int) -> None:

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
-from nrfx.analysis.liveness import Residual, liveness, removed_gammas
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.liveness import Residual, liveness_of, removed_gammas
+from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
-from nrfx.plan.constraints import Limits
+from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
 from nrfx.plan.options import Options, Reinitialize, Scheme
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
 from nrfx.plan.resize import Resized, resize
-from nrfx.plan.survivors import Decision, allocate, decide, idle_reason
+from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.verify import check_labels
@@ -153,27 +153,27 @@ def _rewritten(traced: TracedModule, budget: Budget | None, options: Options) ->
     than they are, or fixed.
     """
     _check_data(traced)
-    limits = Limits()
+    constraints = WidthConstraints()
     while True:
-        decision = decide(traced, channels(traced, limits.fixed), options, limits)
-        if not decision.found.norms:
-            return _unchanged(traced, decision, NO_GAMMA)
+        survivors = decide(traced, channels_of(traced, constraints.no_change), options, constraints)
+        if not survivors.channels.norms:
+            return _unchanged(traced, survivors, NO_GAMMA)
         try:
-            allocation = allocate(traced, decision, budget, options)
+            allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
-            if options.scheme != "attention" or not bool(decision.settled.carriers.any()):
+            if options.scheme != "attention" or not bool(survivors.absorption.carriers.any()):
                 raise
-            options, limits = replace(options, scheme="dense", cramped=True), Limits()
+            options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
             continue
-        idle = idle_reason(decision, allocation, budget, options)
+        idle = idle_reason(survivors, allocation, budget, options)
         if idle:
-            return _unchanged(traced, decision, idle)
+            return _unchanged(traced, survivors, idle)
         try:
-            resized = resize(traced, decision.found, decision.kept, allocation.width)
+            resized = resize(traced, survivors.channels, survivors.kept, allocation.width)
         except Mismatch as mismatch:
-            limits.add(decision.found, decision.kept, allocation.width, mismatch)
+            constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
             continue
-        return _carried_out(traced, decision, allocation, resized, budget, options)
+        return _carried_out(traced, survivors, allocation, resized, budget, options)
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -185,17 +185,17 @@ def _check_data(traced: TracedModule) -> None:
             )
 
 
-def _unchanged(traced: TracedModule, decision: Decision, reason: str) -> Rejuvenation:
+def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuvenation:
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
     nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
-    usage = measure(traced, decision.found, decision.alive)
+    usage = measure(traced, survivors.channels, survivors.liveness)
     return Rejuvenation(
         module=twin,
         before=usage,
         after=usage,
         alpha=1.0,
-        notes=(reason, *decision.alive.notes, *_held_notes(usage)),
+        notes=(reason, *survivors.liveness.notes, *_held_notes(usage)),
         origins=nowhere,
         parents={name: name for name in tensors},
         factors=nowhere,
@@ -209,7 +209,7 @@ def _unchanged(traced: TracedModule, decision: Decision, reason: str) -> Rejuven
 
 def _carried_out(
     traced: TracedModule,
-    decision: Decision,
+    survivors: Survivors,
     allocation: Allocation,
     resized: Resized,
     budget: Budget | None,
@@ -219,18 +219,20 @@ def _carried_out(
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
 
     scales = (
-        rescaling(decision.found, decision.alive, decision.settled.carriers, gamma0, options.residual != "coupled")
+        rescaling(
+            survivors.channels, survivors.liveness, survivors.absorption.carriers, gamma0, options.residual != "coupled"
+        )
         if options.rescale and not options.scratch
         else NOT_RESCALED
     )
-    heads, head_notes = headed(traced, decision.found, decision.forms, resized, options.scheme)
+    heads, head_notes = headed(traced, survivors.channels, survivors.forms, resized, options.scheme)
     plan = Plan(
-        found=decision.found,
-        alive=decision.alive,
-        settled=decision.settled,
+        channels=survivors.channels,
+        liveness=survivors.liveness,
+        absorption=survivors.absorption,
         scales=scales,
         resized=resized,
-        forms=decision.forms,
+        forms=survivors.forms,
         scheme=options.scheme,
         heads=heads,
         merge=options.merge,
@@ -239,10 +241,10 @@ def _carried_out(
         generator=options.generator,
     )
     built = build(traced, plan)
-    after = channels(built.module, axes=decision.found.axes)
+    after = channels_of(built.module, axes=survivors.channels.axes)
     check_labels(after, resized)
     _check_cost(total_cost(built.module, after), allocation.cost, budget)
-    return _result(traced, decision, allocation, built, after, plan, options, head_notes)
+    return _result(traced, survivors, allocation, built, after, plan, options, head_notes)
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
@@ -255,7 +257,7 @@ def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
 
 def _result(
     traced: TracedModule,
-    decision: Decision,
+    survivors: Survivors,
     allocation: Allocation,
     built: Built,
     after: Channels,
@@ -263,32 +265,32 @@ def _result(
     options: Options,
     head_notes: tuple[str, ...],
 ) -> Rejuvenation:
-    found = decision.found
-    before = measure(traced, found, decision.alive)
-    carried = tuple(found.spaces[space].name for space in found.space_of[decision.settled.carriers].tolist())
-    crossing = decision.form_notes if options.scheme != "dense" and allocation.alpha > 1 else ()
+    channels = survivors.channels
+    before = measure(traced, channels, survivors.liveness)
+    carried = tuple(channels.spaces[space].name for space in channels.space_of[survivors.absorption.carriers].tolist())
+    crossing = survivors.form_notes if options.scheme != "dense" and allocation.alpha > 1 else ()
     return Rejuvenation(
         module=built.module,
         before=before,
-        after=measure(built.module, after, liveness(built.module, after, options.threshold, options.residual)),
+        after=measure(built.module, after, liveness_of(built.module, after, options.threshold, options.residual)),
         alpha=allocation.alpha,
         notes=(
-            *decision.alive.notes,
+            *survivors.liveness.notes,
             *_held_notes(before),
             *_carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
             *head_notes,
             *built.notes,
-            *_width_notes(decision, options),
-            *_merge_notes(traced, decision, options),
+            *_width_notes(survivors, options),
+            *_merge_notes(traced, survivors, options),
         ),
         origins=built.origins,
         parents=built.parents,
         factors=built.factors,
         changed=True,
-        keeps_function=options.settles,
-        removed=removed_gammas(found, decision.alive),
+        keeps_function=options.keeps_function,
+        removed=removed_gammas(channels, survivors.liveness),
         carriers=carried,
         planned=plan.resized,
     )
@@ -302,13 +304,15 @@ def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
     return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
 
 
-def _width_notes(decision: Decision, options: Options) -> list[str]:
+def _width_notes(survivors: Survivors, options: Options) -> list[str]:
     """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
-    found = decision.found
-    fixed = [space for space in found.spaces if space.normed and space.pinned_by in space.births]
-    frozen = [space.name for space in found.spaces if space.frozen and space.free and space.normed]
+    channels = survivors.channels
+    fixed = [space for space in channels.spaces if space.normed and space.pinned_by in space.births]
+    frozen = [space.name for space in channels.spaces if space.frozen and space.free and space.normed]
     notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
-    narrow = {space.name: why for space in found.spaces for key, why in decision.narrow.items() if key in space.births}
+    narrow = {
+        space.name: why for space in channels.spaces for key, why in survivors.no_growth.items() if key in space.births
+    }
     notes += [f"{name}: not widened: {why}." for name, why in narrow.items()]
     if options.cramped:
         notes.append("Layers stay dense: the budget has no room for the carriers that cross attention needs.")
@@ -319,9 +323,9 @@ def _width_notes(decision: Decision, options: Options) -> list[str]:
     return notes
 
 
-def _merge_notes(traced: TracedModule, decision: Decision, options: Options) -> list[str]:
+def _merge_notes(traced: TracedModule, survivors: Survivors, options: Options) -> list[str]:
     """That merge=True found no layer with survivors of several generations, where that is so."""
-    layers = [traced.get_submodule(reading.path) for reading in decision.forms.values()]
+    layers = [traced.get_submodule(reading.path) for reading in survivors.forms.values()]
     if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
         return []
     return ["merge=True had nothing to merge: no layer had more than one generation before this rewrite."]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError
 from nrfx.nn import ChannelScale, Cross
 from nrfx.plan.rescale import Tracking, tracked
@@ -48,9 +48,9 @@ def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedM
     ['0', '1', 'scales.0', '2']
     """
     twin = _copied(model_or_gm, example_inputs)
-    found = channels(twin)
+    channels = channels_of(twin)
     holder = nn.Module()
-    places = {name: steps for name, steps in _places(found).items() if steps}
+    places = {name: steps for name, steps in _places(channels).items() if steps}
     if not places:
         return twin
     twin.add_module(_free_name(twin), holder)
@@ -80,14 +80,14 @@ def fold_scales(gm: nn.Module) -> TracedModule:
     (True, 4)
     """
     twin = _copied(gm, None)
-    tracking = tracked(channels(twin))
+    tracking = tracked(channels_of(twin))
     stay = _not_foldable(twin, tracking)
     table = torch.ones(tracking.count + 1).double()  # ONE is the last entry
     scales = {f"{path}.weight": path for path in _scales(twin) if path not in stay}
     for name, ids in tracking.ids.items():
         if name in scales:
             table[ids] = twin.get_parameter(name).detach().double().cpu()
-    readings = {step.effect.reading.key: step.effect.reading for step in tracking.found.steps if step.effect.reading}
+    readings = {step.effect.reading.key: step.effect.reading for step in tracking.channels.steps if step.effect.reading}
     with torch.no_grad():
         for key, ids in tracking.columns.items():
             _multiply(twin, readings[key], table[ids])
@@ -105,17 +105,17 @@ def _copied(model_or_gm: nn.Module, example_inputs: Any) -> TracedModule:
     return copy.deepcopy(traced)
 
 
-def _places(found: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
+def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
     """Key -> (mode, the node behind which a scale goes, the axis of its channels), for spaces that need one."""
-    bare = {space.index for space in found.spaces if space.free and not space.normed}
-    units = {space.index for space in found.spaces if max(space.births.values()) > 1}
-    effects = {step.node: step.effect for step in found.steps}
+    bare = {space.index for space in channels.spaces if space.free and not space.normed}
+    units = {space.index for space in channels.spaces if max(space.births.values()) > 1}
+    effects = {step.node: step.effect for step in channels.steps}
     places: dict[str, list[tuple[str, fx.Node, int]]] = {}
-    for step in found.steps:
+    for step in channels.steps:
         reading = step.effect.reading
         if reading is None or isinstance(reading.generation, Tensor):
             continue
-        born, read = (set(found.spaces_along(axis).unique().tolist()) for axis in (reading.rows, reading.cols))
+        born, read = (set(channels.spaces_along(axis).unique().tolist()) for axis in (reading.rows, reading.cols))
         if born <= bare - units and step.effect.family is Family.CONTRACTION:
             places.setdefault(reading.key, []).append((step.mode, _behind_activation(effects, step.node), reading.axis))
         if read <= bare & units:
@@ -156,7 +156,7 @@ def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[s
 
 def _not_foldable(twin: TracedModule, tracking: Tracking | None = None) -> frozenset[str]:
     """The scales that are not wholly read by weights, through ops that let a factor of any sign pass."""
-    tracking = tracking or tracked(channels(twin))
+    tracking = tracking or tracked(channels_of(twin))
     stuck = tracking.barred.keys() | tracking.positive
     foldable = {name for name, ids in tracking.ids.items() if not stuck & set(ids.tolist())}
     return frozenset(path for path in _scales(twin) if f"{path}.weight" not in foldable)

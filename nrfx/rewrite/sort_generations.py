@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.reinterpret import arguments
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.labels import layout
 from nrfx.nn import Cross
 from nrfx.plan.origins import NEW, gather, origin
@@ -51,15 +51,15 @@ def sort_generations(traced: TracedModule) -> Reordered:
     twin = copy.deepcopy(traced)
     origins: dict[str, Origins] = {}
     for _ in range(_ROUNDS):
-        found = channels(twin)
+        channels = channels_of(twin)
         candidate = copy.deepcopy(twin)
-        if not _reorder(candidate, found):
+        if not _reorder(candidate, channels):
             break
         propagate(candidate)
-        after = channels(candidate)
-        if not _means_the_same(found, after):
+        after = channels_of(candidate)
+        if not _means_the_same(channels, after):
             break
-        places = _follow(candidate, found, after)
+        places = _follow(candidate, channels, after)
         propagate(candidate)
         twin = candidate
         origins |= {name: _composed(origins.get(name), part) for name, part in places.items()}
@@ -78,10 +78,10 @@ def is_reordered(traced: TracedModule) -> bool:
 # The graph
 
 
-def _generations(found: Channels) -> Tensor:
+def _generations(channels: Channels) -> Tensor:
     """[labels] int64: the generation that cross layers know a channel by; -1 where none or several do."""
-    generation = torch.full((found.channel_of.numel(),), -1)
-    for step in readers(found.steps).values():
+    generation = torch.full((channels.channel_of.numel(),), -1)
+    for step in readers(channels.steps).values():
         reading = step.effect.reading
         if reading is None or reading.generation is None:
             continue
@@ -94,10 +94,10 @@ def _generations(found: Channels) -> Tensor:
     return generation
 
 
-def _reorder(traced: TracedModule, found: Channels) -> bool:
+def _reorder(traced: TracedModule, channels: Channels) -> bool:
     """Rewrites the concatenations whose parts no other rewritten one has moved; whether there were any."""
-    generation, changed = _generations(found), False
-    outs = {(step.mode, step.node.name): step.effect for step in found.steps}
+    generation, changed = _generations(channels), False
+    outs = {(step.mode, step.node.name): step.effect for step in channels.steps}
     analysed = {mode for mode, _ in outs}
     for mode, graph in traced.graphs.items():
         if mode not in analysed:  # both modes have one graph
@@ -174,8 +174,8 @@ def _means_the_same(before: Channels, after: Channels) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_outputs(before), _outputs(after), strict=True))
 
 
-def _outputs(found: Channels) -> Iterator[Tensor]:
-    for step in found.steps:
+def _outputs(channels: Channels) -> Iterator[Tensor]:
+    for step in channels.steps:
         if step.effect.family is Family.SINK:
             leaves = torch.utils._pytree.tree_leaves((step.effect.out, [pin.labels for pin in step.effect.pins]))
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))

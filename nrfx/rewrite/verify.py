@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, readers
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import VerificationError
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
@@ -27,8 +27,8 @@ def check_labels(after: Channels, planned: Resized) -> None:
     same = torch.full((after.channel_of.numel(),), -1)
     for key, labels in planned.births.items():
         if key not in after.births or after.births[key].numel() != labels.numel():
-            found = after.births[key].numel() if key in after.births else 0
-            raise VerificationError(f"{key} brings {found} channels into being; {labels.numel()} were planned.")
+            born = after.births[key].numel() if key in after.births else 0
+            raise VerificationError(f"{key} brings {born} channels into being; {labels.numel()} were planned.")
         same[after.births[key]] = labels
     for key, step in readers(after.steps).items():
         reading = step.effect.reading
@@ -88,30 +88,30 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     traced = as_traced(before_gm, inputs)
     _check_same_network(traced, result)
     if result.planned is not None:
-        check_labels(channels(result.module, axes=result.planned.axes), result.planned)
+        check_labels(channels_of(result.module, axes=result.planned.axes), result.planned)
     if not result.keeps_function:
         return 0.0
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     before, after = reference(traced, result), copy.deepcopy(result.module)
     if isinstance(before, PartialModule):
-        expected, found = _answers(before, after, arguments)
+        expected, actual = _answers(before, after, arguments)
     else:
-        expected, found = _flat(_outputs(before, arguments)), _flat(_outputs(after, arguments))
-    if expected.keys() != found.keys():
-        raise VerificationError(f"The outputs are {sorted(found)}; before they were {sorted(expected)}.")
+        expected, actual = _flat(_outputs(before, arguments)), _flat(_outputs(after, arguments))
+    if expected.keys() != actual.keys():
+        raise VerificationError(f"The outputs are {sorted(actual)}; before they were {sorted(expected)}.")
     if not any(leaf.numel() for leaf in expected.values()):
         shapes = {name: tuple(leaf.shape) for name, leaf in expected.items()}
         raise VerificationError(f"The outputs have shapes {shapes}: there is nothing to compare. Pass examples.")
-    return max(_difference(name, expected[name], found[name]) for name in expected)
+    return max(_difference(name, expected[name], actual[name]) for name in expected)
 
 
 def _check_same_network(traced: TracedModule, result: Rejuvenation) -> None:
     parameters = dict(traced.named_parameters())
     for name, dead in result.removed.items():
         if name not in parameters or parameters[name].shape != dead.shape:
-            found = f"is {list(parameters[name].shape)}" if name in parameters else "does not exist"
+            actual = f"is {list(parameters[name].shape)}" if name in parameters else "does not exist"
             raise VerificationError(
-                f"The result is not of this network: its {name} was {list(dead.shape)}, and here it {found}. Pass the "
+                f"The result is not of this network: its {name} was {list(dead.shape)}, and here it {actual}. Pass the "
                 "module that was given to nrfx.rejuvenate."
             )
 
@@ -169,9 +169,9 @@ def _flat(nest: Any) -> Mapping[str, Tensor]:
     }
 
 
-def _difference(name: str, expected: Tensor, found: Tensor) -> float:
-    if expected.shape != found.shape:
-        raise VerificationError(f"{name} has shape {tuple(found.shape)}; before it was {tuple(expected.shape)}.")
+def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
+        raise VerificationError(f"{name} has shape {tuple(actual.shape)}; before it was {tuple(expected.shape)}.")
     if not expected.numel():
         return 0.0
     if not bool(expected.isfinite().all()):
@@ -181,7 +181,7 @@ def _difference(name: str, expected: Tensor, found: Tensor) -> float:
         )
     # an output that is zero but for rounding (a mean of what a norm has centred) has no scale of its own
     scale = max(float(expected.double().abs().max()), _floor(expected.dtype))
-    difference = float((expected.double() - found.double()).abs().max()) / scale
+    difference = float((expected.double() - actual.double()).abs().max()) / scale
     tolerance = TOLERANCE.get(expected.dtype, 1e-3)
     if not difference <= tolerance:
         raise VerificationError(

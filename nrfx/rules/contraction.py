@@ -93,8 +93,8 @@ def functional_transposed_convolution(call: Call) -> Effect:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
         return computed(call, "a transposed convolution", times)
     groups = call.argument(6, "groups", 1)
-    found = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
-    return _with_groups(call, found, 6)
+    effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
+    return _with_groups(call, effect, 6)
 
 
 def _transposed(call: Call, layer: Layer) -> Effect:

@@ -130,9 +130,9 @@ class Effect:
     norm: Norm | None = None
     apply: Callable[..., Any] | None = field(default=None, repr=False)  # the op on values other than labels
     homogeneous: bool = False  # op(s * x) = s * op(x) for every s > 0
-    even: bool = False  # of those, one that is not so for s < 0: a relu, a maximum
-    uniform: bool = True  # a value constant over a channel's positions stays so, borders included
-    joins: bool = False  # an addition: its operands are streams
+    positive_only: bool = False  # homogeneous for s > 0 alone (relu, max): a negative factor must not pass
+    keeps_constants: bool = True  # a channel constant over its positions stays so, borders included
+    adds: bool = False  # an addition: its operands lie on a residual stream
     uncounted: bool = False  # its multiply-adds are not known
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)

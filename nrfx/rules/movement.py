@@ -312,5 +312,5 @@ def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
         out=labels,
         apply=lambda x, *_, **__: F.pad(x, sizes, value=value if x.is_floating_point() else NONE),
         homogeneous=value == 0,
-        uniform=False,
+        keeps_constants=False,
     )

@@ -119,11 +119,11 @@ def functional_group_norm(call: Call) -> Effect:
         return _mixing(call, labels, f"{call.node.name} normalises over its channels")
     each = (labels if call.before is None else call.before.out).shape[AXIS] // groups
     key = names[0] or call.path
-    found = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
+    effect = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
     if call.before is None or labels.shape[AXIS] // each == groups:
-        return found
+        return effect
     name: int | str = 1 if len(call.args) > 1 else "num_groups"
-    return replace(found, literals={name: labels.shape[AXIS] // each})
+    return replace(effect, literals={name: labels.shape[AXIS] // each})
 
 
 def _by_groups(

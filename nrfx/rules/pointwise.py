@@ -104,9 +104,9 @@ def elementwise(
     call: Call,
     *,
     homogeneous: bool = False,
-    joins: bool = False,
+    adds: bool = False,
     times: bool = False,
-    even: bool = False,
+    positive_only: bool = False,
     apply: Callable[..., Any] | None = None,
 ) -> Effect:
     """The effect of any element-wise op on one or more tensors and numbers."""
@@ -117,9 +117,14 @@ def elementwise(
         return unknown(call, "it writes its result into another tensor")
     apply = apply or (_product if times else out_of_place(call))
     numbers = tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float))
-    if len(operands) == 1 and not joins:  # nothing to meet
+    if len(operands) == 1 and not adds:  # nothing to meet
         return Effect(
-            Family.POINTWISE, out=operands[0], apply=apply, homogeneous=homogeneous, even=even, numbers=numbers
+            Family.POINTWISE,
+            out=operands[0],
+            apply=apply,
+            homogeneous=homogeneous,
+            positive_only=positive_only,
+            numbers=numbers,
         )
     shape = torch.broadcast_tensors(*operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
@@ -136,9 +141,9 @@ def elementwise(
         ties=ties,
         pins=pins,
         apply=apply,
-        homogeneous=homogeneous and (not joins or plain),
-        even=even,
-        joins=joins and len(tied) > 1,
+        homogeneous=homogeneous and (not adds or plain),
+        positive_only=positive_only,
+        adds=adds and len(tied) > 1,
         numbers=numbers,
     )
 
@@ -208,9 +213,9 @@ def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
-register(lambda call: elementwise(call, homogeneous=True, even=True), *HOMOGENEOUS, *EXTREMUM)
+register(lambda call: elementwise(call, homogeneous=True, positive_only=True), *HOMOGENEOUS, *EXTREMUM)
 register(elementwise, *OTHER, *QUOTIENT, *TERNARY)
-register(lambda call: elementwise(call, homogeneous=True, joins=True), *ADDITION)
+register(lambda call: elementwise(call, homogeneous=True, adds=True), *ADDITION)
 register(lambda call: elementwise(call, times=True), *PRODUCT)
 
 
@@ -237,7 +242,7 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
             out=labels,
             apply=lambda x, *_: torch.where(x >= 0, x, x * float(slope.detach())),
             homogeneous=True,
-            even=True,
+            positive_only=True,
         )
     channels = layout(labels, 1)
 
@@ -252,7 +257,7 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
         ties=ties_along(labels, 1),
         apply=apply,
         homogeneous=True,
-        even=True,
+        positive_only=True,
     )
 
 
@@ -266,5 +271,5 @@ def rrelu(call: Call) -> Effect:
         out=call.args[0],
         apply=lambda x: torch.where(x >= 0, x, x * slope),
         homogeneous=True,
-        even=True,
+        positive_only=True,
     )

@@ -30,7 +30,7 @@ ADAPTIVE = (
 AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 
 
-def pooled(call: Call, *, uniform: bool = True) -> Effect:
+def pooled(call: Call, *, keeps_constants: bool = True) -> Effect:
     """The effect of an op on [N, C, positions] that keeps channels and changes positions."""
     labels: Tensor = call.args[0] if call.args else call.kwargs["input"]
     if not isinstance(call.val, Tensor):
@@ -39,7 +39,11 @@ def pooled(call: Call, *, uniform: bool = True) -> Effect:
     channels = layout(labels, axis)
     shape = [*labels.shape[:axis], channels.numel(), *call.val.shape[axis + 1 :]]
     return Effect(
-        Family.POOL, out=along(channels, axis, shape), ties=ties_along(labels, axis), homogeneous=True, uniform=uniform
+        Family.POOL,
+        out=along(channels, axis, shape),
+        ties=ties_along(labels, axis),
+        homogeneous=True,
+        keeps_constants=keeps_constants,
     )
 
 
@@ -50,7 +54,7 @@ def _axis(call: Call, labels: Tensor) -> int:
     return labels.dim() - int(spatial[1]) - 1 if spatial else 1
 
 
-register(lambda call: replace(pooled(call), even=True), *MAX)
+register(lambda call: replace(pooled(call), positive_only=True), *MAX)
 register(pooled, *ADAPTIVE)
 
 
@@ -67,4 +71,4 @@ def average(call: Call) -> Effect:
     if divisor is not None:
         return unknown(call, "an average with a divisor of its own")
     padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
-    return pooled(call, uniform=not (padded and counts_padding))
+    return pooled(call, keeps_constants=not (padded and counts_padding))

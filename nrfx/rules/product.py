@@ -125,15 +125,15 @@ def added_matmul(call: Call) -> Effect:
     if any(weight(call, index) for index in (1, 2)):
         return unknown(call, "a product with a parameter and an addition in one")
     letters = ["axy", "ayz"] if left.dim() == 3 else ["xy", "yz"]
-    found = product(call, (left, right), letters, "axz" if left.dim() == 3 else "xz")
-    return _plus(found, added).effect()
+    product_of = product(call, (left, right), letters, "axz" if left.dim() == 3 else "xz")
+    return _plus(product_of, added).effect()
 
 
-def _plus(found: Product, added: Tensor) -> Product:
+def _plus(summand: Product, added: Tensor) -> Product:
     """The product with something added element by element."""
-    small = collapse(added.reshape((1,) * (found.out.dim() - added.dim()) + added.shape))
-    merged = merge(torch.broadcast_tensors(collapse(found.out), small))
-    return replace(found, out=merged.expand(found.out.shape), ties=(*found.ties, (collapse(found.out), small)))
+    small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
+    merged = merge(torch.broadcast_tensors(collapse(summand.out), small))
+    return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
 
 @rule(torch.einsum)
@@ -237,13 +237,13 @@ def attention(call: Call) -> Effect:
     scores = product(call, (query, key), (f"{batch}xd", f"{batch}yd"), f"{batch}xy")
     if isinstance(mask, Tensor):
         scores = _plus(scores, mask)
-    found = product(call, (scores.out, value), (f"{batch}xy", f"{batch}yz"), f"{batch}xz")
+    mixed = product(call, (scores.out, value), (f"{batch}xy", f"{batch}yz"), f"{batch}xz")
     return Effect(
         Family.MIXED,
-        out=found.out,
-        ties=(*scores.ties, *found.ties),
-        pins=(*scores.pins, *found.pins),
-        work=(scores.work, found.work),
+        out=mixed.out,
+        ties=(*scores.ties, *mixed.ties),
+        pins=(*scores.pins, *mixed.pins),
+        work=(scores.work, mixed.work),
         numbers=(query.shape[-1], call.argument(6, "scale")),
     )
 

@@ -111,7 +111,7 @@ def _applied(call: Call) -> Callable[..., Any]:
 
 
 register(lambda call: reduced(call, Family.POOL, homogeneous=True), torch.mean, "mean")
-register(lambda call: replace(reduced(call, Family.POOL, homogeneous=True), even=True), *ORDER)
+register(lambda call: replace(reduced(call, Family.POOL, homogeneous=True), positive_only=True), *ORDER)
 register(reduced, *OTHER)
 
 

@@ -31,12 +31,12 @@ def rule(*keys: Any) -> Callable[[Rule], Rule]:
 def rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
     """The rule of a call node; for an op without one, a rule that pins whatever it touches and says so."""
     if module is not None:
-        found = next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
+        known = next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
         title = type(module).__name__
     else:
         kinds = node.target.__mro__ if isinstance(node.target, type) else (node.target,)
-        found = next((RULES[kind] for kind in kinds if kind in RULES), None)
+        known = next((RULES[kind] for kind in kinds if kind in RULES), None)
         title = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    if found is not None:
-        return found
+    if known is not None:
+        return known
     return lambda call: unknown(call, f"nrfx has no rule for {title}")

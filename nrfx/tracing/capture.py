@@ -95,8 +95,8 @@ def _specs(example_inputs: object) -> tuple[InputSpec, ...]:
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     wrong = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
     if wrong or not inputs:
-        found = f"found {', '.join(wrong)}" if wrong else "found an empty tuple"
-        raise TraceError(f"example_inputs must be a tensor or a tuple of tensors, one per argument; {found}.")
+        complaint = f"found {', '.join(wrong)}" if wrong else "found an empty tuple"
+        raise TraceError(f"example_inputs must be a tensor or a tuple of tensors, one per argument; {complaint}.")
     for index, x in enumerate(inputs):
         if x.is_nested:
             raise TraceError(f"Example input {index} is a nested tensor; expected one with a plain shape.")

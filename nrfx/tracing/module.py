@@ -243,14 +243,14 @@ def _named(function: Any) -> Any:
 def _imported(qualname: str) -> Any:
     """What a dotted name means: the longest importable module, then attributes."""
     first, *rest = qualname.split(".")
-    found: Any = importlib.import_module(first)
+    value: Any = importlib.import_module(first)
     path = first
     for part in rest:
         path = f"{path}.{part}"
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             importlib.import_module(path)
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def _loaded(

@@ -264,18 +264,20 @@ class _Choice:
                 distinct.append(call.arguments)
         try:
             refuse_unsupported(module)
-            found = {mode: [(given, capture(module, given, mode, check=True)) for given in distinct] for mode in MODES}
+            captured = {
+                mode: [(given, capture(module, given, mode, check=True)) for given in distinct] for mode in MODES
+            }
         except TraceError as error:
             return str(error)
-        for captures in found.values():
+        for captures in captured.values():
             if not all(alike(captures[0][1].graph, other.graph) for _, other in captures[1:]):
                 return "its graph depends on the sizes of its inputs."
         output = self.record.calls[path][0].output
         assert output is not None
-        (nest,) = next(node for node in reversed(found["eval"][0][1].graph.nodes) if node.op == "output").args
+        (nest,) = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output").args
         if len(pytree.tree_leaves(nest)) != output.num_leaves:
             return "its graph gives another number of values than its forward."
-        return found
+        return captured
 
     def _leaks(self) -> set[str]:
         """The parts that hold a parameter or buffer which was read while no part was running."""

@@ -73,13 +73,13 @@ class PartialModule(TracedModule):
 
     def answers(self, *args: Any) -> list[Answer]:
         """What every part gives, call by call, when the model is run on these arguments."""
-        found: list[Answer] = []
-        self.__dict__["_log"] = found
+        answers: list[Answer] = []
+        self.__dict__["_log"] = answers
         try:
             self(*args)
         finally:
             self.__dict__["_log"] = None
-        return found
+        return answers
 
     def _contents(self) -> nn.Module:
         """An instance of the model's class with everything that is registered here."""
@@ -127,8 +127,8 @@ class _Runner:
                 "Trace the model on inputs for which it is called as it is here."
             )
         result = traced._part_codes[self.path](traced, *(leaf for leaf in leaves if isinstance(leaf, Tensor)))
-        found = pytree.tree_leaves(result)
-        output = pytree.tree_unflatten(found, part.output) if len(found) == part.output.num_leaves else result
+        leaves = pytree.tree_leaves(result)
+        output = pytree.tree_unflatten(leaves, part.output) if len(leaves) == part.output.num_leaves else result
         if traced._log is not None:
             traced._log.append(Answer(self.path, args, kwargs, output))
         return output
@@ -154,19 +154,21 @@ def _shown(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 def part_of(graph: fx.Graph) -> dict[fx.Node, int]:
     """The part that each node but the output belongs to; one that a rewrite added belongs to that of its neighbours."""
-    found: dict[fx.Node, int] = {}
+    part_of_node: dict[fx.Node, int] = {}
     unknown = []
     for node in graph.nodes:
-        known = node.meta.get("part", next((found[source] for source in node.all_input_nodes if source in found), None))
+        known = node.meta.get(
+            "part", next((part_of_node[source] for source in node.all_input_nodes if source in part_of_node), None)
+        )
         if node.op == "output":
             continue
         if known is None:
             unknown.append(node)
         else:
-            found[node] = known
+            part_of_node[node] = known
     for node in reversed(unknown):
-        found[node] = next(found[user] for user in node.users if user in found)
-    return found
+        part_of_node[node] = next(part_of_node[user] for user in node.users if user in part_of_node)
+    return part_of_node
 
 
 def _code(graph: fx.Graph, index: int) -> Callable[..., Any]:

@@ -65,10 +65,10 @@ class SizedProxy(fx.Proxy):
         return operator.index(self._number("an index"))  # type: ignore[arg-type]
 
     def _number(self, what: str) -> int | float:
-        found: int | float | None = self.tracer.number(self)
-        if found is None:
+        number: int | float | None = self.tracer.number(self)
+        if number is None:
             raise TypeError(f"{self.node.name} is traced, and cannot be interpreted as an integer or {what}")
-        return found
+        return number
 
 
 def is_instance(value: Any, kinds: Any) -> bool:

@@ -133,10 +133,10 @@ class Shapes:
         return getattr(me, str(node.target))(*args[1:], **kwargs)
 
     def _get_attr(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        found = operator.attrgetter(str(node.target))(self._root)
-        if isinstance(found, nn.Module):
+        value = operator.attrgetter(str(node.target))(self._root)
+        if isinstance(value, nn.Module):
             return self._leaf(str(node.target))
-        return on_meta(found) if isinstance(found, Tensor) else found
+        return on_meta(value) if isinstance(value, Tensor) else value
 
     def _output(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         return args[0]
@@ -222,9 +222,9 @@ def _check_norm(module: nn.Module, x: Tensor) -> None:
     if not isinstance(weight, Tensor):
         return
     last = isinstance(module, nn.LayerNorm | nn.RMSNorm)
-    found = x.shape[-weight.dim() :] if last else x.shape[1:2]
-    if found != weight.shape:
-        raise ValueError(f"a norm over {list(weight.shape)} got {list(found)}.")
+    width = x.shape[-weight.dim() :] if last else x.shape[1:2]
+    if width != weight.shape:
+        raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")
 
 
 def _shown(value: Any) -> str:

@@ -63,11 +63,11 @@ def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
         if not isinstance(weight, Tensor):
             raise TraceError(f"{path} ({kind}) has no weight any more. {_AGAIN}")
         axis = source.dim() - weight.dim() + 1  # of the channels
-        found = weight.shape[1] * getattr(module, "groups", 1), weight.shape[0]
+        widths = weight.shape[1] * getattr(module, "groups", 1), weight.shape[0]
         wanted = source.shape[axis], result.shape[axis]
-        if found != wanted:
+        if widths != wanted:
             raise TraceError(
-                f"{path} ({kind}) takes {found[0]} channels and gives {found[1]}, and in the graph {wanted[0]} and "
+                f"{path} ({kind}) takes {widths[0]} channels and gives {widths[1]}, and in the graph {wanted[0]} and "
                 f"{wanted[1]}. {_AGAIN}"
             )
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.cost import Extents, eval_steps, total_cost
-from nrfx.analysis.liveness import Residual, liveness, mortal_gammas
-from nrfx.analysis.spaces import channels
+from nrfx.analysis.cost import LayoutWidths, eval_steps, total_cost
+from nrfx.analysis.liveness import Residual, liveness_of, prunable_gammas
+from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError
 from nrfx.labels import among
 from nrfx.plan.budget import Budget
@@ -70,16 +70,16 @@ def gamma_weights(
     if measure not in ("params", "flops", None):
         raise TrainingError(f"measure is {measure!r}; expected 'params', 'flops' or None.")
     traced = as_traced(gm, example_inputs)
-    masks = mortal_gammas(traced, residual)
+    masks = prunable_gammas(traced, residual)
     if not masks:
         raise TrainingError("No gamma of the network can die: there is nothing to pull on. nrfx.utilization says why.")
-    found = channels(traced)
+    channels = channels_of(traced)
     if measure is None:
         return {name: mask.float() for name, mask in masks.items()}
-    shares = _shares(traced, found, liveness(traced, found, threshold, residual).live, measure)
+    shares = _shares(traced, channels, liveness_of(traced, channels, threshold, residual).live, measure)
     weights = {}
     for name, mask in masks.items():
-        at = found.channels(found.norms[name]).clamp(min=0)
+        at = channels.channels_along(channels.norms[name]).clamp(min=0)
         each = torch.bincount(at)[at]  # gammas of one group stand and fall together, and share what it costs
         weights[name] = torch.where(mask, shares[at] / each, 0.0)
     return weights
@@ -101,9 +101,9 @@ def penalize(module: nn.Module, weights: Mapping[str, Tensor], strength: float) 
     for name, weight in weights.items():
         gamma = named.get(name)
         if gamma is None or gamma.shape != weight.shape:
-            found = "no such parameter" if gamma is None else f"{list(gamma.shape)}"
+            actual = "no such parameter" if gamma is None else f"{list(gamma.shape)}"
             raise TrainingError(
-                f"The weights of {name} are for {list(weight.shape)} channels, and the module has {found}: take "
+                f"The weights of {name} are for {list(weight.shape)} channels, and the module has {actual}: take "
                 "gamma_weights of this network."
             )
         if gamma.grad is not None:
@@ -141,9 +141,9 @@ def slim(
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
         raise TrainingError(f"fraction is {fraction!r}; expected a share of the gammas from 0 up to but not 1.")
     traced = as_traced(gm, example_inputs)
-    found = channels(traced)
-    liveness(traced, found, residual=residual)  # raises for a gamma that is not finite
-    weak = _weakest(traced, found, mortal_gammas(traced, residual), fraction)
+    channels = channels_of(traced)
+    liveness_of(traced, channels, residual=residual)  # raises for a gamma that is not finite
+    weak = _weakest(traced, channels, prunable_gammas(traced, residual), fraction)
     result = compact(_with_zeros(traced, weak), residual=residual, threshold=ZERO_ONLY, constants=constants)
     gone = {name: mask & result.removed.get(name, torch.zeros_like(mask)) for name, mask in weak.items()}
     kept = sum(int(mask.sum()) for mask in weak.values()) - sum(int(mask.sum()) for mask in gone.values())
@@ -194,60 +194,62 @@ def morph(
     )
 
 
-def _shares(traced: TracedModule, found: Channels, live: Tensor, measure: Measure) -> Tensor:
+def _shares(traced: TracedModule, channels: Channels, live: Tensor, measure: Measure) -> Tensor:
     """float32 [channels]: what the live network spends on each channel, as a share of the whole network's cost.
 
     Every number and every multiply-add lies on some axes; a channel on one of them accounts for as many as the live
     widths of the others multiply to.
     """
-    extent = Extents(found, live)
-    spent = torch.zeros(found.space_of.numel()).double()
-    for times, axes in _products(traced, found, measure):
+    width_of = LayoutWidths(channels, live)
+    spent = torch.zeros(channels.space_of.numel()).double()
+    for times, axes in _products(traced, channels, measure):
         for index, axis in enumerate(axes):
-            others = prod(extent(other) for place, other in enumerate(axes) if place != index)
-            here = found.channels(axis)
+            others = prod(width_of(other) for place, other in enumerate(axes) if place != index)
+            here = channels.channels_along(axis)
             spent += times * others * torch.bincount(here[here >= 0], minlength=spent.numel())
-    whole: int = getattr(total_cost(traced, found), measure)
+    whole: int = getattr(total_cost(traced, channels), measure)
     shares: Tensor = spent / max(whole, 1)
     return shares.float()
 
 
-def _products(traced: TracedModule, found: Channels, measure: Measure) -> Iterator[tuple[int, list[Tensor]]]:
+def _products(traced: TracedModule, channels: Channels, measure: Measure) -> Iterator[tuple[int, list[Tensor]]]:
     """(a factor, the axes whose widths it is multiplied by) of every parameter, or of every piece of work."""
     if measure == "flops":
-        for step in eval_steps(found):
+        for step in eval_steps(channels):
             for work in step.effect.work:
                 yield work.times, [axis for axis in (work.rows, work.cols) if axis is not None]
         return
     for name, parameter in traced.named_parameters():
-        dims = found.layouts.get(name, (None,) * parameter.dim())
+        dims = channels.layouts.get(name, (None,) * parameter.dim())
         fixed = prod(size for size, axis in zip(parameter.shape, dims, strict=True) if axis is None)
         yield fixed, [axis for axis in dims if axis is not None]
 
 
-def _weakest(traced: TracedModule, found: Channels, masks: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
+def _weakest(
+    traced: TracedModule, channels: Channels, masks: Mapping[str, Tensor], fraction: float
+) -> dict[str, Tensor]:
     """Per gamma parameter, bool [channels]: below the gamma at that rank in the whole network, and not one to keep."""
-    sizes = {name: traced.get_parameter(name).detach().abs().double().cpu() for name in found.norms}
+    sizes = {name: traced.get_parameter(name).detach().abs().double().cpu() for name in channels.norms}
     mortal = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
     if not mortal.numel():
         return {}
     threshold = mortal[int(round(fraction * mortal.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
-    strongest = _strongest(found, sizes)
+    strongest = _strongest(channels, sizes)
     return {
-        name: mask & (sizes[name] < threshold) & ~among(found.channels(found.norms[name]), strongest)
+        name: mask & (sizes[name] < threshold) & ~among(channels.channels_along(channels.norms[name]), strongest)
         for name, mask in masks.items()
     }
 
 
-def _strongest(found: Channels, sizes: Mapping[str, Tensor]) -> Tensor:
+def _strongest(channels: Channels, sizes: Mapping[str, Tensor]) -> Tensor:
     """bool [channels]: in each space, the channel whose weakest gamma is the largest."""
-    weakest = torch.full((found.space_of.numel(),), torch.inf).double()
-    for name, layout in found.norms.items():
-        at = found.channels(layout)
+    weakest = torch.full((channels.space_of.numel(),), torch.inf).double()
+    for name, layout in channels.norms.items():
+        at = channels.channels_along(layout)
         weakest = weakest.scatter_reduce(0, at[at >= 0], sizes[name][at >= 0], "amin")
     chosen = torch.zeros_like(weakest, dtype=torch.bool)
-    for space in range(len(found.spaces)):
-        members = (found.space_of == space).nonzero().flatten()
+    for space in range(len(channels.spaces)):
+        members = (channels.space_of == space).nonzero().flatten()
         chosen[members[weakest[members].argmax()]] = True
     return chosen
 

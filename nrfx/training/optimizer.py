@@ -110,12 +110,12 @@ def _successors(old: nn.Module, result: Rejuvenation, names: tuple[str, ...]) ->
     """Old parameter -> the names of the new parameters that take its place in its group."""
     by_name = dict(old.named_parameters(remove_duplicate=False))
     ancestors = {name: parent for name in names if (parent := result.parents.get(name)) is not None}
-    found: dict[nn.Parameter, tuple[str, ...]] = {}
+    successors: dict[nn.Parameter, tuple[str, ...]] = {}
     for name in names:
         relative = name if name in ancestors else _nearest(name, tuple(ancestors))
         parameter = by_name[ancestors[relative]]
-        found[parameter] = (*found.get(parameter, ()), name)
-    return found
+        successors[parameter] = (*successors.get(parameter, ()), name)
+    return successors
 
 
 def _nearest(name: str, others: tuple[str, ...]) -> str:

@@ -88,7 +88,7 @@ class _Norm:
 
 def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
     """By the identity of its running mean, every norm whose statistics follow the data; frozen ones do not."""
-    found: dict[int, _Norm] = {}
+    norms: dict[int, _Norm] = {}
     names = set()
     for path, owner in module.named_modules():
         mean, var = (getattr(owner, name, None) for name in ("running_mean", "running_var"))
@@ -96,13 +96,13 @@ def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
             continue
         name = f"{path}.running_mean" if path else "running_mean"
         names.add(name)
-        found[id(mean)] = _Norm(path, mean, var, _fresh(mean, name, origins))
+        norms[id(mean)] = _Norm(path, mean, var, _fresh(mean, name, origins))
     if origins is not None and names and not names & origins.keys():
         raise TrainingError(
             f"The origins know none of the module's norms, such as {min(names)}: give result.module itself, not what "
             "wraps it, and the origins of the same result."
         )
-    return found
+    return norms
 
 
 def _fresh(mean: Tensor, name: str, origins: Origins | None) -> Tensor:
@@ -162,9 +162,9 @@ def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
     given = [batch] if isinstance(batch, Tensor) else batch
     count = len(module.inputs) if isinstance(module, TracedModule) else 1
     if not isinstance(given, list | tuple) or len(given) < count:
-        found = type(batch).__name__ if not isinstance(given, list | tuple) else f"{len(given)} of them"
+        actual = type(batch).__name__ if not isinstance(given, list | tuple) else f"{len(given)} of them"
         raise TrainingError(
-            f"Batch {index} is to begin with {count} input tensor{'s' if count > 1 else ''}; found {found}."
+            f"Batch {index} is to begin with {count} input tensor{'s' if count > 1 else ''}; found {actual}."
         )
     inputs = given[:count]
     if not all(isinstance(x, Tensor) for x in inputs):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nrfx.analysis.liveness import mortal_gammas, shrinkable_betas
+from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
@@ -268,11 +268,11 @@ class Rejuvenator:
             TrainingError: a value is missing or unknown. Nothing was changed.
         """
         expected = self.state_dict().keys()
-        found = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
-        if found != sorted(expected):
+        keys = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
+        if keys != sorted(expected):
             raise TrainingError(
                 f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found "
-                f"{', '.join(found) or 'nothing'}. Load what Rejuvenator.state_dict returned."
+                f"{', '.join(keys) or 'nothing'}. Load what Rejuvenator.state_dict returned."
             )
         r = state["previous_r"]
         try:
@@ -316,7 +316,7 @@ class Rejuvenator:
 
     def _mortal_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the gammas that can die, on the devices of the gammas."""
-        masks = mortal_gammas(module, **_shared(self._options, mortal_gammas))
+        masks = prunable_gammas(module, **_shared(self._options, prunable_gammas))
         return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
 
     def _betas_of(self, module: TracedModule) -> dict[str, Tensor]:
