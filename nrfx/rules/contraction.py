@@ -67,18 +67,36 @@ class Layer:
         return weight if self.bias is None else (*weight, Site(self.bias, 0, rows))
 
 
-@rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _convolution_widths(conv: Any, _: int | None) -> dict[str, int]:
+    out, each_in = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else out // (conv.out_channels // conv.groups)
+    return {"out_channels": out, "in_channels": each_in * groups, "groups": groups}
+
+
+def _transposed_widths(conv: Any, _: int | None) -> dict[str, int]:
+    into, each_out = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else into // (conv.in_channels // conv.groups)
+    return {"in_channels": into, "out_channels": each_out * groups, "groups": groups}
+
+
+def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
+    return {"out_features": linear.weight.shape[0], "in_features": linear.weight.shape[1]}
+
+
+@rule(nn.Conv1d, widths=_convolution_widths, cross_form=CrossConv1d)
+@rule(nn.Conv2d, widths=_convolution_widths, cross_form=CrossConv2d)
+@rule(nn.Conv3d, widths=_convolution_widths, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
     layer = replace(_held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     if conv.padding_mode != "zeros":
         return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
     return _grouped(call, layer)
 
 
-@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, widths=_transposed_widths)
 def transposed_convolution(call: Call) -> Effect:
     """Its border positions sum over fewer taps than its inner ones: a constant varies there, as behind padding."""
     conv: Any = call.module
@@ -86,7 +104,7 @@ def transposed_convolution(call: Call) -> Effect:
     return _transposed(call, replace(held, kernel=conv.kernel_size, groups=conv.groups))
 
 
-@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, weights=(1, 2, "weight", "bias"))
 def functional_transposed_convolution(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
@@ -102,16 +120,16 @@ def _transposed(call: Call, layer: Layer) -> Effect:
     shape = (each_out * layer.groups, into // layer.groups, *kernel)
     layer = replace(layer, shape=shape, padded=True, transposed=True)
     if layer.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _grouped(call, layer)
 
 
-@rule(nn.Linear)
+@rule(nn.Linear, widths=_linear_widths, cross_form=CrossLinear)
 def linear(call: Call) -> Effect:
-    return contraction(call, _held(call), call.args[0], call.args[0].dim() - 1)
+    return weighted(call, _held(call), call.args[0], call.args[0].dim() - 1)
 
 
-@rule(F.conv1d, F.conv2d, F.conv3d)
+@rule(F.conv1d, F.conv2d, F.conv3d, weights=(1, 2, "weight", "bias"))
 def functional_convolution(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
@@ -120,7 +138,7 @@ def functional_convolution(call: Call) -> Effect:
     padding = call.argument(4, "padding", 0)
     layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
     if layer.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)
 
 
@@ -133,12 +151,12 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(F.linear)
+@rule(F.linear, weights=(1, 2, "weight", "bias"))
 def functional_linear(call: Call) -> Effect:
     layer = _given(call)
     if layer is None:
         return computed(call, "a linear map", prod(call.val.shape) * call.argument(1, "weight").shape[1])
-    return contraction(call, layer, call.args[0], call.args[0].dim() - 1)
+    return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
 
 
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
@@ -210,7 +228,7 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
     return shape
 
 
-def contraction(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
+def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
     """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
     cols = layout(labels, axis)
     rows = call.birth(layer.key, layer.shape[0])

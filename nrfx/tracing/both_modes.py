@@ -20,7 +20,6 @@ from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used, place
 from nrfx.tracing.shapes import InputSpec
 
-NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MODES = ("train", "eval")
 
 Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
@@ -68,7 +67,7 @@ def combined(
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
-    facts = complete(Facts(inputs, constants_at_trace(root, NORMS), {mode: captures[mode].unmoved for mode in MODES}))
+    facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
     traced = make(root, graphs, facts, type(model).__name__)
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():

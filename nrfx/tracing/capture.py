@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.both_modes import NORMS, refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
@@ -84,7 +84,7 @@ def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None 
         contents.__dict__[field] = vars(gm)[field]
     contents.__dict__.update({key: value for key, value in vars(gm).items() if isinstance(value, Tensor)})
     root = shell_of(contents)
-    facts = Facts(inputs, constants_at_trace(root, NORMS), {"train": (), "eval": ()})
+    facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
     check_dtypes(traced)

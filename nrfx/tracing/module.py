@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, fx, nn
 
+from nrfx.rules import op_of
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part")
@@ -274,13 +275,14 @@ def _loaded(
     return traced
 
 
-def constants_at_trace(root: nn.Module, norms: tuple[type[nn.Module], ...]) -> dict[str, float]:
+def constants_at_trace(root: nn.Module) -> dict[str, float]:
     """Weight name -> value, for the norms whose weights are all equal and not zero (one device sync)."""
     names = {id(p): name for name, p in root.named_parameters()}
     weights: dict[str, Tensor] = {}
     for module in root.modules():
         weight: Any = getattr(module, "weight", None)
-        if isinstance(module, norms) and id(weight) in names and not weight.is_meta and weight.numel():
+        op = op_of(module)
+        if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
             weights[names[id(weight)]] = weight.detach()
     if not weights:
         return {}

@@ -23,9 +23,10 @@ from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 
 from nrfx.errors import TraceError
+from nrfx.rules import OPS
 from nrfx.tracing.module import ByMode
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
-from nrfx.tracing.shapes import FACTORIES, InputSpec, Shapes, describe
+from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
 
 def _ambient() -> tuple[object, ...]:
@@ -99,7 +100,7 @@ class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
     def __init__(self, arguments: Arguments, training: bool) -> None:
-        super().__init__(autowrap_functions=tuple[Any, ...](FACTORIES))
+        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
@@ -127,7 +128,7 @@ class Recorder(fx.Tracer):
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
         for node in graph.nodes:
-            if node.target in FACTORIES:
+            if "is_wrapped" in node.meta:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
         return graph
 
