@@ -53,7 +53,7 @@ def relabel(
 
 
 class RuleWarning(UserWarning):
-    """A rule raised where it should have given an effect. The op is pinned, which is sound; the rule is to be mended."""
+    """A rule raised instead of giving an effect. Its op is pinned, which is sound, until the rule is mended."""
 
 
 def _defect(call: Call) -> str:

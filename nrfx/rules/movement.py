@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from nrfx.labels import NONE, collapse, compact, merge
+from nrfx.labels import NONE, coalesce, collapse, repeated
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 
@@ -56,7 +56,7 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
     moved_labels = attempt(apply, *call.args, **call.kwargs)
-    out = tree_map(lambda leaf: compact(leaf) if isinstance(leaf, Tensor) else leaf, moved_labels)
+    out = tree_map(lambda leaf: repeated(leaf) if isinstance(leaf, Tensor) else leaf, moved_labels)
     return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
@@ -258,7 +258,7 @@ def cat(call: Call) -> Effect:
     shape = list(torch.broadcast_shapes(*(part.shape for part in small)))
     return Effect(
         Family.MOVEMENT,
-        out=merge([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
+        out=coalesce([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
         ties=tuple((small[0], other) for other in small[1:]),
         apply=_cat,
         homogeneous=True,
@@ -303,7 +303,7 @@ def pad(call: Call) -> Effect:
 
 
 def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
-    labels = compact(F.pad(call.args[0], sizes, value=NONE))
+    labels = repeated(F.pad(call.args[0], sizes, value=NONE))
     return Effect(
         Family.MOVEMENT,
         out=labels,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import collapse, layout, merge
+from nrfx.labels import coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 from nrfx.rules.ties import ties_along
@@ -116,7 +116,7 @@ def elementwise(
     ties = tuple((tied[0], other) for other in tied[1:])
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
-    merged = merge(torch.broadcast_tensors(*simplest))
+    merged = coalesce(torch.broadcast_tensors(*simplest))
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import collapse, layout, merge
+from nrfx.labels import coalesce, collapse, layout
 from nrfx.rules.contraction import Layer, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
 from nrfx.rules.reduction import leads, together, varying
@@ -61,7 +61,7 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
         else:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
-    merged = merge([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
+    merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
     return Product(merged.expand(shape), tuple(ties), tuple(pins), _work(call, operands, letters, sizes))
 
 
@@ -135,7 +135,7 @@ def added_matmul(call: Call) -> Effect:
 def _plus(summand: Product, added: Tensor) -> Product:
     """The product with something added element by element."""
     small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
-    merged = merge(torch.broadcast_tensors(collapse(summand.out), small))
+    merged = coalesce(torch.broadcast_tensors(collapse(summand.out), small))
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.modes import merged
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used, place
+from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
 from nrfx.tracing.shapes import InputSpec
 
 MODES = ("train", "eval")

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
 from nrfx.tracing.shapes import InputSpec, Shapes
@@ -202,14 +203,16 @@ class _PlainNode:
     def of(cls, node: fx.Node) -> "_PlainNode":
         meta: dict[str, Any] = {key: node.meta[key] for key in KEPT if key in node.meta}
         target = node.target if isinstance(node.target, str) else _named(node.target)
-        return cls(node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta)
+        return cls(
+            node.name, node.op, target, map_aggregate(node.args, _referred), map_aggregate(node.kwargs, _referred), meta
+        )
 
     def add_to(self, graph: fx.Graph, nodes: dict[str, fx.Node]) -> None:
         def node_of(value: Any) -> Any:
             return nodes[value.name] if isinstance(value, _Ref) else value
 
         target = _imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
-        args, kwargs = _mapped(self.args, node_of), _mapped(self.kwargs, node_of)
+        args, kwargs = map_aggregate(self.args, node_of), map_aggregate(self.kwargs, node_of)
         node = graph.create_node(self.op, target, args, kwargs, name=self.name)
         node.meta.update(self.meta)
         nodes[self.name] = node
@@ -217,19 +220,6 @@ class _PlainNode:
 
 def _referred(value: Any) -> Any:
     return _Ref(value.name) if isinstance(value, fx.Node) else value
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """`change` of every leaf of nested tuples, lists, dicts and slices, as plain containers."""
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_mapped(item, change) for item in value)
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(_mapped(value.start, change), _mapped(value.stop, change), _mapped(value.step, change))
-    return change(value)
 
 
 def _named(function: Any) -> Any:

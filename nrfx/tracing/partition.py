@@ -30,11 +30,12 @@ from nrfx.tracing.both_modes import (
     trace_whole,
     unmoved,
 )
+from nrfx.tracing.causes import place
 from nrfx.tracing.clone import shell
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
 from nrfx.tracing.parts import Part, PartialModule
-from nrfx.tracing.recorder import Arguments, place
+from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.shapes import InputSpec
 
 _LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
