@@ -25,6 +25,7 @@ def check_effect(call: Call, effect: Effect) -> None:
 
 
 def _slips(call: Call, effect: Effect) -> Iterator[str]:
+    yield from _unsaid_weights(call, effect)
     if isinstance(call.val, Tensor) and isinstance(effect.out, Tensor) and effect.out.shape != call.val.shape:
         yield f"its labels have shape {list(effect.out.shape)}, and its result {list(call.val.shape)}"
     for site in effect.sites:
@@ -40,7 +41,6 @@ def _slips(call: Call, effect: Effect) -> Iterator[str]:
         yield from _reading_slips(call, effect, effect.reading)
     if effect.norm is not None:
         yield from _norm_slips(effect, effect.norm)
-    yield from _unsaid_weights(call, effect)
     yield from _forgotten(call, effect)
 
 

@@ -6,7 +6,7 @@ the group. With one channel in and out of each group (depthwise) the channel sim
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
-from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, tensors, unknown
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
@@ -37,6 +37,23 @@ class Layer:
     functional: bool = False
     transposed: bool = False
     operand: int = 0
+
+    @classmethod
+    def held(cls, call: Call) -> Self:
+        """The `weight` and `bias` of the module that is called."""
+        weight: Any = call.module.weight  # type: ignore[union-attr]
+        return cls(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
+
+    @classmethod
+    def given(cls, call: Call, weight: int = 1, bias: int | None = 2) -> Self | None:
+        """The parameters that a function is given, at these places or as `weight` and `bias`; None where one of them
+        is no parameter of the network but computed.
+        """
+        name = call.attribute(weight, "weight")
+        own_bias = None if bias is None else call.attribute(bias, "bias")
+        if name is None or (bias is not None and own_bias is None and call.argument(bias, "bias") is not None):
+            return None
+        return cls(name.rpartition(".")[0], name, own_bias, tuple(call.parameter(name).shape), functional=True)
 
     @property
     def key(self) -> str:
@@ -88,7 +105,7 @@ def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
 @rule(nn.Conv3d, widths=_convolution_widths, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
-    layer = replace(_held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
+    layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     if conv.padding_mode != "zeros":
@@ -100,13 +117,13 @@ def convolution(call: Call) -> Effect:
 def transposed_convolution(call: Call) -> Effect:
     """Its border positions sum over fewer taps than its inner ones: a constant varies there, as behind padding."""
     conv: Any = call.module
-    held = _held(call)
+    held = Layer.held(call)
     return _transposed(call, replace(held, kernel=conv.kernel_size, groups=conv.groups))
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, weights=(1, 2, "weight", "bias"))
 def functional_transposed_convolution(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
         return computed(call, "a transposed convolution", times)
@@ -126,12 +143,12 @@ def _transposed(call: Call, layer: Layer) -> Effect:
 
 @rule(nn.Linear, widths=_linear_widths, cross_form=CrossLinear)
 def linear(call: Call) -> Effect:
-    return weighted(call, _held(call), call.args[0], call.args[0].dim() - 1)
+    return weighted(call, Layer.held(call), call.args[0], call.args[0].dim() - 1)
 
 
 @rule(F.conv1d, F.conv2d, F.conv3d, weights=(1, 2, "weight", "bias"))
 def functional_convolution(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         return computed(call, "a convolution", prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
     kernel = layer.shape[2:]
@@ -153,7 +170,7 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
 
 @rule(F.linear, weights=(1, 2, "weight", "bias"))
 def functional_linear(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         return computed(call, "a linear map", prod(call.val.shape) * call.argument(1, "weight").shape[1])
     return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
@@ -170,22 +187,6 @@ def computed(call: Call, what: str, times: int) -> Effect:
     pins = tuple(call.pin(labels, reason) for labels in tensors((call.args, call.kwargs)))
     work = (Work(per_example(int(times), call.batch), None, None),)
     return Effect(Family.MIXED, out=call.opaque_like(call.val, f"the result of {reason}"), pins=pins, work=work)
-
-
-def _held(call: Call) -> Layer:
-    """The weights that the called module holds."""
-    weight: Any = call.module.weight  # type: ignore[union-attr]
-    return Layer(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
-
-
-def _given(call: Call) -> Layer | None:
-    """The weights that the function is given; None where one of them is computed."""
-    weight = call.attribute(1, "weight")
-    bias = call.attribute(2, "bias")
-    if weight is None or (bias is None and call.argument(2, "bias") is not None):
-        return None
-    shape = tuple(call.argument(1, "weight").shape)
-    return Layer(weight.rpartition(".")[0], weight, bias, shape, functional=True)
 
 
 def _positions(call: Call, axis: int) -> int:
@@ -253,11 +254,9 @@ def _grouped(call: Call, layer: Layer) -> Effect:
         rows = cols
     else:
         rows = call.birth(layer.key, groups * each_out)
-        lead = cols.view(groups, each_in).amax(1, keepdim=True)
-        ties += [
-            (lead.expand(-1, each_in), cols.view(groups, each_in)),
-            (lead.expand(-1, each_out), rows.view(groups, each_out)),
-        ]
+        into, out = attempt(cols.view, groups, each_in), attempt(rows.view, groups, each_out)
+        lead = into.amax(1, keepdim=True)
+        ties += [(lead.expand(-1, each_in), into), (lead.expand(-1, each_out), out)]
     return Effect(
         Family.GROUPED,
         out=along(rows, axis, _shape(call, axis, rows.numel())),

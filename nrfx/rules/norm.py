@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import ChannelScale
-from nrfx.rules.effect import Call, Effect, Family, Norm, Site, unknown
+from nrfx.rules.effect import Call, Effect, Family, Norm, Site, attempt, unknown
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
@@ -159,7 +159,7 @@ def _by_groups(
     """A norm over groups of `each` channels, which come and go whole."""
     channels = layout(labels, AXIS)
     norm = Norm(_owner(call, names), key, channels, AXIS, *names, mean=None, var=None, eps=eps)
-    groups = channels.view(-1, each)
+    groups = attempt(channels.view, -1, each)
     ties = ((groups.amax(1, keepdim=True).expand_as(groups), groups),) if each > 1 else ()
     return _normed(labels, norm, ties, ties_along(labels, AXIS))
 

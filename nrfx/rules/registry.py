@@ -12,6 +12,7 @@ An op without an entry pins whatever it touches, and says so.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -176,7 +177,8 @@ def _dotted(kind: Any) -> str:
     return f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', '')}"
 
 
-def _name(rule: Rule) -> str:
+def _name(rule: Any) -> str:
+    rule = rule.func if isinstance(rule, partial) else rule
     return f"{rule.__module__}.{getattr(rule, '__qualname__', type(rule).__name__)}"
 
 

@@ -6,7 +6,7 @@ The model is traced on shells of itself: it is never run, never switched and nev
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from nrfx.errors import TraceError
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import merged
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
@@ -40,14 +41,15 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...]) -> TracedModule:
+def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode) for mode in MODES}
-    return combined(model, captures, lambda facts: facts, inputs)
+    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves) for mode in MODES}
+    paths = leaves.in_model(model)
+    return combined(model, captures, lambda facts: replace(facts, leaves=paths), inputs)
 
 
 def combined(
@@ -78,11 +80,11 @@ def combined(
     return traced
 
 
-def capture(model: nn.Module, arguments: Arguments, mode: str, check: bool = False) -> Capture:
+def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes; checked, every node can be run on them."""
     root = shell_of(model).train(mode == "train")
     left = unmoved(root, mode)
-    recorder = Recorder(arguments, mode == "train")
+    recorder = Recorder(arguments, mode == "train", leaves)
     with random_state_kept(), torch.enable_grad():
         graph = recorder.trace(root)
         if check:

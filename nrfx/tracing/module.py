@@ -44,6 +44,7 @@ class Facts:
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
     parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
     outside: what runs outside of the parts, "path (class): why".
+    leaves: the paths of the modules that the trace was asked not to look into.
     literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
         states as numbers; within a list, None for what is as it was.
     """
@@ -54,6 +55,7 @@ class Facts:
     parts: tuple[Any, ...] = ()
     outside: tuple[str, ...] = ()
     literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
 
 
 class TracedModule(fx.GraphModule):

@@ -20,9 +20,10 @@ from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 
 from nrfx.errors import TraceError
-from nrfx.rules import OPS
+from nrfx.rules import OPS, op_of
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.known_forward import is_leaf
+from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
@@ -94,14 +95,19 @@ class Arguments:
         return args, kwargs
 
 
+LOOKED_INTO = Leaves()
+"""No module is asked for as a leaf."""
+
+
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool) -> None:
+    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
         super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
+        self._leaves = leaves
         self._baked: set[fx.Node] = set()
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
@@ -117,7 +123,7 @@ class Recorder(fx.Tracer):
         self._ambient = _ambient()
         self._random = _random_state()
         try:
-            with _wrapped_functions_entered():
+            with _wrapped_functions_entered(), ruled_functions_recorded():
                 graph = super().trace(root, concrete_args)
         except TraceError:
             raise
@@ -126,7 +132,7 @@ class Recorder(fx.Tracer):
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
         for node in graph.nodes:
-            if "is_wrapped" in node.meta:
+            if node.op == "call_function" and op_of(node.target) is not None:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
         return graph
 
@@ -135,7 +141,7 @@ class Recorder(fx.Tracer):
         self._shapes.fill(self.graph)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+        return self._leaves.has(m, module_qualified_name) or is_leaf(m)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -158,7 +164,7 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        leaf = is_leaf(m)
+        leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
         if not leaf:
             self._enter(m)
         try:
