@@ -50,6 +50,20 @@ class Dense(nn.Module):
         return self.d(torch.flatten(self.pool(y), 1))
 
 
+class Joined(nn.Module):
+    """A layer whose result is added to the flattened or to the doubled result of a norm: two labels a channel."""
+
+    def __init__(self, joint: Callable[[Tensor], Tensor], layer: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.a, self.norm, self.relu, self.flat = nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()
+        self.joint, self.layer, self.last = joint, layer, last
+        with torch.no_grad():
+            self.norm.weight[1:3], self.norm.bias[1:3] = 0.0, 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.joint(self.relu(self.norm(self.a(x)))) + self.layer(x))
+
+
 def params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -144,6 +158,28 @@ def test_a_tensor_that_is_not_rewritten_is_caught_by_its_labels(monkeypatch: pyt
 def test_what_it_does_not_know_is_refused(layers: list[nn.Module], message: str) -> None:
     with pytest.raises(NotImplementedError, match=message):
         core.rejuvenate(nn.Sequential(*layers), torch.randn(2, 4, 3, 3))
+
+
+def test_a_plan_in_which_different_channels_would_meet_is_refused() -> None:
+    """The new channels of a doubled activation stand in two places, those of the layer added to it in one."""
+    net = Joined(lambda y: torch.cat([y, y], dim=1), nn.Conv2d(1, 12, 1), nn.Conv2d(12, 2, 1)).double()
+    x = torch.randn(2, 1, 2, 2, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match="different channels meet in an addition"):
+        core.rejuvenate(net, x, 2 * params(net))
+
+
+def test_a_birth_has_several_new_labels_for_a_channel_that_has_several_there() -> None:
+    layer = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1, 24))
+    net = Joined(lambda y: torch.flatten(y, 1), layer, nn.Linear(24, 2)).double()
+    network = core.rejuvenate(net, torch.randn(2, 1, 2, 2, dtype=torch.float64), 2 * params(net))
+    rows = network.get_submodule("layer.2").weight.shape[0]
+    assert rows == 4 * network.a.weight.shape[0] == network.last.weight.shape[1] > 24
+
+
+def test_ties_connect_over_many_edges_in_any_order() -> None:
+    ties = [(torch.tensor(left), torch.tensor(right)) for left, right in (([1, 5], [2, 6]), ([0], [1]), ([6], [2]))]
+    assert core.components(7, ties).unique(return_counts=True)[1].sort()[0].tolist() == [1, 1, 5]
+    assert len(core.components(7, ties)[[0, 1, 2, 5, 6]].unique()) == 1
 
 
 def test_a_budget_below_what_is_live_is_refused() -> None:
@@ -260,6 +296,12 @@ def test_nrfx_finds_the_same_widths() -> None:
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme="dense", residual="coupled")
     network = core.rejuvenate(model, x, params(model))
     assert widths(network) == widths(result.module) and params(network) == params(result.module) > 0.95 * params(model)
+
+
+def test_of_the_constants_that_a_padded_convolution_reads_nrfx_keeps_one() -> None:
+    model, x = core.trained()
+    small = nrfx.compact(nrfx.trace(model, x), residual="coupled").module
+    assert widths(core.rejuvenate(model, x)) == (6, 9, 7) and widths(small) == (6, 8, 7)
 
 
 def code_blocks() -> list[str]:
