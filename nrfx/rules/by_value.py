@@ -35,7 +35,7 @@ FACTORIES = (
 
 
 def not_followed(call: Call) -> Effect:
-    return unknown(call, "it looks at the values of its input, so that nrfx cannot follow the channels")
+    return unknown(call, f"{_title(call)} looks at values, so that nrfx cannot follow the channels through it")
 
 
 def cast(call: Call) -> Effect:
@@ -44,8 +44,12 @@ def cast(call: Call) -> Effect:
 
 def made(call: Call) -> Effect:
     """A tensor that has no more than its dtype and device from an operand; its values are its own."""
-    name = call.node.target if isinstance(call.node.target, str) else getattr(call.node.target, "__name__", "")
-    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {name} makes"))
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {_title(call)} makes"))
+
+
+def _title(call: Call) -> str:
+    target: Any = call.node.target if call.module is None else type(call.module)
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
 def _named(names: str) -> Iterator[Any]:
