@@ -38,6 +38,11 @@ def not_followed(call: Call) -> Effect:
     return unknown(call, f"{_title(call)} looks at values, so that nrfx cannot follow the channels through it")
 
 
+def not_described(call: Call) -> Effect:
+    """What could be followed, and is not yet; that it does no multiply-adds is known."""
+    return unknown(call, f"nrfx has no rule for {_title(call)}")
+
+
 def cast(call: Call) -> Effect:
     return unknown(call, f"{call.node.target}() gives another type, or moves it to another device")
 
@@ -59,13 +64,14 @@ def _named(names: str) -> Iterator[Any]:
         yield from [name] if hasattr(Tensor, name) else []
 
 
-register(not_followed, *_named(ORDER), *_named(PLACES), *_named(BITS), *_named(ROUNDING), workless=True)
+register(not_followed, *_named(ORDER), *_named(PLACES), *_named(BITS), workless=True)
+register(not_described, *_named(ROUNDING), workless=True)
 register(not_followed, *_named(WRITTEN), workless=True)
 register(not_followed, operator.setitem, in_place=True, workless=True)
 register(
     not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
 )
-register(not_followed, F.grid_sample, F.affine_grid, F.fold, nn.Fold, F.unfold, nn.Unfold, "unfold", workless=True)
+register(not_described, F.grid_sample, F.affine_grid, F.fold, nn.Fold, F.unfold, nn.Unfold, "unfold", workless=True)
 register(not_followed, torch._assert, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(
