@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import digits
-from benchmarks.digits_page import interval, page, paired
-from benchmarks.digits_run import SETTINGS, Trained, images, network, trained
+from benchmarks.study import digits
+from benchmarks.study.digits_page import interval, page, paired
+from benchmarks.study.digits_run import SETTINGS, Trained, images, network, trained
 from nrfx.experiment.recipe import RECIPES
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import search
+from benchmarks.study import search
 from nrfx.experiment.data import digits
 from nrfx.training.schedule import steps_of_search
 

@@ -1,9 +1,9 @@
-"""Who counts what: params and flops by nrfx, by torch.utils.flop_counter and by fvcore, in all and per module.
+"""Compares params and flops as nrfx, torch.utils.flop_counter and fvcore count them, in all and per module.
 
-All are multiply-adds of one example (FlopCounterMode counts each as two and is halved here). fvcore also counts what is
-no multiply-add of a layer (batch norms, pooling), so that its total differs; `fvcore_layers` is what it says of
-convolutions, linear layers and matmuls alone. `python -m benchmarks flops` prints the table and writes
-benchmarks/results/flops.csv.
+All counts are multiply-adds of one example (FlopCounterMode counts each as two and is halved here). The total of fvcore
+is larger, for it also counts batch norms and pooling; `fvcore_layers` is its count of convolutions, linear layers and
+matmuls alone. `python -m benchmarks flops` prints the tables and writes benchmarks/results/flops.csv. Exit status 1:
+nrfx disagrees with FlopCounterMode, or with counting the parameters.
 """
 
 import argparse

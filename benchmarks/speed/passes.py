@@ -1,7 +1,7 @@
-"""How long the passes take, against torch.fx.symbolic_trace and one forward of the same network in the same run.
+"""Times the passes, relative to torch.fx.symbolic_trace and to one forward of the same network.
 
-`python -m benchmarks passes` prints the tables and writes benchmarks/results/passes.csv and growth.csv; the second says
-how the analysis grows from a residual network of 50 blocks to one of 800.
+`python -m benchmarks passes` prints two tables and writes benchmarks/results/passes.csv and growth.csv; the second file
+says how the time of the analysis grows from a residual network of 50 blocks to one of 800.
 """
 
 import argparse

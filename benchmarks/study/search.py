@@ -1,10 +1,10 @@
-"""How fast lambda should rise: the search on the handwritten digits, with delta_lambda for several lengths of dying.
+"""Trains the demo's network with five values of delta_lambda, by which lambda rises during the search.
 
-The demo's network and settings, whose search lasts half of 50 epochs. `part` says in which part of the search a gamma
-that the loss has no use for is dead (`nrfx.training.schedule.suggest_delta_lambda`). For each part and seed: when the
-event came, how well the network did just before and just after it (validation error, eval mode), and at the end of
-the training. `python -m benchmarks search` prints the table and writes
-benchmarks/results/search.csv; five minutes of one core. It has no check: the exit status is 0.
+The network and the settings are those of the demo, whose search lasts half of 50 epochs. Each delta_lambda is the one
+with which a gamma that the loss has no use for dies within a given part of the search
+(`nrfx.training.schedule.suggest_delta_lambda`). For each part and seed a row holds the step of the event, the
+validation errors (eval mode) before and after it, and the error at the end. `python -m benchmarks search` prints the
+table and writes benchmarks/results/search.csv; five minutes of one core. It has no check: the exit status is 0.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What statistics from data do for new channels: the digits, evaluated in the first steps after an event.
+"""Evaluates networks after an event: running statistics of new channels from 0 and 1, and from data.
 
-The demo's network and settings, with the statistics of new channels starting at 0 and 1, and taken from four batches of
-64 training images at the event. In train mode both are the same network, so that the weights agree step by step and
-only the statistics differ. `python -m benchmarks recalibration` prints the validation loss and error at some steps
-after the event and writes benchmarks/results/recalibration.csv; two minutes of one core. It has no check: the exit
-status is 0.
+The network and the settings are those of the demo. In one run the mean and variance of new channels start at 0 and 1;
+in the other they are taken from four batches of 64 training images at the event. Train mode does not read them, so
+that the weights of both runs agree step by step. `python -m benchmarks recalibration` prints the validation loss and
+error at some steps after the event and writes benchmarks/results/recalibration.csv; two minutes of one core. It has no
+check: the exit status is 0.
 """
 
 import argparse

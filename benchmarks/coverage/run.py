@@ -1,7 +1,8 @@
-"""Is nrfx sound on the models that people have, and how much of them is free? One row a model, each in its own process.
+"""Checks every model of torchvision and some of timm, and measures how much of each can change width.
 
-`python -m benchmarks coverage` examines all models (coverage_models.py, coverage_check.py) and writes
-benchmarks/results/coverage.csv and docs/coverage.md. Rows go to a cache as they come; `--resume` goes on from there.
+`python -m benchmarks coverage` examines each model (models.py) in a process of its own (check.py), and writes
+benchmarks/results/coverage.csv and docs/coverage.md. The row of a model goes to a cache as soon as it is there;
+`--resume` leaves out the models in the cache. Exit status 1: a model failed a check.
 """
 
 import argparse
@@ -21,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks.coverage_check import examine
-from benchmarks.coverage_models import Entry, entries
-from benchmarks.coverage_page import SUMMARY, page, summary
-from benchmarks.coverage_row import Row, row_of
+from benchmarks.coverage.check import examine
+from benchmarks.coverage.models import Entry, entries
+from benchmarks.coverage.page import SUMMARY, page, summary
+from benchmarks.coverage.row import Row, row_of
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 
 TABLE = RESULTS / "coverage.csv"
@@ -34,7 +35,7 @@ GIBIBYTE = 1 << 30
 START, PATIENCE = 60, 10
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmarks.__main__", "timm"])  # so that each process has them from the start
+CONTEXT.set_forkserver_preload(["benchmarks.coverage.check", "timm"])  # so that each process has them from the start
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The cross convolution against the dense convolution it replaces, and against four convolutions, in one run.
+"""Times cross convolutions, relative to the dense convolution that they replace and to four convolutions.
 
 `python -m benchmarks cross` measures all convolutions of ResNet-50 and VGG-16 that can have two generations of channels
 (60 % survivors), then one training step of whole networks, and writes benchmarks/results/cross_*.csv. With

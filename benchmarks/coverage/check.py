@@ -19,10 +19,10 @@ from torch import Tensor, fx, nn
 
 import nrfx
 from benchmarks import count
-from benchmarks.coverage_dead import calibrate_traced, enliven, plant
-from benchmarks.coverage_models import Entry
-from benchmarks.coverage_row import RESIDUALS
-from benchmarks.coverage_shares import shares
+from benchmarks.coverage.dead import calibrate_traced, enliven, plant
+from benchmarks.coverage.models import Entry
+from benchmarks.coverage.row import RESIDUALS
+from benchmarks.coverage.shares import shares
 from benchmarks.networks import calibrate, without_dropout
 from benchmarks.outcome import LISTENS, TOLERANCE
 from benchmarks.outputs import backward, evaluated, finite, relative

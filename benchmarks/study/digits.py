@@ -1,10 +1,10 @@
-"""Every row of the paper's Table 1 on the handwritten digits: the same params, the same number of epochs, many seeds.
+"""Trains every row of the paper's Table 1 on the handwritten digits, ten seeds each.
 
 A seed decides the split of the images, the initial weights, the order of the images and the new weights, and is the
 same for every row. `python -m benchmarks digits` trains all rows and writes benchmarks/results/digits.csv and
 docs/results.md; each run is kept in build/digits.jsonl as it ends, and `--resume` goes on from there. `--choose` trains
 NR-CA-BR with several delta_lambda on other seeds, shows the validation part alone, and writes
-benchmarks/results/digits_choice.csv: so delta_lambda was chosen.
+benchmarks/results/digits_choice.csv, from which delta_lambda was chosen.
 Exit status 1: a run has more params than the baseline, or the baseline's error is 3 % or less.
 """
 
@@ -17,8 +17,8 @@ from statistics import mean
 import torch
 from rich.console import Console
 
-from benchmarks.digits_page import CHOICE_HEADINGS, CHOICES, HEADINGS, Choice, error_rows, write_page
-from benchmarks.digits_run import SETTINGS, Trained, trained
+from benchmarks.study.digits_page import CHOICE_HEADINGS, CHOICES, HEADINGS, Choice, error_rows, write_page
+from benchmarks.study.digits_run import SETTINGS, Trained, trained
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.experiment.recipe import RECIPES
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from scipy import stats
 
-from benchmarks.digits_run import Trained
+from benchmarks.study.digits_run import Trained
 from benchmarks.table import RESULTS, markdown
 from benchmarks.timing import Environment
 from nrfx.experiment.config import RunConfig

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-from benchmarks.coverage_row import RESIDUALS, Row
+from benchmarks.coverage.row import RESIDUALS, Row
 from benchmarks.outcome import LISTENS, TOLERANCE
 from benchmarks.table import markdown
 

@@ -1,9 +1,9 @@
-"""Does a rejuvenated network compute what it did, within its budget, and train? On every family, in every scheme.
+"""Rewrites nine networks in every scheme, and checks outputs, cost and gradients against the original.
 
-Each case rewrites a float64 network with dead channels (networks.py) and checks it against the plain original model, by
-means that are not nrfx's own: outputs by running both, params by counting parameters, flops by FlopCounterMode,
-gradients by a train-mode backward. `python -m benchmarks matrix` runs all, and writes docs/matrix.md and
-benchmarks/results/matrix.csv.
+Each case rewrites a float64 network with dead channels (networks.py) and compares the result with the plain original
+model, without nrfx's own verification: outputs by running both, params by counting parameters, flops by
+FlopCounterMode, gradients by a train-mode backward. `python -m benchmarks matrix` runs all cases, and writes
+docs/matrix.md and benchmarks/results/matrix.csv. Exit status 1: a case failed a check.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What can be done with torchvision's models that are no plain classifiers: detection, optical flow, quantizable ones.
+"""Rewrites torchvision's detection, optical flow and quantizable models, in parts where needed.
 
 `python -m benchmarks partial` prints the table and writes benchmarks/results/partial.csv. Each model is built without
 weights, in float64 (RAFT, which computes positions in float32, in that), with 40 % of its gammas at 0, traced with
-partial=True on one example, and rejuvenated to 1.0x of its params. Of quantized models the float form is checked, and
-that the quantized one is refused by name.
+partial=True on one example, and rejuvenated to 1.0x of its params. Of a quantizable model the float form is rewritten;
+the trace of its quantized form must raise an error that says so. Exit status 1: a model failed a check.
 """
 
 import argparse

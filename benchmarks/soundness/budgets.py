@@ -1,10 +1,11 @@
-"""Does a rejuvenation meet the budgets of the paper's tables? Every column, for drawn and for given dead channels.
+"""Rejuvenates the networks of the paper's tables to the budgets there, and counts the cost of each result.
 
-For each column that names a cost (NR-Params and NR-FLOPs of Table 2, 0.5 C of Table 4), and for Tables 1 and 3, whose
-text says what is maintained, `nrfx.rejuvenate` rewrites the real network with channels that died at random, until the
-utilization falls below the paper's trigger, and with channels that died by a rule. What comes out is counted without
-nrfx. `python -m benchmarks budgets` prints the table and writes benchmarks/results/budgets.csv and docs/budgets.md.
-Exit status 1: some budget was exceeded, or more than 0.5 % of it was left.
+The columns are those that name a cost (NR-Params and NR-FLOPs of Table 2, 0.5 C of Table 4), and Tables 1 and 3, whose
+text says which cost is maintained. For each column `nrfx.rejuvenate` rewrites the paper's network, once with channels
+that died at random until the utilization fell below the paper's trigger, and once with channels that died by a rule.
+The cost of the result is counted without nrfx. `python -m benchmarks budgets` prints the table and writes
+benchmarks/results/budgets.csv and docs/budgets.md. Exit status 1: a budget was exceeded, more than 0.5 % of it was
+left, or the cost is not the one that nrfx predicted.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from torch import Tensor
 
 import nrfx
 from benchmarks import count
-from benchmarks.budgets_page import HEADINGS, document, lines
 from benchmarks.networks import norms
+from benchmarks.soundness.budgets_page import HEADINGS, document, lines
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from benchmarks.timing import Environment
 from nrfx.analysis.channels import Channels
