@@ -18,6 +18,15 @@ def test_a_run_takes_the_delta_lambda_with_which_gammas_are_dead_in_its_part(mon
     assert abs(steps - int(0.9 * 67)) <= 1
 
 
+def test_the_row_of_a_run_with_an_event_holds_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CONFIG", replace(search.CONFIG, epochs=4, trigger=0.99))
+    row = search.run(0.1, 0, digits(0))
+    assert row.event is not None and row.event % 20 == 0 and row.event <= row.search
+    assert row.r is not None and row.r < 0.99
+    assert row.alpha is not None and row.alpha > 1
+    assert row.error_before == row.error_after != row.final_error
+
+
 def test_a_line_is_the_mean_of_the_seeds_that_had_an_event() -> None:
     row = search.Search(0.25, 0, 6.6e-4, 1675, 1100, 0.48, 1.4, 15.0, 16.0, 1.0, "2.14", "2026-01-01", "CPU")
     rows = [row, replace(row, seed=1, event=1000, alpha=1.5, error_before=10.0, error_after=10.0, final_error=0.0)]

@@ -77,7 +77,7 @@ def run(part: float, seed: int, data: Dataset) -> Search:
         search=search,
         event=event and event.step,
         r=event and event.r,
-        alpha=event and event.result.alpha,
+        alpha=event and event.alpha,
         error_before=before and before.error,
         error_after=after and after.error,
         final_error=done.validation.error,
