@@ -23,7 +23,7 @@ BENCHMARKS: Mapping[str, str] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the benchmark that is named first, with the options that follow, and returns its exit status."""
+    """Runs the benchmark that is named first, on one thread, with the options that follow; returns its exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n\n{listed()}")
         return 0
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     if name not in BENCHMARKS:
         print(f"There is no benchmark {name!r}. There are:\n\n{listed()}", file=sys.stderr)
         return 2
+    import torch  # noqa: PLC0415 (slow, and not needed for the list)
+
+    torch.set_num_threads(1)
     status: int = import_module(f"benchmarks.{BENCHMARKS[name]}").main(options)
     return status
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import benchmarks
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.command import verdict
 
 HOME = Path(benchmarks.__file__).parent
 ROOMS = ("speed", "soundness", "coverage", "study")
@@ -24,9 +26,9 @@ RESULTS = {
     "passes": "speed.passes.Timing",
     "growth": "speed.passes.Growth",
     "flops": "speed.flops.Account",
-    "cross_convolutions": "speed.cross.Timing",
-    "cross_steps": "speed.cross.Step",
-    "matrix": "outcome.Outcome",
+    "cross_convolutions": "speed.cross_convolutions.Timing",
+    "cross_steps": "speed.cross_steps.Step",
+    "matrix": "soundness.matrix_page.Outcome",
     "partial": "soundness.partial.Row",
     "budgets": "soundness.budgets.Row",
     "coverage": "coverage.row.Row",
@@ -98,6 +100,11 @@ def test_an_unknown_name_is_refused_with_the_names_that_there_are(capsys: pytest
     assert main(["speed"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("There is no benchmark 'speed'.") and all(f"\n{name} " in said for name in BENCHMARKS)
+
+
+def test_a_verdict_counts_what_passed_and_is_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [verdict(passed, "cases hold", Console()) for passed in ([True, True], [True, False])] == [0, 1]
+    assert capsys.readouterr().out == "2 of 2 cases hold.\n1 of 2 cases hold.\n"
 
 
 @pytest.mark.parametrize("path", sorted((HOME / "results").glob("*.csv")), ids=lambda path: path.stem)
