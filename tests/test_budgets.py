@@ -5,8 +5,8 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.budgets import COLUMNS, Row, rows, traced, utilized
-from benchmarks.budgets_page import document
+from benchmarks.soundness.budgets import COLUMNS, Row, rows, traced, utilized
+from benchmarks.soundness.budgets_page import document
 from nrfx.analysis.spaces import channels_of
 from nrfx.models import NETWORKS
 

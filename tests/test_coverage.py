@@ -17,13 +17,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import nrfx
-from benchmarks import coverage
-from benchmarks.coverage_check import Examination
-from benchmarks.coverage_dead import WAYS, calibrate_traced, plant
-from benchmarks.coverage_models import Entry, entries
-from benchmarks.coverage_page import page, summary, worst
-from benchmarks.coverage_row import Row, row_of, row_of_cells
-from benchmarks.coverage_shares import general, shares
+from benchmarks.coverage import run
+from benchmarks.coverage.check import Examination
+from benchmarks.coverage.dead import WAYS, calibrate_traced, plant
+from benchmarks.coverage.models import Entry, entries
+from benchmarks.coverage.page import page, summary, worst
+from benchmarks.coverage.row import Row, row_of, row_of_cells
+from benchmarks.coverage.shares import general, shares
 from benchmarks.networks import calibrate
 from benchmarks.table import progress_bar, write_csv
 from nrfx.analysis.spaces import channels_of
@@ -111,9 +111,7 @@ def test_a_model_that_cannot_be_traced_is_a_row_with_the_reason() -> None:
 def test_a_process_that_dies_or_takes_too_long_is_a_row_with_the_step() -> None:
     with progress_bar(Console(quiet=True)) as progress:
         task = progress.add_task("")
-        dead, slow = (
-            coverage.row(tiny(name), coverage.Limits(1 << 34, 1.0), progress, task) for name in ("aborted", "endless")
-        )
+        dead, slow = (run.row(tiny(name), run.Limits(1 << 34, 1.0), progress, task) for name in ("aborted", "endless"))
     assert dead.failures == ("build: the process died with exit code -6",)
     assert slow.failures == ("build: the process was killed; its limits are 16 GiB and 1 s of CPU time",)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import digits
-from benchmarks.digits_page import interval, page, paired
-from benchmarks.digits_run import SETTINGS, Trained, images, network, trained
+from benchmarks import command
+from benchmarks.study import digits
+from benchmarks.study.digits_page import interval, page, paired
+from benchmarks.study.digits_run import SETTINGS, Trained, images, network, trained
 from nrfx.experiment.recipe import RECIPES
 
 
@@ -32,7 +33,7 @@ def run(row: str = "BL", seed: int = 0, error: float = 5.0, params: int = 16_794
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("KEPT", "TABLE", "PAGE"):
         monkeypatch.setattr(digits, name, tmp_path / name)
-    monkeypatch.setattr(digits, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(digits, "trained", run)
     yield tmp_path / "KEPT"
 

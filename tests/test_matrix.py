@@ -10,9 +10,9 @@ import torchvision
 from torchvision.models.resnet import BasicBlock
 
 import nrfx
-from benchmarks import matrix
 from benchmarks.networks import Network
-from benchmarks.outcome import document, summary
+from benchmarks.soundness import matrix
+from benchmarks.soundness.matrix_page import document, summary
 from benchmarks.table import write_csv
 
 BUILDERS = {

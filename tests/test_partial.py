@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from torchvision import models
 
-from benchmarks.partial import CASES, checked
+from benchmarks.soundness.partial import CASES, checked
 
 
 def test_every_model_beside_classification_segmentation_and_video_is_a_case() -> None:

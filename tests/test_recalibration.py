@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import recalibration
+from benchmarks.study import recalibration
 from nrfx.experiment.data import digits
 
 

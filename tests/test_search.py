@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import search
+from benchmarks.study import search
 from nrfx.experiment.data import digits
 from nrfx.training.schedule import steps_of_search
 
@@ -16,6 +16,15 @@ def test_a_run_takes_the_delta_lambda_with_which_gammas_are_dead_in_its_part(mon
     assert (row.part, row.seed, row.search, row.event, row.error_before) == (0.9, 0, 67, None, None)
     steps = steps_of_search(config.lr, row.delta_lambda, 20, search.GAMMA, momentum=config.momentum)
     assert abs(steps - int(0.9 * 67)) <= 1
+
+
+def test_the_row_of_a_run_with_an_event_holds_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CONFIG", replace(search.CONFIG, epochs=4, trigger=0.99))
+    row = search.run(0.1, 0, digits(0))
+    assert row.event is not None and row.event % 20 == 0 and row.event <= row.search
+    assert row.r is not None and row.r < 0.99
+    assert row.alpha is not None and row.alpha > 1
+    assert row.error_before == row.error_after != row.final_error
 
 
 def test_a_line_is_the_mean_of_the_seeds_that_had_an_event() -> None:

@@ -1,7 +1,8 @@
-"""Is nrfx sound on the models that people have, and how much of them is free? One row a model, each in its own process.
+"""Checks every model of torchvision and some of timm, and measures how much of each can change width.
 
-`python -m benchmarks coverage` examines all models (coverage_models.py, coverage_check.py) and writes
-benchmarks/results/coverage.csv and docs/coverage.md. Rows go to a cache as they come; `--resume` goes on from there.
+`python -m benchmarks coverage` examines each model (models.py) in a process of its own (check.py), and writes
+benchmarks/results/coverage.csv and docs/coverage.md. The row of a model goes to a cache as soon as it is there;
+`--resume` leaves out the models in the cache. Exit status 1: a model failed a check.
 """
 
 import argparse
@@ -21,25 +22,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks.coverage_check import examine
-from benchmarks.coverage_models import Entry, entries
-from benchmarks.coverage_page import SUMMARY, page, summary
-from benchmarks.coverage_row import Row, row_of
-from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
+from benchmarks.command import DOCS, RESULTS, ROOT, parser_of, verdict, write
+from benchmarks.coverage.check import examine
+from benchmarks.coverage.models import Entry, entries
+from benchmarks.coverage.page import SUMMARY, page, summary
+from benchmarks.coverage.row import Row, row_of
+from benchmarks.table import progress_bar, terminal
 
 TABLE = RESULTS / "coverage.csv"
-DOCUMENT = ROOT / "docs" / "coverage.md"
+DOCUMENT = DOCS / "coverage.md"
 CACHE = ROOT / "build" / "coverage.jsonl"
 GIBIBYTE = 1 << 30
 START, PATIENCE = 60, 10
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmarks.__main__", "timm"])  # so that each process has them from the start
+CONTEXT.set_forkserver_preload(["benchmarks.coverage.check", "timm"])  # imported once for all processes
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one process: bytes, and seconds of CPU time (of wall clock: PATIENCE times as many, and START)."""
+    """The limits of one process: bytes, and seconds of CPU time (START + PATIENCE * seconds of wall clock)."""
 
     memory: int
     seconds: float
@@ -49,7 +51,7 @@ class Limits:
 
 
 def row(entry: Entry, limits: Limits, progress: Progress, task: TaskID) -> Row:
-    """Examines one model in a process of its own; whatever ends that process, there is a row."""
+    """Examines one model in a process of its own. A process that dies or is killed gives a row with that failure."""
     values: dict[str, Any] = {"model": entry.title, "source": entry.source, "family": entry.family}
     values |= {"input": "x".join(map(str, entry.shape)), "failures": []}
     started, step = time.monotonic(), "start"
@@ -59,10 +61,10 @@ def row(entry: Entry, limits: Limits, progress: Progress, task: TaskID) -> Row:
     there.close()
     with contextlib.suppress(EOFError):
         while here.poll(max(0.0, started + START + PATIENCE * limits.seconds - time.monotonic())):
-            told = here.recv()
-            step = told.pop("step", step)
+            columns = here.recv()
+            step = columns.pop("step", step)
             progress.update(task, description=f"{entry.title}: {step}")
-            values |= told
+            values |= columns
         process.kill()
     process.join()
     if process.exitcode:
@@ -82,7 +84,7 @@ def _end(code: int, limits: Limits) -> str:
 
 
 def rows(chosen: Sequence[Entry], options: argparse.Namespace, progress: Progress) -> Iterator[Row]:
-    """The rows of these models as they come, in order."""
+    """The rows of these models, in their order, each as soon as it is there."""
     task = progress.add_task("", total=len(chosen))
     with ThreadPoolExecutor(options.jobs) as pool:
         for one in pool.map(lambda entry: row(entry, _limits(entry, options), progress, task), chosen):
@@ -96,7 +98,7 @@ def _limits(entry: Entry, options: argparse.Namespace) -> Limits:
 
 
 def cached(path: Path) -> dict[str, Row]:
-    """The rows of earlier runs by model, the last of each."""
+    """The rows in the cache by model; of several rows of a model the last."""
     if not path.exists():
         return {}
     known = [row_of(json.loads(line)) for line in path.read_text().splitlines()]
@@ -111,7 +113,7 @@ def append(one: Row, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Examines the models that are asked for; 1 if a check failed on any of them, else 0."""
+    """Examines the models that the options choose; 1 if a check failed on any of them, 2 if none matches, else 0."""
     options = _parser().parse_args(arguments)
     console = Console()
     every = list(entries())
@@ -135,19 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = [known[entry.title] for entry in asked]
     console.print(terminal("Families", SUMMARY, summary(shown)))
     if len(table) == len(every):
-        _write(table)
-        console.print(f"Written: {TABLE.relative_to(ROOT)}, {DOCUMENT.relative_to(ROOT)}")
+        write({TABLE: table, DOCUMENT: page(table)}, console)
     else:
         console.print(f"{len(every) - len(table)} models are not examined yet: no file is written.")
-    failed = sum(not one.sound for one in shown)
-    console.print(f"{len(shown) - failed} of {len(shown)} models hold.")
-    return 1 if failed else 0
-
-
-def _write(table: Sequence[Row]) -> None:
-    write_csv(table, TABLE)
-    DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(page(table))
+    return verdict([one.sound for one in shown], "models hold", console)
 
 
 def _asked(entry: Entry, options: argparse.Namespace) -> bool:
@@ -156,11 +149,7 @@ def _asked(entry: Entry, options: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks coverage",
-        description="Examine every model of torchvision, and some of timm; files are written once all have a row.",
-        epilog="example: python -m benchmarks coverage --only 'resnet*' 'timm:vit*' --jobs 2",
-    )
+    parser = parser_of("coverage", __doc__, "--only 'resnet*' 'timm:vit*' --jobs 2")
     parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="models by name, * allowed")
     parser.add_argument("--family", help="one family, such as ResNet")
     parser.add_argument("--resume", action="store_true", help="leave out models that the cache has")

@@ -1,36 +1,35 @@
 # ruff: noqa: E501  the lines of the page are as long as those of the other documents
-"""docs/results.md: the digits study as a table, with intervals, and what happened at the events."""
+"""The page docs/results.md: the digits study as a table with intervals, and the losses around the events."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Self
 
 from scipy import stats
 
-from benchmarks.digits_run import Trained
-from benchmarks.table import RESULTS, markdown
+from benchmarks.command import RESULTS
+from benchmarks.study.digits_run import Trained
+from benchmarks.table import markdown
 from benchmarks.timing import Environment
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.recipe import RECIPES
 
-SURE = 0.95
-"""How sure an interval is."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and how far the interval around it reaches to either side."""
+    """A mean, and the distance from it to either end of the interval."""
 
     mean: float
     reach: float
 
     @property
     def apart(self) -> bool:
-        """Whether 0 lies outside."""
+        """Whether 0 lies outside of the interval."""
         return abs(self.mean) > self.reach
 
     def __str__(self) -> str:
@@ -43,13 +42,13 @@ def interval(values: Sequence[float]) -> Interval:
     >>> str(interval([1.0, 2.0, 3.0]))
     '2.00 ± 2.48'
     """
-    quantile = float(stats.t.ppf((1 + SURE) / 2, len(values) - 1))
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
     return Interval(mean(values), quantile * stdev(values) / sqrt(len(values)))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a delta_lambda did on the seeds for choosing: means over them, without a look at the test part."""
+    """The results of one delta_lambda on the seeds for choosing: means over them, none of them from the test part."""
 
     delta_lambda: float
     runs: int
@@ -104,14 +103,14 @@ def choice_rows() -> Iterator[tuple[str, ...]]:
 
 def by_row(runs: Iterable[Trained]) -> dict[str, dict[int, Trained]]:
     """Row -> seed -> run, rows in the order of Table 1."""
-    found: dict[str, dict[int, Trained]] = {row: {} for row in RECIPES}
+    table: dict[str, dict[int, Trained]] = {row: {} for row in RECIPES}
     for run in runs:
-        found[run.row][run.seed] = run
-    return {row: seeds for row, seeds in found.items() if seeds}
+        table[run.row][run.seed] = run
+    return {row: seeds for row, seeds in table.items() if seeds}
 
 
 def paired(one: dict[int, Trained], other: dict[int, Trained]) -> Interval:
-    """The difference of the test errors, in points, over the seeds that both have."""
+    """The interval of the difference of the test errors, in points, over the seeds that both rows have."""
     return interval([one[seed].test_error - other[seed].test_error for seed in sorted(one.keys() & other.keys())])
 
 
@@ -119,7 +118,7 @@ HEADINGS = ("row", "seeds", "params", "flops", "test error, %", "minus BL", "val
 
 
 def error_rows(runs: Sequence[Trained]) -> Iterator[tuple[str, ...]]:
-    """A line a row of Table 1: mean and 95 % interval."""
+    """A line for each row of Table 1, with means and 95 % intervals."""
     rows = by_row(runs)
     for row, seeds in rows.items():
         one = list(seeds.values())
@@ -135,6 +134,10 @@ def error_rows(runs: Sequence[Trained]) -> Iterator[tuple[str, ...]]:
         )
 
 
+EVENT_COLUMNS = (
+    *("event_epoch", "r", "alpha", "lam", "train_before", "train_event", "train_next"),
+    *("loss_before", "loss_after", "loss_next"),
+)
 EVENT_HEADINGS = (
     *("row", "epoch", "r", "alpha", "lambda"),
     *("training loss: the epoch before", "of the event", "after", "validation loss: before", "after", "an epoch later"),
@@ -142,19 +145,18 @@ EVENT_HEADINGS = (
 
 
 def event_rows(runs: Sequence[Trained]) -> Iterator[tuple[str, ...]]:
-    """A line a row with events: medians over its seeds."""
+    """A line for each row with events, with medians over its seeds."""
     for row, seeds in by_row(runs).items():
         events = [run for run in seeds.values() if run.events]
         if not events:
             continue
-        names = ("event_epoch", "r", "alpha", "lam", "train_before", "train_event", "train_next")
-        names = (*names, "loss_before", "loss_after", "loss_next")
-        yield (row, *(f"{stats.scoreatpercentile([getattr(run, name) for run in events], 50):.3g}" for name in names))
+        yield (row, *(f"{median(getattr(run, name) for run in events):.3g}" for name in EVENT_COLUMNS))
 
 
 def _range(values: Iterable[int]) -> str:
-    found = sorted(values)
-    return f"{found[0]:,}" if found[0] == found[-1] else f"{found[0]:,} to {found[-1]:,}"
+    ordered = sorted(values)
+    least, most = f"{ordered[0]:,}", f"{ordered[-1]:,}"
+    return least if least == most else f"{least} to {most}"
 
 
 def page(runs: Sequence[Trained], settings: RunConfig) -> str:
@@ -210,7 +212,7 @@ times the training loss, and moves by as much from one epoch to the next.
 
 
 def textual(rows: dict[str, dict[int, Trained]]) -> Iterator[str]:
-    """Which rows differ from the baseline by more than chance explains, in words."""
+    """A sentence each for the rows that are better than the baseline, worse, and too close to call."""
     others = {row: paired(seeds, rows["BL"]) for row, seeds in rows.items() if row != "BL"}
     better = [row for row, difference in others.items() if difference.apart and difference.mean < 0]
     worse = [row for row, difference in others.items() if difference.apart and difference.mean > 0]
@@ -224,7 +226,7 @@ def textual(rows: dict[str, dict[int, Trained]]) -> Iterator[str]:
 
 
 def across(runs: Sequence[Trained]) -> str:
-    """What the event does to the validation loss, in words and numbers."""
+    """The sentences about the validation loss before and after the event."""
     kept = [run for run in runs if run.events and RECIPES[run.row].reinitialize != "all"]
     if not kept:
         return ""
@@ -239,11 +241,6 @@ def across(runs: Sequence[Trained]) -> str:
 
 
 def machine(runs: Sequence[Trained]) -> str:
-    """How many runs, and where."""
+    """The number of runs, and the machine of the last one."""
     last = runs[-1]
     return f"{len(runs)} runs, each on one thread ({last.cpu}, torch {last.torch}, {last.date})."
-
-
-def write_page(runs: Sequence[Trained], settings: RunConfig, path: Path) -> None:
-    """Writes the page."""
-    path.write_text(page(runs, settings))

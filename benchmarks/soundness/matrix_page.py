@@ -1,17 +1,15 @@
-"""What came out of the cases of the matrix, and how they read in a table and on a page of docs/."""
+"""The outcomes of the matrix, their table for the terminal, and the page docs/matrix.md."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from benchmarks.outputs import LISTENS, TOLERANCE
 from benchmarks.table import markdown
 
-TOLERANCE = 1e-7
-"""Largest difference of float64 outputs, relative to the largest output. Rounding explains 1e-13."""
-
-LISTENS = 1e-3
-"""Least relative change of the outputs with the input: below it a broken rewrite could pass."""
+CLOSE = TOLERANCE[torch.float64]
+"""Largest difference of the outputs: every network is float64."""
 
 LEAST_SHARE = 0.995
 """Least share of its budget that a rewrite must use."""
@@ -19,13 +17,18 @@ LEAST_SHARE = 0.995
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: what was asked, what came out, and which laws it broke (none, one hopes).
+    """One case: the network, the scheme and the budget, the numbers of the result, and the laws that it broke.
 
-    difference: of eval outputs, relative to the largest. dropped: the same if constants are dropped, not settled.
-    dead: gammas at 0 before; of those still there, held counts gammas, carriers channels. lost: parameters without a
-    finite gradient. silent: of `grown` weights with new channels, those whose new part has an all-zero gradient;
-    silent_next: the same after a step. Biases do not count there: a batch norm behind one leaves it no gradient.
-    seconds: CPU time of trace and rejuvenate.
+    Attributes:
+        difference: of eval outputs before and after, relative to the largest.
+        dropped: that difference if dead channels are dropped with their constants.
+        listens: relative change of the outputs with the input.
+        utilization: before, in the measure of the budget. share: cost of the result as a part of the budget.
+        dead: gammas at 0 before. held, carriers: gammas of held channels, and carrier channels, still at 0 after.
+        lost: parameters without a finite gradient.
+        grown: weights with new channels, without biases: a batch norm behind a bias leaves it no gradient.
+        silent: of these, the weights whose new part has an all-zero gradient. silent_next: the same after a step.
+        seconds: CPU time of trace and rejuvenate.
     """
 
     model: str
@@ -124,7 +127,7 @@ Each case takes a float64 network whose batch norms have 40 % of their channels 
 from normal(0, 0.1)) and statistics calibrated on random images, rejuvenates it to its own cost, and checks the result
 against the plain original, without nrfx's own verification:
 
-- Eval outputs are equal within {TOLERANCE:.0e} of the largest (*difference*), on a network whose outputs change with
+- Eval outputs are equal within {CLOSE:.0e} of the largest (*difference*), on a network whose outputs change with
   the input by more than {LISTENS:.0e} (*listens*). *If dropped* is the difference when dead channels simply go.
 - Params by counting parameters and flops by FlopCounterMode / 2 are within the budget, use at least {LEAST_SHARE:.1%}
   of it (*share*), and are what `result.after` says. Alpha is above 1.

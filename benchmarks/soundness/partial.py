@@ -1,9 +1,9 @@
-"""What can be done with torchvision's models that are no plain classifiers: detection, optical flow, quantizable ones.
+"""Rewrites torchvision's detection, optical flow and quantizable models, in parts where needed.
 
 `python -m benchmarks partial` prints the table and writes benchmarks/results/partial.csv. Each model is built without
 weights, in float64 (RAFT, which computes positions in float32, in that), with 40 % of its gammas at 0, traced with
-partial=True on one example, and rejuvenated to 1.0x of its params. Of quantized models the float form is checked, and
-that the quantized one is refused by name.
+partial=True on one example, and rejuvenated to 1.0x of its params. Of a quantizable model the float form is rewritten;
+the trace of its quantized form must raise an error that says so. Exit status 1: a model failed a check.
 """
 
 import argparse
@@ -23,21 +23,28 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torchvision import models
 
 import nrfx
+from benchmarks.command import RESULTS, add_models, parser_of, verdict, write
 from benchmarks.networks import norms, with_dead_channels
-from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.outputs import TOLERANCE, finite, leaves
+from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.errors import NrfxError, TraceError
 from nrfx.rewrite.verify import reference
 from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "partial.csv"
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
-"""Of the largest value of each output."""
+HEADINGS = (
+    *("model", "form", "parts", "share", "live", "after", "difference"),
+    *("traced", "outputs", "trains", "trace s", "ok"),
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """How to build a model, and what to give it. `quantized` builds the form that must be refused, if there is one."""
+    """How to build a model, its inputs for a seed, and the targets that its train-mode forward takes besides.
+
+    quantized: builds the quantized form, of which a trace must raise an error; None where there is no such form.
+    """
 
     build: Callable[[], nn.Module]
     inputs: Callable[[int], Any]
@@ -48,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found. `difference` is the largest of any output of any part, relative to the largest value there.
+    """The results for one model.
 
     Attributes:
         form: "parts", "whole", or "refused".
@@ -56,10 +63,11 @@ class Row:
         share: of the params, those inside of parts.
         params_exact: the report counts every parameter once.
         live, after: params utilization before and after.
-        traced_equal: the traced model gives exactly what the model gives.
-    outputs_equal: so does the rewritten one, to rounding, up to the order of detections with equal scores.
+        difference: the largest of any output of any part, relative to the largest value of that output.
+        traced_equal: the outputs of the traced model are exactly those of the model.
+        outputs_equal: those of the rewritten model are so to rounding, up to the order of detections with equal scores.
         trains: a train-mode forward and backward of the result gave finite gradients.
-        refuses_quantized: the quantized form gives a TraceError that says so.
+        refuses_quantized: a trace of the quantized form raises a TraceError that says so.
     """
 
     model: str
@@ -99,7 +107,8 @@ def _detection(name: str) -> Case:
         small["box_detections_per_img"] = 4
 
     def build() -> nn.Module:
-        return models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **small)
+        model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=5, **small)
+        return model
 
     def targets() -> Any:
         target: dict[str, Tensor] = {
@@ -129,13 +138,10 @@ def _quantizable(name: str) -> Case:
         options["init_weights"] = False
     side = 299 if name.endswith("inception_v3") else 96
 
-    def quantized() -> nn.Module:
-        return models.get_model(name, quantize=True, **options)
-
     return Case(
         lambda: models.get_model(name, quantize=False, **options),
         lambda seed: (_images(4 if seed else 1, side, side, seed),),
-        quantized=quantized,
+        quantized=lambda: models.get_model(name, quantize=True, **options),
     )
 
 
@@ -211,23 +217,22 @@ def _ordered(output: Any) -> Any:
     """Detections in an order that rounding does not change: by their rounded scores, then by their boxes."""
     if not (isinstance(output, list) and output and isinstance(output[0], dict) and "boxes" in output[0]):
         return output
-    return [_by_score(found) for found in output]
+    return [_by_score(detections) for detections in output]
 
 
-def _by_score(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    keys = torch.cat([found["scores"][:, None], found["boxes"]], 1).round(decimals=6).tolist()
+def _by_score(detections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    keys = torch.cat([detections["scores"][:, None], detections["boxes"]], 1).round(decimals=6).tolist()
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return {name: value[order] for name, value in found.items()}
+    return {name: value[order] for name, value in detections.items()}
 
 
 def _trains(module: nn.Module, case: Case) -> bool:
     twin = copy.deepcopy(module).train()
     inputs = case.inputs(1)
     outputs = twin(*inputs, case.targets()) if case.targets is not None else twin(*inputs)
-    loss = sum(value.double().sum() for value in tree_leaves(outputs) if isinstance(value, Tensor))
-    loss.backward()
+    torch.stack([value.double().sum() for value in leaves(outputs)]).sum().backward()
     gradients = [parameter.grad for parameter in twin.parameters() if parameter.grad is not None]
-    return bool(gradients) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+    return bool(gradients) and all(map(finite, gradients))
 
 
 def _refuses(case: Case) -> bool | None:
@@ -254,33 +259,17 @@ def _quiet() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks all models, prints the table, writes the CSV of a full run; 1 if a check failed."""
+    """Checks each model, prints the table, writes the CSV of a run over all; 1 if a check failed, else 0."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
     console, environment = Console(), Environment.here()
     rows = [
         replace(checked(name, CASES[name]), torch=environment.torch, date=environment.date)
         for name in track(options.models, "partial", console=console)
     ]
-    headings = (
-        "model",
-        "form",
-        "parts",
-        "share",
-        "live",
-        "after",
-        "difference",
-        "traced",
-        "outputs",
-        "trains",
-        "trace s",
-        "ok",
-    )
-    console.print(terminal("Models in parts", headings, [_line(row) for row in rows], left=2))
+    console.print(terminal("Models in parts", HEADINGS, [_line(row) for row in rows], left=2))
     if list(options.models) == list(CASES):
-        write_csv(rows, TABLE)
-        console.print(f"Written: {TABLE.relative_to(ROOT)}")
-    return 0 if all(row.passed for row in rows) else 1
+        write({TABLE: rows}, console)
+    return verdict([row.passed for row in rows], "models hold", console)
 
 
 def _line(row: Row) -> tuple[str, ...]:
@@ -291,10 +280,6 @@ def _line(row: Row) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks partial",
-        description="Trace and rejuvenate detection, flow and quantizable models; a run over all writes the CSV.",
-        epilog="example: python -m benchmarks partial --models fcos_resnet50_fpn",
-    )
-    parser.add_argument("--models", nargs="+", default=tuple(CASES), choices=tuple(CASES), metavar="NAME")
+    parser = parser_of("partial", __doc__, "--models fcos_resnet50_fpn")
+    add_models(parser, list(CASES))
     return parser

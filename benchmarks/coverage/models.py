@@ -1,7 +1,7 @@
-"""Which models the coverage table has, how they are built, and the smallest inputs that they take.
+"""The models of the coverage table, how they are built, and the smallest inputs that they take.
 
-All classification, segmentation and video models of the installed torchvision, and of timm a choice of small models,
-several families of each kind of design. Nothing is downloaded: all weights are random.
+These are all classification, segmentation and video models of the installed torchvision, and a choice of small models
+of timm, with several families of each kind of design. Nothing is downloaded: all weights are random.
 """
 
 import re
@@ -16,8 +16,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the table. `shape`: of one example, without the batch dim. `options`: of its constructor.
-    `gibibytes`: memory that its check needs at least.
+    """A model of the table.
+
+    Attributes:
+        shape: of one example, without the batch dim.
+        batch: examples in a batch.
+        options: of its constructor.
+        gibibytes: memory that its check needs at least.
     """
 
     source: str
@@ -38,10 +43,12 @@ class Entry:
         if self.source == "timm":
             import timm  # noqa: PLC0415 (slow, and not always installed)
 
-            return timm.create_model(self.name, pretrained=False, **self.options)
+            model: nn.Module = timm.create_model(self.name, pretrained=False, **self.options)
+            return model
         import torchvision  # noqa: PLC0415 (slow)
 
-        return torchvision.models.get_model(self.name, weights=None, **self.options)
+        model = torchvision.models.get_model(self.name, weights=None, **self.options)
+        return model
 
     def images(self, count: int, seed: int, dtype: torch.dtype) -> Tensor:
         """[count, *shape] standard normal."""
@@ -69,7 +76,7 @@ FAMILIES = {
     r"r3d|mc3|r2plus1d|s3d": "video CNN",
     r"mvit|swin3d": "video transformer",
 }
-"""Families of the torchvision models, by how their names begin."""
+"""Families of the torchvision models, by the beginning of their names."""
 
 SHAPES = {
     r"inception_v3": (3, 299, 299),  # its auxiliary head takes no smaller image
@@ -87,12 +94,12 @@ GIBIBYTES = {
     r"convnext_large|efficientnet_v2_l|wide_resnet101|regnet_[xy]_32gf": 14,
     r"vit_l": 8,
 }
-"""What the largest models need."""
+"""Memory for the checks of the largest models."""
 
 SLOW_INITIALISATION = {r"googlenet|inception_v3": {"init_weights": False}}
 SEGMENTATION = {"weights_backbone": None}
 SINGLE = r"mvit"
-"""Models without batch norms whose examples are so large that one must do."""
+"""Models that are checked with a batch of one: they have no batch norms, and their examples are large."""
 
 TIMM: Mapping[str, tuple[str, int]] = {
     # name: (family, side in pixels)
@@ -166,7 +173,7 @@ TIMM: Mapping[str, tuple[str, int]] = {
 
 
 def entries() -> Iterator[Entry]:
-    """Every model of the table, torchvision's first; timm's only where timm is installed."""
+    """Every model of the table: those of torchvision, then those of timm where it is installed."""
     from torchvision import models  # noqa: PLC0415 (slow)
 
     for kind in (None, models.segmentation, models.video):

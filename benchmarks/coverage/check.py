@@ -1,7 +1,7 @@
-"""Everything that the coverage table says about one model, found in a process of its own.
+"""The examination of one model: all columns of its row, step by step, in a process of its own.
 
-A failure of a step becomes a line of the row, with the step, and the steps that do not need it go on. What is known is
-told after every step, so that a process that dies leaves the steps before.
+A step that fails adds its name and its error to the failures of the row; the steps that need no result of it go on.
+Each step sends its columns to the parent process, so that a process that dies leaves the columns of the steps before.
 """
 
 import gc
@@ -11,6 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from math import isnan
 from typing import Any, TypeVar
 
@@ -19,29 +21,25 @@ from torch import Tensor, fx, nn
 
 import nrfx
 from benchmarks import count
-from benchmarks.coverage_dead import calibrate_traced, enliven, plant
-from benchmarks.coverage_models import Entry
-from benchmarks.coverage_row import RESIDUALS
-from benchmarks.coverage_shares import shares
+from benchmarks.coverage.dead import calibrate_traced, enliven, plant
+from benchmarks.coverage.models import Entry
+from benchmarks.coverage.row import RESIDUALS
+from benchmarks.coverage.shares import shares
 from benchmarks.networks import calibrate, without_dropout
-from benchmarks.outcome import LISTENS, TOLERANCE
-from benchmarks.outputs import backward, evaluated, finite, relative
+from benchmarks.outputs import LISTENS, TOLERANCE, backward, evaluated, relative, training_facts, without_gradient
 from benchmarks.timing import Environment, median_seconds
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import Residual
 from nrfx.analysis.spaces import channels_of
 from nrfx.plan.options import Scheme
 
-TOLERANCES = {torch.float64: TOLERANCE, torch.float32: 1e-4}
-"""Largest difference of outputs, relative to the largest output. float32 alone differs from float64 by up to 3e-5."""
-
 BUDGETS = ("1.0x", "middle")
 SCHEMES: tuple[Scheme, ...] = ("attention", "dense", "removed")
 HELPFUL = 0.05
-"""Inserted scales are used where they let this share more of the layer params change."""
+"""Inserted scales are used where at least so much more of the layer params can change with them."""
 
 LARGE = 200_000_000
-"""Models with more params than this are checked in float32: some eight copies of them must fit into memory."""
+"""Models with more params than this are checked in float32: memory must hold about eight copies of a model."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 T = TypeVar("T")
@@ -49,7 +47,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with dead channels, and what is known of it without nrfx (as matrix.Subject)."""
+    """A model with dead channels, and the facts that the checks compare with, found without nrfx.
+
+    outputs: eval outputs on the images. trained: parameters that have a gradient in train mode. leaves: shapes of the
+    train-mode outputs.
+    """
 
     model: nn.Module
     images: Tensor
@@ -59,16 +61,16 @@ class Subject:
 
     @property
     def scaled(self) -> bool:
-        """Whether it is the traced network with inserted scales, not the plain model."""
+        """Whether the model is the traced network with inserted scales, not the plain one."""
         return isinstance(self.model, nrfx.TracedModule)
 
     @property
     def tolerance(self) -> float:
-        return TOLERANCES[self.images.dtype]
+        return TOLERANCE[self.images.dtype]
 
 
 class Examination:
-    """The steps for one model, and the row as far as it is known."""
+    """The steps for one model. Each sends its columns by `tell`; `failures` collects what went wrong."""
 
     def __init__(self, entry: Entry, tell: Tell, repeats: int = 3) -> None:
         self.entry, self.send, self.repeats = entry, tell, repeats
@@ -81,7 +83,7 @@ class Examination:
         self.send(values)
 
     def attempt(self, name: str, work: Callable[[], T]) -> T | None:
-        """What a step gives; None where it fails, which is a failure of the row, not of the run."""
+        """The result of a step; None where the step raises an error, which becomes a failure of the row."""
         self.tell(step=name)
         gc.collect()  # graphs refer to their modules in circles; without it old networks stay in memory
         try:
@@ -100,14 +102,14 @@ class Examination:
         return holds
 
     def run(self) -> None:
-        """Every step in turn; one that needs what another did not give is left out."""
+        """Runs all steps in their order, without those that need the result of a step that failed."""
         before = self.prepared()
         if before is not None:
             self.rewrites(before)
         self.tell(seconds=time.process_time() - self.started)
 
     def prepared(self) -> Subject | None:
-        """Everything before the rewrites."""
+        """All steps before the rewrites; None if the model cannot be built, traced or given dead channels."""
         model = self.attempt("build", self.built)
         if model is None:
             return None
@@ -116,14 +118,14 @@ class Examination:
         if traced is None:
             return None
         self.tell(traced=True, nodes=len(traced.graph.nodes))
-        found = self.attempt("channels", lambda: channels_of(traced))
-        if found is None:
+        channels = self.attempt("channels", lambda: channels_of(traced))
+        if channels is None:
             return None
         self.attempt("counts", lambda: self.counts(model, traced, images))
         self.attempt("analysis time", lambda: self.analysis(model, traced))
-        self.attempt("shares", lambda: self.shares(model, found))
-        scaled = self.attempt("scales", lambda: self.scaled(model, traced, found, images))
-        return self.attempt("dead channels", lambda: self.subject(scaled or model, images, found))
+        self.attempt("shares", lambda: self.shares(model, channels))
+        scaled = self.attempt("scales", lambda: self.scaled(model, traced, channels, images))
+        return self.attempt("dead channels", lambda: self.subject(scaled or model, images, channels))
 
     def built(self) -> nn.Module:
         """The model in eval mode, without anything random in train mode, in float64 where memory allows."""
@@ -157,7 +159,7 @@ class Examination:
     def analysis(self, model: nn.Module, traced: nrfx.TracedModule) -> None:
         try:
             least = median_seconds(lambda: fx.symbolic_trace(model), self.repeats)
-        except Exception:  # whatever a model's forward raises when it is traced; then there is no yardstick
+        except Exception:  # whatever a model's forward raises when it is traced; then there is no ratio
             return
         self.tell(analysis=median_seconds(lambda: nrfx.utilization(traced), self.repeats) / least)
 
@@ -168,7 +170,7 @@ class Examination:
     def scaled(
         self, model: nn.Module, traced: nrfx.TracedModule, channels: Channels, images: Tensor
     ) -> nrfx.TracedModule | None:
-        """The network with inserted scales, where they help."""
+        """The network with inserted scales, where HELPFUL more of it can change with them; else None."""
         scaled = nrfx.insert_scales(traced)
         plain, other = shares(model, channels), shares(model, channels_of(scaled))
         self.tell(scaled=other.mortal)
@@ -176,13 +178,13 @@ class Examination:
             return None
         self.tell(scales=True, pins=other.pins)
         difference = relative(evaluated(model, images), evaluated(scaled, images))
-        self.law("scales", difference <= TOLERANCES[images.dtype], f"inserted, they change outputs by {difference:.1e}")
+        self.law("scales", difference <= TOLERANCE[images.dtype], f"inserted, they change outputs by {difference:.1e}")
         return scaled
 
     def subject(self, model: nn.Module, images: Tensor, plain: Channels) -> Subject:
-        """The network with dead channels and calibrated statistics. A scaled one has channels of its own."""
+        """The network with dead channels and calibrated statistics. plain: the channels without inserted scales."""
         channels = channels_of(model) if isinstance(model, nrfx.TracedModule) else plain
-        trained, leaves = self.training_facts(model, images)
+        trained, leaves = training_facts(model, images)
         dead = plant(model, channels, torch.Generator().manual_seed(self.seed))
         several = self.entry.images(4 * self.entry.batch, self.seed + 1, images.dtype)
         if isinstance(model, nrfx.TracedModule):
@@ -196,43 +198,40 @@ class Examination:
         self.law("dead channels", listens > LISTENS, f"outputs change with the input by {listens:.1e} only")
         return Subject(model, images, outputs, trained, leaves)
 
-    def training_facts(self, model: nn.Module, images: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
-        """Names of the parameters that train, and the shapes of the train-mode outputs."""
-        leaves = backward(model, images)
-        trained = frozenset(name for name, parameter in model.named_parameters() if parameter.grad is not None)
-        model.zero_grad()
-        return trained, leaves
-
     def rewrites(self, before: Subject) -> None:
         """Six rewrites: every residual setting with two budgets; the schemes take turns."""
         traced = self.attempt("trace with dead channels", lambda: self.retraced(before))
-        cases: list[Case] = []
-        settings = [(residual, budget) for residual in RESIDUALS for budget in BUDGETS] if traced is not None else []
-        for index, (residual, budget) in enumerate(settings):
-            case = Setting(residual, budget, SCHEMES[(index + self.seed) % len(SCHEMES)])
-            done = self.attempt(case.name, lambda case=case: self.rewrite(before, traced, case))
-            if done is not None:
-                cases.append(done)
-                self.tell(**_told(cases))
+        if traced is not None:
+            self.cases(before, traced)
         self.attempt("rewrites", lambda: self.untouched(before))
 
+    def cases(self, before: Subject, traced: nrfx.TracedModule) -> None:
+        done: list[Case] = []
+        for index, (residual, budget) in enumerate(product(RESIDUALS, BUDGETS)):
+            setting = Setting(residual, budget, SCHEMES[(index + self.seed) % len(SCHEMES)])
+            case = self.attempt(setting.name, partial(self.rewrite, before, traced, setting))
+            if case is not None:
+                done.append(case)
+                self.tell(**_columns(done))
+
     def retraced(self, before: Subject) -> nrfx.TracedModule:
-        return before.model if before.scaled else nrfx.trace(before.model, before.images)
+        model = before.model
+        return model if isinstance(model, nrfx.TracedModule) else nrfx.trace(model, before.images)
 
     def untouched(self, before: Subject) -> None:
         difference = relative(before.outputs, evaluated(before.model, before.images))
         self.law("rewrites", difference == 0, f"the original network was changed, its outputs by {difference:.1e}")
 
-    def rewrite(self, before: Subject, traced: nrfx.TracedModule, case: "Setting") -> "Case":
-        usage = nrfx.utilization(traced, residual=case.residual)
+    def rewrite(self, before: Subject, traced: nrfx.TracedModule, setting: "Setting") -> "Case":
+        usage = nrfx.utilization(traced, residual=setting.residual)
         live, total = usage.params.live, usage.params.total
-        bound = total if case.budget == "1.0x" else (live + total) // 2
+        bound = total if setting.budget == "1.0x" else (live + total) // 2
         started = time.process_time()
         result = nrfx.rejuvenate(
             traced,
             nrfx.Budget(params=bound),
-            scheme=case.scheme,
-            residual=case.residual,
+            scheme=setting.scheme,
+            residual=setting.residual,
             generator=torch.Generator().manual_seed(self.seed),
         )
         seconds = time.process_time() - started
@@ -240,15 +239,15 @@ class Examination:
         counted = (count.params(result.module), *self.flops_of(result.module, before.images))
         told = (result.after.params.total, result.after.flops.total)[: len(counted)]
         good = [
-            self.law(case.name, difference <= before.tolerance, f"outputs differ by {difference:.1e}"),
-            self.law(case.name, counted == told, f"(params, flops) are {counted}, result.after says {told}"),
-            self.law(case.name, counted[0] <= bound, f"{counted[0]:,} params exceed the budget of {bound:,}"),
-            self.law(case.name, result.changed or live == total, f"dead channels, but {' '.join(result.notes[:1])}"),
-            *self.trains(case.name, before, result),
-            *self.folds(case.name, before, result),
+            self.law(setting.name, difference <= before.tolerance, f"outputs differ by {difference:.1e}"),
+            self.law(setting.name, counted == told, f"(params, flops) are {counted}, result.after says {told}"),
+            self.law(setting.name, counted[0] <= bound, f"{counted[0]:,} params exceed the budget of {bound:,}"),
+            self.law(setting.name, result.changed or live == total, f"dead channels, but {' '.join(result.notes[:1])}"),
+            *self.trains(setting.name, before, result),
+            *self.folds(setting.name, before, result),
         ]
         return Case(
-            case,
+            setting,
             difference=difference,
             alpha=result.alpha,
             utilization=live / total,
@@ -258,14 +257,12 @@ class Examination:
         )
 
     def flops_of(self, module: nn.Module, images: Tensor) -> tuple[int, ...]:
-        """The flops; nothing where nrfx miscounts the model already, which one failure of the row says."""
+        """The flops; empty where nrfx miscounts the flops of the model before, which is one failure of the row."""
         return (count.flops(module, images),) if self.flops_equal else ()
 
     def trains(self, name: str, before: Subject, result: nrfx.Rejuvenation) -> list[bool]:
         leaves = backward(result.module, before.images)
-        parameters = dict(result.module.named_parameters())
-        wanted = [child for child, parent in result.parents.items() if parent is None or parent in before.trained]
-        lost = [child for child in wanted if child in parameters and not finite(parameters[child].grad)]
+        lost = without_gradient(result, before.trained)
         result.module.zero_grad()
         return [
             self.law(name, leaves == before.leaves, f"train-mode outputs are {leaves}, before {before.leaves}"),
@@ -273,7 +270,10 @@ class Examination:
         ]
 
     def folds(self, name: str, before: Subject, result: nrfx.Rejuvenation) -> list[bool]:
-        """Folding inserted scales keeps the function as well. The train-mode pass has moved running statistics."""
+        """Whether folding the inserted scales keeps the outputs.
+
+        The outputs are computed again, for `trains` has moved the running statistics.
+        """
         if not before.scaled:
             return []
         expected = evaluated(result.module, before.images)
@@ -283,7 +283,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one rewrite is asked for."""
+    """The options of one rewrite."""
 
     residual: Residual
     budget: str
@@ -296,7 +296,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Case:
-    """What came out of one rewrite; `share` of the budget that it used, None where nothing changed."""
+    """The result of one rewrite. share: the part of the budget that is used, None where nothing changed."""
 
     setting: Setting
     difference: float
@@ -307,8 +307,8 @@ class Case:
     holds: bool
 
 
-def _told(cases: list[Case]) -> dict[str, Any]:
-    """The columns of the row that the rewrites so far give."""
+def _columns(cases: list[Case]) -> dict[str, Any]:
+    """The columns of the row that sum up the rewrites so far."""
     values: dict[str, Any] = {}
     for residual in RESIDUALS:
         own = [case for case in cases if case.setting.residual == residual]
@@ -336,12 +336,12 @@ def _brief(error: Exception) -> str:
 
 
 def examine(entry: Entry, tell: Tell, memory: int, seconds: float) -> None:
-    """Examines one model on one thread and tells what it finds, a few columns of its row at a time.
+    """Examines one model on one thread.
 
     Args:
-        tell: takes a mapping of columns, or {"step": name}.
-        memory: bytes that this process may hold; beyond them its allocations fail.
-        seconds: CPU time that it may take; after them it is killed.
+        tell: takes a mapping of some columns of the row, or {"step": name}.
+        memory: bytes that this process may hold; an allocation beyond them fails.
+        seconds: CPU time that this process may take; after it the system kills the process.
     """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

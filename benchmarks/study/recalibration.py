@@ -1,13 +1,12 @@
-"""What statistics from data do for new channels: the digits, evaluated in the first steps after an event.
+"""Evaluates networks after an event: running statistics of new channels from 0 and 1, and from data.
 
-The demo's network and settings, with the statistics of new channels starting at 0 and 1, and taken from four batches of
-64 training images at the event. In train mode both are the same network, so that the weights agree step by step and
-only the statistics differ. `python -m benchmarks recalibration` prints the validation loss and error at some steps
-after the event and writes benchmarks/results/recalibration.csv; two minutes of one core. It has no check: the exit
-status is 0.
+The network and the settings are those of the demo. In one run the mean and variance of new channels start at 0 and 1;
+in the other they are taken from four batches of 64 training images at the event. Train mode does not read them, so
+that the weights of both runs agree step by step. `python -m benchmarks recalibration` prints the validation loss and
+error at some steps after the event and writes benchmarks/results/recalibration.csv; two minutes of one core. It has no
+check: the exit status is 0.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -19,9 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 import nrfx
-from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.command import RESULTS, parser_of, write
+from benchmarks.table import terminal
 from benchmarks.timing import Environment
-from nrfx.experiment.data import Dataset, batches, digits
+from nrfx.experiment.data import Dataset, digits
 from nrfx.experiment.demo import CONFIG, digits_net
 from nrfx.experiment.loop import score
 
@@ -32,7 +32,7 @@ IMAGES, BATCHES = 64, 4
 
 @dataclass(frozen=True)
 class Sight:
-    """The network in eval mode so many steps after the event, on the validation part; the error in percent."""
+    """The network in eval mode, `step` steps after the event, on the validation part; the error in percent."""
 
     calibrated: bool
     seed: int
@@ -45,11 +45,11 @@ class Sight:
 
 
 def after_the_event(seed: int, calibrated: bool, data: Dataset, steps: Sequence[int] = STEPS) -> Iterator[Sight]:
-    """Trains until `steps[-1]` steps after the first event, and looks at the network on the way."""
+    """Trains until the last of `steps` after the first event, and evaluates the network after each of them."""
     torch.manual_seed(seed)
-    gm = nrfx.trace(digits_net(data.classes), data.train.x[:2])
+    gm = nrfx.trace(digits_net(data.classes), torch.zeros(2, *data.train.shape))
     optimizer = torch.optim.SGD(gm.parameters(), lr=CONFIG.lr, momentum=CONFIG.momentum)
-    seen = islice(batches(data.train, IMAGES, torch.Generator().manual_seed(seed + 1), CONFIG.shift), BATCHES)
+    some = islice(data.train.shuffled(IMAGES, torch.Generator().manual_seed(seed + 1), CONFIG.shift), BATCHES)
     nr = nrfx.Rejuvenator(
         gm,
         optimizer,
@@ -59,11 +59,11 @@ def after_the_event(seed: int, calibrated: bool, data: Dataset, steps: Sequence[
         delta_lambda=CONFIG.delta_lambda,
         rescale=CONFIG.rescale,
         generator=torch.Generator().manual_seed(seed),
-        calibration=[batch.x for batch in seen] if calibrated else None,
+        calibration=[batch.x for batch in some] if calibrated else None,
     )
     order, since = torch.Generator().manual_seed(seed), None
     for batch in chain.from_iterable(
-        batches(data.train, CONFIG.batch_size, order, CONFIG.shift) for _ in range(CONFIG.epochs)
+        data.train.shuffled(CONFIG.batch_size, order, CONFIG.shift) for _ in range(CONFIG.epochs)
     ):
         loss = F.cross_entropy(nr.module.train()(batch.x), batch.y)
         optimizer.zero_grad()
@@ -72,7 +72,7 @@ def after_the_event(seed: int, calibrated: bool, data: Dataset, steps: Sequence[
         optimizer.step()
         event = isinstance(nr.step(), nrfx.Event)
         since = 0 if event else None if since is None else since + 1
-        if since in steps:
+        if since is not None and since in steps:
             now = score(nr.module, data.validation)
             yield Sight(calibrated, seed, since, now.loss, now.error, **asdict(Environment.here()))
         if since == steps[-1]:
@@ -83,7 +83,7 @@ HEADINGS = ("steps after the event", "loss, 0 and 1", "error, 0 and 1", "loss, f
 
 
 def lines(sights: Sequence[Sight]) -> Iterator[tuple[str, ...]]:
-    """A line for each step: means over the seeds, without and with statistics from data."""
+    """A line for each step, with means over the seeds for statistics from 0 and 1, and for statistics from data."""
     for step in dict.fromkeys(sight.step for sight in sights):
         cells = [str(step)]
         for calibrated in (False, True):
@@ -93,11 +93,10 @@ def lines(sights: Sequence[Sight]) -> Iterator[tuple[str, ...]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains each seed with and without, prints the table, writes the CSV of a run with the defaults."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks recalibration", description=__doc__.partition("\n")[0])
+    """Trains each seed in both ways, prints the table, writes the CSV of a run with the defaults; returns 0."""
+    parser = parser_of("recalibration", __doc__, "--seeds 1")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each (5)")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     console = Console()
     pairs = [(seed, calibrated) for seed in range(options.seeds) for calibrated in (False, True)]
     sights = [
@@ -107,6 +106,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     console.print(terminal(f"digits_net on digits: {Environment.here()}", HEADINGS, lines(sights)))
     if options == parser.parse_args([]):
-        write_csv(sights, TABLE)
-        console.print(f"Written: {TABLE.relative_to(ROOT)}")
+        write({TABLE: sights}, console)
     return 0

@@ -1,9 +1,9 @@
-"""Who counts what: params and flops by nrfx, by torch.utils.flop_counter and by fvcore, in all and per module.
+"""Compares params and flops as nrfx, torch.utils.flop_counter and fvcore count them, in all and per module.
 
-All are multiply-adds of one example (FlopCounterMode counts each as two and is halved here). fvcore also counts what is
-no multiply-add of a layer (batch norms, pooling), so that its total differs; `fvcore_layers` is what it says of
-convolutions, linear layers and matmuls alone. `python -m benchmarks flops` prints the table and writes
-benchmarks/results/flops.csv.
+All counts are multiply-adds of one example (FlopCounterMode counts each as two and is halved here). The total of fvcore
+is larger, for it also counts batch norms and pooling; `fvcore_layers` is its count of convolutions, linear layers and
+matmuls alone. `python -m benchmarks flops` prints the tables and writes benchmarks/results/flops.csv. Exit status 1:
+nrfx disagrees with FlopCounterMode, or with counting the parameters.
 """
 
 import argparse
@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 import nrfx
 from benchmarks import count
+from benchmarks.command import RESULTS, add_models, parser_of, write
 from benchmarks.networks import Network, torchvision_network
-from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.outputs import forward
+from benchmarks.table import terminal
 from benchmarks.timing import REPEATS, Environment, median_seconds
 
 try:
@@ -49,11 +51,11 @@ ABSENT = "not installed"
 
 @dataclass(frozen=True)
 class Account:
-    """The counts of one network, and what each costs to get relative to a forward.
+    """The counts of one network, and the time of each count as a multiple of a forward.
 
-    modules_equal: parameterised modules for which nrfx and FlopCounterMode agree exactly, "equal of all".
-    fvcore_beside: what its total has beside layers; its columns say "not installed" where it is not.
-    nrfx_uncounted, fvcore_uncounted: what they say that they left out; FlopCounterMode leaves the same out silently.
+    modules_equal: "N of M", N of M modules with parameters for which nrfx and FlopCounterMode agree exactly.
+    fvcore_beside: the ops in the total of fvcore that are no layers. Its columns say "not installed" without fvcore.
+    nrfx_uncounted, fvcore_uncounted: the ops that they list as not counted; FlopCounterMode lists none.
     """
 
     model: str
@@ -82,14 +84,14 @@ class Account:
 
 
 def account(name: str, network: Network, repeats: int, environment: Environment) -> Account:
-    """Counts the network three ways and times each, nrfx with its trace."""
+    """The row of one network. The time of nrfx contains its trace."""
     torch.manual_seed(0)
     model = network.build().eval()
     image = network.images(1, seed=10, dtype=torch.float32)
     usage = nrfx.utilization(nrfx.trace(model, image))
     by_module = count.flops_by_module(model, image)
     other = _fvcore(model, image)
-    forward = median_seconds(lambda: _forward(model, image), repeats)
+    forward_seconds = median_seconds(lambda: forward(model, image), repeats)
     seconds = [
         median_seconds(lambda: nrfx.utilization(nrfx.trace(model, image)), repeats),
         median_seconds(lambda: count.flops(model, image), repeats),
@@ -104,16 +106,16 @@ def account(name: str, network: Network, repeats: int, environment: Environment)
         fvcore_beside=other.beside if other else (),
         nrfx_uncounted=usage.uncounted,
         fvcore_uncounted=other.uncounted if other else (),
-        nrfx_to_forward=seconds[0] / forward,
-        flop_counter_to_forward=seconds[1] / forward,
-        fvcore_to_forward=other_seconds / forward if other_seconds else ABSENT,
+        nrfx_to_forward=seconds[0] / forward_seconds,
+        flop_counter_to_forward=seconds[1] / forward_seconds,
+        fvcore_to_forward=other_seconds / forward_seconds if other_seconds else ABSENT,
         **vars(environment),
     )
 
 
 @dataclass(frozen=True)
 class Fvcore:
-    """What fvcore counts: layers, everything, what it counts beside layers, and the ops that it skipped."""
+    """The counts of fvcore: of layers and in all, the ops in the total that are no layers, and the ops not counted."""
 
     layers: int
     total: int
@@ -137,16 +139,9 @@ def _fvcore(model: nn.Module, image: Tensor) -> Fvcore | None:
     )
 
 
-def _forward(model: nn.Module, image: Tensor) -> Tensor:
-    with torch.no_grad():
-        output: Tensor = model(image)
-    return output
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Counts all networks, prints the table, writes the CSV of a full run; 1 if nrfx miscounts any."""
+    """Counts each network, prints the tables, writes the CSV of a run over all; 1 if nrfx miscounts any, else 0."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
     console, environment = Console(), Environment.here()
     rows = [
         account(name, torchvision_network(name, SIDES.get(name, 224)), options.repeats, environment)
@@ -157,8 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(row.fvcore_total == ABSENT for row in rows):
         console.print("fvcore is not installed: pip install -e '.[bench]' fills its columns.", markup=False)
     if list(options.models) == list(SIDES):
-        write_csv(rows, TABLE)
-        console.print(f"Written: {TABLE.relative_to(ROOT)}")
+        write({TABLE: rows}, console)
     wrong = [row.model for row in rows if not row.exact]
     if wrong:
         console.print(f"[red]nrfx disagrees with FlopCounterMode or with counting on {', '.join(wrong)}.[/red]")
@@ -187,11 +181,7 @@ def _number(value: int | float | str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks flops",
-        description="Compare the counts of nrfx, FlopCounterMode and fvcore; a run over all networks writes the CSV.",
-        epilog="example: python -m benchmarks flops --models resnet18 --repeats 3",
-    )
-    parser.add_argument("--models", nargs="+", default=list(SIDES), metavar="NAME", help="torchvision names")
+    parser = parser_of("flops", __doc__, "--models resnet18 --repeats 3")
+    add_models(parser, list(SIDES), others=True)
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"calls of which the median counts ({REPEATS})")
     return parser

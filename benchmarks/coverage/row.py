@@ -1,5 +1,6 @@
-"""One row of the coverage table: what came out for one model."""
+"""One row of the coverage table: the results for one model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
@@ -10,25 +11,25 @@ RESIDUALS: tuple[Residual, ...] = ("live", "fixed", "coupled")
 
 @dataclass(frozen=True)
 class Row:
-    """A model and what was found; None where it was not got to, and `failures` say why.
+    """A model and its results. A result is None where an earlier step failed; `failures` has the reason.
 
     Attributes:
         input: shape of one example. dtype: of the whole check.
         params, flops: of the model, by counting parameters and by FlopCounterMode / 2 on one example.
-        params_equal, flops_equal: whether nrfx.utilization says the same.
-        uncounted: nodes whose multiply-adds nrfx does not know.
-        free, mortal: shares of convolution and linear params (coverage_shares.Shares); scaled: mortal after
-            insert_scales. scales: whether the rewrites below worked on the network with inserted scales.
-        listens: how far the outputs move on other inputs, relative.
-        gammas, dead: how many there are, and how many were put to 0.
+        params_equal, flops_equal: whether nrfx.utilization gives the same numbers.
+        uncounted: nodes that nrfx lists as not counted.
+        free, mortal: shares of convolution and linear params (shares.Shares); scaled: mortal after insert_scales.
+        scales: whether the rewrites below worked on the network with inserted scales.
+        listens: relative change of the outputs with the input.
+        gammas, dead: number of gammas, and of those that were put to 0.
         r_*: live share of the params under that residual setting; alpha_*: growth at 1.0x; difference_*: of eval
             outputs before and after, the larger of both budgets.
         share: least part of its budget that a rewrite used. cases: rewrites of which every check held, of six.
         idle: rewrites that changed nothing, for there was nothing to do.
         seconds_rewrite: CPU time of one rejuvenate, the mean. analysis: CPU time of nrfx.utilization on the traced
             model, as a multiple of torch.fx.symbolic_trace on the model; None where that cannot trace it.
-        pins: what keeps the rest as it is, "share reason", most first.
-        seconds: CPU time of everything; wall clock where the process did not end by itself.
+        pins: why the other params cannot change width, "share reason", the largest share first.
+        seconds: CPU time of the process; wall clock where the process was killed or died.
     """
 
     model: str
@@ -84,8 +85,11 @@ class Row:
 
 def row_of(values: dict[str, Any]) -> Row:
     """The row of a JSON object; lists become tuples, unknown names are left out."""
-    known = {field.name for field in fields(Row)}
-    return Row(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known})
+    names = {field.name for field in fields(Row)}
+    columns: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in names
+    }
+    return Row(**columns)
 
 
 def row_of_cells(cells: dict[str, str]) -> Row:
@@ -97,10 +101,8 @@ def row_of_cells(cells: dict[str, str]) -> Row:
 def _parsed(cell: str, kind: Any) -> Any:
     if kind == tuple[str, ...]:
         return tuple(cell.split("; ")) if cell else ()
-    if kind in (str, bool, int):
-        return {"str": str, "bool": lambda text: text == "True", "int": int}[kind.__name__](cell)
-    if not cell:
+    if not cell and kind is not str:
         return None
-    if kind == bool | None:
-        return cell == "True"
-    return int(cell) if kind == int | None else float(cell)
+    parsers: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float, bool: lambda text: text == "True"}
+    plain = next(known for known in parsers if kind in (known, known | None))
+    return parsers[plain](cell)

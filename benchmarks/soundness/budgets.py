@@ -1,13 +1,13 @@
-"""Does a rejuvenation meet the budgets of the paper's tables? Every column, for drawn and for given dead channels.
+"""Rejuvenates the networks of the paper's tables to the budgets there, and counts the cost of each result.
 
-For each column that names a cost (NR-Params and NR-FLOPs of Table 2, 0.5 C of Table 4), and for Tables 1 and 3, whose
-text says what is maintained, `nrfx.rejuvenate` rewrites the real network with channels that died at random, until the
-utilization falls below the paper's trigger, and with channels that died by a rule. What comes out is counted without
-nrfx. `python -m benchmarks budgets` prints the table and writes benchmarks/results/budgets.csv and docs/budgets.md.
-Exit status 1: some budget was exceeded, or more than 0.5 % of it was left.
+The columns are those that name a cost (NR-Params and NR-FLOPs of Table 2, 0.5 C of Table 4), and Tables 1 and 3, whose
+text says which cost is maintained. For each column `nrfx.rejuvenate` rewrites the paper's network, once with channels
+that died at random until the utilization fell below the paper's trigger, and once with channels that died by a rule.
+The cost of the result is counted without nrfx. `python -m benchmarks budgets` prints the table and writes
+benchmarks/results/budgets.csv and docs/budgets.md. Exit status 1: a budget was exceeded, more than 0.5 % of it was
+left, or the cost is not the one that nrfx predicted.
 """
 
-import argparse
 import copy
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +22,10 @@ from torch import Tensor
 
 import nrfx
 from benchmarks import count
-from benchmarks.budgets_page import HEADINGS, document, lines
+from benchmarks.command import DOCS, RESULTS, add_models, parser_of, verdict, write
 from benchmarks.networks import norms
-from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
+from benchmarks.soundness.budgets_page import HEADINGS, Row, document, lines
+from benchmarks.table import progress_bar, terminal
 from benchmarks.timing import Environment
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import liveness_of
@@ -35,21 +36,18 @@ from nrfx.plan.options import Scheme
 from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "budgets.csv"
-DOCUMENT = ROOT / "docs" / "budgets.md"
-SLACK = 0.5
-"""Percent of a budget that may be left over."""
-
+DOCUMENT = DOCS / "budgets.md"
 SEEDS = (0, 1, 2)
 BISECTIONS = 12
 BETA = 0.1
-"""Standard deviation of all betas: dead channels then emit constants, whose carriers cost something too."""
+"""Standard deviation of all betas: dead channels then emit constants, whose carriers are a part of the cost."""
 
 Measure = Literal["params", "flops"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of the paper asks for, and what it prints: the cost before and after, in millions or billions."""
+    """A column of the paper's tables: its network and budget, and the costs printed there, in millions or billions."""
 
     table: int
     network: str
@@ -99,43 +97,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One rejuvenation.
-
-    Attributes:
-        dead: which channels were, "random N" with the seed or "K of 10 live".
-        r: utilization before, in the measure of the budget.
-        cost: of the result, counted without nrfx.
-        miss: percent by which it lies above the budget; negative: below.
-        agrees: whether nrfx's own count is the same, in both measures.
-    """
-
-    table: int
-    network: str
-    classes: int
-    measure: str
-    fraction: float
-    scheme: str
-    dead: str
-    r: float
-    alpha: float
-    carriers: int
-    budget: int
-    cost: int
-    miss: float
-    paper_miss: float | None
-    agrees: bool
-    torch: str
-    date: str
-    cpu: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the cost is as predicted, and within the budget by no more than half a percent."""
-        return self.agrees and -SLACK <= self.miss <= 0
-
-
 Kill = Callable[[TracedModule, Channels, Column], None]
 
 
@@ -147,8 +108,9 @@ def ruled(live_of: Callable[[int], int], gm: TracedModule, channels: Channels, c
 
 
 def drawn(seed: int, gm: TracedModule, channels: Channels, column: Column) -> None:
-    """A gamma dies with probability t * f, where each layer draws its f from uniform(0.5, 1.5), with the least t whose
-    utilization lies below the trigger."""
+    """A gamma dies with probability t * f: each layer draws its f from uniform(0.5, 1.5), and t is the least number
+    with which the utilization lies below the trigger.
+    """
     generator = torch.Generator().manual_seed(seed)
     when = [
         torch.rand(norm.num_features, generator=generator) / (0.5 + torch.rand(1, generator=generator))
@@ -173,6 +135,7 @@ def _set(gammas: Tensor, dead: Tensor) -> None:
 
 
 def utilized(gm: TracedModule, channels: Channels, by: Measure) -> float:
+    """The utilization in one measure."""
     ratio: float = getattr(measure(gm, channels, liveness_of(gm, channels)), by).ratio
     return ratio
 
@@ -182,7 +145,7 @@ GIVEN: Mapping[float, Mapping[str, Kill]] = {
     0.5: {"6 of 10 live": partial(ruled, lambda _: 6), "2 to 8 of 10 live": partial(ruled, lambda k: 2 + (5 * k) % 7)},
     0.25: {"4 of 10 live": partial(ruled, lambda _: 4), "2 to 8 of 10 live": partial(ruled, lambda k: 2 + (5 * k) % 7)},
 }
-"""By the paper's trigger. The rules with 6, and with 2 to 8, are those of the oracle."""
+"""The rules for the networks of each trigger. Those with 6, and with 2 to 8, are in tests/data/oracle_examples.json."""
 
 
 def traced(network: str, classes: int) -> TracedModule:
@@ -207,6 +170,7 @@ def rows(column: Column, gm: TracedModule, channels: Channels) -> Iterator[Row]:
 
 
 def row(column: Column, budget: nrfx.Budget, dead: str, result: nrfx.Rejuvenation) -> Row:
+    """The row of one result, its cost counted on a copy without data."""
     module = copy.deepcopy(result.module).to("meta")
     image = torch.zeros(NETWORKS[column.network].shape, device="meta")
     counted = {"params": count.params(module), "flops": count.flops(module, image)}
@@ -232,7 +196,7 @@ def row(column: Column, budget: nrfx.Budget, dead: str, result: nrfx.Rejuvenatio
 
 
 def all_rows(columns: Sequence[Column], progress: Progress) -> Iterator[Row]:
-    """The rows of these columns as they come; a network of several columns is traced once."""
+    """The rows of these columns, one after the other; a network of several columns is traced once."""
     patterns = len(SEEDS) + 2
     task = progress.add_task("", total=patterns * len(columns))
     subjects = dict.fromkeys((column.network, column.classes) for column in columns)
@@ -249,33 +213,21 @@ def all_rows(columns: Sequence[Column], progress: Progress) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rejuvenates all, prints the table, writes both files after a full run; 1 if a budget was not met."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks budgets",
-        description="Meet the budgets of the paper's tables. Only a full run writes files.",
-        epilog="example: python -m benchmarks budgets --models resnet18 vgg19_cifar",
-    )
+    """Rejuvenates all, prints the table, writes both files of a run over all; 1 if a budget was not met, else 0."""
     names = list(dict.fromkeys(column.network for column in COLUMNS))
-    parser.add_argument("--models", nargs="+", choices=names, default=names, metavar="NAME")
+    parser = parser_of("budgets", __doc__, "--models resnet18 vgg19_cifar")
+    add_models(parser, names)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     console = Console()
-    columns = [column for column in COLUMNS if column.network in options.models]
     done: list[Row] = []
     with progress_bar(console) as progress:
-        for each in all_rows(columns, progress):
+        for each in all_rows([column for column in COLUMNS if column.network in options.models], progress):
             done.append(each)
             if not each.passed:
-                console.print(
-                    f"[red]{each.network}, {each.measure}, {each.dead}: {each.cost:,} of {each.budget:,}[/red]"
-                )
-    console.print(
-        terminal(f"Cost above (+) or below (-) the budget: {Environment.here()}", HEADINGS, lines(done), left=4)
-    )
+                missed = f"{each.network}, {each.measure}, {each.dead}: {each.cost:,} of {each.budget:,}"
+                console.print(f"[red]{missed}[/red]")
+    title = f"Cost above (+) or below (-) the budget: {Environment.here()}"
+    console.print(terminal(title, HEADINGS, lines(done), left=4))
     if set(options.models) == set(names):
-        write_csv(done, TABLE)
-        DOCUMENT.write_text(document(done))
-        console.print(f"Written: {TABLE.relative_to(ROOT)}, {DOCUMENT.relative_to(ROOT)}")
-    failed = sum(not each.passed for each in done)
-    console.print(f"{len(done) - failed} of {len(done)} budgets met.")
-    return 1 if failed else 0
+        write({TABLE: done, DOCUMENT: document(done)}, console)
+    return verdict([each.passed for each in done], "budgets met", console)

@@ -1,4 +1,4 @@
-"""Which share of the weights of a network can change width, and what keeps the rest as it is."""
+"""The share of the weights of a network that can change width, and the reasons why the others cannot."""
 
 import re
 from collections import Counter
@@ -19,10 +19,13 @@ ON_THE_CHANNELS = "it reads and gives no channels"
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the params of all convolutions and linear layers: shares in layers with an axis that may change width.
+    """Shares of the params of all convolutions and linear layers.
 
-    free: an axis whose space nothing pins. mortal: one that also has a gamma to tell which of its channels are dead, so
-    that `rejuvenate` changes it. pins: why the rest does not change, "share reason", most first.
+    Attributes:
+        free: in layers with an axis whose space nothing pins.
+        mortal: in layers with a free axis that has a gamma, which shows its dead channels, so that `rejuvenate` can
+            change its width.
+        pins: why the other layers do not change, "share reason", the largest share first.
     """
 
     free: float
@@ -76,7 +79,7 @@ def _spaces(channels: Channels, layout: Tensor | None) -> list[Space]:
 
 
 def _reason(name: str, spaces: Iterable[list[Space]], channels: Channels) -> str:
-    """Why a layer does not change width: what holds its output, else its input."""
+    """Why a layer does not change width: the pin of its output, else of its input."""
     for axis in spaces:
         for space in axis:
             return NO_GAMMA if space.pinned is None else general(space.pinned)
@@ -87,7 +90,7 @@ def _reason(name: str, spaces: Iterable[list[Space]], channels: Channels) -> str
 
 
 def _reads(step: Step, name: str) -> bool:
-    """Whether a node calls the module that the weight is in, or is given the weight or what is computed from it."""
+    """Whether a node calls the module with this weight, or takes the weight or a value computed from it."""
     if step.node.op == "call_module":
         return name.startswith(f"{step.path}.")
     sources = [

@@ -1,11 +1,13 @@
-"""How the rows of the coverage table read: a summary by family against the goals, and the page docs/coverage.md."""
+"""The summary of the coverage table by family, compared with the goals, and the page docs/coverage.md."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-from benchmarks.coverage_row import RESIDUALS, Row
-from benchmarks.outcome import LISTENS, TOLERANCE
+import torch
+
+from benchmarks.coverage.row import RESIDUALS, Row
+from benchmarks.outputs import LISTENS, TOLERANCE
 from benchmarks.table import markdown
 
 GOALS: Mapping[str, float] = {
@@ -13,7 +15,8 @@ GOALS: Mapping[str, float] = {
     **dict.fromkeys(("ShuffleNet", "ConvNeXt"), 0.80),
     **dict.fromkeys(("ViT", "Swin"), 0.60),
 }
-"""Least share of convolution and linear params that can change width, with inserted scales where they help."""
+"""The least share of convolution and linear params that should be able to change width, with inserted scales where
+they help."""
 
 SUMMARY = ("family", "models", "hold", "traced", "counts equal", "can change", "goal", "difference", "analysis")
 DETAILS = (
@@ -21,10 +24,11 @@ DETAILS = (
     *("budget used", "hold", "rewrite", "analysis", "what pins the rest"),
 )
 PINS_SHOWN = 2
+CLOSE = TOLERANCE[torch.float64]
 
 
 def summary(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """For each family how many models hold, and the worst of them, under the headings SUMMARY."""
+    """A line for each family, under the headings SUMMARY: how many models hold, and the worst number of any model."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.family if row.source == "torchvision" else f"{row.source} {row.family}", []).append(row)
@@ -47,7 +51,7 @@ def _family(name: str, group: Sequence[Row]) -> tuple[str, ...]:
 
 
 def worst(*values: float | None) -> float | None:
-    """The largest known value; NaN is worse than any, and with none known there is none."""
+    """The largest of the values that are not None, or NaN if one of them is NaN; None if all are None."""
     known = [value for value in values if value is not None]
     return next((value for value in known if isnan(value)), max(known, default=None))
 
@@ -112,7 +116,7 @@ largest models. The reference is always the eager model (or the one with scales,
    outputs must change with the input by more than {LISTENS:.0e}.
 4. Six rewrites: `residual=` "live", "fixed", "coupled", each to 1.0x of the params and to the middle between the live
    cost and 1.0x; the schemes "attention", "dense" and "removed" take turns. For each: eval outputs differ by at most
-   {TOLERANCE:.0e} of the largest in float64 and 1e-4 in float32; counting params and flops of the result gives what
+   {CLOSE:.0e} of the largest in float64 and 1e-4 in float32; counting params and flops of the result gives what
    `result.after` says; the params are within the budget; a train-mode forward gives outputs of the old shapes and a
    backward a finite gradient to every new parameter and to every one that had a gradient before; the model is as it
    was.

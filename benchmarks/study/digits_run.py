@@ -15,15 +15,15 @@ from nrfx.experiment.recipe import RECIPES
 WIDTHS = (16, 16, 32, 32)
 GAMMA = 0.5
 SETTINGS = RunConfig(epochs=220, lr=0.05, interval=20, delta_lambda=2e-3)
-"""Of every row, but for the options that the row means."""
+"""The settings of every row; a row changes the options that it names."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run: which, what happened at its first event (0 without one), and its errors in percent.
+    """A run: its row and seed, the numbers of its first event (0 without one), and its errors in percent.
 
-    Training losses are those of whole epochs: the one before the event, the one that the event fell into, the next.
-    Validation losses are those right before and after the event, and after the next epoch.
+    The training losses are means over the epoch before the event, the epoch of the event, and the epoch after it. The
+    validation losses are those right before and after the event, and at the end of the epoch after it.
     """
 
     row: str
@@ -52,7 +52,7 @@ class Trained:
 
 
 def images(seed: int) -> Dataset:
-    """The digits: 145 to train on, so that the task is not saturated; 449 for validation, 1,203 for the test."""
+    """The digits: 145 to train on, so that the baseline makes errors; 449 for validation, 1,203 for the test."""
     return digits(seed, validation=0.25, test=0.67)
 
 

@@ -1,9 +1,9 @@
-"""Does a rejuvenated network compute what it did, within its budget, and train? On every family, in every scheme.
+"""Rewrites nine networks in every scheme, and checks outputs, cost and gradients against the original.
 
-Each case rewrites a float64 network with dead channels (networks.py) and checks it against the plain original model, by
-means that are not nrfx's own: outputs by running both, params by counting parameters, flops by FlopCounterMode,
-gradients by a train-mode backward. `python -m benchmarks matrix` runs all, and writes docs/matrix.md and
-benchmarks/results/matrix.csv.
+Each case rewrites a float64 network with dead channels (networks.py) and compares the result with the plain original
+model, without nrfx's own verification: outputs by running both, params by counting parameters, flops by
+FlopCounterMode, gradients by a train-mode backward. `python -m benchmarks matrix` runs all cases, and writes
+docs/matrix.md and benchmarks/results/matrix.csv. Exit status 1: a case failed a check.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -21,29 +22,31 @@ from torch import Tensor, nn
 
 import nrfx
 from benchmarks import count
+from benchmarks.command import DOCS, RESULTS, add_models, parser_of, verdict, write
 from benchmarks.networks import NETWORKS, Network, dying, norms
-from benchmarks.outcome import LEAST_SHARE, LISTENS, SUMMARY, TOLERANCE, Outcome, document, summary
-from benchmarks.outputs import backward, evaluated, finite, relative
-from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
+from benchmarks.outputs import LISTENS, backward, evaluated, relative, training_facts, without_gradient
+from benchmarks.soundness.matrix_page import CLOSE, LEAST_SHARE, SUMMARY, Outcome, document, summary
+from benchmarks.table import progress_bar, terminal
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.spaces import channels_of
 from nrfx.plan.options import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
 SCHEMES: tuple[Scheme, ...] = ("dense", "attention", "removed")
-MEASURES = ("params", "flops")
+Measure = Literal["params", "flops"]
+MEASURES: tuple[Measure, ...] = ("params", "flops")
 
 TABLE = RESULTS / "matrix.csv"
-DOCUMENT = ROOT / "docs" / "matrix.md"
+DOCUMENT = DOCS / "matrix.md"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network before, and what is known of it without nrfx.
+    """A network with dead channels, and the facts about it that the checks compare with, found without nrfx.
 
-    images: float64 [N, 3, side, side], what the outputs are compared on. outputs: its eval outputs on them.
-    listens: how far the outputs move on other images, relative. trained: parameters that have a gradient in train mode.
-    leaves: shapes of the train-mode outputs. dead: gamma name -> bool [channels], those that are 0.
+    images: float64 [N, 3, side, side]. outputs: the eval outputs on the images. listens: relative change of the outputs
+    on other images. trained: parameters that have a gradient in train mode. leaves: shapes of the train-mode outputs.
+    dead: gamma name -> bool [channels], the gammas that are 0. cost: params and flops.
     """
 
     name: str
@@ -59,11 +62,11 @@ class Subject:
 
 
 def subject(name: str, network: Network, beta: str) -> Subject:
-    """The dying network of this name, with what the checks compare against."""
+    """The network of this name with dead channels, and the facts about it."""
     model = dying(network, BETAS[beta], calibration=4 if network.side > 200 else 8)
     images = network.images(2, seed=10)
     outputs = evaluated(model, images)
-    trained, leaves = _training_facts(model, images)
+    trained, leaves = training_facts(copy.deepcopy(model), images)
     return Subject(
         *(name, beta, model, images, outputs),
         listens=relative(outputs, evaluated(model, network.images(2, seed=11))),
@@ -75,12 +78,12 @@ def subject(name: str, network: Network, beta: str) -> Subject:
 
 
 def dropped_difference(before: Subject) -> float:
-    """How far the outputs move where dead channels are dropped with the constants that they emit."""
+    """The difference of the outputs where dead channels are dropped with the constants that they emit."""
     return relative(before.outputs, evaluated(nrfx.compact(_traced(before), constants=False).module, before.images))
 
 
-def check(before: Subject, scheme: Scheme, measure: str, dropped: float = float("nan")) -> Outcome:
-    """Rejuvenates the subject to its own cost in `measure` and checks everything that the result promises."""
+def check(before: Subject, scheme: Scheme, measure: Measure, dropped: float = float("nan")) -> Outcome:
+    """Rejuvenates the subject to its own cost in `measure`, and checks outputs, cost, gammas and gradients."""
     started = time.process_time()
     traced = _traced(before)
     budget = nrfx.Budget(**{measure: before.cost[measure]})
@@ -95,7 +98,7 @@ def check(before: Subject, scheme: Scheme, measure: str, dropped: float = float(
     share = cost[measure] / before.cost[measure]
     reported = {"params": result.after.params.total, "flops": result.after.flops.total}
     laws = [
-        (difference <= TOLERANCE, f"outputs differ by {difference:.1e}"),
+        (difference <= CLOSE, f"outputs differ by {difference:.1e}"),
         (untouched == 0, "the original network was changed"),
         (before.listens > LISTENS, f"outputs change with the input by {before.listens:.1e} only"),
         (share <= 1, f"{cost[measure]:,} {measure} exceed the budget of {before.cost[measure]:,}"),
@@ -123,8 +126,12 @@ def check(before: Subject, scheme: Scheme, measure: str, dropped: float = float(
         silent=gradients.silent,
         silent_next=gradients.silent_next,
         seconds=seconds,
-        failures=tuple(text for holds, text in laws if not holds),
+        failures=_failures(laws),
     )
+
+
+def _failures(laws: Iterable[tuple[bool, str]]) -> tuple[str, ...]:
+    return tuple(text for holds, text in laws if not holds)
 
 
 def _traced(before: Subject) -> nrfx.TracedModule:
@@ -133,7 +140,7 @@ def _traced(before: Subject) -> nrfx.TracedModule:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Gammas at 0 in the new network: on carriers (as channels) and on held channels (as gammas)."""
+    """The gammas at 0 in the new network: how many channels are carriers, and how many gammas are held."""
 
     carriers: int
     held: int
@@ -161,11 +168,7 @@ def _leftovers(before: Subject, result: nrfx.Rejuvenation) -> Leftovers:
         (sum(carriers.values()) == len(result.carriers), f"{carriers} carriers, listed are {result.carriers}"),
         (len(listed) == explained, f"{len(listed)} gammas are held, reasons are given for {explained}"),
     ]
-    return Leftovers(
-        carriers=sum(carriers.values()),
-        held=len(held),
-        failures=tuple(text for holds, text in laws if not holds),
-    )
+    return Leftovers(sum(carriers.values()), len(held), _failures(laws))
 
 
 def _zeros(name: str, result: nrfx.Rejuvenation) -> Iterator[tuple[int, int, float]]:
@@ -186,7 +189,7 @@ def _channels_by_space(channels: Channels, places: Iterable[tuple[str, int]]) ->
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a train-mode backward gives the parameters of the new network (see Outcome)."""
+    """The counts of parameters by their gradient in a train-mode backward of the new network (see Outcome)."""
 
     lost: int
     grown: int
@@ -199,9 +202,8 @@ def _gradients(before: Subject, result: nrfx.Rejuvenation) -> Gradients:
     """Trains the new network for one step. Changes result.module."""
     module = result.module
     leaves = backward(module, before.images)
-    wanted = [name for name, parent in result.parents.items() if parent is None or parent in before.trained]
     parameters = dict(module.named_parameters())
-    lost = [name for name in wanted if name in parameters and not finite(parameters[name].grad)]
+    lost = without_gradient(result, before.trained)
     fresh = {
         name: mask
         for name in parameters
@@ -215,16 +217,7 @@ def _gradients(before: Subject, result: nrfx.Rejuvenation) -> Gradients:
         (leaves == before.leaves, f"train-mode outputs have shapes {leaves}; before they had {before.leaves}"),
         (not lost, f"{len(lost)} parameters have no finite gradient, such as {lost[:3]}"),
     ]
-    return Gradients(
-        len(lost), len(fresh), len(silent), len(silent_next), tuple(text for holds, text in laws if not holds)
-    )
-
-
-def _training_facts(model: nn.Module, images: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
-    """Names of the parameters that train, and the shapes of the train-mode outputs."""
-    twin = copy.deepcopy(model)
-    leaves = backward(twin, images)
-    return frozenset(name for name, parameter in twin.named_parameters() if parameter.grad is not None), leaves
+    return Gradients(len(lost), len(fresh), len(silent), len(silent_next), _failures(laws))
 
 
 def _step(module: nn.Module) -> None:
@@ -235,7 +228,7 @@ def _step(module: nn.Module) -> None:
 
 
 def _new_part(origins: tuple[Tensor | None, ...], parameter: Tensor) -> Tensor | None:
-    """bool, broadcastable to the parameter: where its numbers are new; None where none is."""
+    """A bool mask, broadcastable to the parameter, of the numbers that are new; None if all are old."""
     fresh = torch.zeros((1,) * parameter.dim(), dtype=torch.bool)
     for dim, places in enumerate(origins):
         if places is not None:
@@ -271,9 +264,8 @@ def outcomes(names: Sequence[str], quick: bool, progress: Progress) -> Iterator[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the matrix; 1 if any case broke a law, else 0."""
+    """Checks all cases, prints the table, writes both files of a run over all; 1 if a case broke a law, else 0."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
     console = Console()
     done: list[Outcome] = []
     with progress_bar(console) as progress:
@@ -283,22 +275,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(f"[red]{_title(outcome)}: {failure}[/red]")
     console.print(terminal("Worst of all schemes and budgets", SUMMARY, summary(done), left=2))
     if not options.quick and set(options.models) == set(NETWORKS):
-        write_csv(done, TABLE)
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(document(done))
-        console.print(f"Written: {TABLE.relative_to(ROOT)}, {DOCUMENT.relative_to(ROOT)}")
-    failed = sum(bool(outcome.failures) for outcome in done)
-    console.print(f"{len(done) - failed} of {len(done)} cases hold.")
-    return 1 if failed else 0
+        write({TABLE: done, DOCUMENT: document(done)}, console)
+    return verdict([not outcome.failures for outcome in done], "cases hold", console)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks matrix",
-        description="Rejuvenate networks in every scheme and check the results. Only a full run writes files.",
-        epilog="example: python -m benchmarks matrix --models resnet18 mobilenet_v2 --quick",
-    )
-    parser.add_argument("--models", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME")
+    parser = parser_of("matrix", __doc__, "--models resnet18 mobilenet_v2 --quick")
+    add_models(parser, list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="one scheme and budget for each network and beta")
     return parser
 

@@ -1,13 +1,13 @@
-"""Dead channels that hit the ties of a network: streams that die as one, whole groups, and gammas on their own.
+"""Dead channels for any network: whole streams and groups of channels, and single gammas.
 
 In each space of channels half of the gammas die, in one of three ways that a seed draws:
 
-- tied: a channel dies in every norm that it passes, so that streams and groups of convolutions die whole;
-- loose: every norm draws for itself;
-- mixed: the one for a third of the channels, then the other.
+- tied: a channel dies in every norm that it passes, so that whole streams and groups of convolutions die;
+- loose: every norm draws its dead channels by itself;
+- mixed: a third of the channels die as in "tied", then a quarter of each norm's gammas as in "loose".
 
-Betas beside dead gammas are 0 in every other space, where a gate or a padded convolution lets the channel go, and
-normal(0, 0.1) in the rest, where constants must be kept. Everything else is drawn as in networks.py.
+Betas beside dead gammas are 0 in half of the spaces, where a gate or a padded convolution lets the channel go, and
+normal(0, 0.1) in the other half, where the constants must be kept. The rest is drawn as in networks.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,21 @@ WAYS: Mapping[str, tuple[float, float, float]] = {
     "mixed": (0.4, 0.33, 0.26),
     "loose": (0.2, 0.0, 0.5),
 }
-"""How often; share of channels that die in every norm; share of each norm's gammas that die besides."""
+"""The probability of each way; the share of channels that die in every norm; the share of gammas that die besides."""
 
 BETA = 0.1
 
 UNNORMED = 2**0.5
-"""Gammas of scales are so much larger, for no norm behind them makes up for the half that dies: else a deep network
-gives hardly more than its biases."""
+"""Factor of the gammas of scales: no norm behind them makes up for the half that dies, and without the factor the
+outputs of a deep network hardly depend on more than its biases."""
 
 
 def plant(module: nn.Module, channels: Channels, generator: torch.Generator) -> int:
-    """Draws every gamma and beta of the network anew, half of the gammas at 0; how many those are.
+    """Draws every gamma and beta of the network anew, half of the gammas at 0; returns the number of dead gammas.
 
     Args:
-        module: whose parameters change; `found` are its channels, or those of a traced module that shares its names.
+        module: the network whose parameters change.
+        channels: of the network, or of a traced module with the same names.
     """
     ways, zero = _drawn(channels, generator)
     tied = torch.rand(channels.space_of.numel(), generator=generator)
@@ -61,8 +62,8 @@ def plant(module: nn.Module, channels: Channels, generator: torch.Generator) -> 
 
 
 def enliven(model: nn.Module, generator: torch.Generator) -> None:
-    """Draws every parameter that is constant, so that all of the network counts: heads and branches often start at 0,
-    layer scales at 1e-6.
+    """Draws every parameter that is constant anew, so that the outputs depend on all of the network: heads and branches
+    often start at 0, layer scales at 1e-6.
 
     Weights at 0: normal with variance 1 / inputs; other zeros: normal(0, 0.1); other constants: uniform(0.5, 1.5).
     """
@@ -80,8 +81,9 @@ def enliven(model: nn.Module, generator: torch.Generator) -> None:
 def calibrate_traced(module: nn.Module, channels: Channels, images: Tensor) -> None:
     """Gives the norms of a traced module the statistics of one train-mode forward of these images.
 
-    A norm that was traced into is no module any more, and its momentum m is a constant of the graph. As a forward makes
-    r' = (1 - m) r + m b of a running statistic r, two of them, from r = 0 and from r = 1, tell m and b.
+    A norm that was traced into is no module any more, and its momentum m is a constant of the graph. A forward turns a
+    running statistic r into (1 - m) r + m b, with b the statistic of the batch. So two forwards, from r = 0 and from
+    r = 1, give m and b.
     """
     names = [name for norm in channels.first_norms.values() for name in (norm.mean, norm.var) if name is not None]
     buffers = [module.get_buffer(name) for name in dict.fromkeys(names)]
@@ -94,7 +96,7 @@ def calibrate_traced(module: nn.Module, channels: Channels, images: Tensor) -> N
 
 
 def _updated(module: nn.Module, buffers: Sequence[Tensor], start: float, images: Tensor) -> list[Tensor]:
-    """What a forward makes of the running statistics."""
+    """The running statistics after one forward from `start`."""
     for buffer in buffers:
         buffer.fill_(start)
     module(images)

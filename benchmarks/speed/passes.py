@@ -1,12 +1,13 @@
-"""How long the passes take, against torch.fx.symbolic_trace and one forward of the same network in the same run.
+"""Times the passes, relative to torch.fx.symbolic_trace and to one forward of the same network.
 
-`python -m benchmarks passes` prints the tables and writes benchmarks/results/passes.csv and growth.csv; the second says
-how the analysis grows from a residual network of 50 blocks to one of 800.
+`python -m benchmarks passes` prints two tables and writes benchmarks/results/passes.csv and growth.csv; the second file
+says how the time of the analysis grows from a residual network of 50 blocks to one of 800.
 """
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor, fx, nn
 from torchvision.models.resnet import BasicBlock
 
 import nrfx
+from benchmarks.command import RESULTS, add_models, parser_of, write
 from benchmarks.networks import Network, dying, torchvision_network
-from benchmarks.table import RESULTS, ROOT, terminal, write_csv
+from benchmarks.outputs import forward
+from benchmarks.table import terminal
 from benchmarks.timing import REPEATS, Environment, median_seconds
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
@@ -31,7 +34,7 @@ GROWTH = RESULTS / "growth.csv"
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU time of one pass on one network: the median over repeats, and its ratio to two yardsticks of the same run."""
+    """CPU time of one pass on one network: the median over repeats, and its ratios to symbolic_trace and a forward."""
 
     model: str
     work: str
@@ -45,7 +48,7 @@ class Timing:
 
 
 def timings(name: str, repeats: int, environment: Environment) -> list[Timing]:
-    """The yardsticks and the passes on a torchvision model: float32, 40 % of the gammas at 0, batch 1."""
+    """The passes, symbolic_trace and a forward on a torchvision model: float32, 40 % of the gammas at 0, batch 1."""
     network = torchvision_network(name, SIDE)
     model = dying(network, beta=0.1, dtype=torch.float32, calibration=4)
     seconds = {
@@ -55,7 +58,8 @@ def timings(name: str, repeats: int, environment: Environment) -> list[Timing]:
     return [
         Timing(
             *(name, work, 1000 * elapsed, elapsed / seconds["symbolic_trace"], elapsed / seconds["forward"]),
-            *(repeats, environment.torch, environment.date, environment.cpu),
+            repeats,
+            **vars(environment),
         )
         for work, elapsed in seconds.items()
     ]
@@ -80,18 +84,13 @@ def growth(repeats: int, environment: Environment) -> list[Growth]:
     """One row for each number of basic blocks: 16 channels, 8 x 8, float32, 40 % of the gammas at 0."""
     rows: list[Growth] = []
     for blocks in BLOCKS:
-        model = dying(Network(lambda blocks=blocks: _residual(blocks), 8), dtype=torch.float32)
+        model = dying(Network(partial(_residual, blocks), 8), dtype=torch.float32)
         traced = nrfx.trace(model, torch.zeros(1, 3, 8, 8))
-        elapsed = median_seconds(lambda traced=traced: nrfx.utilization(traced), repeats)
+        elapsed = median_seconds(partial(nrfx.utilization, traced), repeats)
         nodes = len(traced.graph.nodes)
         each = 1e6 * elapsed / nodes
         first = rows[0].microseconds_per_node if rows else each
-        rows.append(
-            Growth(
-                *(blocks, nodes, 1000 * elapsed, each, each / first),
-                *(repeats, environment.torch, environment.date, environment.cpu),
-            )
-        )
+        rows.append(Growth(blocks, nodes, 1000 * elapsed, each, each / first, repeats, **vars(environment)))
     return rows
 
 
@@ -102,13 +101,13 @@ def _residual(blocks: int) -> nn.Module:
 
 
 def _calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
-    """What is timed, by name: each pass from the input that it takes when called alone."""
+    """The calls that are timed, by name. Each pass starts from the input that it takes when it is called alone."""
     traced = nrfx.trace(model, image)
     channels = channels_of(traced)
     budget = nrfx.Budget.relative(traced, params=1.0)
     return {
         "symbolic_trace": lambda: fx.symbolic_trace(model),
-        "forward": lambda: _forward(model, image),
+        "forward": lambda: forward(model, image),
         "trace": lambda: nrfx.trace(model, image),
         "channels": lambda: channels_of(traced),
         "liveness": lambda: liveness_of(traced, channels),
@@ -118,16 +117,9 @@ def _calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
     }
 
 
-def _forward(model: nn.Module, image: Tensor) -> Tensor:
-    with torch.no_grad():
-        output: Tensor = model(image)
-    return output
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Times all networks, prints the table, writes the CSV of a full run."""
+    """Times the passes on each network, prints the tables, writes the CSVs of a run over all networks; returns 0."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
     console, environment = Console(), Environment.here()
     rows = [
         timing
@@ -140,9 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grown = growth(options.repeats, environment)
         headings = ("blocks", "nodes", "utilization CPU ms", "us a node", "/ 50 blocks")
         console.print(terminal(f"Growth: {environment}", headings, [_grown(row) for row in grown], left=0))
-        write_csv(rows, TABLE)
-        write_csv(grown, GROWTH)
-        console.print(f"Written: {TABLE.relative_to(ROOT)}, {GROWTH.relative_to(ROOT)}")
+        write({TABLE: rows, GROWTH: grown}, console)
     return 0
 
 
@@ -161,11 +151,7 @@ def _grown(row: Growth) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks passes",
-        description="Time the passes on one thread; a run over all networks writes the CSV.",
-        epilog="example: python -m benchmarks passes --models resnet18 --repeats 3",
-    )
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="torchvision names")
+    parser = parser_of("passes", __doc__, "--models resnet18 --repeats 3")
+    add_models(parser, MODELS, others=True)
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"calls of which the median counts ({REPEATS})")
     return parser
