@@ -28,9 +28,8 @@ from benchmarks.outcome import LISTENS, TOLERANCE
 from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.timing import Environment, median_seconds
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.liveness import Residual
 from nrfx.analysis.spaces import channels_of
-from nrfx.plan.options import Scheme
+from nrfx.choices import Residual, Scheme
 
 TOLERANCES = {torch.float64: TOLERANCE, torch.float32: 1e-4}
 """Largest difference of outputs, relative to the largest output. float32 alone differs from float64 by up to 3e-5."""

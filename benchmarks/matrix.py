@@ -27,7 +27,7 @@ from benchmarks.outputs import backward, evaluated, finite, relative
 from benchmarks.table import RESULTS, ROOT, progress_bar, terminal, write_csv
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.spaces import channels_of
-from nrfx.plan.options import Scheme
+from nrfx.choices import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
 SCHEMES: tuple[Scheme, ...] = ("dense", "attention", "removed")

@@ -13,6 +13,7 @@ import nrfx
 ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
+    "choices": "",
     "printed": "",
     "labels": "",
     "nn": "generations attention native fused implementations cross layers scale triton_kernels",
