@@ -31,7 +31,7 @@ ORDER: Mapping[str, str] = {
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "train commands",
+    "cli": "parser output train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 
