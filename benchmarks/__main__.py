@@ -15,6 +15,7 @@ from benchmarks import (
     passes,
     recalibration,
     search,
+    startup,
 )
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "coverage": coverage.main,
     "budgets": budgets.main,
     "digits": digits.main,
+    "startup": startup.main,
 }
 
 
