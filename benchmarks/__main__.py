@@ -10,6 +10,7 @@ BENCHMARKS: Mapping[str, str] = {
     "passes": "speed.passes",
     "flops": "speed.flops",
     "cross": "speed.cross",
+    "startup": "speed.startup",
     "matrix": "soundness.matrix",
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",

@@ -28,6 +28,7 @@ RESULTS = {
     "flops": "speed.flops.Account",
     "cross_convolutions": "speed.cross_convolutions.Timing",
     "cross_steps": "speed.cross_steps.Step",
+    "startup": "speed.startup.Start",
     "matrix": "soundness.matrix_page.Outcome",
     "partial": "soundness.partial.Row",
     "budgets": "soundness.budgets.Row",

@@ -10,7 +10,8 @@ import zoo
 from torch import Tensor, nn
 
 import nrfx
-from nrfx.cli.commands import _parser, main
+from nrfx.cli.commands import main
+from nrfx.cli.parser import arguments_parser
 from nrfx.cli.train import asked
 from nrfx.errors import BudgetError
 from nrfx.experiment.record import Folder
@@ -404,5 +405,5 @@ def test_why_offers_the_names_that_are_close(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_a_scheme_without_a_row_means_the_row_of_the_paper_that_has_it(options: list[str], row: str) -> None:
-    arguments = _parser().parse_args(["train", "resnet18", *options])
+    arguments = arguments_parser().parse_args(["train", "resnet18", *options])
     assert asked(vars(arguments)).recipe.row.name == row

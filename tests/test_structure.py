@@ -13,6 +13,7 @@ import nrfx
 ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
+    "choices": "",
     "printed": "",
     "labels": "",
     "nn": "generations attention native fused implementations cross layers scale triton_kernels",
@@ -30,7 +31,7 @@ ORDER: Mapping[str, str] = {
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "train commands",
+    "cli": "parser output train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

@@ -29,9 +29,8 @@ from benchmarks.networks import calibrate, without_dropout
 from benchmarks.outputs import LISTENS, TOLERANCE, backward, evaluated, relative, training_facts, without_gradient
 from benchmarks.timing import Environment, median_seconds
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.liveness import Residual
 from nrfx.analysis.spaces import channels_of
-from nrfx.plan.options import Scheme
+from nrfx.choices import Residual, Scheme
 
 BUDGETS = ("1.0x", "middle")
 SCHEMES: tuple[Scheme, ...] = ("attention", "dense", "removed")

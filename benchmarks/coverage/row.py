@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from nrfx.analysis.liveness import Residual
+from nrfx.choices import Residual
 
 RESIDUALS: tuple[Residual, ...] = ("live", "fixed", "coupled")
 

@@ -31,8 +31,8 @@ from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import measure
+from nrfx.choices import Scheme
 from nrfx.models import NETWORKS, create
-from nrfx.plan.options import Scheme
 from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "budgets.csv"

@@ -29,7 +29,7 @@ from benchmarks.soundness.matrix_page import CLOSE, LEAST_SHARE, SUMMARY, Outcom
 from benchmarks.table import progress_bar, terminal
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.spaces import channels_of
-from nrfx.plan.options import Scheme
+from nrfx.choices import Scheme
 
 BETAS: Mapping[str, float] = {"zero": 0.0, "random": 0.1}
 SCHEMES: tuple[Scheme, ...] = ("dense", "attention", "removed")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
-from nrfx.analysis.liveness import Held, Liveness, Residual, liveness_of
+from nrfx.analysis.liveness import Held, Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
+from nrfx.choices import Residual
 from nrfx.labels import among, joined, tally
 from nrfx.printed import Printed
 from nrfx.tracing import TracedModule, as_traced

@@ -1,15 +1,13 @@
 """The options of a rewrite: their names, what they are where not given, and which values they take."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-from nrfx.analysis.liveness import Residual, check_residual
+from nrfx.analysis.liveness import check_residual
+from nrfx.choices import Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError
-
-Scheme = Literal["attention", "dense", "removed"]
-Reinitialize = Literal["rejuvenated", "all"]
 
 
 @dataclass(frozen=True)

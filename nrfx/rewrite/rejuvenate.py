@@ -12,15 +12,16 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
-from nrfx.analysis.liveness import Residual, liveness_of, removed_gammas
+from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
+from nrfx.choices import Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
-from nrfx.plan.options import Options, Reinitialize, Scheme
+from nrfx.plan.options import Options
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
