@@ -12,7 +12,7 @@ from torch import nn
 import nrfx
 from benchmarks.networks import dying, torchvision_network
 from benchmarks.speed.clock import LAYOUTS, Clock, interleaved, spread, where
-from nrfx.plan.options import Scheme
+from nrfx.choices import Scheme
 
 SCHEMES: Mapping[str, Scheme] = {"same widths, dense": "dense", "NR-CA": "attention", "NR-CR": "removed"}
 
