@@ -12,6 +12,7 @@ ROOT = Path(nrfx.__file__).parent
 ORDER = (
     *(
         "errors",
+        "files",
         "labels",
         "nn",
         "trace",
