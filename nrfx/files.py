@@ -9,7 +9,9 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints, is_typeddict
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from typing_extensions import is_typeddict
 
 from nrfx.errors import CheckpointError, NrfxError
 

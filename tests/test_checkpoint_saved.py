@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -102,8 +104,13 @@ def train(module: nn.Module, optimizer: Optimizer, steps: range, nr: Rejuvenator
             nr.step()
 
 
+def metadata(path: Path) -> Any:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["nrfx"])
+
+
 @pytest.mark.parametrize("name", MAKE)
-def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str) -> None:
+def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str, tmp_path: Path) -> None:
     make, optimizer_of = MAKE[name]
     fresh = nrfx.trace(make(), torch.zeros(2, 3, 4, 4))
     optimizer = optimizer_of(fresh)
@@ -114,6 +121,8 @@ def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded(expected["x"]), expected["given"])
         torch.testing.assert_close(copy.deepcopy(loaded).eval()(expected["x"]), expected["eval"])
+    nrfx.save(tmp_path / "again", loaded, optimizer, nr)
+    assert metadata(tmp_path / "again") == metadata(SAVED / f"{name}.safetensors")
     if nr is None:
         assert loaded.get_parameter("first.weight").is_contiguous(memory_format=torch.channels_last)
         assert loaded.get_parameter("a.weight") is loaded.get_parameter("b.weight")
