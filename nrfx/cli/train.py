@@ -1,23 +1,23 @@
 """A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
+from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.datasets import DataConfig, dataset
 from nrfx.experiment.loop import Run, check_fit, train
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.recipe import recipe
-from nrfx.experiment.recipe_file import RecipeFile, read
+from nrfx.experiment.recipe_file import RecipeFile, Row, read
 from nrfx.experiment.record import check_free, check_resumable
+from nrfx.files import parsed, text_of
 from nrfx.models import resolve
 from nrfx.plan.budget import Budget
 from nrfx.plan.budget_request import parse_budget
@@ -123,20 +123,23 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
     if not path.is_file():
         raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
     check_resumable(out)
-    try:
-        told = json.loads(path.read_text())
-        settings = {name: told[name] for name in RunConfig.__dataclass_fields__}
-        file = RecipeFile(
-            row=recipe(told["row"]),
-            model=told["model"],
-            budget=told["budget_asked"],
-            num_classes=told["num_classes"],
-            data=DataConfig(**{**told["data"], **({"root": root} if (root := options["data_root"]) else {})}),
-            config=RunConfig(**{**settings, "milestones": tuple(settings["milestones"])}),
-        )
-        return Job(file, told["weights"])
-    except (KeyError, TypeError, ValueError, NrfxError) as error:
-        raise CheckpointError(f"{path} is not that of a run of `nrfx train`: {error!r}.") from error
+    told = parsed(_Told, text_of(path, CheckpointError), str(path), CheckpointError)
+    data = replace(told.data, root=root) if (root := options["data_root"]) else told.data
+    config = RunConfig(**{field.name: getattr(told, field.name) for field in fields(RunConfig)})
+    return Job(RecipeFile(told.row, told.model, told.budget_asked, told.num_classes, data, config), told.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told(RunConfig):
+    """The content of a config.json of `nrfx train`."""
+
+    row: Row
+    model: str
+    num_classes: int | None
+    budget_asked: str
+    weights: str | None
+    data: DataConfig
+    budget: Budget | None
 
 
 def carry_out(

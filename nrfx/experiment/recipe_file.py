@@ -8,7 +8,7 @@
     [data]                      # the fields of nrfx.experiment.datasets.DataConfig
     name = "folder"
 
-    [train]                     # the fields of nrfx.experiment.config.RunConfig that the row does not decide
+    [train]                     # the fields of nrfx.experiment.config.Settings
     epochs = 90
     window = 30                 # the first epochs, in which an event may happen; instead of `search`
     max_events = 1              # or "unlimited"
@@ -17,18 +17,21 @@ Whatever else stands in a file, or is of another type, is refused by name. The r
 the package: `names` lists them.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Self
 
-from nrfx.errors import NrfxError, UsageError
-from nrfx.experiment.config import RunConfig
+from pydantic import PlainValidator, PositiveInt
+
+from nrfx.errors import UsageError
+from nrfx.experiment.config import RunConfig, Settings
 from nrfx.experiment.datasets import DataConfig
 from nrfx.experiment.recipe import Recipe, recipe
+from nrfx.files import parsed, text_of
 
 SHIPPED = Path(__file__).parent / "recipes"
 """The folder of the recipes that come with the package."""
@@ -86,10 +89,33 @@ def read(name: str | Path) -> RecipeFile:
             f"There is no recipe {str(name)!r}{known} (--recipe list names all). The name of a file ends in .toml."
         )
     try:
-        content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse(tomllib.loads(text_of(path, UsageError)), str(path))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
-    return parse(content, str(path))
+
+
+Row = Annotated[Recipe, PlainValidator(recipe)]
+"""In a file, the name of a row."""
+
+
+@dataclass(frozen=True)
+class _Train(Settings):
+    """The table [train]."""
+
+    window: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A recipe file as it is written."""
+
+    row: Row
+    model: str
+    budget: str = RecipeFile.budget
+    num_classes: PositiveInt | None = None
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    train: _Train = field(default_factory=_Train)
 
 
 def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
@@ -102,83 +128,22 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     >>> found.config.scheme, found.config.rescale, round(found.config.search, 3)
     ('dense', True, 0.333)
     """
-    top = {"row": str, "model": str, "budget": str, "num_classes": int | None, "seed": int, "data": dict, "train": dict}
-    _check(content, top, place)
-    for key in ("row", "model"):
-        if key not in content:
-            raise UsageError(f"{place} lacks {key!r}: write {_EXAMPLES[key]}.")
-    data, training = dict(content.get("data", {})), dict(content.get("train", {}))
-    settings = {key: hint for key, hint in get_type_hints(RunConfig).items() if key not in (*OF_THE_ROW, "seed")}
-    _check(data, get_type_hints(DataConfig), f"{place}, [data]")
-    own = {"window": int, "max_events": int | Literal["unlimited"]}
-    _check(training, {**settings, **own}, f"{place}, [train]", decided=OF_THE_ROW)
-    try:
-        found = RecipeFile(
-            row=recipe(content["row"]),
-            model=content["model"],
-            budget=content.get("budget", "params=1.0x"),
-            num_classes=content.get("num_classes"),
-            data=DataConfig(**data),
-            config=RunConfig(**{**_settings(training, place), "seed": content.get("seed", 0)}),
-        )
-    except NrfxError as error:
-        raise UsageError(f"{place}: {error}") from error
-    return found.with_row(found.row)
-
-
-UNLIMITED = "unlimited"
-"""What stands for no limit: TOML has no None."""
-
-_EXAMPLES = {"row": 'row = "NR-CA-BR"', "model": 'model = "resnet50"'}
-
-
-def _settings(training: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The settings as RunConfig takes them: a window of epochs as a fraction, lists as tuples, unlimited as None."""
-    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in training.items()}
-    if found.get("max_events") == UNLIMITED:
-        found["max_events"] = None
-    if (window := found.pop("window", None)) is not None:
-        epochs = found.get("epochs", RunConfig.epochs)
-        if "search" in found or not 0 < window <= epochs:
+    training = content.get("train", {})
+    if isinstance(training, Mapping) and (decided := [key for key in OF_THE_ROW if key in training]):
+        raise UsageError(f"{place}: {decided[0]!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
+    told = parsed(_Content, json.dumps(content, default=_date), place, UsageError)
+    settings = asdict(told.train)
+    if (window := settings.pop("window")) is not None:
+        if "search" in training or window > told.train.epochs:
             raise UsageError(
-                f"{place}, [train]: window is {window} of {epochs} epochs; expected 1 or more, up to all of them, and "
-                "no `search` beside it, which says the same as a fraction."
+                f"{place}: train.window is {window} of {told.train.epochs} epochs; expected 1 or more, up to all of "
+                "them, and no `search` beside it, which says the same as a fraction."
             )
-        found["search"] = window / epochs
-    return found
+        settings["search"] = window / told.train.epochs
+    config = RunConfig(**settings, seed=told.seed)
+    return RecipeFile(told.row, told.model, told.budget, told.num_classes, told.data, config).with_row(told.row)
 
 
-def _check(content: Mapping[str, Any], hints: Mapping[str, Any], place: str, decided: tuple[str, ...] = ()) -> None:
-    """Refuses a key that is not among the hints, and a value that does not fit its hint."""
-    for key, value in content.items():
-        if key in decided:
-            raise UsageError(f"{place}: {key!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
-        if key not in hints:
-            close = get_close_matches(key, hints, n=1)
-            hint = f"; close to it: {close[0]}" if close else ""
-            raise UsageError(f"{place}: {key!r} is unknown{hint}. Known are {', '.join(hints)}.")
-        if not _fits(value, hints[key]):
-            raise UsageError(f"{place}: {key} is {value!r}; expected {_described(hints[key])}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _described(hint: Any) -> str:
-    """A type in words."""
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_described(each) for each in get_args(hint) if each is not NoneType)
-    if get_origin(hint) is tuple:
-        return f"a list, each of it {_described(get_args(hint)[0])}"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}[hint]
+def _date(value: object) -> dict[str, str]:
+    """A date or time, which JSON has not: no field takes one, nor a table in its place."""
+    return {"date": str(value)}

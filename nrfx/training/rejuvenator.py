@@ -7,6 +7,7 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import inspect
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import TypedDict
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
+from nrfx.files import parsed
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
 from nrfx.rewrite.rejuvenate import rejuvenate, rewritten
@@ -51,6 +54,17 @@ class Event:
     r: float
     result: Rejuvenation
     lam: float
+
+
+class State(TypedDict):
+    """What a resumed Rejuvenator needs: its counters, its penalty, and which positions of each beta it shrinks."""
+
+    steps: int
+    events: int
+    lam: float
+    previous_r: float | None
+    note: str
+    betas: dict[str, list[int]]
 
 
 class Rejuvenator:
@@ -220,7 +234,7 @@ class Rejuvenator:
         self._betas = self._betas_of(self._module)
         return self._measurement(measured, r)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
         return {
             "steps": self.steps,
@@ -235,30 +249,22 @@ class Rejuvenator:
         """Goes on from a `state_dict`, with another module if one is given (that of the checkpoint).
 
         Raises:
-            TrainingError: a value is missing or unknown. Nothing was changed.
+            TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        expected = self.state_dict().keys()
-        keys = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
-        if keys != sorted(expected):
-            raise TrainingError(
-                f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found "
-                f"{', '.join(keys) or 'nothing'}. Load what Rejuvenator.state_dict returned."
-            )
-        r = state["previous_r"]
+        saved = parsed(State, state, "The state of a Rejuvenator", TrainingError)
+        schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
+        trained = self._module if module is None else module
         try:
-            schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
-            steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
-            trained = self._module if module is None else module
-            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in state["betas"].items()}
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in saved["betas"].items()}
+        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
             raise TrainingError(
-                f"The state of a Rejuvenator holds numbers, and betas of its module; found {dict(state)!r}. Load what "
-                "Rejuvenator.state_dict returned."
+                f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(saved['betas'])}. "
+                "Load what Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
             self._module, self._prunable = module, self._prunable_of(module)
         self._betas, self._signs = masks, {}
-        self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
+        self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
