@@ -18,8 +18,8 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nn": "generations attention native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition staleness "
-    "capture",
+    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition "
+    "staleness capture",
     "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
