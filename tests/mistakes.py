@@ -9,11 +9,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import zoo
 from torch import Tensor, nn
 from torch.optim import SGD
 
 import nrfx
+from tests import zoo
 
 X = torch.zeros(zoo.IMAGE)
 

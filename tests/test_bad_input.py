@@ -12,8 +12,24 @@ from typing import Any
 import numpy
 import pytest
 import torch
-import zoo
-from mistakes import (
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrizations, prune
+from torch.optim import SGD, RMSprop
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+
+import nrfx
+from nrfx.errors import (
+    AnalysisError,
+    BudgetError,
+    CheckpointError,
+    TraceError,
+    TrainingError,
+    UsageError,
+    VerificationError,
+)
+from nrfx.plan.budget_request import parse_budget
+from tests import zoo
+from tests.mistakes import (
     Deciding,
     Hidden,
     Noisy,
@@ -51,22 +67,6 @@ from mistakes import (
     without_module,
     without_weight,
 )
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrizations, prune
-from torch.optim import SGD, RMSprop
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
-
-import nrfx
-from nrfx.errors import (
-    AnalysisError,
-    BudgetError,
-    CheckpointError,
-    TraceError,
-    TrainingError,
-    UsageError,
-    VerificationError,
-)
-from nrfx.plan.budget_request import parse_budget
 
 
 @dataclass(frozen=True)

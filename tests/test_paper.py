@@ -11,11 +11,11 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from test_models_networks import COSTS
 
 import nrfx
 from benchmarks.__main__ import BENCHMARKS
 from nrfx.cli.commands import main
+from tests.models.test_networks import COSTS
 
 ROOT = Path(__file__).parent.parent
 PAPER = (ROOT / "docs" / "paper.md").read_text()
@@ -38,7 +38,7 @@ def found(dotted: str) -> Any:
 
 def test_names_and_tests_are_read_from_the_page() -> None:
     assert "nrfx.rejuvenate" in NAMES and len(NAMES) > 15
-    assert "tests/test_budgets.py" in REFERENCES and len(REFERENCES) > 20
+    assert "tests/benchmarks/test_budgets.py" in REFERENCES and len(REFERENCES) > 20
 
 
 @pytest.mark.parametrize("name", NAMES)

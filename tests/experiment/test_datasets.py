@@ -11,7 +11,7 @@ from torchvision import datasets
 from nrfx.errors import UsageError
 from nrfx.experiment.data import batches
 from nrfx.experiment.datasets import DataConfig, dataset
-from tests.test_training_loop import dataset as squares
+from tests.experiment.test_loop import dataset as squares
 
 
 @pytest.mark.parametrize(("config", "words"), [

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.optim import SGD, AdamW, Optimizer
-from zoo import IMAGE, aux_net, calibrated, densenet_preact, grouped, mobilenet, norms, resnet, vgg_bn, with_dead
 
 import nrfx
 from nrfx.errors import CheckpointError
@@ -24,6 +23,7 @@ from nrfx.nn import CrossConv2d
 from nrfx.tracing import TracedModule
 from nrfx.training.optimizer import migrate
 from nrfx.training.rejuvenator import Rejuvenator
+from tests.zoo import IMAGE, aux_net, calibrated, densenet_preact, grouped, mobilenet, norms, resnet, vgg_bn, with_dead
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg_bn": vgg_bn,

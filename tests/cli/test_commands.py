@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
 from torch import Tensor, nn
 
 import nrfx
@@ -15,6 +14,7 @@ from nrfx.cli.train import asked
 from nrfx.errors import BudgetError
 from nrfx.experiment.record import Folder
 from nrfx.plan.budget_request import parse_budget
+from tests import zoo
 
 IMAGE = ["--input", "1,3,16,16"]
 
@@ -67,16 +67,16 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 ERRORS = {
     "unknown model": (["resnet81"], "resnet18"),
-    "unreadable file": (["zoo:vgg_bn", "--weights", "garbage.pt"], "garbage.pt cannot be read"),
-    "absent file": (["zoo:vgg_bn", "--weights", "absent.pt"], "no such file"),
-    "mismatched weights": (["zoo:vgg_bn", "--weights", "wider.pt"], "8.weight is [20, 12, 3, 3]"),
-    "cannot be traced": (["test_cli:Branching"], "--input gives another"),
-    "wrong input": (["zoo:vgg_bn", "--input", "1,3,32,32"], "input was 1x3x32x32"),
-    "no shape": (["zoo:vgg_bn", "--input", "1,3,-2"], "is no shape"),
-    "NaN in a gamma": (["test_cli:diverged", *IMAGE], "5.weight[3] is nan"),
-    "no gamma at all": (["test_cli:without_gamma", *IMAGE], "gamma"),
-    "threshold out of range": (["zoo:vgg_bn", *IMAGE, "--threshold", "2"], "threshold is 2.0"),
-    "unknown option": (["zoo:vgg_bn", "--wieghts", "x"], "--wieghts"),
+    "unreadable file": (["tests.zoo:vgg_bn", "--weights", "garbage.pt"], "garbage.pt cannot be read"),
+    "absent file": (["tests.zoo:vgg_bn", "--weights", "absent.pt"], "no such file"),
+    "mismatched weights": (["tests.zoo:vgg_bn", "--weights", "wider.pt"], "8.weight is [20, 12, 3, 3]"),
+    "cannot be traced": (["tests.cli.test_commands:Branching"], "--input gives another"),
+    "wrong input": (["tests.zoo:vgg_bn", "--input", "1,3,32,32"], "input was 1x3x32x32"),
+    "no shape": (["tests.zoo:vgg_bn", "--input", "1,3,-2"], "is no shape"),
+    "NaN in a gamma": (["tests.cli.test_commands:diverged", *IMAGE], "5.weight[3] is nan"),
+    "no gamma at all": (["tests.cli.test_commands:without_gamma", *IMAGE], "gamma"),
+    "threshold out of range": (["tests.zoo:vgg_bn", *IMAGE, "--threshold", "2"], "threshold is 2.0"),
+    "unknown option": (["tests.zoo:vgg_bn", "--wieghts", "x"], "--wieghts"),
 }
 
 
@@ -116,13 +116,13 @@ def test_a_budget_that_is_none_or_too_small_exits_2_and_writes_nothing(
     budget: str, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(files.iterdir())
-    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", budget, "-o", "out.safetensors"]
+    arguments = ["rejuvenate", "tests.cli.test_commands:wasteful", *IMAGE, "--budget", budget, "-o", "out.safetensors"]
     assert BUDGETS[budget] in refused(arguments, capsys)
     assert sorted(files.iterdir()) == before
 
 
 def test_a_missing_budget_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--budget params=11.7M" in refused(["rejuvenate", "zoo:vgg_bn", *IMAGE], capsys)
+    assert "--budget params=11.7M" in refused(["rejuvenate", "tests.zoo:vgg_bn", *IMAGE], capsys)
 
 
 @pytest.mark.parametrize("output", ["no/such/folder/x.safetensors", "."])
@@ -134,13 +134,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 
 
 def test_nothing_to_rejuvenate_exits_2_with_the_reason(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["rejuvenate", "zoo:vgg_bn", *IMAGE, "--budget", "params=1.0x", "-o", "out.safetensors"]
+    arguments = ["rejuvenate", "tests.zoo:vgg_bn", *IMAGE, "--budget", "params=1.0x", "-o", "out.safetensors"]
     assert "Nothing is dead" in refused(arguments, capsys)
     assert not (files / "out.safetensors").exists()
 
 
 def test_nothing_dead_is_no_error_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "all of it is alive" in printed(["inspect", "zoo:vgg_bn", *IMAGE], capsys)
+    assert "all of it is alive" in printed(["inspect", "tests.zoo:vgg_bn", *IMAGE], capsys)
 
 
 def test_a_model_whose_name_is_known_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,8 +155,8 @@ def test_the_report_has_the_numbers_of_the_json_and_fits_the_terminal(
     width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
-    report = printed(["inspect", "test_cli:wasteful", *IMAGE], capsys)
-    plain = json.loads(printed(["inspect", "test_cli:wasteful", *IMAGE, "--json"], capsys))
+    report = printed(["inspect", "tests.cli.test_commands:wasteful", *IMAGE], capsys)
+    plain = json.loads(printed(["inspect", "tests.cli.test_commands:wasteful", *IMAGE, "--json"], capsys))
     assert max(map(len, report.splitlines())) <= int(width)
     for measure in ("params", "flops"):
         live, total, ratio = (plain[measure][key] for key in ("live", "total", "ratio"))
@@ -168,7 +168,14 @@ def test_the_report_has_the_numbers_of_the_json_and_fits_the_terminal(
 
 
 def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x,flops=2.0x", "--verify"]
+    arguments = [
+        "rejuvenate",
+        "tests.cli.test_commands:wasteful",
+        *IMAGE,
+        "--budget",
+        "params=1.0x,flops=2.0x",
+        "--verify",
+    ]
     report = printed([*arguments, "-o", "out.safetensors"], capsys)
     plain = json.loads(printed([*arguments, "--json"], capsys))
     assert f"alpha = {plain['alpha']:.4g}" in report
@@ -177,19 +184,23 @@ def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsy
     assert plain["after"]["params"]["total"] <= plain["budget"]["params"] == plain["before"]["params"]["total"]
     assert plain["difference"] < 1e-3 and plain["output"] is None
     again = json.loads(
-        printed(["inspect", "test_cli:wasteful", *IMAGE, "--weights", "out.safetensors", "--json"], capsys)
+        printed(
+            ["inspect", "tests.cli.test_commands:wasteful", *IMAGE, "--weights", "out.safetensors", "--json"], capsys
+        )
     )
     assert again["params"]["total"] == plain["after"]["params"]["total"]
 
 
 def test_the_same_seed_gives_the_same_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
-        printed(["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x", "-o", name], capsys)
+        printed(
+            ["rejuvenate", "tests.cli.test_commands:wasteful", *IMAGE, "--budget", "params=1.0x", "-o", name], capsys
+        )
     assert (files / "a").read_bytes() == (files / "b").read_bytes()
 
 
 def test_options_reach_the_rewrite(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["rejuvenate", "test_cli:wasteful", *IMAGE, "--budget", "params=1.0x", "--json"]
+    arguments = ["rejuvenate", "tests.cli.test_commands:wasteful", *IMAGE, "--budget", "params=1.0x", "--json"]
     options = ["--scheme", "dense", "--round-to", "4", "--residual", "coupled", "--no-rescale"]
     plain = json.loads(printed([*arguments, *options], capsys))
     assert {row["op"] for row in plain["after"]["rows"]} == {"Conv2d", "BatchNorm2d", "Linear"}
@@ -214,16 +225,16 @@ TRAININGS = {
     "unknown row": (["--recipe", "digits", "--row", "NR-BL"], "no row 'NR-BL'"),
     "scheme and row": (["--recipe", "digits", "--scheme", "dense"], "the row decides the scheme"),
     "budget of a baseline": (
-        ["zoo:vgg_bn", "--row", "BL", "--budget", "params=1.0x"],
+        ["tests.zoo:vgg_bn", "--row", "BL", "--budget", "params=1.0x"],
         "--budget has no meaning for BL",
     ),
-    "trigger and no budget": (["zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
-    "missing root": (["zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
-    "absent root": (["zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
+    "trigger and no budget": (["tests.zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
+    "missing root": (["tests.zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
+    "absent root": (["tests.zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
     "unknown device": (["nrfx.experiment.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
     "nothing to resume": (["--resume", "absent"], "absent holds no run"),
     "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
-    "images that do not fit": (["zoo:vgg_bn"], "input was 2x1x8x8, the images of digits; --channels and --size"),
+    "images that do not fit": (["tests.zoo:vgg_bn"], "input was 2x1x8x8, the images of digits; --channels and --size"),
 }
 
 
@@ -336,7 +347,7 @@ def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("nrfx.models.resolve", broken)
     with pytest.raises(ZeroDivisionError):
-        main(["inspect", "zoo:vgg_bn"])
+        main(["inspect", "tests.zoo:vgg_bn"])
 
 
 def test_an_interruption_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,7 +355,7 @@ def test_an_interruption_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nrfx.models.resolve", interrupted)
-    assert main(["inspect", "zoo:vgg_bn"]) == 130
+    assert main(["inspect", "tests.zoo:vgg_bn"]) == 130
     assert capsys.readouterr().err == "nrfx: interrupted\n"
 
 
@@ -369,29 +380,29 @@ def test_no_budget_is_an_error() -> None:
 
 
 def test_why_tells_the_chain_of_a_layer_and_its_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["why", "zoo:resnet", "layer1.0.conv2", *IMAGE]
+    arguments = ["why", "tests.zoo:resnet", "layer1.0.conv2", *IMAGE]
     out = printed(arguments, capsys)
-    assert out.startswith("layer1.0.conv2  Conv2d of zoo:resnet") and "zoo.py:" in out
+    assert out.startswith("layer1.0.conv2  Conv2d of tests.zoo:resnet") and "zoo.py:" in out
     plain = json.loads(printed([*arguments, "--json"], capsys))
-    assert plain["model"] == "zoo:resnet" and plain["layer"] == "layer1.0.conv2"
+    assert plain["model"] == "tests.zoo:resnet" and plain["layer"] == "layer1.0.conv2"
     chains = {part["axis"]: [link["node"] for link in part["chain"]] for part in plain["parts"]}
     assert chains == {"out": ["layer1_0_conv2", "layer1_0_bn2", "iadd"], "in": []}
 
 
 def test_why_without_a_layer_tells_every_layer_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    out = printed(["why", "zoo:vgg_bn", *IMAGE], capsys)
+    out = printed(["why", "tests.zoo:vgg_bn", *IMAGE], capsys)
     assert [line.split()[0] for line in out.splitlines()[4:8]] == ["0", "4", "8", "13"]
 
 
 def test_why_takes_the_options_of_the_analysis(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["why", "zoo:resnet", "layer1.0.conv2", *IMAGE, "--residual"]
+    arguments = ["why", "tests.zoo:resnet", "layer1.0.conv2", *IMAGE, "--residual"]
     assert "on a stream" in printed([*arguments, "fixed"], capsys)
     assert "on a stream" not in printed([*arguments, "coupled"], capsys)
     assert "threshold is 1.5" in refused([*arguments, "live", "--threshold", "1.5"], capsys)
 
 
 def test_why_offers_the_names_that_are_close(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "close to it: layer1.0.conv2" in refused(["why", "zoo:resnet", "layer1.0.con2", *IMAGE], capsys)
+    assert "close to it: layer1.0.conv2" in refused(["why", "tests.zoo:resnet", "layer1.0.con2", *IMAGE], capsys)
 
 
 @pytest.mark.parametrize(

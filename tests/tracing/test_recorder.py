@@ -17,8 +17,8 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from nrfx.errors import TraceError
 from nrfx.tracing import trace
-from tests import test_trace
-from tests.test_trace import Function, assert_behaves_like
+from tests.tracing import test_capture
+from tests.tracing.test_capture import Function, assert_behaves_like
 
 
 @pytest.fixture(autouse=True)
@@ -109,14 +109,14 @@ def test_wrapped_functions_of_others_stay_one_call() -> None:
 
 def test_what_is_patched_while_recording_is_as_it_was_also_after_a_failure() -> None:
     before = dict(_wrapped_fns_to_patch)
-    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_trace).get("isinstance")
+    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_capture).get("isinstance")
     gm = trace(Function(lambda m, x: x + torch.arange(x.size(1))), torch.zeros(2, 4))
     with pytest.raises(TraceError):
         trace(Function(lambda m, x: x if x.sum() > 0 else -x), torch.zeros(2, 4))
     gm.recompile()
     trace(nn.Sequential(nn.Sequential(gm)), torch.zeros(2, 4))
     assert before == _wrapped_fns_to_patch
-    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_trace).get("isinstance")
+    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(test_capture).get("isinstance")
     assert now == patched
 
 

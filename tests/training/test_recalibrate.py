@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from nrfx.errors import TrainingError
-from tests.test_trace_partial import Detector
-from tests.test_trace_partial import images as detected
-from tests.test_training_rejuvenator import contents as everything
-from tests.test_training_rejuvenator import equal, kill, learn, set_up
+from tests.tracing.test_partition import Detector
+from tests.tracing.test_partition import images as detected
+from tests.training.test_rejuvenator import contents as everything
+from tests.training.test_rejuvenator import equal, kill, learn, set_up
 from tests.zoo import IMAGE, SMALL, cbr, norms, vgg_bn, with_dead
 
 

@@ -12,7 +12,7 @@ from nrfx.errors import UsageError
 from nrfx.experiment.loop import train
 from nrfx.experiment.plot import _draw, plot
 from nrfx.experiment.record import read_log
-from tests.test_training_loop import QUICK, dataset, half_dead, network
+from tests.experiment.test_loop import QUICK, dataset, half_dead, network
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import re
 
 import pytest
 import torch
-import zoo
 from rich.console import Console
 from torchvision.models import get_model
 
@@ -11,6 +10,7 @@ import nrfx
 from nrfx.analysis.utilization import Share, Utilization
 from nrfx.report import human, pair, rejuvenation_report, render, utilization_report, widths
 from nrfx.report.layer_tree import Group, lines, outline
+from tests import zoo
 
 
 def traced(name: str, dead: float = 0.4) -> nrfx.TracedModule:

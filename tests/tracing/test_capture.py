@@ -411,7 +411,7 @@ def test_nodes_know_their_module_and_the_line_of_code() -> None:
     for module in (gm, copy.deepcopy(gm), pickle.loads(pickle.dumps(gm))):
         node = next(node for node in module.graph.nodes if node.target is F.dropout)
         assert list(node.meta["nn_module_stack"].values())[-1] == ("0", FunctionalDropout)
-        assert "test_trace.py" in node.meta["stack_trace"]
+        assert "test_capture.py" in node.meta["stack_trace"]
         assert "in forward" in node.meta["stack_trace"]
 
 

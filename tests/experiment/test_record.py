@@ -12,7 +12,7 @@ from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.record import Epoch, Silent, read_log
-from tests.test_training_loop import dataset, half_dead
+from tests.experiment.test_loop import dataset, half_dead
 
 CONFIG = RunConfig(epochs=4, batch_size=8, interval=3, search=1.0, seed=1, dsd=0.3)
 

@@ -16,7 +16,7 @@ from nrfx.experiment.demo import CONFIG, Demo, comparison, demo, digits_net
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.progress import Screen, layer_bars
 from nrfx.experiment.record import Score
-from tests.test_training_loop import QUICK, dataset, half_dead, network
+from tests.experiment.test_loop import QUICK, dataset, half_dead, network
 
 SHORT = replace(CONFIG, batch_size=128, interval=2)
 

@@ -96,7 +96,9 @@ def test_an_order_that_means_more_is_left() -> None:
 def test_what_was_reordered_is_not_saved_for_a_model_in_another_order(tmp_path) -> None:
     before = rejuvenated(Branches(), "attention").module
     nrfx.save(tmp_path / "before.safetensors", before)
-    with pytest.raises(CheckpointError, match=r"sort_generations.*save the network before it, and call it again after load"):
+    with pytest.raises(
+        CheckpointError, match=r"sort_generations.*save the network before it, and call it again after load"
+    ):
         nrfx.save(tmp_path / "after.safetensors", sort_generations(before).module)
     fresh = sort_generations(nrfx.load(tmp_path / "before.safetensors", Branches().double())).module
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)

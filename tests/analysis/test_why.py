@@ -8,7 +8,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-import zoo
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
@@ -18,6 +17,7 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.why import Part, Why, why
 from nrfx.errors import AnalysisError, UsageError
 from nrfx.report import render, why_report
+from tests import zoo
 
 
 def asked(model: nn.Module, layer: str, shape: tuple[int, ...] = zoo.IMAGE, residual: Residual = "live") -> Why:
