@@ -9,7 +9,7 @@ from torch import nn
 
 from nrfx.errors import TrainingError
 from nrfx.training.rejuvenator import Measurement, Rejuvenator
-from tests.training.test_rejuvenator import learn, set_up
+from tests.training.small_loop import learn, set_up
 from tests.zoo import SMALL
 
 

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import nrfx
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
-from tests.training.test_rejuvenator import kill, learn, set_up
+from tests.training.small_loop import kill, learn, set_up
 from tests.zoo import IMAGE, norms, vgg_bn
 
 

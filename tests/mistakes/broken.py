@@ -1,4 +1,4 @@
-"""Models with something wrong about them, and what users do with models: see test_bad_input.py."""
+"""Models with something wrong about them, and what users do with models: the tables beside this file name them."""
 
 import copy
 import math
