@@ -24,7 +24,7 @@ REFERENCES = sorted({code for code in CODE if code.startswith("tests/")})
 NAMES = sorted({name for code in CODE for name in re.findall(r"^nrfx(?:\.\w+)+", code)})
 
 
-def found(dotted: str) -> Any:
+def resolved(dotted: str) -> Any:
     """What a dotted name stands for: the longest module that there is, and attributes of it."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
@@ -43,7 +43,7 @@ def test_names_and_tests_are_read_from_the_page() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_function_on_the_page_exists(name: str) -> None:
-    assert inspect.getdoc(found(name))
+    assert inspect.getdoc(resolved(name))
 
 
 @pytest.mark.parametrize("reference", REFERENCES)

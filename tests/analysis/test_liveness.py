@@ -24,8 +24,8 @@ def analysed(model: nn.Module, **options):
 
 
 def live(model: nn.Module, birth: str = "0", **options) -> list[bool]:
-    found, alive = analysed(model, **options)
-    return alive.live[found.channel_of[found.births[birth]]].tolist()
+    channels, alive = analysed(model, **options)
+    return alive.live[channels.channel_of[channels.births[birth]]].tolist()
 
 
 def kill(norm: nn.BatchNorm2d, *indices: int, beta: float = 0.0) -> None:
@@ -47,8 +47,8 @@ def test_a_layer_is_never_emptied() -> None:
     with torch.no_grad():
         model[1].weight.fill_(1e-6)
         model[1].weight[5] = 2e-6
-    found, alive = analysed(model)
-    assert alive.live[found.births["0"]].nonzero().flatten().tolist() == [5]
+    channels, alive = analysed(model)
+    assert alive.live[channels.births["0"]].nonzero().flatten().tolist() == [5]
     assert "only the strongest" in alive.notes[0]
 
 
@@ -65,8 +65,8 @@ def test_a_dead_channel_behind_a_padded_depthwise_convolution_is_held_unless_it_
     kill(model[1], 0, 1, beta=0.0)
     kill(model[1], 2, 3, beta=0.5)
     kill(model[1], 4, beta=-0.5)  # relu makes it zero
-    found, alive = analysed(model)
-    assert alive.live[found.births["0"]].tolist() == [False, False, True, True, False, True, True, True]
+    channels, alive = analysed(model)
+    assert alive.live[channels.births["0"]].tolist() == [False, False, True, True, False, True, True, True]
     assert torch.cat([held.indices for held in alive.held]).tolist() == [2, 3]
     assert "padded" in alive.held[0].reason
 
@@ -91,8 +91,8 @@ def test_a_constant_behind_a_gate_is_held_unless_it_is_zero() -> None:
     model = Gated().eval()
     kill(model.norm, 0, beta=0.0)
     kill(model.norm, 1, beta=0.3)
-    found, alive = analysed(model)
-    assert alive.live[found.births["body"]][:2].tolist() == [False, True]
+    channels, alive = analysed(model)
+    assert alive.live[channels.births["body"]][:2].tolist() == [False, True]
     assert "combines its constant" in alive.held[0].reason
 
 
@@ -119,9 +119,9 @@ def test_streams_live_unless_coupled_and_then_die_when_all_their_gammas_do() -> 
         if isinstance(norm, nn.BatchNorm2d):
             kill(norm, 0)
     for residual, expected in (("live", True), ("fixed", True), ("coupled", False)):
-        found, alive = analysed(model, residual=residual)
-        streams = torch.tensor([space.stream for space in found.spaces])[found.space_of]
-        first = torch.stack([found.channel_of[labels[0]] for labels in found.births.values()][:-1])
+        channels, alive = analysed(model, residual=residual)
+        streams = torch.tensor([space.stream for space in channels.spaces])[channels.space_of]
+        first = torch.stack([channels.channel_of[labels[0]] for labels in channels.births.values()][:-1])
         assert bool(alive.live[first][streams[first]].any()) is expected
 
 
@@ -133,7 +133,7 @@ def test_only_gammas_that_can_die_are_mortal() -> None:
 
 
 def dead_first(model: nn.Module, beta: float, where: str = "") -> nrfx.TracedModule:
-    """The traced model, with the first half of the gammas of norms whose names end so at 0, and that beta there."""
+    """The traced model; norms whose names end in `where` have gamma 0 and this beta in their first half."""
     with torch.no_grad():
         for name, norm in model.named_modules():
             if norm in norms(model) and name.endswith(where):

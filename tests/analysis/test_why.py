@@ -34,7 +34,7 @@ def nodes(part: Part) -> list[str]:
 
 
 class Forked(nn.Module):
-    """Two layers side by side for a third; what the second gives is an output too."""
+    """A layer reads the outputs of two others, concatenated; that of the second is an output of the network too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from nrfx.analysis.spaces import channels_of
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen() -> Iterator[None]:
-    """Collecting garbage, which the checks do often, need not look at what was imported."""
+    """Keeps imported objects out of the garbage collections that the checks run often."""
     gc.collect()
     gc.freeze()
     yield

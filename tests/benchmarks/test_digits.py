@@ -45,10 +45,10 @@ def test_a_baseline_that_is_saturated_or_a_row_over_its_params_fails() -> None:
 
 def test_the_interval_is_student_s() -> None:
     # t of 9 degrees of freedom at 97.5 % is 2.262; the deviation of 0 to 9 is 3.028.
-    found = interval([float(value) for value in range(10)])
-    assert found.mean == 4.5
-    assert found.reach == pytest.approx(2.262 * 3.028 / 10**0.5, rel=1e-3)
-    assert found.apart and not interval([-1.0, 1.0, 0.5]).apart
+    interval_of_ten = interval([float(value) for value in range(10)])
+    assert interval_of_ten.mean == 4.5
+    assert interval_of_ten.reach == pytest.approx(2.262 * 3.028 / 10**0.5, rel=1e-3)
+    assert interval_of_ten.apart and not interval([-1.0, 1.0, 0.5]).apart
 
 
 def test_differences_are_those_of_one_seed() -> None:
@@ -100,8 +100,8 @@ def test_seeds_for_choosing_are_none_of_the_study_s() -> None:
 
 @pytest.mark.parametrize("row", ["BL-CA", "NR+DSD"])
 def test_a_run_is_of_the_network_and_the_images_of_its_seed(row: str) -> None:
-    found = trained(row, 3, replace(SETTINGS, epochs=2, interval=3))
-    assert (found.row, found.seed, found.epochs) == (row, 3, 2)
-    assert found.params == sum(parameter.numel() for parameter in network(3).parameters())
+    result = trained(row, 3, replace(SETTINGS, epochs=2, interval=3))
+    assert (result.row, result.seed, result.epochs) == (row, 3, 2)
+    assert result.params == sum(parameter.numel() for parameter in network(3).parameters())
     data = images(3)
     assert [len(part) for part in (data.train, data.validation, data.test)] == [145, 449, 1203]

@@ -102,7 +102,7 @@ def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
 
 
 def test_the_trainings_in_the_help_can_start(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Models and images fit, for the device is the last that is looked at before a training."""
+    """The device is checked last, so an error about it means that the model and the images fit."""
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     examples = capsys.readouterr().out.partition("example:")[2].strip().splitlines()

@@ -1,4 +1,4 @@
-"""The digits, split and served."""
+"""The digits: how they are split, and how batches are drawn."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The demo and the screen: what a person sees, whichever way it goes."""
+"""The demo and the progress screen: what they print for each way in which the two runs can end."""
 
 import io
 import json
@@ -80,10 +80,10 @@ def test_the_verdict_says_what_happened(plain: int, ours: int, words: str) -> No
 
 
 def test_without_an_event_the_verdict_says_that_there_was_none_and_why() -> None:
-    found = outcome(9, 3, event=False, note="The search window ends at step 7.").verdict()
-    assert found.startswith("No rejuvenation took place")
-    assert found.endswith("The search window ends at step 7.")
-    assert "better" not in found
+    verdict = outcome(9, 3, event=False, note="The search window ends at step 7.").verdict()
+    assert verdict.startswith("No rejuvenation took place")
+    assert verdict.endswith("The search window ends at step 7.")
+    assert "better" not in verdict
 
 
 def test_the_table_shows_both_runs_side_by_side() -> None:

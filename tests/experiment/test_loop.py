@@ -128,11 +128,11 @@ def test_the_seed_decides_the_run() -> None:
 def test_scoring_leaves_the_network_and_its_mode_as_they_are() -> None:
     gm = network().train()
     before = {name: value.clone() for name, value in gm.state_dict().items()}
-    found = score(gm, dataset().test, size=7)
+    in_parts = score(gm, dataset().test, size=7)
     assert gm.training
     assert all(torch.equal(value, before[name]) for name, value in gm.state_dict().items())
-    assert found.images == 40
-    assert score(gm, dataset().test) == Score(pytest.approx(found.loss, rel=1e-5), found.wrong, 40)
+    assert in_parts.images == 40
+    assert score(gm, dataset().test) == Score(pytest.approx(in_parts.loss, rel=1e-5), in_parts.wrong, 40)
 
 
 # Neural Rejuvenation

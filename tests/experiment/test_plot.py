@@ -1,4 +1,4 @@
-"""The figure: what it needs, and what it shows."""
+"""The figure: runs that it refuses, and the curves that it draws."""
 
 import sys
 from dataclasses import replace

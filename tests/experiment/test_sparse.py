@@ -90,6 +90,6 @@ def test_the_masks_go_when_training_fails() -> None:
 
 
 def test_the_sparse_phase_is_the_third_quarter_of_what_is_left() -> None:
-    found = phases(since=10, epochs=50)
-    assert [epoch for epoch in range(1, 51) if epoch in found] == list(range(31, 41))
+    sparse_epochs = phases(since=10, epochs=50)
+    assert [epoch for epoch in range(1, 51) if epoch in sparse_epochs] == list(range(31, 41))
     assert not any(epoch in phases(since=3, epochs=4) for epoch in range(6))

@@ -68,12 +68,12 @@ def came_from(old: dict[str, nn.Parameter], module: nn.Module, origins: dict[str
         if name not in origins or not name.endswith("weight") or parameter.dim() == 1:
             continue
         parent, dims = origins[name]
-        found, expected = parameter.detach(), old[parent].detach()
+        new, expected = parameter.detach(), old[parent].detach()
         for dim, (places, factor) in enumerate(dims):
-            at = torch.arange(found.shape[dim])
+            at = torch.arange(new.shape[dim])
             kept = at[((places if places is not None else at) >= 0) & ((factor if factor is not None else at + 1) != 0)]
             expected = expected.index_select(dim, kept if places is None else places[kept])
-            found = found.index_select(dim, kept)
+            new = new.index_select(dim, kept)
             if factor is not None:
-                expected = expected * factor[kept].view([-1 if d == dim else 1 for d in range(found.dim())])
-        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-15), name
+                expected = expected * factor[kept].view([-1 if d == dim else 1 for d in range(new.dim())])
+        assert torch.allclose(new, expected, rtol=1e-12, atol=1e-15), name

@@ -95,10 +95,10 @@ def outputs(module: nn.Module) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def difference(expected: list[Tensor], found: list[Tensor]) -> float:
+def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
     """Largest difference of the outputs, relative to the largest value of each."""
-    assert [tensor.shape for tensor in expected] == [tensor.shape for tensor in found]
-    pairs = zip(expected, found, strict=True)
+    assert [tensor.shape for tensor in expected] == [tensor.shape for tensor in actual]
+    pairs = zip(expected, actual, strict=True)
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs)
 
 

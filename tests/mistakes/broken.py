@@ -84,7 +84,7 @@ def without_channels() -> nn.Module:
 
 @torch.no_grad()
 def with_number(attribute: str, value: float) -> nn.Module:
-    """The traced model, with that number at index 2 of its second norm."""
+    """The traced model, with `value` at index 2 of that attribute of its second norm."""
     model = plain()
     getattr(model[5], attribute)[2] = value  # type: ignore[index]
     return traced(model)

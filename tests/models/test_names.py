@@ -77,9 +77,9 @@ def test_example_inputs_fit_the_model(name: str, shape: tuple[int, ...]) -> None
 
 
 def test_shapes_and_classes_can_be_given() -> None:
-    found = resolve("resnet18", num_classes=7, shapes=[(2, 3, 32, 32)])
-    assert found.module.get_parameter("fc.weight").shape[0] == 7
-    assert found.example_inputs[0].shape == (2, 3, 32, 32)
+    resolved = resolve("resnet18", num_classes=7, shapes=[(2, 3, 32, 32)])
+    assert resolved.module.get_parameter("fc.weight").shape[0] == 7
+    assert resolved.example_inputs[0].shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("wrapped", ["{}", "state_dict", "model", "module."])

@@ -67,9 +67,9 @@ def test_a_number_of_classes_that_is_none_is_refused(number: object) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_command_line_knows_the_images_and_the_classes(name: str) -> None:
     with torch.device("meta"):
-        found = resolve(f"nrfx:{name}", num_classes=7)
-    assert [*found.module.parameters()][-1].shape == (7,)
-    assert found.example_inputs[0].shape == NETWORKS[name].shape == (1, 3, NETWORKS[name].side, NETWORKS[name].side)
+        resolved = resolve(f"nrfx:{name}", num_classes=7)
+    assert [*resolved.module.parameters()][-1].shape == (7,)
+    assert resolved.example_inputs[0].shape == NETWORKS[name].shape == (1, 3, NETWORKS[name].side, NETWORKS[name].side)
 
 
 def test_the_command_line_inspects_a_network_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,8 +65,10 @@ def check_law(gm: nn.Module, result: nrfx.Rejuvenation, gamma0: float = GAMMA0) 
 
 def named(result: nrfx.Rejuvenation, name: str) -> int:
     """How many gammas of a norm the notes say were left alone."""
-    found = [re.match(rf"{re.escape(name)}: (\d+) gammas below \S+ not rescaled: .+\.", note) for note in result.notes]
-    return sum(int(match[1]) for match in found if match)
+    matches = [
+        re.match(rf"{re.escape(name)}: (\d+) gammas below \S+ not rescaled: .+\.", note) for note in result.notes
+    ]
+    return sum(int(match[1]) for match in matches if match)
 
 
 def why(result: nrfx.Rejuvenation) -> set[str]:
@@ -177,7 +179,7 @@ def test_the_law_holds_over_several_rejuvenations_with_training_in_between(name:
 
 
 def trained(gm: nrfx.TracedModule, seed: int) -> nrfx.TracedModule:
-    """Steps after which cross weights are in use, gammas shrunk as the penalty does, and some of each norm dead."""
+    """The network after training steps that move cross weights; its gammas are shrunk, and some of each norm are 0."""
     optimizer = torch.optim.SGD(gm.train().parameters(), lr=0.01)
     for step in range(3):
         optimizer.zero_grad()

@@ -48,9 +48,9 @@ def test_names_are_cut_in_the_middle_before_a_column_of_numbers_is() -> None:
 
 def test_every_layer_has_a_line_and_norms_are_folded_into_theirs() -> None:
     text = render(utilization_report(measured("resnet")), 80)
-    found = [line.split()[0] for line in text.splitlines() if "/" in line or "%" in line]
+    labels = [line.split()[0] for line in text.splitlines() if "/" in line or "%" in line]
     for label in ("conv1+bn1", "layer1.0", "conv2+bn2", "downsample.0+1", "fc", "total"):
-        assert label in found
+        assert label in labels
 
 
 def test_widths_and_costs_of_a_line_are_live_of_all() -> None:

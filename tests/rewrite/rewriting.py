@@ -31,8 +31,8 @@ def rewritten(name: str, scheme: str, beta: str = "random", **options) -> tuple[
 def difference(before: nn.Module, after: nn.Module) -> float:
     """Largest difference of the outputs, relative to the largest output."""
     with torch.no_grad():
-        expected, found = before(images()), after(images())
-    return float((expected - found).abs().max() / expected.abs().max())
+        expected, actual = before(images()), after(images())
+    return float((expected - actual).abs().max() / expected.abs().max())
 
 
 def counted_flops(module: nn.Module) -> int:

@@ -20,7 +20,7 @@ def rewritten(beta: str = "zero", scheme: str = "dense", name: str = "vgg_bn", *
 
 
 def split(result: nrfx.Rejuvenation, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """bool masks: which rows and which columns of a weight are new."""
+    """Two bool masks: the new rows and the new columns of a weight."""
     weight = result.module.get_parameter(name)
     masks = [torch.zeros(size, dtype=torch.bool) for size in weight.shape[:2]]
     return tuple(

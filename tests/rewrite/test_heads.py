@@ -231,8 +231,8 @@ def test_copies_files_and_compiled_forms_have_the_same_heads(tmp_path: Path) -> 
     loaded = nrfx.load(tmp_path / "net", SMALL["resnet"]()).eval()
     compiled = torch.compile(nrfx.heads(gm), fullgraph=True, backend="eager")
     for other in (nrfx.heads(loaded), nrfx.heads(copy.deepcopy(gm)), copy.deepcopy(nrfx.heads(gm)), compiled):
-        for found, output in zip(other(images()), expected, strict=True):
-            torch.testing.assert_close(found, output, rtol=0, atol=1e-12)
+        for actual, output in zip(other(images()), expected, strict=True):
+            torch.testing.assert_close(actual, output, rtol=0, atol=1e-12)
 
 
 def test_autocast_gives_every_head_in_the_lower_precision() -> None:

@@ -24,7 +24,7 @@ def images(dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
 
 @torch.no_grad()
 def kill(gm: nn.Module, seed: int, beta: float = 0.1) -> None:
-    """Gamma 0 for some channels, and for all that are dead already: the network itself is what a rewrite must equal."""
+    """Sets some gammas to 0, and all that are below the threshold, so that a rewrite must equal the network exactly."""
     generator = torch.Generator().manual_seed(seed)
     for norm in norms(gm):
         dead = torch.rand(norm.num_features, generator=generator) < 0.3
@@ -46,7 +46,7 @@ def set_up(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> nrf
 
 
 def learn(nr: nrfx.Rejuvenator, steps: int = 3) -> None:
-    """Steps of a loop of one's own, in which cross weights move away from 0."""
+    """Training steps without a penalty, after which cross weights are no longer 0."""
     head_loss = nrfx.HeadLoss(lambda out, y: F.cross_entropy(out[0] if isinstance(out, tuple) else out, y))
     dtype = next(nr.module.parameters()).dtype
     nr.module.train()
@@ -59,7 +59,7 @@ def learn(nr: nrfx.Rejuvenator, steps: int = 3) -> None:
 
 
 def events(nr: nrfx.Rejuvenator, count: int = 5) -> Iterator[tuple[nrfx.TracedModule, nrfx.Event]]:
-    """(the network before, the event), with training in between."""
+    """Pairs of the network before an event and the event; the network trains between events."""
     for seed in range(count):
         learn(nr)
         kill(nr.module, seed)
@@ -88,8 +88,8 @@ def test_five_rejuvenations_in_a_row_keep_function_budget_and_optimizer(
     for before, event in events(nr):
         nrfx.verify(before, event.result, x)
         with torch.no_grad():
-            expected, found = before(x), nr.module(x)
-        assert float((expected - found).abs().max() / expected.abs().max()) < TOLERANCE[dtype]
+            expected, actual = before(x), nr.module(x)
+        assert float((expected - actual).abs().max() / expected.abs().max()) < TOLERANCE[dtype]
         cost = event.result.after
         assert cost.params.total == sum(parameter.numel() for parameter in nr.module.parameters()) <= nr.budget.params
         assert cost.flops.total == counted_flops(nr.module, x[:1])
@@ -236,8 +236,8 @@ def test_one_cross_weight_is_enough_to_keep_generations_apart() -> None:
 def test_without_cross_connections_only_the_heads_merge() -> None:
     result, difference = twice("removed", merge=True, trained=True)
     assert difference < 1e-12
-    found = {path: len(ins) for path, (ins, _) in generations(result.module).items()}
-    assert found == {"4": 3, "8": 3, "13": 2}
+    generations_read = {path: len(ins) for path, (ins, _) in generations(result.module).items()}
+    assert generations_read == {"4": 3, "8": 3, "13": 2}
     assert sum("its cross weights do not exist" in note for note in result.notes) == 2
     survivors, rejuvenated = nrfx.heads(result.module)(images())
     assert survivors.shape == rejuvenated.shape == (2, 5)

@@ -35,7 +35,7 @@ class Transformer(nn.Module):
 
 
 class Unfoldable(nn.Module):
-    """What the first layer gives is added to what the second gives: its scale could not be folded away."""
+    """The outputs of two layers are added, so that a scale behind one of them could not be folded into a weight."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -76,9 +76,9 @@ def output(module: nn.Module, x: Tensor) -> list[Tensor]:
 
 def assert_behaves_like(traced: nn.Module, model: nn.Module, x: Tensor) -> None:
     for mode in (True, False, True):
-        found, expected = output(traced.train(mode), x), output(model.train(mode), x)
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
+        actual, expected = output(traced.train(mode), x), output(model.train(mode), x)
+        assert len(actual) == len(expected)
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
 
 

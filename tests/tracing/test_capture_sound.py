@@ -1,4 +1,4 @@
-"""A trace computes what the model computes, in both modes and in its buffers, or there is none."""
+"""A trace computes the outputs and buffers of the model in both modes, or the model is refused."""
 
 import collections
 import copy
@@ -149,8 +149,8 @@ def data(m: Net, x: Tensor) -> Pair:
 
 
 def largest(m: Net, x: Tensor) -> tuple[Tensor, Any]:
-    found = m.fc(x).max(1)
-    return found.values * found.indices, found
+    maxima = m.fc(x).max(1)
+    return maxima.values * maxima.indices, maxima
 
 
 KEPT: tuple[Forward, ...] = (
@@ -169,9 +169,9 @@ def test_what_a_forward_does_is_kept(forward: Forward) -> None:
     model, x = Net(forward), torch.randn(3, 4)
     gm = copy.deepcopy(trace(model, x))
     for training in (True, False, True):
-        expected, found = leaves(model.train(training)(x.clone())), leaves(gm.train(training)(x.clone()))
-        assert len(expected) == len(found)
-        for a, b in zip(expected, found, strict=True):
+        expected, actual = leaves(model.train(training)(x.clone())), leaves(gm.train(training)(x.clone()))
+        assert len(expected) == len(actual)
+        for a, b in zip(expected, actual, strict=True):
             assert torch.equal(a, b) and a.requires_grad == b.requires_grad if isinstance(a, Tensor) else a == b
         assert all(torch.equal(value, gm.state_dict()[key]) for key, value in model.state_dict().items())
 

@@ -41,9 +41,9 @@ def test_exported_and_compiled_modules_behave_like_the_model(name: str, training
     compiled = torch.compile(copy.deepcopy(gm), backend="eager", fullgraph=True)
     for module in (exported, compiled):
         torch.manual_seed(7)
-        found = module(x)
-        found = [found] if isinstance(found, Tensor) else found
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        outputs = module(x)
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
 
 
 def test_a_compiled_module_follows_the_mode() -> None:

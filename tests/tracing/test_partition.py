@@ -46,13 +46,13 @@ class Detector(nn.Module):
         self.spare = nn.Linear(3, 3)
 
     def forward(self, images: list[Tensor], least: int = 1) -> list[Tensor]:
-        found = []
+        boxes = []
         for features in self.backbone(torch.stack(images)).values():
             scores = self.head(features).flatten(2) * self.scale[:, None]
             kept = scores.mean((0, 1)) > scores.mean()
             if int(kept.sum()) >= least:
-                found.append(scores[:, :, kept])
-        return found
+                boxes.append(scores[:, :, kept])
+        return boxes
 
 
 def images(count: int = 1, size: int = 20) -> list[Tensor]:
@@ -76,9 +76,9 @@ def assert_same(model: nn.Module, gm: nn.Module, inputs: Any) -> None:
         torch.manual_seed(1)
         expected = copy.deepcopy(model).train(training)(inputs)
         torch.manual_seed(1)
-        found = copy.deepcopy(gm).train(training)(inputs)
-        assert len(expected) == len(found)
-        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        actual = copy.deepcopy(gm).train(training)(inputs)
+        assert len(expected) == len(actual)
+        assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
 
 
 def test_the_largest_parts_are_graphs_and_the_model_s_own_code_runs() -> None:

@@ -109,7 +109,7 @@ def test_a_channels_weight_is_what_the_paper_sums_over_the_layers_that_it_meets(
     """C_before * (live inputs) + C_after * (live outputs), by hand, in a chain of 3x3 convolutions."""
     gm = nrfx.trace(with_dead(vgg_bn((8, 12, 16)), 0.5), torch.zeros(IMAGE))
     live = [4, 6, 8]
-    found = gamma_weights(gm, measure)  # type: ignore[arg-type]
+    weights = gamma_weights(gm, measure)  # type: ignore[arg-type]
     whole = getattr(nrfx.utilization(gm), measure).total
     pixels = [256, 64, 16] if measure == "flops" else [1, 1, 1]
     own = 0 if measure == "flops" else 2  # gamma and beta
@@ -118,7 +118,7 @@ def test_a_channels_weight_is_what_the_paper_sums_over_the_layers_that_it_meets(
     for name, value in zip(
         ("1.weight", "5.weight", "9.weight"), map(sum, zip(before, after, strict=True)), strict=True
     ):
-        assert torch.allclose(found[name], torch.full_like(found[name], (value + own) / whole)), name
+        assert torch.allclose(weights[name], torch.full_like(weights[name], (value + own) / whole)), name
 
 
 @pytest.mark.parametrize("measure", ["params", "flops"])

@@ -201,14 +201,14 @@ def test_momentum_is_gathered_divided_by_the_factor_and_zero_where_new_or_rewrit
     train(old, optimizer, 3)
     weight, bias, columns, last = (optimizer.state[p]["momentum_buffer"].clone() for p in old.parameters())
     migrate(optimizer, old, result)
-    found = [optimizer.state[p]["momentum_buffer"] for p in result.module.parameters()]
+    momenta = [optimizer.state[p]["momentum_buffer"] for p in result.module.parameters()]
     nothing = torch.zeros(2)
-    assert torch.equal(found[0], torch.stack([weight[2] / 4, nothing, nothing, nothing]))
-    assert torch.equal(found[1], torch.stack([bias[2] / 4, *torch.zeros(3)]))
+    assert torch.equal(momenta[0], torch.stack([weight[2] / 4, nothing, nothing, nothing]))
+    assert torch.equal(momenta[1], torch.stack([bias[2] / 4, *torch.zeros(3)]))
     assert torch.equal(
-        found[2], torch.stack([columns[0, 2], torch.tensor(0.0), columns[0, 0], torch.tensor(0.0)])[None]
+        momenta[2], torch.stack([columns[0, 2], torch.tensor(0.0), columns[0, 0], torch.tensor(0.0)])[None]
     )
-    assert torch.equal(found[3], last)
+    assert torch.equal(momenta[3], last)
 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW])

@@ -25,7 +25,7 @@ def images(count: int, seed: int = 0) -> list[Tensor]:
 
 
 def contents(module: nn.Module) -> dict[str, Any]:
-    """Everything of a module that can be seen, and the random state."""
+    """Tensors, gradients, modes and numbers of hooks of a module, and the random state."""
     return {
         "state": {name: tensor.clone() for name, tensor in module.state_dict().items()},
         "gradients": {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None},
@@ -36,11 +36,11 @@ def contents(module: nn.Module) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """The names of what differs; buffers and parameters by their own."""
-    found = {kind for kind in ("modes", "hooks") if before[kind] != after[kind]}
+    """The names of the buffers and parameters that differ, and of the other entries that do."""
+    changed = {kind for kind in ("modes", "hooks") if before[kind] != after[kind]}
     for kind in ("state", "gradients"):
-        found |= {name for name in before[kind] if not torch.equal(before[kind][name], after[kind][name])}
-    return found | (set() if torch.equal(before["random"], after["random"]) else {"random"})
+        changed |= {name for name in before[kind] if not torch.equal(before[kind][name], after[kind][name])}
+    return changed | (set() if torch.equal(before["random"], after["random"]) else {"random"})
 
 
 def rejuvenated(name: str = "vgg_bn", **options: Any) -> nrfx.Rejuvenation:
@@ -174,9 +174,9 @@ def test_the_statistics_are_those_of_torchs_cumulative_average(name: str) -> Non
     expected = cumulative(model, images(3))
     gm = nrfx.trace(model, torch.zeros(IMAGE))
     nrfx.recalibrate(gm, images(3))
-    found = dict(gm.named_buffers())
+    buffers = dict(gm.named_buffers())
     for buffer, value in expected.items():
-        assert torch.allclose(found[buffer], value, rtol=1e-4, atol=1e-5), buffer
+        assert torch.allclose(buffers[buffer], value, rtol=1e-4, atol=1e-5), buffer
 
 
 @pytest.mark.parametrize(("norm", "shape"), [
@@ -235,7 +235,7 @@ def test_where_nothing_is_new_nothing_is_written() -> None:
 
 
 def test_with_all_channels_eval_mode_sees_what_training_sees() -> None:
-    """From scratch the statistics are 0 and 1: outputs in the two modes are far apart until they are taken."""
+    """Statistics start at 0 and 1: until they are taken from data, the outputs of the two modes are far apart."""
     result = rejuvenated(reinitialize="all")
     module, batch = result.module, images(1)[0]
     trained = copy.deepcopy(module).train()(batch)

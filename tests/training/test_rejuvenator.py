@@ -120,9 +120,9 @@ def test_the_penalty_is_lambda_times_the_sign_of_every_gamma_that_can_die_and_no
     nr.load_state_dict({**nr.state_dict(), "lam": 0.25})
     with torch.no_grad():
         nr.module.get_parameter("1.weight")[:2] = torch.tensor([-3.0, 0.0])
-    found = penalized(nr)
-    assert set(found) == {"1.weight", "5.weight", "9.weight"}
-    assert found["1.weight"].tolist() == [-0.25, 0.0, *[0.25] * 6]
+    penalties = penalized(nr)
+    assert set(penalties) == {"1.weight", "5.weight", "9.weight"}
+    assert penalties["1.weight"].tolist() == [-0.25, 0.0, *[0.25] * 6]
 
 
 def test_the_streams_of_a_resnet_are_not_penalized_unless_they_are_coupled() -> None:
@@ -148,8 +148,8 @@ def test_after_the_search_the_penalty_rests() -> None:
 
 def test_r_is_measured_every_interval_and_at_no_other_step() -> None:
     nr, optimizer = set_up(interval=3)
-    found = [learn(nr, optimizer) for _ in range(7)]
-    assert [isinstance(seen, Measurement) for seen in found] == [False, False, True, False, False, True, False]
+    answers = [learn(nr, optimizer) for _ in range(7)]
+    assert [isinstance(seen, Measurement) for seen in answers] == [False, False, True, False, False, True, False]
 
 
 def test_lambda_rises_at_each_interval_after_the_first_in_which_nothing_dies() -> None:
@@ -260,14 +260,14 @@ def test_the_momentum_after_an_event_is_that_before_by_origins_and_factors() -> 
     result = nr.step().result
     assert any(f is not None for factors in result.factors.values() for f in factors)
     for name, parameter in nr.module.named_parameters():
-        found = optimizer.state[parameter]["momentum_buffer"]
-        for index in torch.cartesian_prod(*map(torch.arange, found.shape)).reshape(-1, found.dim())[::7].tolist():
+        momentum = optimizer.state[parameter]["momentum_buffer"]
+        for index in torch.cartesian_prod(*map(torch.arange, momentum.shape)).reshape(-1, momentum.dim())[::7].tolist():
             origins = [i if o is None else int(o[i]) for i, o in zip(index, result.origins[name], strict=True)]
             factor = 1.0
             for i, f in zip(index, result.factors[name], strict=True):
                 factor *= 1.0 if f is None else float(f[i])
             expected = 0.0 if -1 in origins or factor == 0 else float(before[name][tuple(origins)]) / factor
-            assert float(found[tuple(index)]) == pytest.approx(expected, rel=1e-5, abs=1e-12), (name, index)
+            assert float(momentum[tuple(index)]) == pytest.approx(expected, rel=1e-5, abs=1e-12), (name, index)
 
 
 @pytest.mark.parametrize("optimizer_of", [SGD, AdamW])
@@ -286,13 +286,13 @@ def test_the_penalty_alone_brings_an_event_about_and_training_goes_on(optimizer_
 
 def test_events_come_as_often_as_they_may() -> None:
     nr, optimizer = set_up(max_events=2, trigger=0.9)
-    found = []
+    kinds = []
     for _ in range(4):
         kill(nr, 0.3)
-        found.append(type(nr.step()).__name__)
+        kinds.append(type(nr.step()).__name__)
         learn(nr, optimizer)
         nr.steps -= 1
-    assert found == ["Event", "Event", "NoneType", "NoneType"]
+    assert kinds == ["Event", "Event", "NoneType", "NoneType"]
 
 
 def test_a_search_that_ends_after_an_event_has_nothing_to_excuse() -> None:

@@ -14,7 +14,7 @@ from tests.zoo import IMAGE, norms, vgg_bn
 
 
 def simulated(nr: Rejuvenator, rs: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Measurement | Event | None]:
-    """What the search makes of these utilizations, one a step, whatever the network's is."""
+    """The answers of a search that measures these utilizations, one a step, in place of the network's own."""
     values = iter(rs)
     monkeypatch.setattr("nrfx.training.rejuvenator._ratio", lambda *_: next(values))
     return [nr.step() for _ in rs]
@@ -97,7 +97,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_the_forecast_is_what_the_penalty_alone_does() -> None:
-    """No gradient but the penalty's: the first gammas die in the step that was told, but for the lag of momentum."""
+    """Under the penalty alone the first gammas die in the step of the forecast, but for the lag of momentum."""
     model = vgg_bn()
     for norm in norms(model):
         torch.nn.init.constant_(norm.weight, 0.5)

@@ -37,12 +37,12 @@ def two_groups() -> SGD:
 
 
 def epochs(optimizer: Optimizer, scheduler: LRScheduler, count: int) -> list[tuple[float | None, ...]]:
-    found = []
+    rates = []
     for _ in range(count):
-        found.append(tuple(group.get(key) for group in optimizer.param_groups for key in ("lr", "momentum")))
+        rates.append(tuple(group.get(key) for group in optimizer.param_groups for key in ("lr", "momentum")))
         optimizer.step()
         scheduler.step()
-    return found
+    return rates
 
 
 @pytest.mark.parametrize("build", [

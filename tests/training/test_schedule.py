@@ -16,11 +16,11 @@ utilizations = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
 
 def lambdas(rs: list[float], schedule: LambdaSchedule) -> list[float]:
-    found = []
+    values = []
     for r in rs:
         schedule = schedule.observe(r)
-        found.append(schedule.value)
-    return found
+        values.append(schedule.value)
+    return values
 
 
 @pytest.mark.parametrize("delta", [0.0, -1e-5, math.nan, math.inf])
@@ -131,8 +131,8 @@ def test_the_suggestion_is_the_inverse_of_how_long_it_takes(
     interval: int, more: int, lr: float, momentum: float, gamma: float
 ) -> None:
     steps = 2 * interval + more
-    found = suggest_delta_lambda(lr, steps, interval, gamma, momentum=momentum)
-    assert abs(steps_of_search(lr, found, interval, gamma, momentum=momentum) - steps) <= 1
+    suggested = suggest_delta_lambda(lr, steps, interval, gamma, momentum=momentum)
+    assert abs(steps_of_search(lr, suggested, interval, gamma, momentum=momentum) - steps) <= 1
 
 
 def test_without_a_penalty_a_search_never_ends() -> None:
