@@ -1,24 +1,16 @@
-import io
+"""The report of a utilization: a line a layer, the totals, who wastes most, and what is held."""
+
 import re
 
 import pytest
 import torch
-from rich.console import Console
 from torchvision.models import get_model
 
 import nrfx
-from nrfx.analysis.utilization import Share, Utilization
-from nrfx.report import human, pair, rejuvenation_report, render, utilization_report, widths
-from nrfx.report.layer_tree import Group, lines, outline
+from nrfx.report import pair, render, utilization_report
+from nrfx.report.layer_tree import lines
 from tests import zoo
-
-
-def traced(name: str, dead: float = 0.4) -> nrfx.TracedModule:
-    return nrfx.trace(zoo.with_dead(zoo.SMALL[name](), dead), torch.zeros(zoo.IMAGE))
-
-
-def measured(name: str, dead: float = 0.4) -> Utilization:
-    return nrfx.utilization(traced(name, dead))
+from tests.report.networks import measured
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -29,15 +21,6 @@ def test_no_line_of_a_report_exceeds_its_width_and_the_totals_are_there_in_full(
     assert max(map(len, text.splitlines())) <= width
     for share in (u.params, u.flops):
         assert f"{share.live:,} of {share.total:,}" in text
-
-
-@pytest.mark.parametrize("width", [60, 80, 160])
-def test_no_line_of_a_rejuvenation_exceeds_its_width(width: int) -> None:
-    gm = traced("resnet")
-    budget = nrfx.Budget.relative(gm, params=1.0)
-    text = render(rejuvenation_report(nrfx.rejuvenate(gm, budget), "resnet", budget), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "alpha = " in text
 
 
 def test_names_are_cut_in_the_middle_before_a_column_of_numbers_is() -> None:
@@ -62,23 +45,6 @@ def test_widths_and_costs_of_a_line_are_live_of_all() -> None:
     assert pair(layer.params) in line
 
 
-@pytest.mark.parametrize("name", zoo.SMALL)
-def test_lines_and_the_top_groups_add_up_to_the_total(name: str) -> None:
-    u = measured(name)
-    tops = [placed.item for placed in outline(lines(u.rows)) if placed.depth == 0]
-    for measure in ("params", "flops"):
-        total = getattr(u, measure)
-        for parts in (lines(u.rows), tops):
-            shares = [getattr(part, measure) for part in parts]
-            assert Share(sum(s.live for s in shares), sum(s.total for s in shares)) == total
-
-
-@pytest.mark.parametrize("name", zoo.SMALL)
-def test_no_group_holds_a_single_entry(name: str) -> None:
-    for placed in outline(lines(measured(name).rows)):
-        assert not isinstance(placed.item, Group) or len(placed.item.children) > 1
-
-
 def test_nothing_dead_is_said_in_a_friendly_sentence_and_nobody_wastes() -> None:
     text = render(utilization_report(measured("resnet", 0.0)), 80)
     assert "all of it is alive" in text
@@ -98,64 +64,6 @@ def test_held_channels_are_counted_by_reason_and_pins_name_who_pins() -> None:
     text = render(utilization_report(u), 80)
     assert re.search(rf"{u.held[0][1]:,}  on a residual stream", text)
     assert f"{u.pins[0].space}  by {u.pins[0].node}: {u.pins[0].reason}" in text
-
-
-def test_widths_of_a_rejuvenation_are_its_kept_and_new_channels() -> None:
-    gm = traced("vgg_bn")
-    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
-    after = {row.name: row.out for row in result.after.rows}
-    for name, of in widths(result).items():
-        assert of.kept + of.fresh == of.new == after[name]
-        assert of.live <= of.kept
-    first = widths(result)["0"]
-    origin = result.origins["0.weight"][0]
-    assert origin is not None
-    assert first.fresh == int((origin < 0).sum()) > 0
-
-
-def test_an_unchanged_network_says_why() -> None:
-    gm = traced("resnet", 0.0)
-    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
-    text = render(rejuvenation_report(result, "resnet"), 80)
-    assert "resnet is unchanged" in text
-    assert "Nothing is dead" in text
-
-
-def test_a_compaction_grows_nothing() -> None:
-    text = render(rejuvenation_report(nrfx.compact(traced("vgg_bn")), "vgg_bn"), 80)
-    assert "dead channels are dropped" in text
-    assert "▒" not in text.partition("R new")[2]
-    assert "·" in text.partition("gone")[2]
-
-
-def test_colours_come_on_a_terminal_only() -> None:
-    u = measured("vgg_bn")
-    assert "\x1b" not in render(utilization_report(u))
-    terminal = io.StringIO()
-    Console(file=terminal, force_terminal=True, width=80, color_system="standard", legacy_windows=False).print(
-        utilization_report(u)
-    )
-    assert "\x1b[" in terminal.getvalue()
-
-
-def test_bars_can_be_written_in_ascii() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    console = Console(file=stream, width=80, legacy_windows=False)
-    console.print(utilization_report(measured("vgg_bn")))
-    stream.flush()
-    assert b"###" in stream.buffer.getvalue()
-
-
-def test_printing_a_value_prints_its_report() -> None:
-    u = measured("vgg_bn")
-    assert str(u) == render(utilization_report(u))
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (999, "999"), (1000, "1.00 K"), (99_950, "100 K"), (10**9 - 1, "1.00 G")]
-)
-def test_numbers_have_three_digits_and_a_unit(number: int, text: str) -> None:
-    assert human(number) == text
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5"])
