@@ -1,4 +1,4 @@
-"""The laws (laws.py) on networks that nobody wrote (networks/).
+"""The laws (laws/) on networks that nobody wrote (networks/).
 
 The suite tries a few, always the same. A long search finds the smallest network that breaks a law:
 

@@ -23,11 +23,11 @@ def test_live_widths_and_costs_of_every_convolution_agree(name: str, rule: str) 
     convolutions = [row for row in u.rows if row.op == "Conv2d"]
     keys = ("in_live", "in", "out_live", "out", "params_live", "params", "flops_live", "flops")
     expected_layers = {layer["name"]: tuple(layer[key] for key in keys) for layer in expected["layers"]}
-    found = {
+    counted = {
         row.name: (row.in_live, row.in_, row.out_live, row.out, row.params_live, row.params, row.flops_live, row.flops)
         for row in convolutions
     }
-    assert found == expected_layers
+    assert counted == expected_layers
     assert sum(row.params_live for row in convolutions) == expected["params_live"]
     assert sum(row.flops for row in convolutions) == expected["flops"]
     assert u.params.total == DATA["models"][name]["params"]

@@ -11,11 +11,11 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from test_models_networks import COSTS
 
 import nrfx
 from benchmarks.__main__ import BENCHMARKS
 from nrfx.cli.commands import main
+from tests.models.test_networks import COSTS
 
 ROOT = Path(__file__).parent.parent
 PAPER = (ROOT / "docs" / "paper.md").read_text()
@@ -24,7 +24,7 @@ REFERENCES = sorted({code for code in CODE if code.startswith("tests/")})
 NAMES = sorted({name for code in CODE for name in re.findall(r"^nrfx(?:\.\w+)+", code)})
 
 
-def found(dotted: str) -> Any:
+def resolved(dotted: str) -> Any:
     """What a dotted name stands for: the longest module that there is, and attributes of it."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
@@ -38,12 +38,12 @@ def found(dotted: str) -> Any:
 
 def test_names_and_tests_are_read_from_the_page() -> None:
     assert "nrfx.rejuvenate" in NAMES and len(NAMES) > 15
-    assert "tests/test_budgets.py" in REFERENCES and len(REFERENCES) > 20
+    assert "tests/benchmarks/test_budgets.py" in REFERENCES and len(REFERENCES) > 20
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_function_on_the_page_exists(name: str) -> None:
-    assert inspect.getdoc(found(name))
+    assert inspect.getdoc(resolved(name))
 
 
 @pytest.mark.parametrize("reference", REFERENCES)

@@ -87,7 +87,7 @@ class Subject:
 
     @torch.no_grad()
     def kill(self, dead: str) -> None:
-        """From the start again, with gammas that are small, not zero, where the pattern of `dead` says so."""
+        """Sets the network back to its start, then the gammas that `dead` names to small values other than 0."""
         self.model.load_state_dict(self.start)
         pattern = DEAD[dead]
         generator = torch.Generator().manual_seed(0)
@@ -129,9 +129,9 @@ def outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return [leaf.detach().double() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    assert [tensor.shape for tensor in expected] == [tensor.shape for tensor in found]
-    pairs = zip(expected, found, strict=True)
+def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
+    assert [tensor.shape for tensor in expected] == [tensor.shape for tensor in actual]
+    pairs = zip(expected, actual, strict=True)
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs)
 
 
@@ -213,10 +213,10 @@ def keeps_the_function(subject: Subject, result: nrfx.Rejuvenation) -> None:
     reference = copy.deepcopy(subject.model)
     for name, dead in result.removed.items():
         reference.get_parameter(name).data.masked_fill_(dead, 0.0)
-    expected, found = outputs(reference, subject.inputs), outputs(result.module, subject.inputs)
+    expected, actual = outputs(reference, subject.inputs), outputs(result.module, subject.inputs)
     dtype = subject.inputs[0].dtype
     tolerance = EXACT if dtype == torch.float64 else TOLERANCE[dtype]
-    moved = difference(expected, found)
+    moved = difference(expected, actual)
     assert moved < tolerance, f"outputs differ by {moved:.2e}"
 
 
@@ -307,8 +307,8 @@ def broken(name: str, cases: list[Case]) -> Iterator[str]:
                     f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error) else ''}{where}"
                 )
                 kinds.setdefault(re.sub(r"[\d.]+e-?\d+|\d+", "#", text), []).append((case, text))
-        for found in kinds.values():
-            yield f"[{len(found)} of {len(cases)}] {found[0][1]} ({found[0][0]})"
+        for failures in kinds.values():
+            yield f"[{len(failures)} of {len(cases)}] {failures[0][1]} ({failures[0][0]})"
         reasons = freedom(subject)
         for path in subject.pattern.free.split():
             if reasons.get(path, ("no such row",)):

@@ -7,7 +7,7 @@
     vgg19_cifar                                   Tables 4 and 5
     resnet164_cifar, densenet100_cifar            Table 4
 
-Params and multiply-adds are those that the tables print (tests/test_models_networks.py has them all to the last digit).
+Params and multiply-adds are those that the tables print (tests/models/test_networks.py has them all to the last digit).
 Pretrained weights do not exist.
 """
 

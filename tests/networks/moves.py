@@ -78,7 +78,7 @@ class Split(Piece):
 
 @dataclass(frozen=True, repr=False)
 class Move(Piece):
-    """Channels in another order, or more than once, or fewer at a time."""
+    """An op that reorders channels, repeats them, or takes a part of them."""
 
     how: str = "shuffle"
 

@@ -43,7 +43,7 @@ class Piece:
 
 
 def chain(pieces: tuple[Piece, ...], shape: torch.Size) -> nn.Sequential:
-    """The pieces' modules one after the other, each built for what the one before gives."""
+    """The pieces' modules in a row, each built for the output shape of the module before it."""
     layers: list[nn.Module] = []
     for piece in pieces:
         layers.append(piece.build(shape).eval())
@@ -53,5 +53,5 @@ def chain(pieces: tuple[Piece, ...], shape: torch.Size) -> nn.Sequential:
 
 @torch.no_grad()
 def after(module: nn.Module, shape: torch.Size) -> torch.Size:
-    """The shape that a module gives."""
+    """The shape of the output of a module."""
     return module.eval()(torch.zeros(shape)).shape

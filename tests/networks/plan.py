@@ -13,7 +13,7 @@ from tests.zoo import calibrated, norms
 
 
 def ended(tail: str, shape: torch.Size) -> nn.Module:
-    """What stands at the end: 3 logits in all cases but "maps", which ends in a convolution, "none" and "dict"."""
+    """The end of the network: 3 logits in all cases but "maps", which ends in a convolution, "none" and "dict"."""
     wide, positions = shape[1], shape[1:].numel()
     pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     tails: dict[str, Callable[[], nn.Module]] = {

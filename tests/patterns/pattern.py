@@ -57,7 +57,7 @@ class Between(nn.Module):
 
 
 class Last(nn.Module):
-    """before, op: what the op gives is what the network gives."""
+    """before, op; the output of the op is the output of the network."""
 
     def __init__(self, run: Callable[..., Any], parts: dict[str, Any]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Last(nn.Module):
 
 
 class Two(nn.Module):
-    """Two images: before and beside, op on both, after, head."""
+    """Two images, one through before and one through beside; op on both, after, head."""
 
     def __init__(self, run: Callable[..., Any], parts: dict[str, Any]) -> None:
         super().__init__()

@@ -1,0 +1,42 @@
+"""Graphs interpreted on other kinds of values."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+import nrfx
+from nrfx.analysis.channels import Step
+from nrfx.analysis.reinterpret import arguments, flow, like
+from nrfx.analysis.spaces import channels_of
+from tests.zoo import IMAGE, SMALL
+
+
+def test_each_step_gets_what_was_given_for_the_nodes_that_it_reads() -> None:
+    channels = channels_of(nrfx.trace(SMALL["aux_net"](), torch.zeros(IMAGE)))
+    seen = []
+
+    def value(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        names = [f"{step.mode} {node.name}" for node in step.node.all_input_nodes]
+        assert [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs)) if str(leaf) in names] == names
+        seen.append(step)
+        return f"{step.mode} {step.node.name}"
+
+    flow(channels, value)
+    assert seen == list(channels.steps) and {step.mode for step in seen} == {"train", "eval"}
+
+
+def test_operands_that_were_passed_by_name_stand_in_their_places() -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    named = graph.call_function(torch.add, (), {"other": y, "alpha": 2, "input": x})
+    joined = graph.call_function(torch.cat, (), {"dim": 1, "tensors": [x, y]})
+    alone = graph.call_function(torch.add, (), {"other": y})
+    assert arguments(named) == ((x, y), {"alpha": 2})
+    assert arguments(joined) == (([x, y],), {"dim": 1})
+    assert arguments(alone) == ((), {"other": y})
+
+
+def test_like_replaces_the_tensors_of_a_nest_and_keeps_the_rest() -> None:
+    nest = (torch.tensor(1), [torch.tensor(2), "text"], {"key": (torch.tensor(3), None)})
+    assert like(nest, lambda labels: 10 * labels) == (10, [20, "text"], {"key": (30, None)})

@@ -1,0 +1,47 @@
+"""Origins: where each position of a new axis comes from."""
+
+import pytest
+import torch
+
+from nrfx.plan.origins import NEW, gather, is_whole, occurrence, origin, scaled
+
+
+def drawn(seed: int, most: int = 12) -> torch.Tensor:
+    """A layout of up to `most` labels from -1 to 4, so that labels repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    length = int(torch.randint(most, (1,), generator=generator))
+    return torch.randint(-1, 5, (length,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_n_th_of_a_label_comes_from_the_n_th_before_and_is_new_where_there_were_fewer(seed: int) -> None:
+    old, new = drawn(seed), drawn(seed + 1000)
+    for at, place in enumerate(origin(old, new).tolist()):
+        same = (old == new[at]).nonzero().flatten().tolist()
+        rank = int((new[:at] == new[at]).sum())
+        assert place == (same[rank] if rank < len(same) else NEW)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_occurrence_counts_the_earlier_ones(seed: int) -> None:
+    layout = drawn(seed)
+    assert occurrence(layout).tolist() == [int((layout[:at] == label).sum()) for at, label in enumerate(layout)]
+
+
+def test_gather_takes_each_dim_by_its_origins_and_leaves_zeros_where_new() -> None:
+    weight = torch.arange(1.0, 7.0).view(2, 3)
+    rows, columns = torch.tensor([1, NEW, 0]), torch.tensor([NEW, 2])
+    assert gather(weight, (rows, columns)).tolist() == [[0, 6], [0, 0], [0, 3]]
+    assert gather(weight, (None, torch.arange(3))) is weight
+
+
+def test_an_axis_is_whole_only_in_its_order_and_to_its_end() -> None:
+    assert is_whole(torch.arange(3), 3)
+    assert not is_whole(torch.arange(3), 4) and not is_whole(torch.tensor([0, 2, 1]), 3)
+
+
+def test_factors_multiply_along_their_dims_in_float64() -> None:
+    weight = torch.ones(2, 3)
+    product = scaled(weight, (torch.tensor([2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0])))
+    assert product.dtype == torch.float64 and product.tolist() == [[2, 20, 200], [3, 30, 300]]
+    assert scaled(weight, (None, None)) is weight

@@ -1,0 +1,300 @@
+"""Rewrites of graphs with something unusual in them: the function is kept, or the widths concerned are."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import nrfx
+from tests.rewrite.rewriting import SCHEMES, Weird, counted_flops, difference, images, unit
+from tests.zoo import SMALL, calibrated, norms, with_dead
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("beta", [0.0, -0.3, 0.3])
+def test_groups_come_and_go_as_a_whole(beta: float, scheme: str) -> None:
+    model = calibrated(SMALL["grouped"]())
+    body = model[1].body
+    with torch.no_grad():
+        for norm in (body[0][1], body[2]):  # before and after the convolution of 4 groups of 4
+            norm.weight[4:8], norm.bias[4:8] = 0.0, beta
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.6), scheme=scheme)
+    assert difference(model, result.module) < 1e-12
+    conv = result.module.get_submodule("1.body.1")
+    assert conv.groups > 4 and conv.in_channels == conv.out_channels == 4 * conv.groups
+    (places, *_) = result.origins["1.body.1.weight"]
+    old_groups = [list(range(start, start + 4)) for start in (0, 4, 8, 12)]
+    assert all(group in [*old_groups, [-1] * 4] for group in places.view(-1, 4).tolist())
+
+
+def test_a_slice_with_a_constant_width_is_pinned_and_never_wrong() -> None:
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(5, 4, 1)
+            self.tail, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.tail(self.head(torch.relu(self.norm(self.stem(x)))[:, :5])))
+
+    model = with_dead(calibrated(Sliced()), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme="dense")
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_submodule("stem").out_channels == 12
+    assert any("stem" in note for note in result.notes) or any(pin.space == "stem" for pin in result.after.pins)
+
+
+def test_a_view_that_states_a_width_as_a_number_gets_the_new_number() -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Linear(12 * 4, 4)
+            self.first, self.before = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.before(self.first(x)))
+            x = torch.nn.functional.adaptive_avg_pool2d(torch.relu(self.norm(self.stem(x))), 2)
+            return self.head(x.view(-1, 48))
+
+    model = with_dead(calibrated(Viewed()), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
+    assert difference(model, result.module) < 1e-12
+    width = result.module.get_submodule("stem").out_channels
+    (view,) = result.module.graph.find_nodes(op="call_method", target="view")
+    assert width > 12 and view.args[2] == 4 * width
+    assert gm.graph.find_nodes(op="call_method", target="view")[0].args[2] == 48
+
+
+def test_an_op_that_computes_with_a_width_fixes_it() -> None:
+    model = with_dead(calibrated(Weird(lambda self, x: x * x.shape[1] ** -0.5)), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_submodule("first.0").out_channels == 8
+    assert any("computes with a width" in note for note in result.notes)
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, one of them called twice, in a chain or side by side."""
+
+    def __init__(self, chain: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.b.weight = self.a.weight
+        self.again, self.norm, self.head = self.a, nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.chain = chain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.again(self.b(self.a(x))) if self.chain else self.a(x) + self.b(x)
+        return self.head(torch.relu(self.norm(y)))
+
+
+@pytest.mark.parametrize("residual", ["live", "coupled"])
+@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tied_weights_and_repeated_calls_keep_the_function(scheme: str, chain: bool, residual: str) -> None:
+    model = calibrated(Tied(chain))
+    with torch.no_grad():
+        for norm in norms(model):
+            norm.weight[:2], norm.bias[:2] = 0.0, 0.0
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual=residual)
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_parameter("a.weight") is result.module.get_parameter("b.weight")
+
+
+def test_a_bias_that_two_layers_share_takes_the_constants_of_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b[3].bias = self.a[3].bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.a(x), self.b(x)], 1)
+
+    model = with_dead(calibrated(Shared()), 0.4)
+    gm = nrfx.trace(model, images())
+    assert difference(model, nrfx.compact(gm).module) < 1e-12
+
+
+class Functional(nn.Module):
+    """Convolutions, norms and a linear layer called as functions, in a class that keeps their tensors itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.head = nn.Parameter(torch.randn(12, 3, 3, 3)), nn.Parameter(torch.randn(5, 12))
+        self.norm, self.body, self.last = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.normed(torch.nn.functional.conv2d(x, self.kernel, None, 1, 1), self.norm))
+        x = torch.relu(self.normed(self.body(x), self.last))
+        return torch.nn.functional.linear(x.mean([2, 3]), self.head)
+
+    def normed(self, x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return torch.nn.functional.batch_norm(x, *statistics, self.training)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_layers_called_as_functions_are_rewritten_like_modules(scheme: str) -> None:
+    model = calibrated(Functional())
+    for norm in (model.norm, model.last):  # the modules are never called, so nothing has calibrated them
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2.0)
+    model = with_dead(model, 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+    assert difference(model, result.module) < 1e-12
+    assert result.alpha > 1 and counted_flops(result.module) == result.after.flops.total
+    assert result.module.get_parameter("kernel").shape[0] > 7
+
+
+def in_place_before_a_later_reader(self: Weird, x: torch.Tensor) -> torch.Tensor:
+    y = self.extra[1](self.extra[0](x))
+    return torch.relu_(y) + 0.5 * self.extra[2](y)
+
+
+def view_of_what_is_changed_later(self: Weird, x: torch.Tensor) -> torch.Tensor:
+    y = self.extra[1](self.extra[0](x))
+    view = y.view(y.size(0), 8, -1)
+    torch.relu_(y)
+    return y * view.mean(2).view(-1, 8, 1, 1)
+
+
+TWISTS: dict[str, tuple[Callable[[Weird, torch.Tensor], torch.Tensor], tuple[Callable[[], nn.Module], ...]]] = {
+    "weight read twice": (lambda self, x: x * self.second[0].weight.mean(), ()),
+    "gamma read twice": (lambda self, x: x + self.second[1].weight.abs().sum(), ()),
+    "norm without beta": (lambda self, x: self.extra[0](x), (lambda: nn.BatchNorm2d(8, affine=False),)),
+    "in place": (
+        in_place_before_a_later_reader,
+        (lambda: nn.Conv2d(8, 8, 3, padding=1), lambda: nn.BatchNorm2d(8), lambda: nn.Conv2d(8, 8, 3, padding=1)),
+    ),
+    "in place under a view": (
+        view_of_what_is_changed_later,
+        (lambda: nn.Conv2d(8, 8, 3, padding=1), lambda: nn.BatchNorm2d(8)),
+    ),
+    "divisor": (lambda self, x: self.extra[0](x), (lambda: nn.AvgPool2d(2, divisor_override=3),)),
+    "rrelu": (lambda self, x: self.extra[0](x - 0.2), (lambda: nn.RReLU(0.1, 0.3),)),
+    "keywords": (lambda self, x: torch.add(input=x, other=torch.mul(input=x, other=2.0)), ()),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", TWISTS)
+def test_unusual_ops_keep_the_function_or_stay_as_they_are(name: str, scheme: str) -> None:
+    twist, extra = TWISTS[name]
+    model = with_dead(calibrated(Weird(twist, *(make() for make in extra))), 0.4, "random")
+    gm = nrfx.trace(model, images()).train()  # what is asked of the training network holds in eval mode
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.1), scheme=scheme, gamma0=1.2)
+    assert difference(model, result.module.eval()) < 1e-12
+    assert result.changed or name == "weight read twice"  # which pins both sides of its layer
+
+
+def test_a_layer_whose_class_has_a_forward_of_its_own_is_not_taken_for_its_parent() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, Standardised) or super().is_leaf_module(module, name)
+
+    model = nn.Sequential(unit(3, 8), Standardised(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    model = with_dead(calibrated(model), 0.4)
+    gm = torch.fx.GraphModule(model, Tracer().trace(model)).eval()
+    budget = nrfx.Budget.relative(gm, params=1.1, example_inputs=images())
+    result = nrfx.rejuvenate(gm, budget, example_inputs=images())
+    assert difference(model, result.module) < 1e-12
+    assert result.module.get_submodule("1").weight.shape == (8, 8, 3, 3)
+
+
+def test_a_padding_before_a_pool_varies_a_constant_at_the_border() -> None:
+    model = Weird(lambda self, x: nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 2))
+    model = with_dead(calibrated(model), 0.4, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_depthwise_convolution_keeps_two_channels(scheme: str) -> None:
+    model = nn.Sequential(unit(3, 4), unit(4, 4, groups=4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    model = calibrated(model)
+    with torch.no_grad():
+        model[0][1].weight[1:], model[0][1].bias[1:] = 0.0, 0.0
+    gm = nrfx.trace(model, images())
+    result = nrfx.compact(gm)
+    assert difference(model, result.module) < 1e-12 and result.module.get_submodule("1.0").groups == 2
+    assert any("two groups" in note for note in result.notes)
+    grown = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+    assert difference(model, grown.module) < 1e-12
+
+
+def test_a_norm_on_the_input_before_a_pool_is_not_rescaled() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.MaxPool2d(2), unit(3, 8), nn.Conv2d(8, 4, 1))
+    model = with_dead(calibrated(model), 0.4)
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme="dense", gamma0=3.0)
+    assert difference(model, result.module) < 1e-12
+
+
+def test_a_value_written_by_padding_before_a_pool_is_no_constant_of_the_channel() -> None:
+    def padded(self, x):
+        return nn.functional.max_pool2d(nn.functional.pad(x, (1, 1, 1, 1), value=2.0), 2)
+
+    model = with_dead(calibrated(Weird(padded)), 0.5, "zero")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+class TwiceShuffled(nn.Module):
+    """One convolution that finds its channels in another order at its second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.norm(self.conv(x) + self.conv(x.roll(4, 1))))
+
+
+def test_a_weight_called_again_on_channels_in_another_order_keeps_the_function() -> None:
+    model = with_dead(calibrated(TwiceShuffled()), 0.5, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
+        assert difference(model, result.module) < 1e-12
+
+
+class ReadTwice(nn.Module):
+    """A convolution whose weight a function reads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight))
+
+
+def test_a_weight_that_a_function_reads_too_takes_no_cross_form() -> None:
+    model = with_dead(calibrated(ReadTwice()), 0.5, "random")
+    gm = nrfx.trace(model, images())
+    for scheme in SCHEMES:
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual="coupled")
+        assert difference(model, result.module) < 1e-12

@@ -1,0 +1,51 @@
+"""Every node has the shape and dtype that its value has when the graph runs."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+
+from nrfx.tracing import trace
+from tests.tracing.models import MODES, Function, vals
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_value_of_every_node_has_the_shape_and_dtype_of_the_real_one(mode: str) -> None:
+    model, x = torchvision.models.shufflenet_v2_x0_5().train(mode == "train"), torch.randn(2, 3, 64, 64)
+    gm = trace(model, x)
+    real: dict[str, object] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            real[n.name] = super().run_node(n)
+            return real[n.name]
+
+    Recorder(copy.deepcopy(gm)).run(x)
+    for node in gm.graph.nodes:
+        val, value = node.meta["val"], real[node.name]
+        if isinstance(val, Tensor):
+            assert isinstance(value, Tensor)
+            assert val.is_meta
+            assert (val.shape, val.dtype) == (value.shape, value.dtype), node.name
+        elif node.op != "output" and not isinstance(val, tuple | list):
+            assert val == value
+
+
+def test_a_batch_norm_over_one_value_per_channel_has_a_shape() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).train()
+    assert vals(trace(model, torch.zeros(1, 3, 4, 4)).graph)[-1].shape == (1, 3, 1, 1)
+
+
+def test_a_norm_of_a_transposed_tensor_can_be_viewed() -> None:
+    gm = trace(
+        Function(lambda m, x: m.norm(x.transpose(1, 2)).view(-1, 4), norm=nn.LayerNorm(4)),
+        torch.zeros(2, 4, 3),
+    )
+    assert vals(gm.graph)[-1].shape == (6, 4)
+
+
+def test_an_in_place_change_of_shape_leaves_the_value_before_it() -> None:
+    gm = trace(Function(lambda m, x: (x + 0).unsqueeze_(1)), torch.zeros(2, 4))
+    assert [tuple(val.shape) for val in vals(gm.graph)[:3]] == [(2, 4), (2, 4), (2, 1, 4)]

@@ -1,0 +1,133 @@
+"""The monitor of Sec. 3.1.3 around the Rejuvenator: lambda over a search, its two settings, and the forecast."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import StepLR
+
+import nrfx
+from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+from tests.training.small_loop import kill, learn, set_up
+from tests.zoo import IMAGE, norms, vgg_bn
+
+
+def simulated(nr: Rejuvenator, rs: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Measurement | Event | None]:
+    """The answers of a search that measures these utilizations, one a step, in place of the network's own."""
+    values = iter(rs)
+    monkeypatch.setattr("nrfx.training.rejuvenator._ratio", lambda *_: next(values))
+    return [nr.step() for _ in rs]
+
+
+# The law of Sec. 3.1.3
+
+
+def test_a_utilization_that_never_rises_reaches_the_trigger_with_few_intervals_that_leave_lambda_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nr, _ = set_up(delta_lambda=1.0, delta_r=0.05)
+    kill(nr)
+    rs = [1.0, 0.94, 0.94, 0.93, 0.87, 0.86, 0.80, 0.80, 0.74, 0.68, 0.62, 0.56, 0.505, 0.5, 0.5, 0.49]
+    seen = simulated(nr, rs, monkeypatch)
+    lams = [one.lam for one in seen if isinstance(one, Measurement)]
+    kept = sum(after == before for before, after in pairwise(lams))
+    assert lams[0] == 0 and kept == 8 <= (1 - 0.5) / 0.05
+    assert isinstance(seen[-1], Event) and len(lams) == len(rs) - 1
+    assert seen[-1].lam == lams[-1] == len(lams) - 1 - kept
+    assert nr.lam == 0
+
+
+def test_lambda_is_zero_until_two_measurements_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    nr, _ = set_up(delta_lambda=1.0)
+    assert nr.lam == 0
+    assert [one.lam for one in simulated(nr, [1.0, 1.0], monkeypatch) if one] == [0.0, 1.0]
+
+
+def test_a_utilization_at_the_trigger_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    nr, _ = set_up()
+    kill(nr)
+    assert [type(one) for one in simulated(nr, [0.5, 0.4999], monkeypatch)] == [Measurement, Event]
+
+
+# Its two settings (Sec. 4.1 and 4.4)
+
+
+def test_as_on_imagenet_the_flag_is_on_in_a_window_and_one_event_ends_the_search() -> None:
+    """`until` is the window: 30 epochs there. Outside it nothing is measured, penalised or rejuvenated."""
+    late, _ = set_up(until=3)
+    assert [type(late.step()) for _ in range(3)] == [Measurement] * 3
+    kill(late)
+    assert late.step() is None and not late.searching
+    nr, optimizer = set_up(until=3)
+    kill(nr)
+    assert isinstance(nr.step(), Event) and not nr.searching
+    kill(nr)
+    assert [learn(nr, optimizer) for _ in range(2)] == [None, None]
+
+
+def test_as_on_cifar_events_come_without_a_limit_and_each_starts_the_schedules_anew() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    optimizer = SGD(gm.parameters(), lr=0.08)
+    scheduler = StepLR(optimizer, step_size=1, gamma=0.5)
+    budget = nrfx.Budget.relative(gm, params=1.0)
+    nr = Rejuvenator(
+        gm, optimizer, budget, interval=1, trigger=0.8, max_events=None, delta_lambda=1e-9, scheduler=scheduler
+    )
+    for number in range(1, 4):
+        for _ in range(2):
+            learn(nr, optimizer)
+            scheduler.step()
+        assert nr.lam > 0 and optimizer.param_groups[0]["lr"] == 0.02
+        kill(nr)
+        event = nr.step()
+        assert isinstance(event, Event) and (nr.events, nr.lam, nr.searching) == (number, 0.0, True)
+        assert optimizer.param_groups[0]["lr"] == 0.08 and scheduler.last_epoch == 0
+        assert event.result.after.params.total <= budget.params
+
+
+def test_the_defaults_are_the_papers() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    nr = Rejuvenator(gm, SGD(gm.parameters(), lr=0.1), nrfx.Budget.relative(gm, params=1.0))
+    schedule = nr._schedule
+    assert (nr.trigger, schedule.delta_lambda, schedule.delta_r, schedule.value) == (0.5, 5e-5, 0.01, 0.0)
+
+
+# The forecast
+
+
+def test_the_forecast_is_what_the_penalty_alone_does() -> None:
+    """Under the penalty alone the first gammas die in the step of the forecast, but for the lag of momentum."""
+    model = vgg_bn()
+    for norm in norms(model):
+        torch.nn.init.constant_(norm.weight, 0.5)
+    nr, optimizer = set_up(model, interval=5, delta_lambda=0.02, lr=0.05, trigger=0.01)
+    assert "A gamma of 0.5 that the loss has no use for dies after 30 steps" in nr.forecast
+    gamma = nr.module.get_parameter("5.weight")
+    for step in range(1, 50):
+        for parameter in nr.module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        nr.penalize()
+        optimizer.step()
+        nr.step()
+        if float(gamma.detach()[0]) < 0.005:
+            assert 30 <= step <= 40
+            return
+    raise AssertionError("nothing died")
+
+
+def test_a_search_that_is_too_short_is_told_with_a_delta_lambda_that_is_not() -> None:
+    nr, _ = set_up(until=400, interval=10)
+    assert "The search ends at step 400. delta_lambda=" in nr.forecast
+    better = float(nr.forecast.partition("delta_lambda=")[2].split()[0])
+    again, _ = set_up(until=400, interval=10, delta_lambda=better)
+    assert "The search ends" not in again.forecast
+    hasty, _ = set_up(until=100, interval=15)
+    assert "Measure more often: the interval is 15 steps" in hasty.forecast
+
+
+def test_for_adam_and_where_nothing_can_die_there_is_no_forecast() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    assert Rejuvenator(gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0)).forecast == ""
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5))
+    assert set_up(plain)[0].forecast == ""
