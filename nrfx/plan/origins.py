@@ -2,12 +2,16 @@
 operation.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 NEW = -1
+
+Origins = tuple[Tensor | None, ...]
+"""For each dim of a tensor, int64: the old position of each position, NEW where it has none; None: dim unchanged."""
+
+Factors = tuple[Tensor | None, ...]
+"""For each dim of a tensor, float64: what each position is multiplied by; None for 1 everywhere."""
 
 
 def occurrence(layout: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(ordered[place] == new_keys, order[place], NEW)
 
 
-def gather(tensor: Tensor, origins: Sequence[Tensor | None]) -> Tensor:
+def gather(tensor: Tensor, origins: Origins) -> Tensor:
     """The tensor with each dim resized by its origins; new positions are zero.
 
     >>> gather(torch.tensor([[1, 2], [3, 4]]), (torch.tensor([1, -1]), None))
@@ -62,7 +66,7 @@ def is_whole(places: Tensor, width: int) -> bool:
     return places.numel() == width and torch.equal(places, torch.arange(width))
 
 
-def scaled(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
+def scaled(tensor: Tensor, factors: Factors) -> Tensor:
     """The tensor times one vector a dim, in float64 where there is any."""
     for dim, factor in enumerate(factors):
         if factor is not None:

@@ -15,7 +15,7 @@ from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, scaled
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import merged, offset
 from nrfx.rewrite.cross_layers import cross_layer
@@ -25,8 +25,6 @@ from nrfx.rewrite.module_widths import fit_norm, fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
 
-Origins = tuple[Tensor | None, ...]
-
 
 @dataclass(frozen=True)
 class Built:
@@ -35,7 +33,7 @@ class Built:
     module: TracedModule
     origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
-    factors: Mapping[str, Origins]
+    factors: Mapping[str, Factors]
     notes: tuple[str, ...]
 
 
@@ -53,7 +51,7 @@ class _Builder:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, Origins] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
-    factors: dict[str, Origins] = field(default_factory=dict)
+    factors: dict[str, Factors] = field(default_factory=dict)
     layers: dict[str, Cross] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -126,7 +124,7 @@ class _Builder:
         """Keys of the weights that read carriers rather than absorb."""
         return set(self.plan.absorption.given) - set(self.plan.absorption.absorbers)
 
-    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Origins:
+    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Factors:
         divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)
         by_row = divisors if grouped else None
         by_column = None if grouped else divisors
@@ -144,7 +142,7 @@ class _Builder:
         ones = torch.ones(places.shape).double() if factor is None else factor
         return torch.where(here, 0.0, ones)
 
-    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
+    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Factors) -> None:
         module = self.traced.get_submodule(reading.path)
         blocks = self._blocks(module, reading, weight, places)
         if blocks is None:
@@ -171,7 +169,7 @@ class _Builder:
             parent, cut = self._parent(module, reading, index, cut)
             self._keep(name, parent, block, (*cut, *tail), (*cut_factors, *tail))
 
-    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Origins) -> tuple[Origins, Origins]:
+    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Factors) -> tuple[Origins, Factors]:
         """Places and factors of a weight that is stored by columns; with groups its first axis holds all columns."""
         if reading.groups == 1:
             return (places[1], places[0], *places[2:]), (factors[1], factors[0], *factors[2:])
@@ -238,7 +236,7 @@ class _Builder:
         key = name.removesuffix(".bias")
         return self.plan.resized.readings[key].rows
 
-    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Origins:
+    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Factors:
         role, norm = self.norm_of.get(name, ("", None))
         scale = (
             self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
@@ -261,7 +259,7 @@ class _Builder:
         constant = {"gamma": 0.0, "beta": 1.0}
         return torch.where(here.to(value.device), constant[role], value) if role in constant else value
 
-    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Origins) -> None:
+    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Factors) -> None:
         old = self.old[parent] if parent is not None else self._like(name)
         value = value.to(old.dtype)
         value = value.clone() if value.data_ptr() == old.data_ptr() else value

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
@@ -21,6 +20,7 @@ from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
 from nrfx.plan.options import Options, Reinitialize, Scheme
+from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
@@ -190,7 +190,7 @@ def _check_data(traced: TracedModule) -> None:
 def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuvenation:
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
-    nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+    unchanged: dict[str, Origins] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
     usage = measure(traced, survivors.channels, survivors.liveness)
     return Rejuvenation(
         module=twin,
@@ -198,9 +198,9 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuv
         after=usage,
         alpha=1.0,
         notes=(reason, *survivors.liveness.notes, *_held_notes(usage)),
-        origins=nowhere,
+        origins=unchanged,
         parents={name: name for name in tensors},
-        factors=nowhere,
+        factors=unchanged,
         changed=False,
         keeps_function=True,
         removed={},

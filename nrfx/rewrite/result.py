@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nrfx.analysis.utilization import Utilization
+from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
 from nrfx.tracing import TracedModule
@@ -38,9 +39,9 @@ class Rejuvenation(Printed):
     after: Utilization
     alpha: float
     notes: tuple[str, ...]
-    origins: Mapping[str, tuple[Tensor | None, ...]]
+    origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
-    factors: Mapping[str, tuple[Tensor | None, ...]]
+    factors: Mapping[str, Factors]
     changed: bool
     keeps_function: bool
     removed: Mapping[str, Tensor]

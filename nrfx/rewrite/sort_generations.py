@@ -23,11 +23,9 @@ from nrfx.analysis.reinterpret import arguments
 from nrfx.analysis.spaces import channels_of
 from nrfx.labels import layout
 from nrfx.nn import Cross
-from nrfx.plan.origins import NEW, gather, origin
+from nrfx.plan.origins import NEW, Origins, gather, origin
 from nrfx.rules import Family, Reading
 from nrfx.tracing import TracedModule, propagate
-
-Origins = tuple[Tensor | None, ...]
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _MARK = "generation_of_"  # how the names of the slices begin

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from nrfx.errors import TrainingError
-from nrfx.plan.origins import gather, scaled
+from nrfx.plan.origins import Factors, Origins, gather, scaled
 from nrfx.rewrite.result import Rejuvenation
 
 POWERS: Mapping[type[Optimizer], Mapping[str, int]] = {
@@ -168,12 +168,12 @@ def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimi
 def _carried(
     value: Tensor,
     new: nn.Parameter,
-    origins: tuple[Tensor | None, ...],
-    factors: tuple[Tensor | None, ...],
+    origins: Origins,
+    factors: Factors,
     power: int,
 ) -> Tensor:
     """A state tensor gathered along every dim by origins (-1: zero) and divided by the factors to a power (0: zero)."""
-    shrinks = [None if f is None else torch.where(f == 0, 0.0, f.double() ** -power) for f in factors]
+    shrinks = tuple(None if f is None else torch.where(f == 0, 0.0, f.double() ** -power) for f in factors)
     carried = scaled(gather(value, origins), shrinks)
     assert carried.shape == new.shape, f"origins give {list(carried.shape)}, the parameter has {list(new.shape)}"
     return torch.empty_like(new, dtype=value.dtype, requires_grad=False).copy_(carried)

@@ -21,13 +21,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nrfx.errors import TrainingError
-from nrfx.plan.origins import NEW
+from nrfx.plan.origins import NEW, Origins
 from nrfx.tracing import PartialModule, TracedModule
 
-Origins = Mapping[str, tuple[Tensor | None, ...]]
 
-
-def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | None = None) -> tuple[str, ...]:
+def recalibrate(
+    module: nn.Module, batches: Iterable[Any], origins: Mapping[str, Origins] | None = None
+) -> tuple[str, ...]:
     """Writes running means and variances from batches, in place, and returns the paths of the norms that got them.
 
         mean, var = the averages over all batches of mean(x) and var(x)          x: what the norm is given
@@ -86,7 +86,7 @@ class _Norm:
     fresh: Tensor
 
 
-def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
+def _norms(module: nn.Module, origins: Mapping[str, Origins] | None) -> dict[int, _Norm]:
     """By the identity of its running mean, every norm whose statistics follow the data; frozen ones do not."""
     norms: dict[int, _Norm] = {}
     names = set()
@@ -105,7 +105,7 @@ def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
     return norms
 
 
-def _fresh(mean: Tensor, name: str, origins: Origins | None) -> Tensor:
+def _fresh(mean: Tensor, name: str, origins: Mapping[str, Origins] | None) -> Tensor:
     if origins is None:
         return torch.ones_like(mean, dtype=torch.bool)
     if name not in origins or origins[name][0] is None:
