@@ -62,7 +62,7 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Part:
+class AxisPart:
     """Channels on an axis of a layer that belong to one space, or that are not understood.
 
     Attributes:
@@ -106,7 +106,7 @@ class Why(Printed):
 
     layer: str
     op: str
-    parts: tuple[Part, ...]
+    parts: tuple[AxisPart, ...]
     layers: "tuple[Why, ...]"
     note: str = ""
 
@@ -227,7 +227,7 @@ class _Explained:
         goes = _flat(tensors(step.effect.out))
         yield from (("both", goes),) if torch.equal(came, goes) else (("out", goes), ("in", came))
 
-    def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Part]:
+    def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[AxisPart]:
         """The labels of an axis, space by space, in their order; then what is not understood."""
         for index in in_order(torch.cat([self.channels.spaces_along(labels[labels >= 0]) for labels in visits])):
             members = [
@@ -238,14 +238,14 @@ class _Explained:
         for code in in_order(torch.cat([labels[labels <= OPAQUE] for labels in visits])):
             width = max(int((labels == code).sum()) for labels in visits) if counted else 0
             reason, chain = self.channels.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
-            yield Part(axis, "", (), width, width, "fixed", reason, chain, (), ())
+            yield AxisPart(axis, "", (), width, width, "fixed", reason, chain, (), ())
 
-    def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> Part:
+    def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> AxisPart:
         """`members`: the channel at each position of the axis that belongs to the space."""
         state, reason, way = self.state(space, steps)
         pins = dict.fromkeys(_text(self.channels.pins[pin]) for pin in self.ties.pins_of(space.index))
         nearest = next((_text(self.channels.pins[vertex.pin]) for vertex in way if vertex.pin >= 0), None)
-        return Part(
+        return AxisPart(
             axis=axis,
             space=space.name,
             births=tuple(space.births),

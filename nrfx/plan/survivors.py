@@ -21,7 +21,7 @@ from nrfx.tracing import TracedModule
 
 @dataclass(frozen=True)
 class Survivors:
-    """What is known once constants are settled: who stays, and which layers may take a cross form."""
+    """The channels that stay once every constant has its place, and the layers that may take a cross form."""
 
     channels: Channels
     liveness: Liveness

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nrfx.analysis.tie_graph import Hop
-from nrfx.analysis.why import Axis, Link, Part, State, Why
+from nrfx.analysis.why import Axis, AxisPart, Link, State, Why
 from nrfx.report.page import SPACIOUS, alike, section
 from nrfx.report.table import RULED, shortened
 
@@ -56,9 +56,9 @@ def why_report(answer: Why, title: str = "") -> RenderableType:
     return Stack(headline, *sections)
 
 
-def _told(parts: Sequence[Part]) -> Iterator[RenderableType]:
+def _told(parts: Sequence[AxisPart]) -> Iterator[RenderableType]:
     """What there is to say about each part, those about which there is the same to say together."""
-    groups: dict[object, list[Part]] = {}
+    groups: dict[object, list[AxisPart]] = {}
     for part in parts:
         alone = part.chain or part.also or part.held or part.live < part.width
         groups.setdefault(part if alone else (part.axis, part.state, part.reason), []).append(part)
@@ -73,7 +73,7 @@ def _told(parts: Sequence[Part]) -> Iterator[RenderableType]:
             yield Text(f"{axis:<{INDENT}}{len(rest)} more spaces: {told} channels", style="dim")
 
 
-def _part(group: Sequence[Part]) -> RenderableType:
+def _part(group: Sequence[AxisPart]) -> RenderableType:
     part, width = group[0], sum(part.width for part in group)
     spaces = f" in {len(group)} spaces" if len(group) > 1 else ""
     verdict = Text(f"{width} channels{spaces}, " if width else "")
@@ -92,7 +92,7 @@ def _part(group: Sequence[Part]) -> RenderableType:
     return table
 
 
-def _facts(part: Part) -> Iterator[RenderableType]:
+def _facts(part: AxisPart) -> Iterator[RenderableType]:
     if part.live < part.width:
         yield Text(f"{part.width - part.live} are dead and can go, {part.live} are live", style="dim")
     for text in part.also[:NAMED]:
@@ -101,7 +101,7 @@ def _facts(part: Part) -> Iterator[RenderableType]:
         yield Text(f"and by {len(part.also) - NAMED} more", style="dim")
 
 
-def _chains(part: Part) -> Iterator[RenderableType]:
+def _chains(part: AxisPart) -> Iterator[RenderableType]:
     """The chain of the part; then why channels are held, with the chain where it is another."""
     if part.chain:
         yield _Chain(part.chain)
@@ -220,7 +220,7 @@ class _Layers:
 _SIDES: tuple[tuple[Axis, ...], ...] = (("out", "both"), ("in", "both"))
 
 
-def _summary(parts: Iterable[Part], axes: Sequence[Axis]) -> Text:
+def _summary(parts: Iterable[AxisPart], axes: Sequence[Axis]) -> Text:
     """Channels by state, and how many of all are held."""
     here = [part for part in parts if part.axis in axes]
     states: dict[State, int] = {}
@@ -244,7 +244,7 @@ _SHORT: dict[State, str] = {
 }  # fmt: skip
 
 
-def _reasons(parts: Sequence[Part]) -> str:
+def _reasons(parts: Sequence[AxisPart]) -> str:
     """Why channels may not change, or not widen."""
     told = [(part.axis, part.reason) for part in parts if part.state in ("pinned", "fixed", "frozen")]
     return "; ".join(dict.fromkeys(reason if axis == "both" else f"{axis}: {reason}" for axis, reason in told))

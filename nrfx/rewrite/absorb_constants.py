@@ -9,10 +9,10 @@ from nrfx.plan.origins import occurrence
 from nrfx.rules import Reading
 
 
-def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
+def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
     """The weight with the columns of carriers standing for those of all the dead channels behind them.
 
-    weight: [rows, columns, *kernel]; float64 where anything is merged.
+    weight: [rows, columns, *kernel]; float64 where the layer has carriers.
     """
     channel = channels.channels_along(reading.cols)
     carrier = torch.where(channel >= 0, absorption.carrier_of[channel.clamp(min=0)], -1)
@@ -20,8 +20,8 @@ def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Abs
     if sources.numel() == 0:
         return weight
     targets = _targets(channel, carrier, sources)
-    given, left = absorption.given[reading.key][sources], absorption.left[reading.key][targets]
-    ratio = torch.where(given == 0, 0.0, given / left)
+    before, after = absorption.before[reading.key][sources], absorption.after[reading.key][targets]
+    ratio = torch.where(before == 0, 0.0, before / after)
     view = (1, -1, *(1,) * (weight.dim() - 2))
     places = sources.to(weight.device)
     weight = weight.double()
@@ -41,5 +41,5 @@ def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
-    difference = (absorption.given[reading.key] - absorption.left[reading.key]).to(weight.device)
+    difference = (absorption.before[reading.key] - absorption.after[reading.key]).to(weight.device)
     return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference

@@ -1,4 +1,4 @@
-"""The new module: every tensor gathered by its origins, with constants settled, scales moved and new channels started.
+"""The new module: every tensor gathered by its origins, with constants absorbed, scales moved and new channels started.
 
 Arithmetic is float64 and cast back at the end, so that a rewrite adds one rounding to each number that it changes.
 """
@@ -17,7 +17,7 @@ from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
 from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, scaled
 from nrfx.plan.plan import Plan
-from nrfx.rewrite.absorb_constants import merged, offset
+from nrfx.rewrite.absorb_constants import offset, with_carriers
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
@@ -81,7 +81,7 @@ class _Builder:
         readings = first_readings(self.plan.channels.steps)
         for key, norms in self.plan.absorption.absorbers.items():
             reading = readings[key]
-            if torch.equal(self.plan.absorption.given[key], self.plan.absorption.left[key]):
+            if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
                 continue
             rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
             if reading.bias is not None:
@@ -109,7 +109,7 @@ class _Builder:
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
         if not grouped and reading.key in self._carrying():
-            weight = merged(weight, plan.channels, reading, plan.absorption)
+            weight = with_carriers(weight, plan.channels, reading, plan.absorption)
         places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
         factors = self._weight_factors(reading, places, grouped)
         weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
@@ -122,7 +122,7 @@ class _Builder:
 
     def _carrying(self) -> set[str]:
         """Keys of the weights that read carriers rather than absorb."""
-        return set(self.plan.absorption.given) - set(self.plan.absorption.absorbers)
+        return set(self.plan.absorption.before) - set(self.plan.absorption.absorbers)
 
     def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Factors:
         divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from nrfx.errors import TraceError
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
-from nrfx.tracing.modes import merged
+from nrfx.tracing.modes import unified
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
@@ -63,7 +63,7 @@ def combined(
     constants = {mode: dict(captures[mode].constants) for mode in MODES}
     one = None
     if _same_constants(constants["train"], constants["eval"]):
-        one = merged(captures["train"].graph, captures["eval"].graph, root)
+        one = unified(captures["train"].graph, captures["eval"].graph, root)
     else:
         _rename(captures["train"].graph, constants["train"])
     for name, value in (constants["train"] | constants["eval"]).items():

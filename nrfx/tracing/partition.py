@@ -34,7 +34,7 @@ from nrfx.tracing.causes import place
 from nrfx.tracing.clone import shell
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
-from nrfx.tracing.parts import Part, PartialModule
+from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.shapes import InputSpec
 
@@ -214,11 +214,11 @@ class _Choice:
                 return
             self._read_outside |= leaks
 
-    def calls(self, path: str) -> list[Part]:
+    def calls(self, path: str) -> list[PartCall]:
         """The calls of a part."""
-        return [Part(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
+        return [PartCall(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
 
-    def captured(self, part: Part, mode: str) -> Capture:
+    def captured(self, part: PartCall, mode: str) -> Capture:
         """The graph of a call in a mode."""
         known = self._known[part.path]
         assert not isinstance(known, str)
@@ -310,7 +310,7 @@ def _kinds(arguments: Arguments) -> list[tuple[int, torch.dtype]]:
 # The graph ------------------------------------------------------------------------------------------------------------
 
 
-def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: str) -> Capture:
+def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode: str) -> Capture:
     """The graphs of all calls in one, names as the whole model has them."""
     graph = fx.Graph()
     constants: dict[str, Tensor] = {}
@@ -334,7 +334,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: st
 
 
 def _append(
-    graph: fx.Graph, index: int, part: Part, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
+    graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
 ) -> Any:
     """Copies the nodes of a call to the end of the graph; what the call gives."""
     result: Any = None
@@ -358,5 +358,5 @@ def _stack(path: str, kind: type[nn.Module], inner: Any) -> Iterable[tuple[str, 
         yield f"{path}.{key}", (f"{path}.{own}", module)
 
 
-def _constant(part: Part, name: str) -> str:
+def _constant(part: PartCall, name: str) -> str:
     return f"_{part.path.replace('.', '_')}{name}"

@@ -21,7 +21,7 @@ from nrfx.tracing.recorder import Arguments
 
 
 @dataclass(frozen=True)
-class Part:
+class PartCall:
     """One call of a submodule: its path, what it was called with, and the structure of what it gave in eval mode."""
 
     path: str
