@@ -106,18 +106,14 @@ class _Solver:
             for labels, other in ((left, right), (right, left)):
                 met = (labels >= 0) & (other <= OPAQUE)
                 if bool(met.any()):
-                    code = int(other.expand(met.shape)[met][0])
+                    index = OPAQUE - int(other.expand(met.shape)[met][0])
                     pins.append(
-                        (
-                            labels.expand(met.shape)[met],
-                            step.node.name,
-                            f"meets {self.interpreter.reasons[OPAQUE - code]}",
-                        )
+                        (labels.expand(met.shape)[met], step.node.name, f"meets {self.interpreter.reasons[index]}")
                     )
         return pins
 
     def _uneven(self, channel_of: Tensor, space_of: Tensor, spaces: int) -> list[tuple[Tensor, str, str]]:
-        """Pins for the spaces of which some axis reads one channel more often than another: their width cannot change."""
+        """Pins for the spaces of which some axis reads one channel more often than another."""
         width, count = torch.bincount(space_of, minlength=spaces), max(channel_of.numel(), 1)
         whole = {id(layout): (name, layout) for name, layout in self._read_whole()}  # most layouts are there often
         mixed = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
@@ -201,8 +197,8 @@ def _group(
     keys = list(born)
     # Each birth gets a random mark of 62 bits, and each channel the sum of the marks of its labels, modulo 2**64. Equal
     # counts give equal sums. Counts that differ by d at some birth give equal sums with probability max(4, d) / 2**64
-    # at most: whatever the other marks are, so few values of this one make up for it. Over all pairs of 1,000 spaces
-    # that is 1e-13. The seed is fixed, so that a network has the same spaces in each process.
+    # at most: whatever the other marks are, only so many values of this one make the sums equal. Over all pairs of
+    # 1,000 spaces that is 1e-13. The seed is fixed, so that a network has the same spaces in each process.
     generator = torch.Generator().manual_seed(0)
     marks = torch.randint(1 << 62, (max(len(keys), 1),), generator=generator)
     labels, birth_of = joined(list(born.values()))
@@ -218,9 +214,7 @@ def _group(
     space_of = rank[inverse]
     widths = torch.bincount(space_of).tolist()
     members: list[dict[str, int]] = [{} for _ in widths]
-    pairs, times = tally(
-        birth_of * len(widths) + space_of[channel_of[labels]]
-    )  # (birth, space) as one number, as above
+    pairs, times = tally(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space), as in _uneven
     for pair, size in zip(pairs.tolist(), times.tolist(), strict=True):
         birth, space = divmod(pair, len(widths))
         members[space][keys[birth]] = size // widths[space]
