@@ -230,10 +230,10 @@ def _weakest(
 ) -> dict[str, Tensor]:
     """Per gamma parameter, bool [channels]: below the gamma at that rank in the whole network, and not one to keep."""
     sizes = {name: traced.get_parameter(name).detach().abs().double().cpu() for name in channels.norms}
-    mortal = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
-    if not mortal.numel():
+    prunable = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
+    if not prunable.numel():
         return {}
-    threshold = mortal[int(round(fraction * mortal.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
+    threshold = prunable[int(round(fraction * prunable.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
     strongest = _strongest(channels, sizes)
     return {
         name: mask & (sizes[name] < threshold) & ~among(channels.channels_along(channels.norms[name]), strongest)
