@@ -1,4 +1,4 @@
-"""The constants of dead channels written into the new weights: columns of carriers, offsets of biases and means."""
+"""The constants of dead channels in the new network: columns of carriers, and offsets of biases and running means."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from nrfx.rules import Reading
 
 
 def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
-    """The weight with the columns of carriers standing for those of all the dead channels behind them.
+    """The weight in which each carrier's column is the sum over the dead channels d that it stands for.
+
+        W[:, k] = sum over d of (before_d / after_k) W[:, d]
 
     weight: [rows, columns, *kernel]; float64 where the layer has carriers.
     """
@@ -32,7 +34,12 @@ def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorpti
 
 
 def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
-    """For each source column the carrier's column of the same occurrence."""
+    """For each source column the carrier's column at the same occurrence.
+
+    After a flatten a channel has a column for each position: the n-th column of the channel goes to the n-th of its
+    carrier.
+    """
+    # (channel, occurrence) as one number, as in origins.origin
     times = channel.numel() + 1
     rank = occurrence(channel)
     ordered, order = torch.sort(channel.clamp(min=-1) * times + rank)
@@ -41,5 +48,6 @@ def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
+    # over a constant map the kernel acts as the sum of its elements
     difference = (absorption.before[reading.key] - absorption.after[reading.key]).to(weight.device)
     return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference

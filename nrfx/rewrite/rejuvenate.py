@@ -1,4 +1,4 @@
-"""The whole rewrite: see what is dead, find the widths, build the new network, check it, or change nothing.
+"""The whole rewrite: find what is dead, compute the widths, build the new network, check it. An error changes nothing.
 
 Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 """
@@ -56,9 +56,9 @@ def rejuvenate(
 ) -> Rejuvenation:
     """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
 
-    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to
-        rounding.
-    `gm` is left as it is. Nothing dead, or nothing that may change: an equal copy, with a note (`changed` is False).
+    The learnt function is kept in eval mode: outputs equal, to rounding, those of `gm` with its dead gammas at 0. `gm`
+    is left as it is. Where nothing is dead, or nothing may change, the result is an equal copy with a note (`changed`
+    is False).
 
     Args:
         gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
@@ -156,6 +156,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
     """
     _check_data(traced)
     constraints = WidthConstraints()
+    # each round but the last adds a constraint, at most two for each birth, or makes the scheme dense, once
     while True:
         survivors = decide(traced, channels_of(traced, constraints.no_change), options, constraints)
         if not survivors.channels.norms:
@@ -163,6 +164,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
         try:
             allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
+            # attention absorbs no constant and needs a carrier for each; dense layers may fit without
             if options.scheme != "attention" or not bool(survivors.absorption.carriers.any()):
                 raise
             options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
@@ -307,7 +309,7 @@ def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
 
 
 def _width_notes(survivors: Survivors, options: Options) -> list[str]:
-    """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
+    """Notes on spaces with gammas that kept their width, or were not widened, though no rule pins them."""
     channels = survivors.channels
     fixed = [space for space in channels.spaces if space.normed and space.pinned_by in space.births]
     frozen = [space.name for space in channels.spaces if space.frozen and space.free and space.normed]
@@ -326,7 +328,7 @@ def _width_notes(survivors: Survivors, options: Options) -> list[str]:
 
 
 def _merge_notes(traced: TracedModule, survivors: Survivors, options: Options) -> list[str]:
-    """That merge=True found no layer with survivors of several generations, where that is so."""
+    """A note where merge=True found no layer with several generations."""
     layers = [traced.get_submodule(reading.path) for reading in survivors.forms.values()]
     if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
         return []

@@ -43,8 +43,8 @@ class Facts:
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
     parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
     outside: what runs outside of the parts, "path (class): why".
-    literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
-        states as numbers; within a list, None for what is as it was.
+    literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
+        width as a number; in a list of sizes, None where the size stays.
     """
 
     inputs: tuple[InputSpec, ...]
