@@ -13,7 +13,7 @@ from nrfx.tracing.module import ByMode
 _COSMETIC = frozenset(
     {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__", "__deepcopy__"}
 )
-
+"""Methods that a forward does not call."""
 
 COMPOSED = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
@@ -23,7 +23,7 @@ COMPOSED = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether the module's forward is torch's own (or ours), and so known by its class."""
+    """Whether the module runs the forward of its class, and this is torch's own or ours."""
     if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
         return False
     kind: Any = type(module)
@@ -34,12 +34,12 @@ def is_leaf(module: nn.Module) -> bool:
 
 @functools.cache
 def has_known_forward(kind: Any) -> bool:
-    """Whether a class runs a forward of torch.nn or nrfx.nn, and no subclass changed a method that forward
-    may call."""
+    """Whether a class runs a forward of torch.nn or nrfx.nn, and overrides no method that this forward may call."""
     if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
         return True
     origin = next(base for base in kind.__mro__ if "forward" in vars(base))
     known = origin.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    # nn.Module has a forward that raises; a Sequential only calls others, which are recorded one by one
     if not known or origin is nn.Module or issubclass(kind, nn.Sequential):
         return False
     subclasses = kind.__mro__[: kind.__mro__.index(origin)]

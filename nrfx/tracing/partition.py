@@ -81,7 +81,10 @@ def trace_parts(model: nn.Module, example_inputs: Any) -> TracedModule:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a submodule: None where the values are more than tensors and constants."""
+    """The arguments of a call of a submodule, and the structure of its output.
+
+    None for either where it holds more than tensors and constants.
+    """
 
     arguments: Arguments | None
     output: pytree.TreeSpec | None
@@ -89,10 +92,11 @@ class _Call:
 
 @dataclass
 class _Record:
-    """What a run of the model did.
+    """The record of one run of the model.
 
-    calls: of each submodule, in order.
-    reads: for each parameter and buffer, the submodules that were running, outermost first, when an operation took it.
+    Attributes:
+        calls: path of a submodule -> its calls, in order.
+        reads: parameter or buffer -> for each operation that took it, the submodules then running, outermost first.
     """
 
     calls: dict[str, list[_Call]] = field(default_factory=dict)
@@ -100,6 +104,7 @@ class _Record:
 
 
 def _recorded(model: nn.Module, args: tuple[Any, ...]) -> _Record:
+    """Runs a copy of the model in eval mode. Buffers and inputs are cloned, for the forward may write into them."""
     root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
     record, stack = _Record(), list[str]()
     names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
@@ -166,6 +171,7 @@ def _structure(output: Any) -> pytree.TreeSpec | None:
     return structure if all(isinstance(leaf, _LEAVES) for leaf in leaves) else None
 
 
+# functions and attributes that look at a tensor and do not read its values
 _ABOUT = {
     *("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size", "__len__"),
     *("get_device", "__hash__", "__repr__", "__format__"),
@@ -203,7 +209,10 @@ class _Choice:
         self._known: dict[str, dict[str, list[tuple[Arguments, Capture]]] | str] = {}
 
     def make(self) -> None:
-        """Chooses, and again without the parts whose parameters something outside reads, until there are none."""
+        """Chooses the parts; and again without those whose parameters something outside reads, until there are none.
+
+        Each round but the last bars a part for good, so that the loop ends.
+        """
         while True:
             self.parts, self.outside = [], []
             seen: set[nn.Module] = set()
