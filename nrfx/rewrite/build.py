@@ -1,6 +1,7 @@
-"""The new module: every tensor gathered by its origins, with constants settled, scales moved and new channels started.
+"""The new module: every tensor gathered by its origins, with constants absorbed, scales moved and new channels started.
 
-Arithmetic is float64 and cast back at the end, so that a rewrite adds one rounding to each number that it changes.
+What changes a number (carriers, factors, offsets) is computed in float64 and cast back once, so that a rewrite adds one
+rounding to each number that it changes, and none to the others.
 """
 
 import copy
@@ -15,9 +16,9 @@ from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, scaled
 from nrfx.plan.plan import Plan
-from nrfx.rewrite.absorb_constants import merged, offset
+from nrfx.rewrite.absorb_constants import offset, with_carriers
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
@@ -25,22 +26,20 @@ from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
 
-Origins = tuple[Tensor | None, ...]
-
 
 @dataclass(frozen=True)
 class Built:
-    """The new module, and for each parameter and buffer where it comes from (see Rejuvenation)."""
+    """The new module, and where each of its parameters and buffers comes from (see Rejuvenation)."""
 
     module: TracedModule
     origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
-    factors: Mapping[str, Origins]
+    factors: Mapping[str, Factors]
     notes: tuple[str, ...]
 
 
 def build(traced: TracedModule, plan: Plan) -> Built:
-    """Carries the plan out on a copy of `traced`, which stays as it is."""
+    """The network that the plan describes; `traced` stays as it is."""
     return _Builder(traced, plan).build()
 
 
@@ -53,7 +52,7 @@ class _Builder:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, Origins] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
-    factors: dict[str, Origins] = field(default_factory=dict)
+    factors: dict[str, Factors] = field(default_factory=dict)
     layers: dict[str, Cross] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -78,12 +77,12 @@ class _Builder:
         return roles
 
     def _offsets(self) -> dict[str, Tensor]:
-        """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
+        """Old bias or running mean -> float64 of its shape, what absorbed constants add to it."""
         added: dict[str, Tensor] = {}
         readings = first_readings(self.plan.channels.steps)
         for key, norms in self.plan.absorption.absorbers.items():
             reading = readings[key]
-            if torch.equal(self.plan.absorption.given[key], self.plan.absorption.left[key]):
+            if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
                 continue
             rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
             if reading.bias is not None:
@@ -91,13 +90,14 @@ class _Builder:
                 continue
             for norm in norms:
                 assert norm.mean is not None
+                # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
                 at = origin(reading.rows, norm.layout)
                 shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
                 added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
         return added
 
     def _dense(self, reading: Reading) -> Tensor:
-        """The weight as [rows, columns of a group, *kernel]."""
+        """The weight as [rows, columns of a group, *kernel], with zeros where a cross layer has no block."""
         if reading.weight is not None:
             return reading.by_rows(self.old[reading.weight].detach())
         module = self.traced.get_submodule(reading.path)
@@ -105,13 +105,13 @@ class _Builder:
         return module.dense_weight().detach()
 
     def _weight(self, reading: Reading, family: Family) -> None:
-        """The weight of a convolution or linear layer, in its dense form, then cut into blocks where it has some."""
+        """Builds the dense weight of a convolution or linear layer, and cuts it where the layer has blocks."""
         plan, new = self.plan, self.plan.resized.readings[reading.key]
         rows, columns = origin(reading.rows, new.rows), origin(reading.cols, new.cols)
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
         if not grouped and reading.key in self._carrying():
-            weight = merged(weight, plan.channels, reading, plan.absorption)
+            weight = with_carriers(weight, plan.channels, reading, plan.absorption)
         places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
         factors = self._weight_factors(reading, places, grouped)
         weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
@@ -123,10 +123,10 @@ class _Builder:
         self._store(reading, weight, places, factors)
 
     def _carrying(self) -> set[str]:
-        """Keys of the weights that read carriers rather than absorb."""
-        return set(self.plan.absorption.given) - set(self.plan.absorption.absorbers)
+        """Keys of the weights that read carriers, for neither a bias nor norms absorb their constants."""
+        return set(self.plan.absorption.before) - set(self.plan.absorption.absorbers)
 
-    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Origins:
+    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Factors:
         divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)
         by_row = divisors if grouped else None
         by_column = None if grouped else divisors
@@ -144,7 +144,7 @@ class _Builder:
         ones = torch.ones(places.shape).double() if factor is None else factor
         return torch.where(here, 0.0, ones)
 
-    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
+    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Factors) -> None:
         module = self.traced.get_submodule(reading.path)
         blocks = self._blocks(module, reading, weight, places)
         if blocks is None:
@@ -171,8 +171,11 @@ class _Builder:
             parent, cut = self._parent(module, reading, index, cut)
             self._keep(name, parent, block, (*cut, *tail), (*cut_factors, *tail))
 
-    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Origins) -> tuple[Origins, Origins]:
-        """Places and factors of a weight that is stored by columns; with groups its first axis holds all columns."""
+    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Factors) -> tuple[Origins, Factors]:
+        """Origins and factors of a transposed weight, stored as [columns, rows of a group, *kernel].
+
+        With groups its second axis holds the rows of one group, which stay, and its first axis the columns of all.
+        """
         if reading.groups == 1:
             return (places[1], places[0], *places[2:]), (factors[1], factors[0], *factors[2:])
         depthwise = factors[0] if reading.cols is reading.rows else None
@@ -194,7 +197,7 @@ class _Builder:
     def _parent(
         self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]
     ) -> tuple[str | None, tuple[Tensor, ...]]:
-        """The old parameter that a block of rows comes from, and its origins in that parameter's own positions."""
+        """The old parameter that a block of rows comes from, and the block's origins as positions in this parameter."""
         if not isinstance(module, Cross):
             return f"{reading.path}.weight", cut
         if module.scheme == "attention":
@@ -208,7 +211,7 @@ class _Builder:
         return f"{reading.path}.weights.{old}", (_within(cut[0], rows), _within(cut[1], columns))
 
     def _replaced(self, name: str) -> bool:
-        """Whether the parameter is a block weight of a cross layer, which _weight has taken care of."""
+        """Whether the parameter is a weight of a cross layer: `_store` has put others in its place."""
         owner = name.rpartition(".")[0].removesuffix(".weights")
         return owner in self.layers and not name.endswith(".bias")
 
@@ -238,7 +241,7 @@ class _Builder:
         key = name.removesuffix(".bias")
         return self.plan.resized.readings[key].rows
 
-    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Origins:
+    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Factors:
         role, norm = self.norm_of.get(name, ("", None))
         scale = (
             self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
@@ -249,7 +252,7 @@ class _Builder:
         return (factor,)
 
     def _started(self, name: str, value: Tensor, layout: Tensor, places: Origins) -> Tensor:
-        """New positions of a norm at their initial level; carriers at gamma 0 and beta 1."""
+        """The value, with the new positions of a norm at their initial level, and carriers at gamma 0 and beta 1."""
         role, norm = self.norm_of.get(name, ("", None))
         if norm is None:
             return torch.zeros_like(value) if self.plan.scratch else value
@@ -261,10 +264,10 @@ class _Builder:
         constant = {"gamma": 0.0, "beta": 1.0}
         return torch.where(here.to(value.device), constant[role], value) if role in constant else value
 
-    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Origins) -> None:
+    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Factors) -> None:
         old = self.old[parent] if parent is not None else self._like(name)
         value = value.to(old.dtype)
-        value = value.clone() if value.data_ptr() == old.data_ptr() else value
+        value = value.clone() if value.data_ptr() == old.data_ptr() else value  # old and new share no memory
         self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
         self.origins[name] = tuple(
             None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(places)
@@ -273,11 +276,13 @@ class _Builder:
         self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
 
     def _like(self, name: str) -> Tensor:
-        """A sibling of a parameter without a parent, for its dtype and device."""
+        """Another tensor of the same module, for the dtype and device of a parameter that comes from no old one."""
         owner = name.rpartition(".")[0].removesuffix(".weights")
         return next(tensor for other, tensor in self.old.items() if other.startswith(f"{owner}."))
 
     def _assemble(self) -> Built:
+        # deepcopy takes what the memo knows by its id for the copy: so every reference to an old tensor, ties included,
+        # becomes one to the new tensor
         memo: dict[int, Any] = {}
         for name, tensor in self.tensors.items():
             if name in self.old:
@@ -320,7 +325,7 @@ class _Builder:
 
 
 def _values(factor: Tensor | None) -> Tensor | None:
-    """A factor for values: what restarts keeps the value that was written."""
+    """The factor for values: 1 where it is 0, for there the new value is written already."""
     return None if factor is None else torch.where(factor == 0, 1.0, factor)
 
 
@@ -329,13 +334,13 @@ def _inverse(divisors: Tensor | None, places: Tensor | None) -> Tensor | None:
 
 
 def _taken(values: Tensor, places: Tensor | None) -> Tensor:
-    """The values at their new positions, 1 at new ones."""
+    """[len places]: the values gathered by origins, 1 where the position is new."""
     assert places is not None
     return torch.where(places >= 0, values[places.clamp(min=0)], 1.0)
 
 
 def _with_means(value: Tensor, places: Origins) -> Tensor:
-    """The tensor, what is new along a dim being the mean of what is not: the level that others like it have."""
+    """The tensor with, at the new positions of each dim, the mean over the old ones: the level of others like them."""
     for dim, part in enumerate(places):
         if part is None or not bool((part == NEW).any()) or not bool((part != NEW).any()):
             continue
@@ -347,7 +352,7 @@ def _with_means(value: Tensor, places: Origins) -> Tensor:
 
 
 def _within(places: Tensor, part: Tensor) -> Tensor:
-    """Positions in a whole axis -> positions in the part of it that a block holds (ascending), NEW kept."""
+    """Origins on a whole axis -> origins in the ascending positions `part` of it; NEW for those outside of it."""
     at = torch.searchsorted(part, places.clamp(min=0)).clamp(max=part.numel() - 1)
     return torch.where((places >= 0) & (part[at] == places), at, NEW)
 

@@ -1,7 +1,7 @@
 """The two checks of a rewrite: the new graph's channels are those that were planned, and the outputs agree.
 
-Rules that are wrong in the same way before and after can only be caught by numbers; a wrong order of channels only by
-labels or numbers. So both are kept: labels on every rewrite, numbers on request.
+A rule that is wrong in the same way before and after shows in numbers alone; a wrong order of channels shows in labels
+too. Labels are checked on every rewrite, numbers on request.
 """
 
 import copy
@@ -24,6 +24,7 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, tor
 
 def check_labels(after: Channels, planned: Resized) -> None:
     """Raises VerificationError unless the channels of the rewritten graph are exactly the planned ones."""
+    # the new graph numbers its labels anew: label of the new graph -> planned label, birth by birth
     same = torch.full((after.channel_of.numel(),), -1)
     for key, labels in planned.births.items():
         if key not in after.births or after.births[key].numel() != labels.numel():
@@ -58,9 +59,9 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
-    gradients. Nothing is changed. Of a model that was traced in parts, what the parts give on equal inputs is compared:
-    the order of detections with equal scores is a matter of rounding. After constants=False or reinitialize="all" the
-    function differs on purpose: then only the labels are compared and 0.0 is returned.
+    gradients. Nothing is changed. Of a model that was traced in parts, the outputs of the parts on equal inputs are
+    compared, for the order of detections with equal scores is a matter of rounding. After constants=False or
+    reinitialize="all" the function differs on purpose: then only the labels are compared and 0.0 is returned.
 
     Args:
         before_gm: what was given to rejuvenate.
@@ -144,7 +145,7 @@ def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
 def _answers(
     before: PartialModule, after: TracedModule, arguments: tuple[Any, ...]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """What each part gives before, and after on what it gets before."""
+    """Each part's output in the old network, and in the new one on the same inputs."""
     after.eval()
     with torch.no_grad():
         calls = before.eval().answers(*arguments)
@@ -155,6 +156,7 @@ def _answers(
 
 
 def _floor(dtype: torch.dtype) -> float:
+    """The least size of an output that differences are relative to."""
     return float(torch.finfo(dtype).eps ** 0.5) if dtype.is_floating_point else 1.0
 
 
@@ -179,11 +181,11 @@ def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
             f"{name} of the network before is not finite on these inputs, so that nothing can be compared: weights, "
             "statistics or inputs hold NaN or inf."
         )
-    # an output that is zero but for rounding (a mean of what a norm has centred) has no scale of its own
+    # an output that is 0 but for rounding (a mean of what a norm has centred) has no scale of its own
     scale = max(float(expected.double().abs().max()), _floor(expected.dtype))
     difference = float((expected.double() - actual.double()).abs().max()) / scale
     tolerance = TOLERANCE.get(expected.dtype, 1e-3)
-    if not difference <= tolerance:
+    if not difference <= tolerance:  # so that NaN fails
         raise VerificationError(
             f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains "
             f"{tolerance:.0e}."

@@ -15,7 +15,7 @@ class _StructureDiffers(Exception):
     """The two modes do not run the same operations."""
 
 
-def merged(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph | None:
+def unified(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph | None:
     """One graph for both modes, or None where their structure differs.
 
     Only booleans and floats may differ: an integer is an index or a size, and two structures are analysed as

@@ -35,7 +35,7 @@ from nrfx.tracing.clone import shell
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
-from nrfx.tracing.parts import Part, PartialModule
+from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.shapes import InputSpec
 
@@ -82,7 +82,10 @@ def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> Traced
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a submodule: None where the values are more than tensors and constants."""
+    """The arguments of a call of a submodule, and the structure of its output.
+
+    None for either where it holds more than tensors and constants.
+    """
 
     arguments: Arguments | None
     output: pytree.TreeSpec | None
@@ -90,10 +93,11 @@ class _Call:
 
 @dataclass
 class _Record:
-    """What a run of the model did.
+    """The record of one run of the model.
 
-    calls: of each submodule, in order.
-    reads: for each parameter and buffer, the submodules that were running, outermost first, when an operation took it.
+    Attributes:
+        calls: path of a submodule -> its calls, in order.
+        reads: parameter or buffer -> for each operation that took it, the submodules then running, outermost first.
     """
 
     calls: dict[str, list[_Call]] = field(default_factory=dict)
@@ -101,6 +105,7 @@ class _Record:
 
 
 def _recorded(model: nn.Module, args: tuple[Any, ...]) -> _Record:
+    """Runs a copy of the model in eval mode. Buffers and inputs are cloned, for the forward may write into them."""
     root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
     record, stack = _Record(), list[str]()
     names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
@@ -167,6 +172,7 @@ def _structure(output: Any) -> pytree.TreeSpec | None:
     return structure if all(isinstance(leaf, _LEAVES) for leaf in leaves) else None
 
 
+# functions and attributes that look at a tensor and do not read its values
 _ABOUT = {
     *("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size", "__len__"),
     *("get_device", "__hash__", "__repr__", "__format__"),
@@ -204,7 +210,10 @@ class _Choice:
         self._known: dict[str, dict[str, list[tuple[Arguments, Capture]]] | str] = {}
 
     def make(self) -> None:
-        """Chooses, and again without the parts whose parameters something outside reads, until there are none."""
+        """Chooses the parts; and again without those whose parameters something outside reads, until there are none.
+
+        Each round but the last bars a part for good, so that the loop ends.
+        """
         while True:
             self.parts, self.outside = [], []
             seen: set[nn.Module] = set()
@@ -215,11 +224,11 @@ class _Choice:
                 return
             self._read_outside |= leaks
 
-    def calls(self, path: str) -> list[Part]:
+    def calls(self, path: str) -> list[PartCall]:
         """The calls of a part."""
-        return [Part(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
+        return [PartCall(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
 
-    def captured(self, part: Part, mode: str) -> Capture:
+    def captured(self, part: PartCall, mode: str) -> Capture:
         """The graph of a call in a mode."""
         known = self._known[part.path]
         assert not isinstance(known, str)
@@ -313,7 +322,7 @@ def _kinds(arguments: Arguments) -> list[tuple[int, torch.dtype]]:
 # The graph ------------------------------------------------------------------------------------------------------------
 
 
-def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: str) -> Capture:
+def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode: str) -> Capture:
     """The graphs of all calls in one, names as the whole model has them."""
     graph = fx.Graph()
     constants: dict[str, Tensor] = {}
@@ -337,7 +346,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: st
 
 
 def _append(
-    graph: fx.Graph, index: int, part: Part, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
+    graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
 ) -> Any:
     """Copies the nodes of a call to the end of the graph; what the call gives."""
     result: Any = None
@@ -361,5 +370,5 @@ def _stack(path: str, kind: type[nn.Module], inner: Any) -> Iterable[tuple[str, 
         yield f"{path}.{key}", (f"{path}.{own}", module)
 
 
-def _constant(part: Part, name: str) -> str:
+def _constant(part: PartCall, name: str) -> str:
     return f"_{part.path.replace('.', '_')}{name}"

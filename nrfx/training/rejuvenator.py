@@ -37,7 +37,10 @@ from nrfx.training.schedule import LambdaSchedule
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the monitor saw at a step. `note` is empty, or says in a sentence why no rejuvenation will come of it."""
+    """A measurement without a rejuvenation: the step, the utilization, r, and lambda after it.
+
+    `note` says in sentences why no rejuvenation will come, or is empty.
+    """
 
     step: int
     utilization: Utilization
@@ -48,7 +51,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Event:
-    """A rejuvenation: the step, the r that triggered it, its result, and the lambda up to it (it is 0 from here on)."""
+    """A rejuvenation: the step, the r below the trigger, the result, and the lambda before it (afterwards it is 0)."""
 
     step: int
     r: float
@@ -84,8 +87,8 @@ class Rejuvenator:
         delta_lambda, delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
-        shrink_beta: the pull on the betas of gamma-dead channels that their constant alone holds (behind gates and
-            padded depthwise convolutions), in units of lambda; 0 for none, 1 for as strong as on the gammas. A beta
+        shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
+            alone (behind gates and padded depthwise convolutions); 0 for none, 1 for as strong as on the gammas. A beta
             that is pulled across 0 stays 0 as long as its gamma is dead: the channel can then go.
         scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
         calibration: batches, as for `nrfx.recalibrate`, from which each event takes the running statistics of the new
@@ -167,7 +170,7 @@ class Rejuvenator:
 
     @property
     def searching(self) -> bool:
-        """Whether the penalty acts in the step that is under way."""
+        """Whether the penalty acts in the next call of `penalize`."""
         return self._searches(self.steps + 1)
 
     @property
@@ -197,7 +200,7 @@ class Rejuvenator:
         self._signs = {name: self._pull(name, mask, self.lam * self.shrink_beta) for name, mask in self._betas.items()}
 
     def _pull(self, name: str, mask: Tensor, strength: float) -> Tensor:
-        """Adds strength * sign to the gradient where the mask says, and returns the signs."""
+        """Adds strength * sign to the gradient where the mask is True, and returns the signs."""
         parameter = self._module.get_parameter(name)
         signs = parameter.sign() * mask.to(parameter.device, non_blocking=True)
         if parameter.grad is not None:
@@ -206,7 +209,10 @@ class Rejuvenator:
 
     @torch.no_grad()
     def _stop_betas_at_zero(self) -> None:
-        """Sets to 0 the betas that the step took across it, or away from it: the proximal step of the pull."""
+        """Sets betas to 0 that the optimizer's step took across 0, or away from 0: the proximal step of the pull.
+
+        A subgradient alone would let them swing around 0 by lr * lambda.
+        """
         for name, signs in self._signs.items():
             beta = self._module.get_parameter(name)
             beta.masked_fill_(self._betas[name].to(beta.device) & (beta.sign() != signs), 0.0)
@@ -216,7 +222,7 @@ class Rejuvenator:
         """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
 
         Raises:
-            TrainingError: the optimizer's state cannot be carried over. Found at the first measurement already.
+            TrainingError: the optimizer's state cannot be carried over. This is checked at every measurement.
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self.steps += 1
@@ -271,7 +277,9 @@ class Rejuvenator:
         return within and (self.max_events is None or self.events < self.max_events)
 
     def _event(self, r: float, result: Rejuvenation) -> Event:
+        """Puts the result in the place of the module."""
         event = Event(self.steps, r, result, self.lam)
+        # what can raise comes before the first change, so that an event that fails leaves everything as it was
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
         prunable, betas = self._prunable_of(result.module), self._betas_of(result.module)
@@ -315,7 +323,7 @@ class Rejuvenator:
             )
 
     def _check_budget(self) -> None:
-        """At an event, r is just below the trigger: what is alive then must fit."""
+        """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
         now = self._measured()
         for measure in ("params", "flops"):
             bound, total = getattr(self.budget, measure), getattr(now, measure).total
@@ -327,6 +335,7 @@ class Rejuvenator:
                 )
 
     def _never(self, r: float) -> str:
+        """That the search ends without a rejuvenation, and what to change, in sentences."""
         dying = dying_time(self.optimizer, self._gammas(), self.lam)
         return (
             f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
@@ -341,14 +350,14 @@ class Rejuvenator:
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
-    """bool, of the parameter's shape: whether its position is listed."""
+    """bool of the parameter's shape: whether the position is listed."""
     mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
     mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
     return mask
 
 
 def _ratio(measured: Utilization, budget: Budget) -> float:
-    """r in the budget's measure; the larger one of two."""
+    """r in the measure that the budget bounds; the larger r where it bounds both."""
     measures = {"params": measured.params.ratio, "flops": measured.flops.ratio}
     return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)
 
