@@ -29,6 +29,7 @@ from nrfx.errors import RewriteError
 from nrfx.nn import native
 from nrfx.nn.attention import Form, attend, attention, by_generation
 from nrfx.nn.fused import Attend, DirectConvolution
+from nrfx.nn.library import library
 from nrfx.nn.operands import channels_last, check_call, is_watched
 
 IMPLEMENTATIONS = ("auto", "reference", "attend", "direct")
@@ -117,7 +118,7 @@ def _kernels(x: Tensor) -> ModuleType | None:
     """The kernels for the device of x: a module with attend_forward and attend_backward."""
     if x.device.type == "cuda":
         return triton_kernels()
-    return native if x.device.type == "cpu" and native.library() is not None else None
+    return native if x.device.type == "cpu" and library() is not None else None
 
 
 def _takes_attend(x: Tensor, weight: Tensor, form: Form) -> bool:
@@ -146,7 +147,7 @@ def _takes_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     wanted = _wanted.get() == "direct" or _suits_direct(x, weight, form)
-    return wanted and _fits_direct(x, form) and native.library() is not None
+    return wanted and _fits_direct(x, form) and library() is not None
 
 
 def _suits_direct(x: Tensor, weight: Tensor, form: Form) -> bool:

@@ -1,112 +1,30 @@
-"""The kernels for the CPU: C, compiled on first use by the machine's own compiler and kept in a cache.
+"""Calls of the compiled kernels for the CPU (library.py): what they are told, and the memory that they are given.
 
-They need no headers of torch and take about two seconds to compile, once for each machine and version of the source.
-`library()` is None where there is no compiler, or where NRFX_NATIVE=0 says that it must not be used; then plain torch
-operations do the work. NRFX_CACHE names the folder of the cache, by default nrfx in the user's cache folder.
+They take float32, `attend_*` bfloat16 as well, dense in one of two layouts; every address comes from a tensor that was
+held against what the kernel takes it for (operands.py).
 
-Not handled here: what suits these kernels. They take contiguous float32 on the CPU (`attend_*` bfloat16 as well).
+Not handled here: what suits these kernels.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nrfx.nn.attention import Form
+from nrfx.nn.library import library
 from nrfx.nn.operands import checked, dense, described, layout_of
 
-_SOURCES = Path(__file__).parent / "kernels"
-_COMPILERS = (os.environ.get("CC", ""), "cc", "gcc", "clang", "g++")
-# -fno-math-errno and -fno-trapping-math let loops over the sigmoid become vector code; neither changes a result.
-_FLAGS = ("-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
-_OPTIONAL = (("-march=native", "-fopenmp"), ("-march=native",), ())
 _BAND_BYTES = 400_000  # of what one band of rows keeps in the cache: less than a core's level 2, often 1 MB
 _CPU = torch.device("cpu")
 _DTYPES = (torch.float32, torch.bfloat16)  # of the attention alone; the direct kernels take the first
 _ROWS = range(4, 513)  # positions of a row that the direct kernels take
 _ROW = 48  # positions of a row, where rows can be chosen: more than a few blocks, and small enough for level 1
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be had."""
-    if os.environ.get("NRFX_NATIVE") == "0":
-        return None
-    compiler = next((found for name in _COMPILERS if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        return None
-    try:
-        return _load(_compiled(compiler))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
-    for name in ("direct_forward", "direct_backward"):
-        getattr(found, name).restype = ctypes.c_int
-    for name in ("attend_forward", "attend_backward"):
-        getattr(found, name).restype = None
-    return found
-
-
-def _compiled(compiler: str) -> Path:
-    """The shared library: from the cache, or compiled into it (whole or not at all, also when two do it at once)."""
-    sources = sorted(_SOURCES.glob("*.c"))
-    folder = _cache_folder()
-    target = folder / f"cross-{_fingerprint(compiler)}.so"
-    if target.exists():
-        return target
-    language = ("-x", "c") if "++" in Path(compiler).name else ()
-    for optional in _OPTIONAL:
-        fresh = folder / f"{target.name}.{os.getpid()}"
-        command = [compiler, *_FLAGS, *optional, *language, *map(str, sources), "-o", str(fresh)]
-        done = subprocess.run(command, capture_output=True, timeout=120, check=False)
-        if done.returncode == 0:
-            fresh.replace(target)
-            return target
-    raise OSError(f"{compiler} did not compile {_SOURCES}: {done.stderr.decode(errors='replace')}")
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("NRFX_CACHE") or Path(home) / "nrfx")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="nrfx-"))
-
-
-def _fingerprint(compiler: str) -> str:
-    """Of everything that the compiled code depends on: the sources, the compiler, the processor."""
-    digest = hashlib.sha256(repr((compiler, Path(compiler).stat().st_mtime, _FLAGS, _OPTIONAL)).encode())
-    for path in sorted(_SOURCES.iterdir()):
-        digest.update(path.read_bytes())
-    digest.update(f"{platform.platform()} {platform.machine()} {_processor()}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _processor() -> str:
-    """What tells processors with other instructions apart, as far as the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
