@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import VerificationError
+from nrfx.errors import AnalysisError, VerificationError
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
@@ -41,6 +41,13 @@ def check_labels(after: Channels, planned: Resized) -> None:
             now = after.layouts.get(name, (None,) * len(dims))[dim]
             if layout is not None and now is not None:
                 _check_axis(f"{name} dim {dim}", name, now, layout, same)
+
+
+def _channels_of_new(module: TracedModule, planned: Resized) -> Channels:
+    try:
+        return channels_of(module, axes=planned.axes)
+    except AnalysisError as error:
+        raise VerificationError(f"The new network is no longer as it was built. {error}") from error
 
 
 def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tensor) -> None:
@@ -89,7 +96,7 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     traced = as_traced(before_gm, inputs)
     _check_same_network(traced, result)
     if result.planned is not None:
-        check_labels(channels_of(result.module, axes=result.planned.axes), result.planned)
+        check_labels(_channels_of_new(result.module, result.planned), result.planned)
     if not result.keeps_function:
         return 0.0
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)

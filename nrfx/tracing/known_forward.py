@@ -35,8 +35,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def has_known_forward(kind: Any) -> bool:
-    """Whether a class runs a forward of torch.nn, of nrfx.nn or of a class with a rule, and overrides no method that this
-    forward may call."""
+    """Whether a class runs a forward of torch.nn, of nrfx.nn or of a class with a rule, and overrides no method that
+    this forward may call."""
     if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
         return True
     ruled = next((base for base in kind.__mro__ if has_rule(base)), None)
