@@ -17,7 +17,7 @@ ORDER: Mapping[str, str] = {
     "files": "",
     "printed": "",
     "labels": "",
-    "nn": "generations attention cache operands native fused implementations cross layers scale triton_kernels",
+    "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
     "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition "
     "staleness capture",

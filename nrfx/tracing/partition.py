@@ -332,7 +332,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode
         own: dict[fx.Node, fx.Node] = {}
         for node in captured.graph.nodes:
             if node.op == "placeholder":
-                own[node] = graph.placeholder(f"{part.path.replace('.', '_')}_{len(own)}_of_{index}")
+                own[node] = graph.placeholder(f"part_{part.path.replace('.', '_')}_{len(own)}_of_{index}")
                 own[node].meta["part"] = index
         nodes.append(own)
     outputs = [

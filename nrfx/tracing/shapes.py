@@ -21,7 +21,8 @@ InputSpec = tuple[tuple[int, ...], torch.dtype]
 
 _NEEDS_VALUES = (
     "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
-    "Write it with torch.where or masks of fixed size, or move it out of the forward."
+    "Write it with torch.where or masks of fixed size, or move it out of the forward. A layer of your own whose result "
+    "has the shape of its input can stay as it is: nrfx.rules.opaque(ItsClass, keeps_shape=True)."
 )
 
 

@@ -24,7 +24,7 @@ from nrfx.cli.train import resumed
 from nrfx.experiment.record import read_log
 from nrfx.training.rejuvenator import Rejuvenator
 
-SAVED = Path(__file__).parent / "data" / "saved"
+SAVED = Path(__file__).parent.parent / "data" / "saved"
 
 
 class Viewed(nn.Module):
