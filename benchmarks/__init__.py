@@ -1,1 +1,1 @@
-"""What nrfx costs and whether it keeps its word, measured: `python -m benchmarks`."""
+"""Measurements of what nrfx costs, and checks of what it promises: `python -m benchmarks`."""

@@ -33,9 +33,9 @@ def flops_by_module(module: nn.Module, images: Tensor) -> Mapping[str, int]:
 def counted(module: nn.Module, images: Tensor) -> Iterator[FlopCounterMode]:
     """A counter that has seen one eval-mode forward of the first image.
 
-    Fused attention does work that the counter does not see: nn.MultiheadAttention's fast path and the fused kernels of
-    scaled_dot_product_attention are off meanwhile. Nor does it take a parameter as the input of a module when gradients
-    are off, unless that needs none.
+    The counter does not see the work of fused attention: the fast path of nn.MultiheadAttention and the fused kernels
+    of scaled_dot_product_attention are off meanwhile. When gradients are off, it refuses a parameter that requires one
+    as the input of a module: no parameter requires a gradient meanwhile.
     """
     training, fast_path = module.training, torch.backends.mha.get_fastpath_enabled()
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]

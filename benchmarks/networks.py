@@ -1,4 +1,4 @@
-"""Networks that listen to their input and have dead channels: what the benchmarks rewrite.
+"""The networks that the benchmarks rewrite: they have dead channels, and their outputs depend on the input.
 
 With random gammas and statistics the outputs of mobilenets and googlenet hardly depend on the image (1e-7 relative), so
 that any broken rewrite would pass. Hence the batch norms are calibrated by train-mode forwards on random images.
@@ -108,16 +108,16 @@ def _kill(norm: _BatchNorm, beta: float) -> None:
 
 
 def without_dropout(model: nn.Module) -> None:
-    """Puts every probability of dropout and drop path to 0, so that train-mode statistics are those of evaluation."""
+    """Puts every probability of dropout and drop path to 0, so that train-mode forwards see what eval mode sees."""
     for module in model.modules():
         if isinstance(module, _DropoutNd | StochasticDepth):
             module.p = 0.0
         if type(module).__name__ == "DropPath":  # timm's
-            module.drop_prob = 0.0
+            vars(module)["drop_prob"] = 0.0
 
 
 def calibrate(model: nn.Module, run: Callable[[nn.Module], object]) -> None:
-    """Gives the batch norms the statistics of one forward, which `run` makes in the mode that it needs."""
+    """Gives the batch norms the statistics of one forward. run: makes it, with the batch norms in train mode."""
     momenta = [(norm, norm.momentum) for _, norm in norms(model)]
     for norm, _ in momenta:
         norm.reset_running_stats()

@@ -1,4 +1,4 @@
-"""Rows of one dataclass as a CSV file, as a table for the terminal, as markdown; and the bar while they are made."""
+"""Rows of one dataclass as a CSV file, as a table for the terminal and as markdown; and a progress bar."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def write_csv(rows: Sequence[Any], path: Path) -> None:
@@ -47,7 +44,7 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str
 
 
 def progress_bar(console: Console) -> Progress:
-    """What is being worked on, a bar, how many are done, and the time since and until."""
+    """A bar with the name of the present work, how many rows are done, the time so far and the time to come."""
     columns = (
         TextColumn("{task.description:<48}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""CPU time, and where it was measured. Times of different machines or runs do not compare; ratios within one run do."""
+"""CPU time, and the machine on which it was measured. Compare ratios within one run, not times of several runs."""
 
 import datetime
 import gc
@@ -33,7 +33,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on: the last columns of every CSV."""
+    """The version of torch, the date and the processor of a measurement: the last columns of most CSVs."""
 
     torch: str
     date: str

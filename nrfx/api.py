@@ -1,7 +1,9 @@
 """The public names. `nrfx.NAME` is `nrfx.api.NAME`, loaded when the first of them is asked for (see __init__.py).
 
-The import of the report teaches the results to print themselves.
+Results print themselves: the report is loaded when the first of them is printed.
 """
+
+from typing import Any
 
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.analysis.why import Why, why
@@ -19,6 +21,7 @@ from nrfx.errors import (
 )
 from nrfx.experiment.recipe import Recipe, recipe
 from nrfx.plan.budget import Budget
+from nrfx.printed import prints
 from nrfx.rewrite.cross_attend import cross_attend
 from nrfx.rewrite.heads import heads
 from nrfx.rewrite.rejuvenate import compact, rejuvenate
@@ -65,3 +68,13 @@ __all__ = [
     "verify",
     "why",
 ]
+
+
+def _report(result: Any) -> str:
+    from nrfx.report import text  # noqa: PLC0415 (rich is not needed where nothing is printed)
+
+    return text(result)
+
+
+for _kind in (Utilization, Why, Rejuvenation):
+    prints(_kind, _report)

@@ -28,10 +28,10 @@ def collapse(labels: Tensor) -> Tensor:
     return labels.as_strided(sizes, strides)
 
 
-def compact(labels: Tensor) -> Tensor:
+def repeated(labels: Tensor) -> Tensor:
     """The labels with every dim along which they do not change repeated by stride 0.
 
-    >>> compact(torch.tensor([[3, 4], [3, 4]])).stride()
+    >>> repeated(torch.tensor([[3, 4], [3, 4]])).stride()
     (0, 1)
     """
     small = collapse(labels)
@@ -66,10 +66,10 @@ def joined(layouts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat([none, *layouts]), torch.arange(len(layouts)).repeat_interleave(lengths)
 
 
-def counted(numbers: Tensor) -> tuple[Tensor, Tensor]:
+def tally(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct values of an int64 vector, sorted, and how often each occurs; fast where equal ones are neighbours.
 
-    >>> counted(torch.tensor([5, 5, 2, 2, 2, 5]))
+    >>> tally(torch.tensor([5, 5, 2, 2, 2, 5]))
     (tensor([2, 5]), tensor([3, 3]))
     """
     runs, lengths = torch.unique_consecutive(numbers, return_counts=True)
@@ -119,7 +119,7 @@ def layout(labels: Tensor, dim: int) -> Tensor:
     return torch.where(highest >= 0, highest, rows.amin(1))
 
 
-def merge(labels: Sequence[Tensor]) -> Tensor:
+def coalesce(labels: Sequence[Tensor]) -> Tensor:
     """The labels of an element-wise result: of the first operand that carries a channel, else of one that is opaque."""
     merged = labels[0]
     if bool((collapse(merged) >= 0).all()):

@@ -1,4 +1,4 @@
-"""Results that print themselves. A result is Printed; the report that prints it registers here (nrfx/report)."""
+"""Results that print themselves. A result is Printed; who loads the reports registers here (nrfx/api.py)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ _REPORTS: dict[type, Callable[[Any], str]] = {}
 
 
 class Printed:
-    """A value whose str() is the report registered for its class, and its repr() where no report was loaded."""
+    """A value whose str() is the report registered for its class, and its repr() where there is none."""
 
     def __str__(self) -> str:
         return _REPORTS.get(type(self), repr)(self)

@@ -1,6 +1,6 @@
 import torch
 
-from nrfx.labels import NONE, OPAQUE, along, collapse, components, layout, merge
+from nrfx.labels import NONE, OPAQUE, along, coalesce, collapse, components, layout
 
 
 def test_components_join_through_chains_in_any_order() -> None:
@@ -15,7 +15,7 @@ def test_no_ties_leave_everyone_alone() -> None:
 
 def test_a_label_is_preferred_over_an_opaque_value_and_that_over_none() -> None:
     left, right = torch.tensor([NONE, NONE, OPAQUE, 3]), torch.tensor([4, OPAQUE, NONE, 7])
-    assert merge([left, right]).tolist() == [4, OPAQUE, OPAQUE, 3]
+    assert coalesce([left, right]).tolist() == [4, OPAQUE, OPAQUE, 3]
 
 
 def test_repeated_dims_cost_no_memory_and_collapse_to_one() -> None:

@@ -13,11 +13,13 @@ import nrfx
 ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
+    "choices": "",
     "printed": "",
     "labels": "",
     "nn": "generations attention native fused implementations cross layers scale triton_kernels",
-    "tracing": "clone proxies shapes module modes recorder both_modes parts partition staleness capture",
-    "rules": "effect registry ties movement pointwise pooling contraction reduction norm product",
+    "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
+    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition "
+    "staleness capture",
     "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
@@ -25,11 +27,11 @@ ORDER: Mapping[str, str] = {
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors plan file network optimizer save_load",
-    "training": "schedule optimizer heads recalibrate restart baselines rejuvenator",
+    "training": "schedule forecast optimizer heads recalibrate restart baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "train commands",
+    "cli": "parser output train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

@@ -10,7 +10,7 @@ that somebody else keeps, is held.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,11 @@ from nrfx.analysis.channels import Channels
 from nrfx.analysis.constants import Affine, Constants, constants_of
 from nrfx.analysis.interpret import named_tensors
 from nrfx.analysis.spaces import channels_of
+from nrfx.choices import Residual
 from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
 from nrfx.rules import Family, Norm
 from nrfx.tracing import TracedModule
-
-Residual = Literal["live", "fixed", "coupled"]
 
 ALL_DEAD = 1e-3
 """A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_directly
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
-from nrfx.labels import OPAQUE, collapse, components, counted, joined
+from nrfx.labels import OPAQUE, collapse, components, joined, tally
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -114,7 +114,7 @@ class _Solved:
         labels, layout_of = joined([layout for _, layout in mixed])
         known = labels >= 0
         pairs = layout_of[known] * count + channel_of[labels[known]]  # (layout, channel) as one number
-        pairs, reads = counted(pairs)
+        pairs, reads = tally(pairs)
         here = space_of[pairs % count]
         _, at = torch.unique(pairs // count * spaces + here, return_inverse=True)
         total = torch.zeros_like(at).index_add_(0, at, reads)[at]
@@ -198,7 +198,7 @@ def _group(
     space_of = rank[inverse]
     widths = torch.bincount(space_of).tolist()
     members: list[dict[str, int]] = [{} for _ in widths]
-    pairs, times = counted(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space) as one number
+    pairs, times = tally(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space) as one number
     for pair, size in zip(pairs.tolist(), times.tolist(), strict=True):
         birth, space = divmod(pair, len(widths))
         members[space][keys[birth]] = size // widths[space]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import networkx
 import torch
 from torch import Tensor
 
@@ -38,6 +37,8 @@ class TieGraph:
     """The ties and pins of a network; see the top of this file. Into pins and ends, edges lead one way only."""
 
     def __init__(self, channels: Channels) -> None:
+        import networkx  # noqa: PLC0415 (slow to import, and only why asks for ways)
+
         self.channels = channels
         self.graph = networkx.DiGraph()
         self.group_of = _group_of(channels)
@@ -182,6 +183,8 @@ class TieGraph:
         ]
 
     def _shortest(self, steps: Sequence[Step], space: int, ends: Sequence[Vertex]) -> list[Vertex]:
+        import networkx  # noqa: PLC0415 (see __init__)
+
         places = {(step.mode, step.node.name) for step in steps}
         ways = []
         for start in self.vertices.get(space, ()):

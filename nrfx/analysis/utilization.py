@@ -14,9 +14,10 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
-from nrfx.analysis.liveness import Held, Liveness, Residual, liveness_of
+from nrfx.analysis.liveness import Held, Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
-from nrfx.labels import among, counted, joined
+from nrfx.choices import Residual
+from nrfx.labels import among, joined, tally
 from nrfx.printed import Printed
 from nrfx.tracing import TracedModule, as_traced
 
@@ -234,7 +235,7 @@ class _Rows:
         here = among(spaces, self.pinned)
         reasons_of: list[dict[str, None]] = [{} for _ in outs]
         count = max(len(self.channels.spaces), 1)
-        for pair in counted(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
+        for pair in tally(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
             layout, space = divmod(pair, count)
             reasons_of[layout][self.channels.spaces[space].pinned or ""] = None
         return [tuple(reasons) for reasons in reasons_of]

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space, Step
-from nrfx.analysis.liveness import Liveness, Residual, liveness_of
+from nrfx.analysis.liveness import Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
+from nrfx.choices import Residual
 from nrfx.errors import UsageError
 from nrfx.labels import OPAQUE, collapse
 from nrfx.printed import Printed

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415  a network that is never saved does not need safetensors
 """The safetensors file: written whole or not at all, and read back as a plan, tensors and what is not decoded yet."""
 
 import json
@@ -8,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nrfx.checkpoint.plan import Plan
@@ -73,8 +72,11 @@ def write(path: Location, content: bytes) -> None:
 
 def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
     """The bytes of a safetensors file with these tensors and, as its metadata, this JSON."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save
+
     try:
-        return safetensors.torch.save(_unshared(tensors), metadata={_KEY: content})
+        return save(_unshared(tensors), metadata={_KEY: content})
     except (KeyError, ValueError, NotImplementedError, SafetensorError) as error:
         raise CheckpointError(f"A tensor cannot be written to a safetensors file: {error}") from error
 
@@ -94,6 +96,8 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read(path: Location) -> Stored:
     """What the file holds; a CheckpointError where it is not there, not whole, or not written by save."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         place = os.fspath(path)
     except TypeError as error:

@@ -15,9 +15,9 @@ from nrfx.checkpoint.plan import Layer
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
-from nrfx.plan.blocks import FORMS
+from nrfx.plan.blocks import form_of
 from nrfx.rewrite.literals import put_literals
-from nrfx.rewrite.module_widths import fit_norm, fit_widths
+from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
 from nrfx.tracing import TracedModule, as_traced, propagate
 from nrfx.tracing.clone import same, shell
@@ -61,7 +61,7 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
     for path, module in twin.named_modules():
         fit_widths(module)
         if path in stored.plan.norms:
-            fit_norm(module, stored.plan.norms[path])
+            fit_widths(module, stored.plan.norms[path])
     try:
         put_literals(twin, stored.plan.literals)
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -131,9 +131,7 @@ def _described(module: nn.Module | None) -> str:
 
 def _is_form_of(layer: Cross, module: nn.Module | None) -> bool:
     """Whether the cross layer may have come from the module: the same kind and kernel."""
-    of_kind = type(module) is type(layer) or any(
-        isinstance(module, plain) and isinstance(layer, form) for plain, form in FORMS.items()
-    )
+    of_kind = module is not None and isinstance(layer, form_of(module) or type(module))
     options = [name for name in ("kernel_size", "stride", "padding", "dilation") if hasattr(module, name)]
     return of_kind and all(getattr(module, name) == getattr(layer, name) for name in options)
 

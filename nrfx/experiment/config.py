@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from nrfx.choices import Reinitialize, Scheme
 from nrfx.errors import TrainingError
-from nrfx.plan.options import Reinitialize, Scheme
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps"]

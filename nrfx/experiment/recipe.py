@@ -15,8 +15,8 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
+from nrfx.choices import Reinitialize, Scheme
 from nrfx.errors import UsageError
-from nrfx.plan.options import Reinitialize, Scheme
 
 DSD = 0.3
 """The part of each layer's weights that the sparse phase leaves out; the DSD paper's on ResNet-50."""

@@ -6,7 +6,7 @@
     direct      one kernel for all of it: C on the CPU, for kernels of one and small layers; Triton on GPUs, for kernels
                 of one and linear layers
 
-The choice is a fixed rule, from measurements (benchmarks/bench_cross.py); small layers never compile anything.
+The choice is a fixed rule, from measurements (`python -m benchmarks cross`); small layers never compile anything.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ weight of its own. It does take it when it has new channels on both sides; a cro
 generation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,18 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, readers
-from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
+from nrfx.nn import Cross
 from nrfx.plan.origins import NEW
 from nrfx.plan.resize import grows_at_its_end
-from nrfx.rules import Family, Reading
+from nrfx.rules import Family, Reading, op_of
 from nrfx.tracing import TracedModule
-
-FORMS: Mapping[type[nn.Module], type[Cross]] = {
-    nn.Conv1d: CrossConv1d,
-    nn.Conv2d: CrossConv2d,
-    nn.Conv3d: CrossConv3d,
-    nn.Linear: CrossLinear,
-}
 
 
 def crossable(traced: TracedModule, channels: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
@@ -65,7 +58,9 @@ def _noform_of(module: nn.Module, family: Family, shared: frozenset[str], readin
 def form_of(module: nn.Module) -> type[Cross] | None:
     if isinstance(module, Cross):
         return type(module)
-    return next((FORMS[kind] for kind in type(module).__mro__ if kind in FORMS), None)
+    op = op_of(module)
+    form: type[Cross] | None = op.cross_form if op is not None else None  # type: ignore[assignment]
+    return form
 
 
 @dataclass(frozen=True)

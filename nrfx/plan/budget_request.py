@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING
 
 from nrfx.errors import BudgetError
-from nrfx.plan.budget import Budget
-from nrfx.tracing import TracedModule
+
+if TYPE_CHECKING:
+    from nrfx.plan.budget import Budget
+    from nrfx.tracing import TracedModule
 
 SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -18,8 +21,10 @@ class BudgetRequest:
     fractions: Mapping[str, float]
     bounds: Mapping[str, int]
 
-    def of(self, traced: TracedModule) -> Budget:
+    def of(self, traced: "TracedModule") -> "Budget":
         """The budget for a network."""
+        from nrfx.plan.budget import Budget  # noqa: PLC0415 (needs torch, and the command line reads texts without)
+
         relative = Budget.relative(traced, **self.fractions) if self.fractions else None
         amounts = {} if relative is None else {name: getattr(relative, name) for name in self.fractions}
         return Budget(**amounts, **self.bounds)

@@ -1,15 +1,13 @@
 """The options of a rewrite: their names, what they are where not given, and which values they take."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 
-from nrfx.analysis.liveness import Residual, check_residual
+from nrfx.analysis.liveness import check_residual
+from nrfx.choices import Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError
-
-Scheme = Literal["attention", "dense", "removed"]
-Reinitialize = Literal["rejuvenated", "all"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,3 @@ class Options:
     def keeps_function(self) -> bool:
         """Whether the constants of dead channels are kept, and the function with them."""
         return self.constants and not self.scratch
-
-
-def check_options(**options: Any) -> None:
-    """Raises the AnalysisError that `rejuvenate` would raise for these options; TypeError for an unknown one."""
-    Options(**options).check()

@@ -11,10 +11,14 @@ rejuvenation   what a rejuvenation made of it
 why            why a layer has the channels that it has
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
 from nrfx.analysis.utilization import Utilization
 from nrfx.analysis.why import Why
-from nrfx.printed import prints
-from nrfx.report.amounts import Measure, human, pair, percent
+from nrfx.report.amounts import human, pair, percent
 from nrfx.report.page import columns, render
 from nrfx.report.rejuvenation import Widths, rejuvenation_report, widths
 from nrfx.report.table import RULED, Bar
@@ -23,10 +27,17 @@ from nrfx.report.why import why_report
 from nrfx.rewrite.result import Rejuvenation
 
 __all__ = [
-    "RULED", "Bar", "Measure", "Widths", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
-    "utilization_report", "why_report", "widths",
+    "RULED", "Bar", "Widths", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
+    "text", "utilization_report", "why_report", "widths",
 ]  # fmt: skip
 
-prints(Utilization, lambda result: render(utilization_report(result)))
-prints(Why, lambda result: render(why_report(result)))
-prints(Rejuvenation, lambda result: render(rejuvenation_report(result)))
+_REPORTS: Mapping[type, Callable[[Any], RenderableType]] = {
+    Utilization: utilization_report,
+    Why: why_report,
+    Rejuvenation: rejuvenation_report,
+}
+
+
+def text(result: Utilization | Why | Rejuvenation) -> str:
+    """The report on a result, as print() shows it."""
+    return render(_REPORTS[type(result)](result))

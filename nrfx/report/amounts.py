@@ -1,12 +1,12 @@
 """Costs and ratios in words: three digits and a unit, live of total, percent."""
 
-from typing import Literal
+from typing import get_args
 
 from nrfx.analysis.utilization import Share, Utilization
+from nrfx.choices import Measure
 from nrfx.report.layer_tree import Group, Line
 
-Measure = Literal["params", "flops"]
-MEASURES: tuple[Measure, ...] = ("params", "flops")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

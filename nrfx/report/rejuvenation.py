@@ -9,8 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nrfx.choices import Measure
 from nrfx.plan.budget import Budget
-from nrfx.report.amounts import MEASURES, Measure, digits, human, percent, share_of, unit_of
+from nrfx.report.amounts import MEASURES, digits, human, percent, share_of, unit_of
 from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import CRAMPED, Fitted, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nrfx.analysis.utilization import Share, Utilization
-from nrfx.report.amounts import MEASURES, Measure, human, pair, percent, share_of
+from nrfx.choices import Measure
+from nrfx.report.amounts import MEASURES, human, pair, percent, share_of
 from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import Fitted, alike, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table

@@ -21,7 +21,7 @@ from nrfx.rewrite.absorb_constants import merged, offset
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
-from nrfx.rewrite.module_widths import fit_norm, fit_widths
+from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
 
@@ -289,7 +289,7 @@ class _Builder:
         for module in twin.modules():
             fit_widths(module)
         for path, width in self.plan.resized.norms.items():
-            fit_norm(twin.get_submodule(path), width)
+            fit_widths(twin.get_submodule(path), width)
         write_literals(twin, self.plan.resized.literals)
         propagate(twin)
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
-from nrfx.analysis.liveness import Residual, liveness_of, removed_gammas
+from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
+from nrfx.choices import Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
-from nrfx.plan.options import Options, Reinitialize, Scheme
+from nrfx.plan.options import Options
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
@@ -120,7 +121,7 @@ def rejuvenate(
         raise AnalysisError(
             f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0)."
         )
-    return _rewritten(as_traced(gm, example_inputs), budget, options)
+    return rewritten(as_traced(gm, example_inputs), budget, options)
 
 
 def compact(
@@ -145,12 +146,14 @@ def compact(
     """
     options = Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
     options.check()
-    return _rewritten(as_traced(gm, example_inputs), None, options)
+    return rewritten(as_traced(gm, example_inputs), None, options)
 
 
-def _rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
-    """Decides, allocates and resizes; where an op does not take the new widths, it starts over with its spaces no wider
-    than they are, or fixed.
+def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
+    """`rejuvenate` with its options as one checked value; without a budget no new channels come.
+
+    Decides, allocates and resizes. Where an op does not take the new widths, the spaces that it touches become no wider
+    than they are, or keep their width, and all is decided again.
     """
     _check_data(traced)
     constraints = WidthConstraints()

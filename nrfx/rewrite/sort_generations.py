@@ -24,12 +24,12 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.labels import layout
 from nrfx.nn import Cross
 from nrfx.plan.origins import NEW, gather, origin
-from nrfx.rules import Family, Reading
+from nrfx.rules import Family, Reading, op_of
+from nrfx.rules.movement import cat
 from nrfx.tracing import TracedModule, propagate
 
 Origins = tuple[Tensor | None, ...]
 
-_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 _MARK = "generation_of_"  # how the names of the slices begin
 _ROUNDS = 16  # concatenations of concatenations are done from the inside out, one level a round
 
@@ -122,7 +122,8 @@ def _parts(
     node: fx.Node, mode: str, outs: Mapping[tuple[str, str], Any], generation: Tensor
 ) -> tuple[int, list[tuple[fx.Node, int, int]]] | None:
     """The dim, and (part, start, width) in the order of generations; None where there is nothing to re-order."""
-    if node.op != "call_function" or node.target not in _CONCATENATIONS:
+    op = op_of(node.target) if node.op == "call_function" else None
+    if op is None or op.rule is not cat:
         return None
     given, named = arguments(node)
     operands, dim = given[0], given[1] if len(given) > 1 else named.get("dim", named.get("axis", 0))

@@ -1,11 +1,38 @@
-"""One rule an op: what it does to channels, what it costs, what it reads. Start with effect.py; one family a file."""
+"""One rule an op: what it does to channels, what it costs, what it reads. One family a file; registry.py has the table.
 
-from nrfx.rules import contraction, movement, norm, pointwise, pooling, product, reduction
-from nrfx.rules.effect import Before, Call, Effect, Family, Norm, Pin, Reading, Site, Work, counted, tensors, unknown
-from nrfx.rules.registry import RULES, register, rule, rule_of
+Public: `rule` teaches nrfx an op of your own, from your own code; `channelwise` and `opaque` do it in one line.
+docs/extending.md has worked examples. What else is exported here is what a rule is written with, and stable too.
+"""
+
+from nrfx.labels import along, layout
+from nrfx.rules import by_value, contraction, movement, norm, pointwise, pooling, product, reduction
+from nrfx.rules.boxes import channelwise, opaque
+from nrfx.rules.check import check_effect
+from nrfx.rules.contraction import Layer, weighted
+from nrfx.rules.effect import (
+    Before,
+    Call,
+    Effect,
+    Family,
+    Norm,
+    Pin,
+    Reading,
+    Site,
+    Unfit,
+    Work,
+    attempt,
+    counted,
+    tensors,
+    unknown,
+)
+from nrfx.rules.movement import moved
+from nrfx.rules.pointwise import elementwise
+from nrfx.rules.registry import OPS, Op, has_rule, op_of, reads_as_weight, register, rule, rule_of
+from nrfx.rules.ties import ties_along
 
 __all__ = [
-    "RULES", "Before", "Call", "Effect", "Family", "Norm", "Pin", "Reading", "Site", "Work", "contraction", "counted",
-    "movement", "norm", "pointwise", "pooling", "product", "reduction", "register", "rule", "rule_of", "tensors",
-    "unknown",
+    "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",
+    "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
+    "layout", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product", "reads_as_weight",
+    "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown", "weighted",
 ]  # fmt: skip

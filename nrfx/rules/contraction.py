@@ -6,7 +6,7 @@ the group. With one channel in and out of each group (depthwise) the channel sim
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
-from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, tensors, unknown
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
@@ -37,6 +37,23 @@ class Layer:
     functional: bool = False
     transposed: bool = False
     operand: int = 0
+
+    @classmethod
+    def held(cls, call: Call) -> Self:
+        """The `weight` and `bias` of the module that is called."""
+        weight: Any = call.module.weight  # type: ignore[union-attr]
+        return cls(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
+
+    @classmethod
+    def given(cls, call: Call, weight: int = 1, bias: int | None = 2) -> Self | None:
+        """The parameters that a function is given, at these places or as `weight` and `bias`; None where one of them
+        is no parameter of the network but computed.
+        """
+        name = call.attribute(weight, "weight")
+        own_bias = None if bias is None else call.attribute(bias, "bias")
+        if name is None or (bias is not None and own_bias is None and call.argument(bias, "bias") is not None):
+            return None
+        return cls(name.rpartition(".")[0], name, own_bias, tuple(call.parameter(name).shape), functional=True)
 
     @property
     def key(self) -> str:
@@ -67,28 +84,46 @@ class Layer:
         return weight if self.bias is None else (*weight, Site(self.bias, 0, rows))
 
 
-@rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _convolution_widths(conv: Any, _: int | None) -> dict[str, int]:
+    out, each_in = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else out // (conv.out_channels // conv.groups)
+    return {"out_channels": out, "in_channels": each_in * groups, "groups": groups}
+
+
+def _transposed_widths(conv: Any, _: int | None) -> dict[str, int]:
+    into, each_out = conv.weight.shape[:2]
+    groups = 1 if conv.groups == 1 else into // (conv.in_channels // conv.groups)
+    return {"in_channels": into, "out_channels": each_out * groups, "groups": groups}
+
+
+def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
+    return {"out_features": linear.weight.shape[0], "in_features": linear.weight.shape[1]}
+
+
+@rule(nn.Conv1d, widths=_convolution_widths, cross_form=CrossConv1d)
+@rule(nn.Conv2d, widths=_convolution_widths, cross_form=CrossConv2d)
+@rule(nn.Conv3d, widths=_convolution_widths, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
-    layer = replace(_held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
+    layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     if conv.padding_mode != "zeros":
         return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
     return _grouped(call, layer)
 
 
-@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+@rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, widths=_transposed_widths)
 def transposed_convolution(call: Call) -> Effect:
     """Its border positions sum over fewer taps than its inner ones: a constant varies there, as behind padding."""
     conv: Any = call.module
-    held = _held(call)
+    held = Layer.held(call)
     return _transposed(call, replace(held, kernel=conv.kernel_size, groups=conv.groups))
 
 
-@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, weights=(1, 2, "weight", "bias"))
 def functional_transposed_convolution(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
         return computed(call, "a transposed convolution", times)
@@ -102,25 +137,25 @@ def _transposed(call: Call, layer: Layer) -> Effect:
     shape = (each_out * layer.groups, into // layer.groups, *kernel)
     layer = replace(layer, shape=shape, padded=True, transposed=True)
     if layer.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _grouped(call, layer)
 
 
-@rule(nn.Linear)
+@rule(nn.Linear, widths=_linear_widths, cross_form=CrossLinear)
 def linear(call: Call) -> Effect:
-    return contraction(call, _held(call), call.args[0], call.args[0].dim() - 1)
+    return weighted(call, Layer.held(call), call.args[0], call.args[0].dim() - 1)
 
 
-@rule(F.conv1d, F.conv2d, F.conv3d)
+@rule(F.conv1d, F.conv2d, F.conv3d, weights=(1, 2, "weight", "bias"))
 def functional_convolution(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         return computed(call, "a convolution", prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
     kernel = layer.shape[2:]
     padding = call.argument(4, "padding", 0)
     layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
     if layer.groups == 1:
-        return contraction(call, layer, call.args[0], layer.axis(call.args[0]))
+        return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)
 
 
@@ -133,12 +168,12 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(F.linear)
+@rule(F.linear, weights=(1, 2, "weight", "bias"))
 def functional_linear(call: Call) -> Effect:
-    layer = _given(call)
+    layer = Layer.given(call)
     if layer is None:
         return computed(call, "a linear map", prod(call.val.shape) * call.argument(1, "weight").shape[1])
-    return contraction(call, layer, call.args[0], call.args[0].dim() - 1)
+    return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
 
 
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
@@ -152,22 +187,6 @@ def computed(call: Call, what: str, times: int) -> Effect:
     pins = tuple(call.pin(labels, reason) for labels in tensors((call.args, call.kwargs)))
     work = (Work(per_example(int(times), call.batch), None, None),)
     return Effect(Family.MIXED, out=call.opaque_like(call.val, f"the result of {reason}"), pins=pins, work=work)
-
-
-def _held(call: Call) -> Layer:
-    """The weights that the called module holds."""
-    weight: Any = call.module.weight  # type: ignore[union-attr]
-    return Layer(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
-
-
-def _given(call: Call) -> Layer | None:
-    """The weights that the function is given; None where one of them is computed."""
-    weight = call.attribute(1, "weight")
-    bias = call.attribute(2, "bias")
-    if weight is None or (bias is None and call.argument(2, "bias") is not None):
-        return None
-    shape = tuple(call.argument(1, "weight").shape)
-    return Layer(weight.rpartition(".")[0], weight, bias, shape, functional=True)
 
 
 def _positions(call: Call, axis: int) -> int:
@@ -210,7 +229,7 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
     return shape
 
 
-def contraction(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
+def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
     """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
     cols = layout(labels, axis)
     rows = call.birth(layer.key, layer.shape[0])
@@ -235,11 +254,9 @@ def _grouped(call: Call, layer: Layer) -> Effect:
         rows = cols
     else:
         rows = call.birth(layer.key, groups * each_out)
-        lead = cols.view(groups, each_in).amax(1, keepdim=True)
-        ties += [
-            (lead.expand(-1, each_in), cols.view(groups, each_in)),
-            (lead.expand(-1, each_out), rows.view(groups, each_out)),
-        ]
+        into, out = attempt(cols.view, groups, each_in), attempt(rows.view, groups, each_out)
+        lead = into.amax(1, keepdim=True)
+        ties += [(lead.expand(-1, each_in), into), (lead.expand(-1, each_out), out)]
     return Effect(
         Family.GROUPED,
         out=along(rows, axis, _shape(call, axis, rows.numel())),

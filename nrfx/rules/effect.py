@@ -4,7 +4,6 @@ A rule describes one op by its effect on label tensors. Everything else (costs, 
 generic consumer of effects, so that an op is described once, here.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -14,6 +13,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.labels import collapse, fill
+
+
+class Unfit(Exception):
+    """The op itself raised on the labels that it got: it does not take these widths."""
+
+
+def attempt(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """op(*args, **kwargs), where whatever the op raises is an Unfit. A rule runs its op through this, so that only the
+    op's own refusal counts as one, and a mistake in the rule does not.
+    """
+    try:
+        return op(*args, **kwargs)
+    except Exception as error:
+        raise Unfit((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
 class Family(Enum):
@@ -136,6 +149,7 @@ class Effect:
     uncounted: bool = False  # its multiply-adds are not known
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()  # parameters of the module that keep their shape at any width
 
 
 @dataclass(frozen=True)
@@ -183,6 +197,7 @@ class Call:
     before: "Before | None"  # where resized: the same node at its old widths
     name: Callable[[str], str]  # a parameter's name -> its first name, where parameters are tied
     parameter: Callable[[str], Tensor]  # a parameter or buffer by name; only its shape may be read
+    workless: bool  # whether the op is known to do no multiply-adds that count
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """The value passed at `index` or as `name`."""
@@ -199,15 +214,6 @@ class Call:
         nodes = self.node.args
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
         return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-
-    @property
-    def workless(self) -> bool:
-        """Whether the op does no multiply-adds that count, by its name."""
-        target: Any = self.node.target if self.module is None else type(self.module)
-        if self.module is not None and not target.__module__.startswith("torch.nn."):
-            return False
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
-        return WORKLESS.fullmatch(name.lower()) is not None
 
     def pin(self, labels: Tensor, reason: str) -> Pin:
         return Pin(labels, self.node.name, reason)
@@ -254,13 +260,3 @@ def counted(call: Call, reason: str, rule: Callable[[Call], "Effect"]) -> Effect
 
 def _length(layout: Tensor | None) -> int:
     return 1 if layout is None else layout.numel()
-
-
-WORKLESS = re.compile(
-    r"_*(setitem|getitem|new_\w+|zeros\w*|ones\w*|full\w*|empty\w*|arange|linspace|meshgrid|zero_|fill_|copy_|masked_\w+|where"
-    r"|eq|ne|lt|le|gt|ge|logical_\w+|bitwise_\w+|isnan|isfinite|argmax|argmin|sort|argsort|topk|gather|scatter\w*"
-    r"|index_\w+|take\w*|nonzero|cumsum|cumprod|cummax|cummin|unique|bincount|one_hot|embedding|to|type|cpu|cuda"
-    r"|long|int|short|half|float|double|bool|bfloat16|type_as|requires_grad_|assert|getattr|batch_norm|normal_|uniform_|bernoulli\w*|rand\w*|sin|cos|floor|ceil|round|sign"
-    r"|erf|nan_to_num|fold|unfold|grid_sample|affine_grid|roi_\w+|nms|resize\w*|interpolate|pad)_*"
-)
-"""Functions without multiply-adds of their own that count, also where they are not understood."""

@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from nrfx.labels import NONE, collapse, compact, merge
-from nrfx.rules.effect import Before, Call, Effect, Family, tensors, unknown
+from nrfx.labels import NONE, coalesce, collapse, repeated
+from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 
 FUNCTIONS = (
     *(
         torch.flatten,
         torch.permute,
-        torch.transpose,
         torch.squeeze,
         torch.unsqueeze,
         torch.movedim,
@@ -39,27 +38,25 @@ FUNCTIONS = (
     *(
         torch.narrow,
         torch.select,
-        torch.stack,
         torch.roll,
         torch.flip,
         torch.unbind,
-        torch.swapaxes,
-        torch.t,
     ),
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
-    *("flatten", "unflatten", "permute", "transpose", "swapaxes", "t", "movedim", "squeeze", "unsqueeze"),
+    *("flatten", "unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
-    *("expand", "expand_as", "repeat", "tile", "repeat_interleave"),
+    *("expand", "expand_as", "tile", "repeat_interleave"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
-    out = tree_map(lambda leaf: compact(leaf) if isinstance(leaf, Tensor) else leaf, apply(*call.args, **call.kwargs))
+    moved_labels = attempt(apply, *call.args, **call.kwargs)
+    out = tree_map(lambda leaf: repeated(leaf) if isinstance(leaf, Tensor) else leaf, moved_labels)
     return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
@@ -78,7 +75,7 @@ def _module(call: Call) -> Effect:
     return moved(call, call.module)
 
 
-@rule(getattr)
+@rule(getattr, workless=True)
 def attribute(call: Call) -> Effect:
     """x.mT and the like; sizes are no concern of a rule."""
     name = call.args[1]
@@ -89,24 +86,30 @@ def attribute(call: Call) -> Effect:
     return moved(call, lambda x, *_: getattr(x, name))
 
 
-@rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+@rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)
 def constant_pad(call: Call) -> Effect:
     module: Any = call.module
     return _padded(call, module.padding, float(module.value))
 
 
-@rule(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d)
+@rule(
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d, workless=True
+)
 def border_pad(call: Call) -> Effect:
     module: Any = call.module
     return moved(call, lambda x, *_: module(x.double()).to(x.dtype))
 
 
-register(_function, *FUNCTIONS, tuple)  # tuple: named tuples hold what they are given
-register(_method, *METHODS)
-register(_module, *MODULES)
+register(_function, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold what they are given
+register(_function, torch.stack, copies=True, workless=True)
+register(_function, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
+register(_method, *METHODS, workless=True)
+register(_method, "repeat", copies=True, workless=True)
+register(_method, "transpose", "swapaxes", "t", transposes=True, workless=True)
+register(_module, *MODULES, workless=True)
 
 
-@rule("view", "reshape", torch.reshape)
+@rule("view", "reshape", torch.reshape, workless=True)
 def view(call: Call) -> Effect:
     """A view by sizes. A size that states a width as a number is written anew where the width changes."""
     sizes = call.args[1:] or (call.kwargs.get("shape", call.kwargs.get("size")),)
@@ -164,25 +167,19 @@ def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dic
     return {name: tuple(items) if isinstance(stated, tuple) else items}
 
 
-@rule("new_empty", "new_zeros", "new_ones", "new_full")
-def made(call: Call) -> Effect:
-    """A tensor that has only its dtype and device from the operand; its values are its own."""
-    return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {call.node.target} makes"))
-
-
-@rule("view_as", "reshape_as")
+@rule("view_as", "reshape_as", workless=True)
 def view_as(call: Call) -> Effect:
     like: Tensor = call.args[1]
     return moved(call, lambda x, *_, **__: x.reshape(like.shape))
 
 
-@rule(F.channel_shuffle, torch.channel_shuffle)
+@rule(F.channel_shuffle, torch.channel_shuffle, workless=True)
 def channel_shuffle(call: Call) -> Effect:
     groups = call.argument(1, "groups")
     return moved(call, lambda x, *_, **__: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2))
 
 
-@rule(operator.getitem)
+@rule(operator.getitem, workless=True)
 def getitem(call: Call) -> Effect:
     container, index = call.args
     if not isinstance(container, Tensor):
@@ -246,7 +243,7 @@ def _small_shape(labels: Tensor, index: tuple[Any, ...], at: list[int], small: T
     return [*shape, *sizes]
 
 
-@rule(torch.cat, torch.concat, torch.concatenate)
+@rule(torch.cat, torch.concat, torch.concatenate, copies=True, workless=True)
 def cat(call: Call) -> Effect:
     """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
     whoever reads the result reads them alike, and one layout stands for all.
@@ -261,7 +258,7 @@ def cat(call: Call) -> Effect:
     shape = list(torch.broadcast_shapes(*(part.shape for part in small)))
     return Effect(
         Family.MOVEMENT,
-        out=merge([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
+        out=coalesce([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
         ties=tuple((small[0], other) for other in small[1:]),
         apply=_cat,
         homogeneous=True,
@@ -297,7 +294,7 @@ def _cut(part: Tensor, dim: int) -> list[int]:
     return shape
 
 
-@rule(F.pad, torch.constant_pad_nd)
+@rule(F.pad, torch.constant_pad_nd, workless=True)
 def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
     if call.argument(2, "mode", "constant") != "constant":
@@ -306,7 +303,7 @@ def pad(call: Call) -> Effect:
 
 
 def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
-    labels = compact(F.pad(call.args[0], sizes, value=NONE))
+    labels = repeated(F.pad(call.args[0], sizes, value=NONE))
     return Effect(
         Family.MOVEMENT,
         out=labels,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import ChannelScale
-from nrfx.rules.effect import Call, Effect, Family, Norm, Site, unknown
+from nrfx.rules.effect import Call, Effect, Family, Norm, Site, attempt, unknown
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
@@ -22,7 +22,30 @@ from nrfx.rules.ties import ties_along
 AXIS = 1
 
 
-@rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def _widths(norm: Any, met: int | None) -> dict[str, int]:
+    known = [tensor.shape[0] for tensor in (norm.weight, norm.running_mean) if tensor is not None]
+    return {"num_features": width} if (width := next(iter(known), met)) is not None else {}
+
+
+def _group_widths(norm: Any, met: int | None) -> dict[str, int]:
+    width = met if norm.weight is None else norm.weight.shape[0]
+    return {} if width is None else {"num_channels": width, "num_groups": norm.num_groups * width // norm.num_channels}
+
+
+def _scale_widths(scale: Any, _: int | None) -> dict[str, int]:
+    return {"channels": scale.weight.shape[0]}
+
+
+@rule(
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    norm=True,
+    keeps_shape=True,
+    workless=True,
+    widths=_widths,
+)
 def batch_norm(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     channels = layout(labels, AXIS)
@@ -40,7 +63,9 @@ def batch_norm(call: Call) -> Effect:
     return _normed(labels, norm, ties_along(labels, AXIS))
 
 
-@rule(F.batch_norm)
+@rule(
+    F.batch_norm, weights=(1, 2, 3, 4, "running_mean", "running_var", "weight", "bias"), keeps_shape=True, workless=True
+)
 def functional_batch_norm(call: Call) -> Effect:
     """The function with parameters and buffers of the graph; with batch statistics in eval mode it keeps none."""
     labels: Tensor = call.args[0]
@@ -76,7 +101,9 @@ def functional_batch_norm(call: Call) -> Effect:
 _STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
-@rule(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+@rule(
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, norm=True, keeps_shape=True, workless=True, widths=_widths
+)
 def instance_norm(call: Call) -> Effect:
     """Each channel by its own statistics, over positions of the example; running ones only where it keeps them."""
     module: Any = call.module
@@ -97,7 +124,7 @@ def instance_norm(call: Call) -> Effect:
     return _normed(labels, norm, (), ties_along(labels, axis))
 
 
-@rule(nn.GroupNorm)
+@rule(nn.GroupNorm, norm=True, keeps_shape=True, workless=True, widths=_group_widths)
 def group_norm(call: Call) -> Effect:
     module: Any = call.module
     labels: Tensor = call.args[0]
@@ -107,7 +134,7 @@ def group_norm(call: Call) -> Effect:
     return _by_groups(call, labels, module.num_channels // module.num_groups, call.path, names, float(module.eps))
 
 
-@rule(F.group_norm, torch.group_norm)
+@rule(F.group_norm, torch.group_norm, weights=(2, 3, "weight", "bias"), keeps_shape=True, workless=True)
 def functional_group_norm(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     groups = call.argument(1, "num_groups")
@@ -132,7 +159,7 @@ def _by_groups(
     """A norm over groups of `each` channels, which come and go whole."""
     channels = layout(labels, AXIS)
     norm = Norm(_owner(call, names), key, channels, AXIS, *names, mean=None, var=None, eps=eps)
-    groups = channels.view(-1, each)
+    groups = attempt(channels.view, -1, each)
     ties = ((groups.amax(1, keepdim=True).expand_as(groups), groups),) if each > 1 else ()
     return _normed(labels, norm, ties, ties_along(labels, AXIS))
 
@@ -153,13 +180,13 @@ def _normed(labels: Tensor, norm: Norm, *ties: tuple[tuple[Tensor, Tensor], ...]
     )
 
 
-@rule(nn.LayerNorm, nn.RMSNorm)
+@rule(nn.LayerNorm, nn.RMSNorm, norm=True, keeps_shape=True, workless=True)
 def layer_norm(call: Call) -> Effect:
     module: Any = call.module
     return _over_last(call, len(module.normalized_shape))
 
 
-@rule(F.layer_norm, torch.layer_norm, F.rms_norm)
+@rule(F.layer_norm, torch.layer_norm, F.rms_norm, weights=(2, 3, "weight", "bias"), keeps_shape=True, workless=True)
 def functional_layer_norm(call: Call) -> Effect:
     return _over_last(call, len(call.argument(1, "normalized_shape")))
 
@@ -173,12 +200,18 @@ def _over_last(call: Call, count: int) -> Effect:
     return Effect(Family.MIXED, out=labels)
 
 
-@rule(nn.LocalResponseNorm, F.local_response_norm)
+@rule(nn.LocalResponseNorm, F.local_response_norm, keeps_shape=True, workless=True)
 def response_norm(call: Call) -> Effect:
     return _mixing(call, call.args[0], f"{_title(call)} divides each channel by its neighbours")
 
 
-@rule(F.instance_norm, torch.instance_norm)
+@rule(
+    F.instance_norm,
+    torch.instance_norm,
+    weights=(1, 2, 3, 4, "running_mean", "running_var", "weight", "bias"),
+    keeps_shape=True,
+    workless=True,
+)
 def functional_instance_norm(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     given = [call.argument(index, name) for index, name in enumerate(_STATISTICS, start=1)]
@@ -187,7 +220,7 @@ def functional_instance_norm(call: Call) -> Effect:
     return Effect(Family.MIXED, out=labels, ties=ties_along(labels, AXIS))
 
 
-@rule(ChannelScale)
+@rule(ChannelScale, workless=True, widths=_scale_widths)
 def channel_scale(call: Call) -> Effect:
     """A gamma without statistics and without a beta."""
     module: Any = call.module

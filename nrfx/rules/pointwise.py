@@ -6,54 +6,31 @@ operand that is broadcast over channels (a spatial gate) is not tied to them: it
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision.ops
 from torch import Tensor, nn
 
-from nrfx.labels import collapse, layout, merge
-from nrfx.rules.effect import Call, Effect, Family, Pin, Site, tensors, unknown
+from nrfx.labels import coalesce, collapse, layout
+from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 from nrfx.rules.ties import ties_along
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
-OTHER = (
+SATURATING = (
     *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
     *(nn.Threshold, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.gelu, F.elu, F.selu, F.celu, F.mish),
-    *(F.sigmoid, F.tanh, F.softplus, F.softsign, F.logsigmoid, torch.sigmoid, torch.tanh, torch.exp, torch.log),
-    *(torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg, operator.neg, operator.pow),
-    *(
-        "sigmoid",
-        "tanh",
-        "sigmoid_",
-        "tanh_",
-        "exp",
-        "log",
-        "abs",
-        "clamp",
-        "clamp_",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "pow",
-        "neg",
-    ),
+    *(F.sigmoid, F.tanh, F.softplus, F.softsign, F.logsigmoid, torch.sigmoid, torch.tanh),
+    *("sigmoid", "tanh", "sigmoid_", "tanh_"),
 )
-ADDITION = (
-    operator.add,
-    operator.iadd,
-    torch.add,
-    "add",
-    "add_",
-    operator.sub,
-    operator.isub,
-    torch.sub,
-    "sub",
-    "sub_",
+FUNCTIONS = (
+    *(torch.exp, torch.log, torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg),
+    *(operator.neg, operator.pow, "exp", "log", "abs", "clamp", "clamp_", "sqrt", "rsqrt", "square", "pow", "neg"),
 )
+SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
 TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp")
 COMPARISON = (
     *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne, "gt", "ge", "lt", "le", "eq", "ne"),
@@ -62,23 +39,28 @@ COMPARISON = (
     *(torch.logical_and, torch.logical_or, "logical_and", "logical_or", operator.and_, operator.or_),
 )
 """Their results are true or false: constants are not followed through them."""
-PRODUCT = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
-QUOTIENT = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
+PRODUCT = (operator.mul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
+QUOTIENT = (operator.truediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
 EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
 DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout),
-    *(torchvision.ops.stochastic_depth, torchvision.ops.StochasticDepth),
-    *("contiguous", "clone", torch.clone, "float", "double", "half", "bfloat16", "to", "type", "type_as"),
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
 )
+CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as")
+COPIES = ("contiguous", "clone", torch.clone)
+DROP_PATH = ("torchvision.ops.stochastic_depth:stochastic_depth", "torchvision.ops.stochastic_depth:StochasticDepth")
 
 
-@rule(*DROPOUT)
 def identity(call: Call) -> Effect:
     return Effect(Family.IDENTITY, out=call.args[0] if call.args else next(iter(call.kwargs.values())))
 
 
-@rule("detach", torch.detach)
+register(identity, *DROPOUT, keeps_shape=True, workless=True)
+register(identity, *CASTS, *DROP_PATH, workless=True)
+register(identity, *COPIES, copies=True, workless=True)
+
+
+@rule("detach", torch.detach, workless=True)
 def detached(call: Call) -> Effect:
     return Effect(
         Family.IDENTITY,
@@ -126,13 +108,15 @@ def elementwise(
             positive_only=positive_only,
             numbers=numbers,
         )
-    shape = torch.broadcast_tensors(*operands)[0].shape
+    shape = attempt(torch.broadcast_tensors, *operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
+    if not tied:
+        return unknown(call, "it multiplies channels with other channels")
     ties = tuple((tied[0], other) for other in tied[1:])
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
-    merged = merge(torch.broadcast_tensors(*simplest))
+    merged = coalesce(torch.broadcast_tensors(*simplest))
     # an addition scales with its operands where all of them scale alike; with a number added it does not
     plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(
@@ -191,10 +175,10 @@ def _selected(*operands: Any, **_: Any) -> Tensor:
     return equal.expand(torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, Tensor))))
 
 
-register(lambda call: elementwise(call, apply=_varying), *COMPARISON)
+register(partial(elementwise, apply=_varying), *COMPARISON, workless=True)
 
 
-@rule(torch.where, "where")
+@rule(torch.where, "where", workless=True)
 def where(call: Call) -> Effect:
     """where(condition, a, b), also as a method of a."""
     values = call.args if call.node.op == "call_function" else (call.args[1], call.args[0], *call.args[2:])
@@ -208,24 +192,37 @@ def where(call: Call) -> Effect:
     return elementwise(call, apply=apply)
 
 
-@rule(torch.masked_fill, "masked_fill", "masked_fill_")
+@rule(torch.masked_fill, "masked_fill", "masked_fill_", workless=True)
 def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
-register(lambda call: elementwise(call, homogeneous=True, positive_only=True), *HOMOGENEOUS, *EXTREMUM)
-register(elementwise, *OTHER, *QUOTIENT, *TERNARY)
-register(lambda call: elementwise(call, homogeneous=True, adds=True), *ADDITION)
-register(lambda call: elementwise(call, times=True), *PRODUCT)
+SCALING = partial(elementwise, homogeneous=True, positive_only=True)
+ADDING = partial(elementwise, homogeneous=True, adds=True)
+MULTIPLYING = partial(elementwise, times=True)
+
+register(SCALING, *HOMOGENEOUS, keeps_shape=True, workless=True)
+register(SCALING, *EXTREMUM, workless=True)
+register(elementwise, *SATURATING, keeps_shape=True, workless=True)
+register(elementwise, *FUNCTIONS, *QUOTIENT, *TERNARY, workless=True)
+register(elementwise, operator.itruediv, in_place=True, workless=True)
+register(ADDING, *SUM, workless=True)
+register(ADDING, operator.iadd, operator.isub, in_place=True, workless=True)
+register(MULTIPLYING, *PRODUCT, workless=True)
+register(MULTIPLYING, operator.imul, in_place=True, workless=True)
 
 
-@rule(nn.PReLU)
+def _prelu_widths(prelu: Any, _: int | None) -> dict[str, int]:
+    return {"num_parameters": prelu.weight.shape[0]}
+
+
+@rule(nn.PReLU, keeps_shape=True, workless=True, widths=_prelu_widths)
 def prelu(call: Call) -> Effect:
     module: Any = call.module
     return _sloped(call, call.name(f"{call.path}.weight"), module.weight)
 
 
-@rule(F.prelu, torch.prelu)
+@rule(F.prelu, torch.prelu, weights=(1, "weight"), workless=True)
 def functional_prelu(call: Call) -> Effect:
     name = call.attribute(1, "weight")
     if name is None:
@@ -261,7 +258,7 @@ def _sloped(call: Call, name: str, slope: Tensor) -> Effect:
     )
 
 
-@rule(nn.RReLU)
+@rule(nn.RReLU, keeps_shape=True, workless=True)
 def rrelu(call: Call) -> Effect:
     """In eval mode a leaky relu with the mean of its slopes."""
     assert isinstance(call.module, nn.RReLU)

@@ -54,11 +54,15 @@ def _axis(call: Call, labels: Tensor) -> int:
     return labels.dim() - int(spatial[1]) - 1 if spatial else 1
 
 
-register(lambda call: replace(pooled(call), positive_only=True), *MAX)
-register(pooled, *ADAPTIVE)
+def maximum(call: Call) -> Effect:
+    return replace(pooled(call), positive_only=True)
 
 
-@rule(*AVERAGE)
+register(maximum, *MAX, workless=True)
+register(pooled, *ADAPTIVE, workless=True)
+
+
+@rule(*AVERAGE, workless=True)
 def average(call: Call) -> Effect:
     if call.module is not None:
         padding: Any = call.module.padding

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import collapse, layout, merge
-from nrfx.rules.contraction import Layer, contraction, per_example
+from nrfx.labels import coalesce, collapse, layout
+from nrfx.rules.contraction import Layer, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
 from nrfx.rules.reduction import leads, together, varying
-from nrfx.rules.registry import rule
+from nrfx.rules.registry import op_of, rule
 
 SUMMED = "its channels are summed over without learnt weights"
 CROSSED = "it multiplies channels with other channels"
@@ -61,7 +61,7 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
         else:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
-    merged = merge([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
+    merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
     return Product(merged.expand(shape), tuple(ties), tuple(pins), _work(call, operands, letters, sizes))
 
 
@@ -101,7 +101,10 @@ def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes:
 _LETTERS = "abcdefghijklmnopqrstuvw"
 
 
-@rule(torch.matmul, operator.matmul, "matmul", "__matmul__", torch.bmm, "bmm", torch.mm, "mm")
+@rule(
+    *(torch.matmul, operator.matmul, "matmul", "__matmul__", torch.bmm, "bmm", torch.mm, "mm"),
+    weights=(0, 1, "other", "mat2"),
+)
 def matmul(call: Call) -> Effect:
     left, right = call.args[0], call.argument(1, "other", call.kwargs.get("mat2"))
     given = [weight(call, index) for index in (0, 1)]
@@ -118,7 +121,7 @@ def _last(text: str, count: int) -> str:
     return text[len(text) - count :]
 
 
-@rule(torch.baddbmm, "baddbmm", torch.addmm)
+@rule(torch.baddbmm, "baddbmm", torch.addmm, weights=(0, 1, 2, "batch1", "batch2", "mat1", "mat2"))
 def added_matmul(call: Call) -> Effect:
     """The product of the last two operands plus the first."""
     added, left, right = call.args[:3]
@@ -132,11 +135,11 @@ def added_matmul(call: Call) -> Effect:
 def _plus(summand: Product, added: Tensor) -> Product:
     """The product with something added element by element."""
     small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
-    merged = merge(torch.broadcast_tensors(collapse(summand.out), small))
+    merged = coalesce(torch.broadcast_tensors(collapse(summand.out), small))
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
 
-@rule(torch.einsum)
+@rule(torch.einsum, weights=tuple(range(1, 9)))
 def einsum(call: Call) -> Effect:
     equation, operands = call.args[0], call.args[1:]
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
@@ -175,25 +178,16 @@ def weight(call: Call, index: int) -> tuple[str, bool] | None:
     args = call.node.args if len(call.node.args) > index else (call.node.args[0], *call.node.args[1])  # type: ignore[misc]
     node: Any = args[index]
     flipped = False
-    while isinstance(node, fx.Node) and node.target in TRANSPOSES:
+    while isinstance(node, fx.Node) and _transposes(node):
         node, flipped = node.args[0], not flipped
     if not (isinstance(node, fx.Node) and node.op == "get_attr"):
         return None
     return call.name(str(node.target)), flipped
 
 
-TRANSPOSES = frozenset({"t", torch.t, "transpose", torch.transpose, "swapaxes", torch.swapaxes})
-
-
-READ_AS_WEIGHT = frozenset(
-    {
-        *(torch.matmul, "matmul", "__matmul__", operator.matmul, torch.bmm, "bmm", torch.mm, "mm", torch.einsum),
-        *(torch.addmm, torch.baddbmm, F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d),
-        *(F.conv_transpose3d, F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, torch.layer_norm),
-        *(torch.group_norm, torch.instance_norm, F.prelu, torch.prelu),
-    }
-)
-"""Ops that read parameters as their weights, by their own rules."""
+def _transposes(node: fx.Node) -> bool:
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    return op is not None and op.transposes
 
 
 def _linear(call: Call, at: int, given: Any) -> Effect:
@@ -223,7 +217,7 @@ def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: i
         return unknown(call, f"a product with {name}, which is no matrix of parameters")
     if axis != out_axis:
         return unknown(call, "a product with a parameter that moves dims too")
-    return contraction(call, layer, labels, axis)
+    return weighted(call, layer, labels, axis)
 
 
 @rule(F.scaled_dot_product_attention)

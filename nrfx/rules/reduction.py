@@ -6,6 +6,7 @@ parts come and go together. Over a channel axis itself the result changes with e
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,16 +20,15 @@ from nrfx.rules.registry import register, rule
 ORDER = (torch.amax, "amax", torch.amin, "amin", torch.median, "median")
 """As a mean does, of a constant they give the constant itself, and of s x they give s times what they give of x."""
 OTHER = (
-    *(torch.sum, "sum", torch.prod, "prod", torch.std, "std", torch.var, "var", torch.norm, "norm", torch.logsumexp),
-    *("logsumexp", torch.linalg.norm, torch.linalg.vector_norm),
+    *(torch.sum, "sum", torch.prod, "prod", torch.std, "std", torch.var, "var", torch.logsumexp, "logsumexp"),
+    *(torch.linalg.norm, torch.linalg.vector_norm),
 )
 EXTREMUM = (torch.max, "max", torch.min, "min")
 ALONG = (
     *(torch.softmax, "softmax", torch.log_softmax, "log_softmax", F.softmax, F.log_softmax, F.softmin),
-    *(nn.Softmax, nn.LogSoftmax, nn.Softmin, torch.cumsum, "cumsum", F.glu, nn.GLU),
+    *(torch.cumsum, "cumsum"),
 )
-DIM_AT = {F.normalize: 2, torch.norm: 2, "norm": 2}
-"""Where the argument `dim` stands, for functions in which it is not the second."""
+MODULES = (nn.Softmax, nn.LogSoftmax, nn.Softmin)
 
 ALL = "it summarises over all dims, channels included"
 OVER = "it summarises over channels"
@@ -58,23 +58,23 @@ def leads(labels: Tensor, dims: set[int]) -> Tensor:
     return collapse(labels).amax(over, keepdim=True).expand(labels.shape) if over else labels
 
 
-def _dims(call: Call, default: Any = None) -> set[int] | None:
-    """The dims that the call names, None for all."""
+def _dims(call: Call, default: Any = None, at: int = 1) -> set[int] | None:
+    """The dims that the call names, as its argument `at` or as `dim`; None for all."""
     labels: Tensor = call.args[0]
     given = getattr(call.module, "dim", None) if call.module is not None else None
     if given is None:
-        given = call.argument(DIM_AT.get(call.node.target, 1), "dim", call.kwargs.get("axis", default))
+        given = call.argument(at, "dim", call.kwargs.get("axis", default))
     if given is None or given == ():
         return None
     return {dim % labels.dim() for dim in ([given] if isinstance(given, int) else given)}
 
 
-def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = False) -> Effect:
-    """The effect of an op that leaves one value for all along the dims it names."""
+def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = False, at: int = 1) -> Effect:
+    """The effect of an op that leaves one value for all along the dims it names, as its argument `at`."""
     labels: Tensor = call.args[0]
     if not isinstance(labels, Tensor):
         return Effect(Family.VALUE, out=_plain(call))
-    dims = _dims(call)
+    dims = _dims(call, at=at)
     if dims is None:
         every = (call.pin(labels, ALL),) if varying(labels) else ()
         return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over all dims"), pins=every)
@@ -82,7 +82,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     if pins:
         return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over channels"), pins=pins)
     out = leads(labels, dims)
-    keep = bool(call.argument(DIM_AT.get(call.node.target, 1) + 1, "keepdim", False))
+    keep = bool(call.argument(at + 1, "keepdim", False))
     for dim in sorted(dims, reverse=True):
         out = out.narrow(dim, 0, 1) if keep else out.select(dim, 0)
     mixes = bool(ties)
@@ -110,12 +110,18 @@ def _applied(call: Call) -> Callable[..., Any]:
     return call.node.target
 
 
-register(lambda call: reduced(call, Family.POOL, homogeneous=True), torch.mean, "mean")
-register(lambda call: replace(reduced(call, Family.POOL, homogeneous=True), positive_only=True), *ORDER)
-register(reduced, *OTHER)
+def order(call: Call) -> Effect:
+    """As a mean, but for negative factors: the largest of -x is not minus the largest of x."""
+    return replace(reduced(call, Family.POOL, homogeneous=True), positive_only=True)
 
 
-@rule(*EXTREMUM)
+register(partial(reduced, family=Family.POOL, homogeneous=True), torch.mean, "mean", workless=True)
+register(order, *ORDER, workless=True)
+register(reduced, *OTHER, workless=True)
+register(partial(reduced, at=2), torch.norm, "norm", workless=True)
+
+
+@rule(*EXTREMUM, workless=True)
 def extremum(call: Call) -> Effect:
     """max(x, dim) reduces, and so does max(x); max(x, y) is element-wise."""
     from nrfx.rules.pointwise import elementwise  # noqa: PLC0415 (families do not depend on each other)
@@ -125,18 +131,16 @@ def extremum(call: Call) -> Effect:
     return reduced(call)
 
 
-@rule(*ALONG, nn.Softmax2d, F.normalize)
-def along(call: Call) -> Effect:
-    """An op that keeps the shape (a glu: half of it) and mixes what lies along one dim."""
-    labels: Tensor = call.args[0]
-    if (call.module is None and call.node.target in (F.glu,)) or isinstance(call.module, nn.GLU):
-        return _glu(call)
-    if isinstance(call.module, nn.Softmax2d):
-        dims: set[int] | None = {labels.dim() - 3}
-    else:
-        dims = _dims(call, 1 if call.node.target is F.normalize else None)
+def along(call: Call, default: int | None = None, at: int = 1) -> Effect:
+    """An op that keeps the shape and mixes what lies along the dim that is its argument `at`."""
+    dims = _dims(call, default, at)
     if dims is None:
         return unknown(call, "its dim is not stated")
+    return _normalised(call, dims)
+
+
+def _normalised(call: Call, dims: set[int]) -> Effect:
+    labels: Tensor = call.args[0]
     name = call.path if call.module is not None else call.node.name
     ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
     return Effect(
@@ -144,7 +148,19 @@ def along(call: Call) -> Effect:
     )
 
 
-def _glu(call: Call) -> Effect:
+register(along, *ALONG, workless=True)
+register(along, *MODULES, keeps_shape=True, workless=True)
+register(partial(along, default=1, at=2), F.normalize, workless=True)
+
+
+@rule(nn.Softmax2d, keeps_shape=True, workless=True)
+def over_dim_one(call: Call) -> Effect:
+    """A softmax over the channels of [N, C, H, W] or [C, H, W]."""
+    return _normalised(call, {call.args[0].dim() - 3})
+
+
+@rule(F.glu, nn.GLU, workless=True)
+def glu(call: Call) -> Effect:
     """Half of the channels times the sigmoid of the other half: each gate lives and dies with what it gates."""
     labels: Tensor = call.args[0]
     dim = getattr(call.module, "dim", None) if call.module is not None else call.argument(1, "dim", -1)

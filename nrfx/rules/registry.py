@@ -1,42 +1,186 @@
-"""The one table from op to rule. A key is a module class, a function, or the name of a tensor method."""
+"""The one table of ops. Whatever is said of an op (its rule, which arguments are weights, what else holds) is said
+once, under the key of the op:
 
-from collections.abc import Callable
-from typing import Any
+    a module class                  nn.Conv2d, or a class of the user's own; subclasses share the entry
+    a function                      F.relu, operator.add, torch.ops.mylib.op, a function of the user's own
+    a custom autograd function      its class, a subclass of torch.autograd.Function
+    the name of a tensor method     "flatten"
+    "package.module:name"           a class or function of a package that may not be installed, or is slow to import
 
+An op without an entry pins whatever it touches, and says so.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
 from torch import fx, nn
 
+from nrfx.errors import UsageError
 from nrfx.rules.effect import Call, Effect, unknown
 
 Rule = Callable[[Call], Effect]
-RULES: dict[Any, Rule] = {}
+AnyRule = TypeVar("AnyRule", bound=Rule)
+Widths = Callable[[Any, int | None], dict[str, int]]
 
 
-def register(rule: Rule, *keys: Any) -> None:
-    """Make `rule` the rule of each of `keys`; an op has one rule only."""
+@dataclass(frozen=True)
+class Op:
+    """What is known of an op.
+
+    Attributes:
+        rule: what it does to channels, what it costs and what it reads.
+        weights: the arguments, by index or name, that the op reads as weights where parameters of the network are given
+            there. Other parameters bring channels into being where a graph reads them.
+        keeps_shape: the result has the shape and the dtype of the first argument, which is a floating point tensor.
+        workless: it does no multiply-adds that count, also where the rule does not understand a call.
+        in_place: it changes its first argument. Names that end with "_" and `inplace=True` say so themselves.
+        copies: the result never lies in the memory of the first argument.
+        transposes: of a matrix it gives the transpose, so that a weight may pass through it.
+        makes: it makes a tensor of sizes alone, such as torch.zeros(n).
+        norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
+        widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
+            is the width that the module meets, for one without parameters (a norm that is not affine), else None.
+        cross_form: the cross layer that takes the place of the module where generations meet.
+    """
+
+    rule: Rule
+    weights: tuple[int | str, ...] = ()
+    keeps_shape: bool = False
+    workless: bool = False
+    in_place: bool = False
+    copies: bool = False
+    transposes: bool = False
+    makes: bool = False
+    norm: bool = False
+    widths: Widths | None = None
+    cross_form: type[nn.Module] | None = None
+
+
+OPS: dict[Any, Op] = {}
+
+
+def register(rule: Rule, *keys: Any, **facts: Any) -> None:
+    """Makes `rule` the rule of each of `keys`, with what else is known of these ops (the fields of Op).
+
+    A rule may be registered again under its own name, as a notebook does when a cell is run twice.
+
+    Raises:
+        UsageError: a key is none of the kinds above, or has a rule of another name.
+    """
     for key in dict.fromkeys(keys):  # some functions of torch have two names
-        assert key not in RULES, f"{key} has a rule already"
-        RULES[key] = rule
+        if not (callable(key) or isinstance(key, str)):
+            raise UsageError(f"{key!r} cannot have a rule: expected a module class, a function, or a method's name.")
+        if key in OPS and _name(OPS[key].rule) != _name(rule):
+            raise UsageError(f"{key!r} has a rule already, {_name(OPS[key].rule)}: an op has one rule.")
+        OPS[key] = Op(rule, **facts)
 
 
-def rule(*keys: Any) -> Callable[[Rule], Rule]:
-    """Decorator: this function is the rule of each of `keys`."""
+def rule(*keys: Any, **facts: Any) -> Callable[[AnyRule], AnyRule]:
+    """Decorator: this function is the rule of each of `keys`; `facts` are the other fields of `Op`.
 
-    def add(function: Rule) -> Rule:
-        register(function, *keys)
+    The function takes a `Call` and returns an `Effect`. A module class with a rule is not looked into by `nrfx.trace`,
+    and a function with a rule is recorded as one call. docs/extending.md has worked examples.
+
+    Raises:
+        UsageError: a key has a rule of another name already.
+
+    >>> from nrfx.rules import elementwise
+    >>> class Gate(nn.Module):
+    ...     def forward(self, x):
+    ...         return x * torch.sigmoid(x * 2)
+    >>> @rule(Gate, keeps_shape=True, workless=True)
+    ... def gate(call):
+    ...     return elementwise(call)
+    """
+
+    def add(function: AnyRule) -> AnyRule:
+        register(function, *keys, **facts)
         return function
 
     return add
 
 
+def op_of(target: Any) -> Op | None:
+    """The entry of a module, or of the target of a call_function or call_method node; None where there is none."""
+    return next((OPS[key] for key in _keys(target) if key in OPS), None)
+
+
+def has_rule(kind: type) -> bool:
+    """Whether a class itself, not one of its bases, has a rule."""
+    return kind in OPS or _dotted(kind) in OPS
+
+
 def rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
     """The rule of a call node; for an op without one, a rule that pins whatever it touches and says so."""
-    if module is not None:
-        known = next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
-        title = type(module).__name__
-    else:
-        kinds = node.target.__mro__ if isinstance(node.target, type) else (node.target,)
-        known = next((RULES[kind] for kind in kinds if kind in RULES), None)
-        title = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    if known is not None:
-        return known
+    op = op_of(node.target if module is None else module)
+    if op is not None:
+        return op.rule
+    title = _title(node.target if module is None else type(module))
     return lambda call: unknown(call, f"nrfx has no rule for {title}")
+
+
+def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
+    """Whether `user` reads the tensor of `node`, perhaps transposed, as one of its weights."""
+    op = op_of(user.target) if user.op in ("call_function", "call_method") else None
+    if op is None:
+        return False
+    if op.transposes:
+        return any(reads_as_weight(user, next_user) for next_user in user.users)
+    places = (*enumerate(user.args), *user.kwargs.items())
+    return any(place in op.weights and _holds(value, node) for place, value in places)
+
+
+def _holds(value: Any, node: fx.Node) -> bool:
+    return value is node or (isinstance(value, tuple | list) and any(item is node for item in value))
+
+
+class AppliedFunction:
+    """A custom autograd function as a plain function, which a graph can call by name."""
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = function
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+        self.__module__ = function.__module__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function.apply(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AppliedFunction) and other.function is self.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AppliedFunction, (self.function,)
+
+
+def _keys(target: Any) -> Iterator[Any]:
+    """The keys under which a module or a target may stand, the nearest first."""
+    if isinstance(target, nn.Module):
+        target = type(target)
+    if isinstance(target, AppliedFunction):
+        target = target.function
+    if isinstance(target, torch._ops.OpOverload):
+        yield from (target, target.overloadpacket)
+        return
+    for kind in target.__mro__ if isinstance(target, type) else (target,):
+        yield kind
+        if not isinstance(kind, str):
+            yield _dotted(kind)
+
+
+def _dotted(kind: Any) -> str:
+    return f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', '')}"
+
+
+def _name(rule: Any) -> str:
+    rule = rule.func if isinstance(rule, partial) else rule
+    return f"{rule.__module__}.{getattr(rule, '__qualname__', type(rule).__name__)}"
+
+
+def _title(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

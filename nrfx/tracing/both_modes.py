@@ -6,21 +6,22 @@ The model is traced on shells of itself: it is never run, never switched and nev
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import merged
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used, place
+from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
 from nrfx.tracing.shapes import InputSpec
 
-NORMS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MODES = ("train", "eval")
 
 Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
@@ -40,14 +41,15 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...]) -> TracedModule:
+def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode) for mode in MODES}
-    return combined(model, captures, lambda facts: facts, inputs)
+    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves) for mode in MODES}
+    paths = leaves.in_model(model)
+    return combined(model, captures, lambda facts: replace(facts, leaves=paths), inputs)
 
 
 def combined(
@@ -68,7 +70,7 @@ def combined(
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
-    facts = complete(Facts(inputs, constants_at_trace(root, NORMS), {mode: captures[mode].unmoved for mode in MODES}))
+    facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
     traced = make(root, graphs, facts, type(model).__name__)
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
@@ -78,11 +80,11 @@ def combined(
     return traced
 
 
-def capture(model: nn.Module, arguments: Arguments, mode: str, check: bool = False) -> Capture:
+def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes; checked, every node can be run on them."""
     root = shell_of(model).train(mode == "train")
     left = unmoved(root, mode)
-    recorder = Recorder(arguments, mode == "train")
+    recorder = Recorder(arguments, mode == "train", leaves)
     with random_state_kept(), torch.enable_grad():
         graph = recorder.trace(root)
         if check:

@@ -9,19 +9,27 @@ regions inside forward (fx would drop them in silence), random numbers drawn out
 quantized modules. Models with such places can be traced in parts (partial.py).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.both_modes import NORMS, refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
 
 
-def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> TracedModule:
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    partial: bool = False,
+    leaves: Iterable[type[nn.Module] | nn.Module | str] = (),
+) -> TracedModule:
     """The model as a graph that shares its parameters and buffers and behaves like it in both modes.
 
     The model is left as it was. Only shape and dtype of the example inputs matter; arguments of the forward
@@ -35,6 +43,9 @@ def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> Tr
             that code keeps its width. For this a copy of the model is run once, in eval mode, on the example inputs,
             which may be whatever its forward takes: a tuple holds the arguments, anything else is the only one. Flops
             are those of the parts in that run: give it one example.
+        leaves: modules that are not looked into, as classes, modules or paths: each call of one is a node of its own.
+            Without a rule for its class (`nrfx.rules.rule`), a leaf pins whatever it touches. Modules of torch.nn and
+            classes with a rule are leaves already.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it; with partial=True, no part
@@ -46,13 +57,13 @@ def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> Tr
     >>> [tuple(node.meta["val"].shape) for node in gm.graph.nodes][-1]
     (1, 8, 7, 7)
     """
+    refuse_unsupported(model)
     if not partial:
         inputs = _specs(example_inputs)
-        refuse_unsupported(model)
-        traced = trace_whole(model, inputs)
+        traced = trace_whole(model, inputs, Leaves.of(model, leaves))
         check_dtypes(traced)
         return traced
-    return trace_parts(model, example_inputs)
+    return trace_parts(model, example_inputs, Leaves.of(model, leaves))
 
 
 def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None = None) -> TracedModule:
@@ -84,7 +95,7 @@ def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None 
         contents.__dict__[field] = vars(gm)[field]
     contents.__dict__.update({key: value for key, value in vars(gm).items() if isinstance(value, Tensor)})
     root = shell_of(contents)
-    facts = Facts(inputs, constants_at_trace(root, NORMS), {"train": (), "eval": ()})
+    facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
     check_dtypes(traced)

@@ -14,7 +14,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
+from nrfx.rules import op_of
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part")
@@ -42,6 +44,7 @@ class Facts:
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
     parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
     outside: what runs outside of the parts, "path (class): why".
+    leaves: the paths of the modules that the trace was asked not to look into.
     literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
         states as numbers; within a list, None for what is as it was.
     """
@@ -52,6 +55,7 @@ class Facts:
     parts: tuple[Any, ...] = ()
     outside: tuple[str, ...] = ()
     literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
 
 
 class TracedModule(fx.GraphModule):
@@ -201,14 +205,16 @@ class _PlainNode:
     def of(cls, node: fx.Node) -> "_PlainNode":
         meta: dict[str, Any] = {key: node.meta[key] for key in KEPT if key in node.meta}
         target = node.target if isinstance(node.target, str) else _named(node.target)
-        return cls(node.name, node.op, target, _mapped(node.args, _referred), _mapped(node.kwargs, _referred), meta)
+        return cls(
+            node.name, node.op, target, map_aggregate(node.args, _referred), map_aggregate(node.kwargs, _referred), meta
+        )
 
     def add_to(self, graph: fx.Graph, nodes: dict[str, fx.Node]) -> None:
         def node_of(value: Any) -> Any:
             return nodes[value.name] if isinstance(value, _Ref) else value
 
         target = _imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
-        args, kwargs = _mapped(self.args, node_of), _mapped(self.kwargs, node_of)
+        args, kwargs = map_aggregate(self.args, node_of), map_aggregate(self.kwargs, node_of)
         node = graph.create_node(self.op, target, args, kwargs, name=self.name)
         node.meta.update(self.meta)
         nodes[self.name] = node
@@ -216,19 +222,6 @@ class _PlainNode:
 
 def _referred(value: Any) -> Any:
     return _Ref(value.name) if isinstance(value, fx.Node) else value
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """`change` of every leaf of nested tuples, lists, dicts and slices, as plain containers."""
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_mapped(item, change) for item in value)
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(_mapped(value.start, change), _mapped(value.stop, change), _mapped(value.step, change))
-    return change(value)
 
 
 def _named(function: Any) -> Any:
@@ -274,13 +267,14 @@ def _loaded(
     return traced
 
 
-def constants_at_trace(root: nn.Module, norms: tuple[type[nn.Module], ...]) -> dict[str, float]:
+def constants_at_trace(root: nn.Module) -> dict[str, float]:
     """Weight name -> value, for the norms whose weights are all equal and not zero (one device sync)."""
     names = {id(p): name for name, p in root.named_parameters()}
     weights: dict[str, Tensor] = {}
     for module in root.modules():
         weight: Any = getattr(module, "weight", None)
-        if isinstance(module, norms) and id(weight) in names and not weight.is_meta and weight.numel():
+        op = op_of(module)
+        if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
             weights[names[id(weight)]] = weight.detach()
     if not weights:
         return {}

@@ -30,17 +30,19 @@ from nrfx.tracing.both_modes import (
     trace_whole,
     unmoved,
 )
+from nrfx.tracing.causes import place
 from nrfx.tracing.clone import shell
+from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
 from nrfx.tracing.parts import Part, PartialModule
-from nrfx.tracing.recorder import Arguments, place
+from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.shapes import InputSpec
 
 _LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
 
 
-def trace_parts(model: nn.Module, example_inputs: Any) -> TracedModule:
+def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
     """The model as a whole graph if there is one, else as a `PartialModule`.
 
     Raises:
@@ -51,10 +53,10 @@ def trace_parts(model: nn.Module, example_inputs: Any) -> TracedModule:
     why = "its inputs are not tensors"
     if args and all(isinstance(x, Tensor) for x in args):
         try:
-            return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args))
+            return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args), leaves)
         except TraceError as error:
             why = str(error)
-    choice = _Choice(model, _recorded(model, args))
+    choice = _Choice(model, _recorded(model, args), leaves)
     choice.make()
     if not choice.parts:
         obstacles = "".join(f"\n  {line}" for line in choice.outside[:5])
@@ -194,8 +196,8 @@ class _Reads(TorchFunctionMode):
 class _Choice:
     """Which submodules are parts, with their graphs, and why the others are not."""
 
-    def __init__(self, model: nn.Module, record: _Record) -> None:
-        self.model, self.record = model, record
+    def __init__(self, model: nn.Module, record: _Record, leaves: Leaves) -> None:
+        self.model, self.record, self.leaves = model, record, leaves
         self.parts: list[str] = []
         self.outside: list[str] = []
         self._read_outside: set[str] = set()
@@ -243,8 +245,8 @@ class _Choice:
         calls = self.record.calls.get(path)
         if not calls:
             return "the run on the example inputs does not call it."
-        if path in self._read_outside:
-            return "something outside of it reads its parameters."
+        if path in self._read_outside or self.leaves.has(module, path):
+            return "something outside of it reads its parameters." if path in self._read_outside else "it is a leaf."
         first = calls[0].arguments
         if first is None or any(call.arguments is None for call in calls):
             return "it takes more than tensors and constants."
@@ -264,8 +266,10 @@ class _Choice:
                 distinct.append(call.arguments)
         try:
             refuse_unsupported(module)
+            inside = self.leaves.below(path)
             captured = {
-                mode: [(given, capture(module, given, mode, check=True)) for given in distinct] for mode in MODES
+                mode: [(given, capture(module, given, mode, inside, check=True)) for given in distinct]
+                for mode in MODES
             }
         except TraceError as error:
             return str(error)

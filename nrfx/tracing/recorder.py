@@ -7,13 +7,10 @@ random numbers that do not depend on the input.
 import functools
 import inspect
 import operator
-import os
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -23,9 +20,12 @@ from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 
 from nrfx.errors import TraceError
-from nrfx.tracing.module import ByMode
+from nrfx.rules import OPS, op_of
+from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.known_forward import is_leaf
+from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
-from nrfx.tracing.shapes import FACTORIES, InputSpec, Shapes, describe
+from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
 
 def _ambient() -> tuple[object, ...]:
@@ -43,7 +43,7 @@ def _ambient() -> tuple[object, ...]:
 def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
     """In a forward, autocast changes what an operation computes, also enabled=False: under the autocast of a caller."""
     raise TraceError(
-        f"The forward has an autocast region ({(_user_line() or 'in torch').strip()}), which a graph does not record. "
+        f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
         "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
     )
 
@@ -95,14 +95,19 @@ class Arguments:
         return args, kwargs
 
 
+LOOKED_INTO = Leaves()
+"""No module is asked for as a leaf."""
+
+
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool) -> None:
-        super().__init__(autowrap_functions=tuple[Any, ...](FACTORIES))
+    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
+        self._leaves = leaves
         self._baked: set[fx.Node] = set()
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
@@ -118,16 +123,16 @@ class Recorder(fx.Tracer):
         self._ambient = _ambient()
         self._random = _random_state()
         try:
-            with _wrapped_functions_entered():
+            with _wrapped_functions_entered(), ruled_functions_recorded():
                 graph = super().trace(root, concrete_args)
         except TraceError:
             raise
         except Exception as error:
-            raise _explained("", type(root).__name__, error) from error
+            raise explained("", type(root).__name__, error) from error
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
         for node in graph.nodes:
-            if node.target in FACTORIES:
+            if node.op == "call_function" and op_of(node.target) is not None:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
         return graph
 
@@ -136,7 +141,7 @@ class Recorder(fx.Tracer):
         self._shapes.fill(self.graph)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+        return self._leaves.has(m, module_qualified_name) or is_leaf(m)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -159,7 +164,7 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        leaf = is_leaf(m)
+        leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
         if not leaf:
             self._enter(m)
         try:
@@ -170,14 +175,14 @@ class Recorder(fx.Tracer):
             path = (self.submodule_paths or {}).get(m)
             if path is None:
                 raise  # the module is not registered: the place to name is its caller
-            raise _explained(path, type(m).__name__, error) from error
+            raise explained(path, type(m).__name__, error) from error
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        if (line := _user_line()) is not None:
+        if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
         if _ambient() != self._ambient:
             raise TraceError(
@@ -313,43 +318,6 @@ def _wrapped_functions_entered() -> Iterator[None]:
         _wrapped_fns_to_patch.update(entered)
 
 
-_COSMETIC = frozenset(
-    {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__", "__deepcopy__"}
-)
-
-
-COMPOSED = (
-    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
-    *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
-)
-"""Modules of torch.nn that only call others, which have rules."""
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether the module's forward is torch's own (or ours), and so known by its class."""
-    if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
-        return False
-    kind: Any = type(module)
-    if kind in COMPOSED:
-        return False
-    return has_known_forward(kind)
-
-
-@functools.cache
-def has_known_forward(kind: Any) -> bool:
-    """Whether a class runs a forward of torch.nn or nrfx.nn, and no subclass changed a method that forward
-    may call."""
-    if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
-        return True
-    origin = next(base for base in kind.__mro__ if "forward" in vars(base))
-    known = origin.__module__.startswith(("torch.nn.", "torch.ao.nn."))
-    if not known or origin is nn.Module or issubclass(kind, nn.Sequential):
-        return False
-    subclasses = kind.__mro__[: kind.__mro__.index(origin)]
-    methods = {name for name in dir(origin) if callable(getattr(origin, name, None))} - _COSMETIC
-    return all(sub.__module__.startswith("torch.") or not methods & vars(sub).keys() for sub in subclasses)
-
-
 def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
     """The names of the first arguments of a bound forward, one for each input."""
     signature = inspect.signature(forward)
@@ -365,56 +333,3 @@ def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) 
         variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
         names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
     return names
-
-
-_HERE = str(Path(__file__).parent) + os.sep
-_TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
-
-
-def _user_line() -> str | None:
-    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
-        if frame.f_code is fx.Tracer.trace.__code__:
-            return None
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-_LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."
-_PLAIN = (
-    "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
-    "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
-)
-_CAUSES = {
-    "cannot be iterated": _LOOP,
-    "control flow": "an `if`, `while` or assert depends on the values of a tensor. Use torch.where, or "
-    "move it out of the forward.",
-    "'len' is not supported": "it calls len() of a traced value. Use x.shape[0].",
-    "not installed as a submodule": "it calls a module that is not registered. Keep modules in attributes, "
-    "nn.ModuleList or nn.ModuleDict.",
-    "num_batches_tracked is traced": "it averages its running statistics over all batches so far (momentum=None), by a "
-    "count that a graph cannot hand on as a Python number. Give it a momentum such as 0.1 (nrfx.recalibrate takes "
-    "such averages), or use the batch norms of torch.nn, which stay whole.",
-    "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
-    "number that is known when the model is built.",
-    "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
-    "which a graph does not record. Do it outside the model.",
-    "Proxy": _PLAIN,
-}
-
-
-def _explained(path: str, kind: str, error: Exception) -> TraceError:
-    said = " ".join(str(error).split())
-    itself = f"{type(error).__name__}: {said}"
-    if isinstance(error, TypeError):
-        itself = f"{itself}. If traced values are involved, {_PLAIN}"
-    cause = next((cause for key, cause in _CAUSES.items() if key in said), itself)
-    return TraceError(f"{place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else "."))
-
-
-def place(path: str, kind: str) -> str:
-    return f"{path} ({kind})" if path else f"The model ({kind})"

@@ -11,43 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.rules import Op, has_rule, op_of
 from nrfx.tracing.clone import on_meta, shell
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_KEEP_SHAPE: frozenset[Any] = frozenset(
-    {
-        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm,
-        nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
-        nn.Identity,
-        nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
-        nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU,
-        nn.SiLU, nn.Mish,
-        nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Threshold,
-        nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Softmax, nn.Softmax2d, nn.LogSoftmax,
-        nn.Softmin,
-        F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, F.local_response_norm,
-        F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
-        F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish,
-        F.hardswish, F.hardsigmoid, F.hardtanh, F.sigmoid, F.logsigmoid, F.tanh, F.softplus, F.softsign,
-        torch.relu, torch.sigmoid, torch.tanh, "relu", "relu_", "sigmoid", "tanh",
-    }
-)  # fmt: skip
-
-
-FACTORIES = frozenset(
-    {
-        torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor,
-        torch.rand, torch.randn, torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices,
-    }
-)  # fmt: skip
-"""What makes tensors of sizes."""
-
 
 _NEEDS_VALUES = (
     "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
@@ -105,17 +75,19 @@ class Shapes:
 
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self._root.get_submodule(str(node.target))
-        if type(module) in _KEEP_SHAPE and args and isinstance(args[0], Tensor):
-            _check_norm(module, args[0])
+        op = op_of(module)
+        if op is not None and op.keeps_shape and has_rule(type(module)) and args and isinstance(args[0], Tensor):
+            _check_norm(op, module, args[0])
             return _unstrided(args[0])
         return self._leaf(str(node.target)).forward(*args, **kwargs)
 
     def _call_function(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.target in _KEEP_SHAPE and args and _is_float(args[0]):
+        op = op_of(node.target)
+        if op is not None and op.keeps_shape and args and _is_float(args[0]):
             return _unstrided(args[0])
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
-        if node.target in FACTORIES:
+        if op is not None and op.makes:
             kwargs = {**kwargs, "device": "meta"}
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
@@ -126,7 +98,8 @@ class Shapes:
         return getattr(owner, name, *default)
 
     def _call_method(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        if node.target in _KEEP_SHAPE and _is_float(args[0]):
+        op = op_of(node.target)
+        if op is not None and op.keeps_shape and _is_float(args[0]):
             return _unstrided(args[0])
         # unsqueeze_ and its like change the shape of the very tensor that is an earlier node's value.
         me = args[0].detach() if str(node.target).endswith("_") and isinstance(args[0], Tensor) else args[0]
@@ -212,16 +185,16 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _check_norm(module: nn.Module, x: Tensor) -> None:
+def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
     """The check that a norm which is not called would have made."""
-    if not isinstance(module, _NORMS):
+    if not op.norm:
         return
     if callable(check_dims := getattr(module, "_check_input_dim", None)):
         check_dims(x)
     weight = module.weight
     if not isinstance(weight, Tensor):
         return
-    last = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    last = hasattr(module, "normalized_shape")
     width = x.shape[-weight.dim() :] if last else x.shape[1:2]
     if width != weight.shape:
         raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")

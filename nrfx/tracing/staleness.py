@@ -11,17 +11,17 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.rules import op_of
+from nrfx.rules.registry import Widths
 from nrfx.tracing.module import TracedModule
 
-_LAYERS: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORMS: Any = nn.modules.batchnorm._BatchNorm
 _AGAIN = "Trace the model again after a change of its layers."
 
 
 def check_layers(traced: TracedModule) -> None:
     """Raises TraceError unless each layer and tensor that the graphs read is there and as wide as they say.
 
-    Only convolutions, linear layers and batch norms have a width that is checked, and the dtype of those with weights.
+    Convolutions, linear layers, batch, instance and group norms have a width that is checked.
     """
     modules = dict(traced.named_modules())
     for graph in dict.fromkeys(traced.graphs.values()):
@@ -50,26 +50,49 @@ def _check_read(traced: TracedModule, name: str) -> None:
 
 
 def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
-    kind = type(module).__name__
-    if isinstance(module, _NORMS):
-        tensors = [t for t in (module.weight, module.bias, module.running_mean, module.running_var) if t is not None]
-        wrong = next((t.numel() for t in tensors if t.numel() != source.shape[1]), None)
-        if wrong is not None:
-            raise TraceError(
-                f"{path} ({kind}) is over {wrong} channels and the graph gives it {source.shape[1]}. {_AGAIN}"
-            )
-    elif isinstance(module, _LAYERS):
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor):
-            raise TraceError(f"{path} ({kind}) has no weight any more. {_AGAIN}")
-        axis = source.dim() - weight.dim() + 1  # of the channels
-        widths = weight.shape[1] * getattr(module, "groups", 1), weight.shape[0]
-        wanted = source.shape[axis], result.shape[axis]
-        if widths != wanted:
-            raise TraceError(
-                f"{path} ({kind}) takes {widths[0]} channels and gives {widths[1]}, and in the graph {wanted[0]} and "
-                f"{wanted[1]}. {_AGAIN}"
-            )
+    op = op_of(module)
+    if op is not None and op.norm and not hasattr(module, "normalized_shape"):
+        _check_norm(path, module, source)
+    elif op is not None and op.widths is not None and not op.norm:
+        _check_layer(path, module, op.widths, source, result)
+
+
+def _check_norm(path: str, module: Any, source: Tensor) -> None:
+    width = source.shape[0 if _is_unbatched(module, source) else 1]
+    tensors = [getattr(module, name, None) for name in ("weight", "bias", "running_mean", "running_var")]
+    wrong = next((t.numel() for t in tensors if t is not None and t.numel() != width), None)
+    if wrong is not None:
+        kind = type(module).__name__
+        raise TraceError(f"{path} ({kind}) is over {wrong} channels and the graph gives it {width}. {_AGAIN}")
+
+
+def _is_unbatched(module: Any, source: Tensor) -> bool:
+    """Whether an instance norm gets one example without a batch dim."""
+    dims = getattr(module, "_get_no_batch_dim", None)
+    return dims is not None and source.dim() == dims()
+
+
+def _check_layer(path: str, module: Any, widths_of: Widths, source: Tensor, result: Any) -> None:
+    """The check of a layer that states how many channels it takes and gives."""
+    kind, weight = type(module).__name__, getattr(module, "weight", None)
+    if not _is_layer(module):
+        return
+    if not isinstance(weight, Tensor):
+        raise TraceError(f"{path} ({kind}) has no weight any more. {_AGAIN}")
+    stated = widths_of(module, None)
+    widths = tuple(stated.get(f"{side}_channels", stated.get(f"{side}_features")) for side in ("in", "out"))
+    axis = source.dim() - weight.dim() + 1  # of the channels
+    wanted = source.shape[axis], result.shape[axis]
+    if widths != wanted:
+        raise TraceError(
+            f"{path} ({kind}) takes {widths[0]} channels and gives {widths[1]}, and in the graph {wanted[0]} and "
+            f"{wanted[1]}. {_AGAIN}"
+        )
+
+
+def _is_layer(module: Any) -> bool:
+    """Whether the module states how many channels it takes and gives: a convolution or a linear layer."""
+    return hasattr(module, "in_channels") or hasattr(module, "in_features")
 
 
 def check_dtypes(traced: TracedModule) -> None:
@@ -79,13 +102,18 @@ def check_dtypes(traced: TracedModule) -> None:
         for node in graph.nodes:
             module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
-            if isinstance(module, _LAYERS) and isinstance(source, Tensor):
+            if isinstance(source, Tensor) and _has_widths(module) and _is_layer(module):
                 weight: Any = module.weight
                 if weight.dtype != source.dtype:
                     raise TraceError(
                         f"{node.target} ({type(module).__name__}) reads {_named(source.dtype)} and its weight is "
                         f"{_named(weight.dtype)}. Pass example_inputs of the model's dtype, or convert the whole model."
                     )
+
+
+def _has_widths(module: nn.Module) -> bool:
+    op = op_of(module)
+    return op is not None and op.widths is not None
 
 
 def _named(dtype: Any) -> str:

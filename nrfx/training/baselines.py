@@ -14,23 +14,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 from sys import float_info
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import LayoutWidths, eval_steps, total_cost
-from nrfx.analysis.liveness import Residual, liveness_of, prunable_gammas
+from nrfx.analysis.liveness import liveness_of, prunable_gammas
 from nrfx.analysis.spaces import channels_of
+from nrfx.choices import Measure, Residual
 from nrfx.errors import TrainingError
 from nrfx.labels import among
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.rejuvenate import compact, rejuvenate
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
-
-Measure = Literal["params", "flops"]
 
 ZERO_ONLY = float_info.min
 """The threshold under which gammas that were set to 0 are dead, and no others."""

@@ -7,28 +7,29 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
-from nrfx.plan.options import check_options
-from nrfx.rewrite.rejuvenate import rejuvenate
+from nrfx.plan.options import Options
+from nrfx.rewrite.rejuvenate import rejuvenate, rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.training.forecast import dying_time, search_forecast
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import check_restartable, restart
-from nrfx.training.schedule import LambdaSchedule, steps_of_search, steps_to_die, suggest_delta_lambda
+from nrfx.training.schedule import LambdaSchedule
 
 
 @dataclass(frozen=True)
@@ -113,25 +114,9 @@ class Rejuvenator:
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
-        _check_arguments(trigger, interval, max_events, until, options)
-        if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
-            raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
-        if not isinstance(budget, Budget):
-            raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
-        if not isinstance(optimizer, Optimizer):
-            raise TrainingError(
-                f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
-            )
-        if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
-            raise TrainingError(
-                f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
-            )
-        if scheduler is not None:
-            check_restartable(scheduler)
-            if scheduler.optimizer is not optimizer:
-                raise TrainingError(
-                    f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
-                )
+        _check_numbers(trigger, interval, max_events, until, shrink_beta)
+        _check_objects(budget, optimizer, scheduler, calibration)
+        self._options = _checked(options)
         self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
@@ -145,14 +130,13 @@ class Rejuvenator:
         self.steps = 0
         self.note = ""
         self._schedule = LambdaSchedule(delta_lambda, delta_r)
-        self._options = dict(options)
         self._module = as_traced(gm, example_inputs)
-        self._mortal = self._mortal_of(self._module)
+        self._prunable = self._prunable_of(self._module)
         self._betas = self._betas_of(self._module)
         self._signs: dict[str, Tensor] = {}
         self._check_optimizer()
         self._check_budget()
-        if not self._mortal:
+        if not self._prunable:
             self.note = (
                 "No gamma of the network can die: it will be trained as it is. nrfx.utilization lists the pins and why."
             )
@@ -178,22 +162,8 @@ class Rejuvenator:
 
         "" for Adam, whose steps hardly depend on lambda, and where no gamma can die.
         """
-        sgd, gamma = self._sgd(), self._mean_gamma()
-        if sgd is None or gamma == 0:
-            return ""
-        steps = steps_of_search(delta_lambda=self._schedule.delta_lambda, interval=self.interval, gamma=gamma, **sgd)
-        text = (
-            f"A gamma of {gamma:.2g} that the loss has no use for dies after {steps:,.0f} steps of a search in which "
-            "every measurement raises lambda."
-        )
-        if self.until is None or steps <= self.until:
-            return text
-        text += f" The search ends at step {self.until:,}."
-        quarter = self.until // 4
-        if quarter <= 2 * self.interval:
-            return f"{text} Measure more often: the interval is {self.interval:,} steps."
-        better = suggest_delta_lambda(steps=quarter, interval=self.interval, gamma=gamma, **sgd)
-        return f"{text} delta_lambda={better:.2g} would take a quarter of that."
+        delta_lambda = self._schedule.delta_lambda
+        return search_forecast(self.optimizer, self._gammas(), delta_lambda, self.interval, self.until)
 
     @torch.no_grad()
     def penalize(self) -> None:
@@ -208,7 +178,7 @@ class Rejuvenator:
         """
         if not self.searching or self.lam == 0:
             return
-        for name, mask in self._mortal.items():
+        for name, mask in self._prunable.items():
             self._pull(name, mask, self.lam)
         self._signs = {name: self._pull(name, mask, self.lam * self.shrink_beta) for name, mask in self._betas.items()}
 
@@ -221,7 +191,7 @@ class Rejuvenator:
         return signs
 
     @torch.no_grad()
-    def _settle_betas(self) -> None:
+    def _stop_betas_at_zero(self) -> None:
         """Sets to 0 the betas that the step took across it, or away from it: the proximal step of the pull."""
         for name, signs in self._signs.items():
             beta = self._module.get_parameter(name)
@@ -236,14 +206,14 @@ class Rejuvenator:
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self.steps += 1
-        self._settle_betas()
+        self._stop_betas_at_zero()
         if not self._searches(self.steps) or self.steps % self.interval:
             return None
         check_state(self.optimizer, self._module)
-        measured = utilization(self._module, **_shared(self._options, utilization))
+        measured = self._measured()
         r = _ratio(measured, self.budget)
         if r < self.trigger:
-            result = rejuvenate(self._module, self.budget, **self._options)
+            result = rewritten(as_traced(self._module), self.budget, self._options)
             if result.changed:
                 return self._event(r, result)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
@@ -286,7 +256,7 @@ class Rejuvenator:
                 "Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
-            self._module, self._mortal = module, self._mortal_of(module)
+            self._module, self._prunable = module, self._prunable_of(module)
         self._betas, self._signs = masks, {}
         self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
 
@@ -298,15 +268,18 @@ class Rejuvenator:
         event = Event(self.steps, r, result, self.lam)
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
-        mortal, betas = self._mortal_of(result.module), self._betas_of(result.module)
+        prunable, betas = self._prunable_of(result.module), self._betas_of(result.module)
         migrate(self.optimizer, self._module, result)
         if self.scheduler is not None:
             restart(self.scheduler)
-        self._module, self._mortal, self._betas = result.module, mortal, betas
+        self._module, self._prunable, self._betas = result.module, prunable, betas
         self._schedule = self._schedule.reset()
         self.events += 1
         self.note = ""
         return event
+
+    def _measured(self) -> Utilization:
+        return utilization(self._module, threshold=self._options.threshold, residual=self._options.residual)
 
     def _measurement(self, measured: Utilization, r: float) -> Measurement:
         self._schedule = self._schedule.observe(r)
@@ -314,22 +287,22 @@ class Rejuvenator:
             self.note = self._never(r)
         return Measurement(self.steps, measured, r, self.lam, self.note)
 
-    def _mortal_of(self, module: TracedModule) -> dict[str, Tensor]:
+    def _prunable_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the gammas that can die, on the devices of the gammas."""
-        masks = prunable_gammas(module, **_shared(self._options, prunable_gammas))
+        masks = prunable_gammas(module, self._options.residual)
         return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
 
     def _betas_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the betas that hold gamma-dead channels; none without shrink_beta."""
         if not self.shrink_beta:
             return {}
-        masks = shrinkable_betas(module, **_shared(self._options, shrinkable_betas))
+        masks = shrinkable_betas(module, self._options.threshold, self._options.residual)
         return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
 
     def _check_optimizer(self) -> None:
         trained = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
-        missing = [name for name in self._mortal if self._module.get_parameter(name) not in trained]
-        if self._mortal and len(missing) == len(self._mortal):
+        missing = [name for name in self._prunable if self._module.get_parameter(name) not in trained]
+        if self._prunable and len(missing) == len(self._prunable):
             raise TrainingError(
                 f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel "
                 "would ever die. Build it over gm.parameters() of the module given to the Rejuvenator."
@@ -337,7 +310,7 @@ class Rejuvenator:
 
     def _check_budget(self) -> None:
         """At an event, r is just below the trigger: what is alive then must fit."""
-        now = utilization(self._module, **_shared(self._options, utilization))
+        now = self._measured()
         for measure in ("params", "flops"):
             bound, total = getattr(self.budget, measure), getattr(now, measure).total
             alive = int(self.trigger * total)
@@ -348,31 +321,17 @@ class Rejuvenator:
                 )
 
     def _never(self, r: float) -> str:
+        dying = dying_time(self.optimizer, self._gammas(), self.lam)
         return (
             f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
-            f"{r:.3f} and the trigger {self.trigger}, at lambda {self.lam:.2g}. {self._dying()}Training goes on "
+            f"{r:.3f} and the trigger {self.trigger}, at lambda {self.lam:.2g}. {dying}Training goes on "
             "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
             "raise delta_lambda, shorten the interval, or raise the trigger."
         )
 
-    def _dying(self) -> str:
-        """How long a gamma takes to die under the penalty alone; "" for Adam, whose steps hardly depend on lambda."""
-        sgd = self._sgd()
-        steps = inf if sgd is None else steps_to_die(lam=self.lam, **sgd)
-        return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
-
-    def _mean_gamma(self) -> float:
-        """The mean size of the gammas that can die; 0 where none can."""
-        sizes = [self._module.get_parameter(name).detach()[mask].abs().mean() for name, mask in self._mortal.items()]
-        return float(torch.stack([size.double().cpu() for size in sizes]).mean()) if sizes else 0.0
-
-    def _sgd(self) -> dict[str, float] | None:
-        """Learning rate and momentum of the gammas that can die; None where none can, or for another optimizer."""
-        if not isinstance(self.optimizer, SGD) or not self._mortal:
-            return None
-        gammas = {self._module.get_parameter(name) for name in self._mortal}
-        group = next(group for group in self.optimizer.param_groups if gammas & set(group["params"]))
-        return {"lr": float(group["lr"]), "momentum": float(group["momentum"])}
+    def _gammas(self) -> dict[nn.Parameter, Tensor]:
+        """The gammas that can die, with the masks of their elements that can."""
+        return {self._module.get_parameter(name): mask for name, mask in self._prunable.items()}
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
@@ -388,13 +347,8 @@ def _ratio(measured: Utilization, budget: Budget) -> float:
     return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)
 
 
-def _shared(options: Mapping[str, Any], function: Callable[..., object]) -> dict[str, Any]:
-    """The options that `function` takes as well."""
-    return {key: value for key, value in options.items() if key in inspect.signature(function).parameters}
-
-
-def _check_arguments(
-    trigger: float, interval: int, max_events: int | None, until: int | None, options: Mapping[str, Any]
+def _check_numbers(
+    trigger: float, interval: int, max_events: int | None, until: int | None, shrink_beta: float
 ) -> None:
     if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
         raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
@@ -405,7 +359,39 @@ def _check_arguments(
         raise TrainingError(
             f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
         )
+    if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
+        raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
+
+
+def _check_objects(budget: Any, optimizer: Any, scheduler: Any, calibration: Any) -> None:
+    if not isinstance(budget, Budget):
+        raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
+    if not isinstance(optimizer, Optimizer):
+        raise TrainingError(
+            f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
+        )
+    if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
+        raise TrainingError(
+            f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
+        )
+    if scheduler is not None:
+        check_restartable(scheduler)
+        if scheduler.optimizer is not optimizer:
+            raise TrainingError(
+                f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
+            )
+
+
+def _checked(options: Mapping[str, Any]) -> Options:
+    """The options of `nrfx.rejuvenate` as one value.
+
+    Raises:
+        TrainingError: `nrfx.rejuvenate` has no option of that name.
+        AnalysisError: an option has a value that it does not take.
+    """
     known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
     if unknown := sorted(options.keys() - known):
         raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
-    check_options(**options)
+    checked = Options(**options)
+    checked.check()
+    return checked

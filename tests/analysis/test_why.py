@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import nrfx
-from nrfx.analysis.liveness import Residual, liveness_of
+from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.why import Part, Why, why
+from nrfx.choices import Residual
 from nrfx.errors import AnalysisError, UsageError
 from nrfx.report import render, why_report
 from tests import zoo

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nrfx.cli.commands import _parser, main
+from nrfx.cli.commands import main
+from nrfx.cli.parser import arguments_parser
 from nrfx.cli.train import asked
 from nrfx.experiment.record import Folder
 from tests.cli.running import printed, refused
@@ -121,5 +122,5 @@ def test_the_trainings_in_the_help_can_start(files: Path, capsys: pytest.Capture
     ],
 )
 def test_a_scheme_without_a_row_means_the_row_of_the_paper_that_has_it(options: list[str], row: str) -> None:
-    arguments = _parser().parse_args(["train", "resnet18", *options])
+    arguments = arguments_parser().parse_args(["train", "resnet18", *options])
     assert asked(vars(arguments)).recipe.row.name == row

@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
 from benchmarks.networks import Network, dying
+from nrfx.choices import Scheme
 from nrfx.cli.commands import main
 from nrfx.errors import UsageError
 from nrfx.models import NETWORKS, create, resolve
-from nrfx.plan.options import Scheme
 
 COSTS = {
     ("densenet121_postact", 1000): (7_915_688, 2_834_161_664, 6_870_208, 20_480),

@@ -3,18 +3,13 @@
 import pytest
 
 from nrfx.errors import AnalysisError
-from nrfx.plan.options import Options, check_options
+from nrfx.plan.options import Options
 
 
 @pytest.mark.parametrize("name", ["rescale", "reallocate", "constants", "merge"])
 def test_a_switch_takes_true_or_false_alone(name: str) -> None:
     with pytest.raises(AnalysisError, match=f"{name} is 1; expected True or False"):
-        check_options(**{name: 1})
-
-
-def test_an_unknown_option_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="shceme"):
-        check_options(shceme="dense")
+        Options(**{name: 1}).check()
 
 
 def test_the_function_is_kept_unless_constants_are_dropped_or_weights_start_anew() -> None:

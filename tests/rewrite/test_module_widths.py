@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nrfx.nn import ChannelScale
-from nrfx.rewrite.module_widths import bare_width, fit_norm, fit_widths
+from nrfx.rewrite.module_widths import bare_width, fit_widths
 
 
 @pytest.mark.parametrize(("module", "shape", "expected"), [
@@ -40,6 +40,6 @@ def test_only_a_norm_without_parameters_states_a_bare_width() -> None:
 
 def test_a_norm_without_parameters_takes_the_width_that_it_meets() -> None:
     norm, group_norm = nn.InstanceNorm2d(4), nn.GroupNorm(2, 8, affine=False)
-    fit_norm(norm, 6)
-    fit_norm(group_norm, 12)
+    fit_widths(norm, 6)
+    fit_widths(group_norm, 12)
     assert (norm.num_features, group_norm.num_channels, group_norm.num_groups) == (6, 12, 3)

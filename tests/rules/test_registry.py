@@ -1,34 +1,153 @@
-"""The table of rules: one rule for an op, the rule of a parent class for its children, and a name for what has none."""
+"""Rules that are registered from outside: exact counts, a kept function; and what is refused."""
 
+import copy
+import pickle
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
-from nrfx.rules.registry import RULES, register, rule_of
-from tests.tracing.models import Function
+from nrfx.errors import UsageError
+from nrfx.rules import OPS, Call, Effect, elementwise, op_of, register, rule
+from tests.rules import outside
+
+IMAGE = (2, 3, 5, 5)
 
 
-def test_an_op_takes_no_second_rule() -> None:
-    with pytest.raises(AssertionError, match="has a rule already"):
-        register(RULES[nn.Conv2d], nn.Conv2d)
+class Between(nn.Module):
+    """Two convolutions with norms, and something in between. Half of the channels are dead, with constants."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], wide: int = 8) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.between = between
+        self.last = nn.Linear(wide, 4)
+        with torch.no_grad():
+            self.norm.weight[::2] = 0
+            self.norm.bias.normal_()
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.between(torch.relu(self.norm(self.first(x))))
+        return self.last(y.flatten(2).mean(2))
 
 
-def test_a_subclass_has_the_rule_of_its_nearest_parent() -> None:
-    class Own(nn.Conv2d):
-        pass
+class Weighted(nn.Module):
+    """A function of the user's own that reads a weight and a bias, between two norms."""
 
-    node = next(iter(nrfx.trace(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 4, 4)).graph.nodes)).next
-    assert rule_of(node, Own(3, 4, 1)) is RULES[nn.Conv2d]
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.weight, self.bias = nn.Parameter(torch.randn(10, 8)), nn.Parameter(torch.randn(10))
+        self.inner, self.last = nn.BatchNorm1d(10), nn.Linear(10, 4)
+        with torch.no_grad():
+            self.norm.weight[:3], self.inner.weight[2:5] = 0, 0
+            self.norm.bias.normal_(), self.inner.bias.normal_()
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = outside.doubled_linear(torch.relu(self.norm(self.first(x))), self.weight, self.bias)
+        return self.last(torch.relu(self.inner(y)))
 
 
-@pytest.mark.parametrize(("op", "name"), [
-    (lambda m, x: torch.cummax(x, 1)[0], "cummax"), (lambda m, x: x.cumprod(1), "cumprod"),
-])  # fmt: skip
-def test_an_op_without_a_rule_is_named(op: Callable[[nn.Module, Tensor], Any], name: str) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), Function(op))
-    (pin,) = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3))).pins
-    assert (pin.space, pin.reason) == ("0", f"nrfx has no rule for {name}")
+def counted(model: nn.Module, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(x[:1])
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("scheme", ["dense", "attention", "removed"])
+def test_a_function_that_reads_a_weight_is_counted_exactly_and_keeps_its_function(scheme: str) -> None:
+    model, x = Weighted(), torch.randn(2, 6, dtype=torch.float64)
+    gm = nrfx.trace(model, x)
+    usage = nrfx.utilization(gm)
+    assert usage.params.total == sum(p.numel() for p in model.parameters())
+    assert usage.flops.total == counted(model, x)
+    assert usage.params.live == (6 + 3) * 5 + (5 + 1) * 7 + 7 * 2 + (7 + 1) * 4
+    assert usage.uncounted == ()
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+    assert result.changed and nrfx.verify(gm, result, x) < 1e-12
+    assert result.after.params.total == sum(p.numel() for p in result.module.parameters())
+
+
+@pytest.mark.parametrize(
+    "between",
+    [outside.SignedRoot.apply, outside.signed_root, torch.ops.nrfx_tests.wave, outside.Strongest()],
+    ids=["apply", "alias", "custom_op", "channelwise"],
+)
+def test_custom_autograd_functions_ops_and_layers_pass_channels(between: Callable[[Tensor], Tensor]) -> None:
+    model, x = Between(between), torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(model, x)
+    assert torch.equal(gm(x), model(x))
+    assert [pin.node for pin in nrfx.utilization(gm).pins] == ["output"]
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    assert nrfx.verify(gm, result, x) < 1e-12
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+
+
+def test_what_holds_an_autograd_function_copies_pickles_and_trains() -> None:
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(Between(outside.signed_root), x)
+    for twin in (copy.deepcopy(gm), pickle.loads(pickle.dumps(gm))):
+        assert torch.equal(twin(x), gm(x))
+    gm.train()(x).sum().backward()
+    assert bool(gm.get_parameter("first.weight").grad.any())
+
+
+def test_tracing_leaves_functions_as_they_were() -> None:
+    before = outside.doubled_linear, outside.signed_root
+    nrfx.trace(Weighted(), torch.zeros(2, 6, dtype=torch.float64))
+    assert (outside.doubled_linear, outside.signed_root) == before
+    assert "apply" not in vars(outside.SignedRoot)
+
+
+def test_a_subclass_that_changes_the_forward_has_no_part_in_the_rule() -> None:
+    gm = nrfx.trace(Between(outside.Untaught()), torch.zeros(IMAGE, dtype=torch.float64))
+    assert any("sort" in str(node.target) for node in gm.graph.nodes)
+
+
+def test_an_op_has_one_rule_and_a_key_is_of_a_known_kind() -> None:
+    with pytest.raises(UsageError, match=r"relu.* has a rule already, nrfx.rules.pointwise.elementwise"):
+        register(outside.wave_rule, F.relu)
+    with pytest.raises(UsageError, match="3 cannot have a rule: expected a module class"):
+        register(outside.wave_rule, 3)
+
+
+def test_a_rule_may_be_registered_again_under_its_own_name() -> None:
+    """A notebook cell that is run twice."""
+    before = OPS[outside.SignedRoot]
+    try:
+        rule(outside.SignedRoot)(outside.signed_root_rule)
+    finally:
+        OPS[outside.SignedRoot] = before
+
+
+def test_a_weight_that_its_entry_does_not_name_is_an_error_and_not_a_wrong_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the parameter brings channels into being where it is read, and is counted with widths of its own."""
+    monkeypatch.setitem(OPS, outside.doubled_linear, type(OPS[outside.doubled_linear])(outside.doubled_linear_rule))
+    gm = nrfx.trace(Weighted(), torch.zeros(2, 6, dtype=torch.float64))
+    with pytest.raises(nrfx.AnalysisError, match=r"doubled_linear.*reads weight as a weight.*weights=\(1,\)"):
+        nrfx.utilization(gm)
+
+
+def test_a_rule_that_raises_pins_its_op_and_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(call: Call) -> Effect:
+        return elementwise(call, typo=1)  # type: ignore[call-arg]
+
+    monkeypatch.setitem(OPS, outside.SignedRoot, type(OPS[outside.SignedRoot])(broken))
+    gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
+    with pytest.warns(UserWarning, match=r"broken failed at node signed_root, which is pinned \(TypeError.*typo"):
+        usage = nrfx.utilization(gm)
+    assert "signed_root" in {pin.node for pin in usage.pins}
+
+
+def test_an_op_is_known_by_the_name_of_a_package_that_is_not_imported() -> None:
+    from torchvision.ops import StochasticDepth, stochastic_depth  # noqa: PLC0415
+
+    assert op_of(stochastic_depth) is not None and op_of(StochasticDepth(0.1, "row")) is not None

@@ -51,7 +51,7 @@ def test_an_optimizer_whose_state_cannot_be_carried_is_found_at_the_first_measur
         learn(nr, optimizer)
 
 
-@pytest.mark.parametrize("place", ["rejuvenate", "prunable_gammas", "migrate"])
+@pytest.mark.parametrize("place", ["rewritten", "prunable_gammas", "migrate"])
 def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nr, optimizer = set_up()
     learn(nr, optimizer)

@@ -1,0 +1,18 @@
+"""Options whose values are names: the types of the library, and the choices of the command line. Needs no torch."""
+
+from typing import Literal
+
+Measure = Literal["params", "flops"]
+"""A measure of cost."""
+
+Residual = Literal["live", "fixed", "coupled"]
+"""What may die on residual streams, see `nrfx.rejuvenate`."""
+
+Scheme = Literal["attention", "dense", "removed"]
+"""How old and new channels meet, see `nrfx.rejuvenate`."""
+
+Reinitialize = Literal["rejuvenated", "all"]
+"""Which parameters start anew, see `nrfx.rejuvenate`."""
+
+DatasetName = Literal["digits", "shapes", "cifar10", "cifar100", "folder"]
+"""A dataset, see `nrfx.experiment.datasets`."""

@@ -1,0 +1,207 @@
+"""The arguments of the command line. Needs no torch: `--help` and mistakes are answered at once."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from nrfx.choices import DatasetName, Measure, Residual, Scheme
+from nrfx.errors import UsageError
+from nrfx.plan.budget_request import parse_budget
+
+MODEL = (
+    "a torchvision name, timm:NAME, nrfx:NAME (the paper's), or package.module:factory (the current directory is "
+    "importable)"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is a UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, and where to read more."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    """Prints the version of what is installed, looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version  # noqa: PLC0415 (takes longer than all of --help)
+
+        print(f"nrfx {version('nrfx')}")
+        parser.exit()
+
+
+def _help(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """The parser. Of what it parsed, `run` is the name of the command; without one there is no `run`."""
+    parser = _Parser(
+        prog="nrfx",
+        description="See the waste in a network while it trains, and give it back.",
+        epilog="example:\n  nrfx inspect resnet50 --weights checkpoint.pt",
+        formatter_class=_help,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="show the version and exit"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_inspect(commands)
+    _add_why(commands)
+    _add_rejuvenate(commands)
+    _add_train(commands)
+    _add_plot(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=_help,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=name)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the report")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
+
+
+def _add_analysis(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument(
+        "--input", type=_shape, action="append", metavar="SHAPE", help="such as 1,3,32,32; once per input of the model"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.01, metavar="T", help="dead below T x the layer's largest gamma (0.01)"
+    )
+    parser.add_argument(
+        "--residual",
+        choices=get_args(Residual),
+        default="live",
+        help="what may die on residual streams (live: nothing)",
+    )
+
+
+def _add_inspect(commands: Any) -> None:
+    summary = "show which layers of a network waste what they cost"
+    parser = _command(commands, "inspect", summary, "nrfx inspect resnet50 --weights FILE --cost flops")
+    _add_analysis(parser)
+    parser.add_argument(
+        "--cost", choices=get_args(Measure), default="params", help="the measure that ranks layers (params)"
+    )
+
+
+def _add_why(commands: Any) -> None:
+    summary = "show what pins or holds the channels of a layer, node by node"
+    parser = _command(commands, "why", summary, "nrfx why resnet18 layer1.0.conv2")
+    _add_analysis(parser)
+    parser.add_argument(
+        "layer", metavar="LAYER", nargs="?", default="", help="a module path; of a container, or without one: all in it"
+    )
+
+
+def _add_rejuvenate(commands: Any) -> None:
+    summary = "drop dead channels and widen what lives, within a budget"
+    example = "nrfx rejuvenate resnet50 --weights FILE --budget flops=1.0x -o better.safetensors"
+    parser = _command(commands, "rejuvenate", summary, example)
+    _add_analysis(parser)
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="BUDGET",
+        help="what it may cost: params=11.7M, flops=1.0x (of what it costs now), or both with a comma",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to save the result")
+    parser.add_argument("--scheme", choices=get_args(Scheme), default="attention", help="how old and new channels meet")
+    parser.add_argument("--no-rescale", dest="rescale", action="store_false", help="leave small gammas small")
+    parser.add_argument(
+        "--no-reallocate", dest="reallocate", action="store_false", help="every layer back to its own old width"
+    )
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (1)")
+    parser.add_argument("--gamma0", type=float, metavar="G", help="initial level of gammas (the model's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
+    parser.add_argument("--verify", action="store_true", help="compare outputs before and after on a random input")
+
+
+def _add_train(commands: Any) -> None:
+    summary = "train a network, and rejuvenate it on the way; or a row of the paper's tables"
+    example = (
+        "nrfx train --recipe digits --row NR-CA-BR\n  nrfx train resnet18 --size 32 --channels 3 --budget params=1.0x"
+    )
+    parser = _command(commands, "train", summary, example)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL}; a recipe names its own")
+    parser.add_argument("--recipe", metavar="NAME", help="a TOML file, or a recipe of nrfx's own (--recipe list)")
+    parser.add_argument("--row", metavar="ROW", help="of the paper's Table 1, such as BL or NR-CA-BR")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run that was broken off")
+    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
+    parser.add_argument("--data", choices=get_args(DatasetName), help="(digits, which need no download)")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of CIFAR's files, or of train/ and val/")
+    parser.add_argument("--download", action="store_const", const=True, help="fetch CIFAR if it is not there")
+    parser.add_argument("--size", type=_positive, metavar="N", help="side to which images are resized (8; shapes 32)")
+    parser.add_argument("--channels", type=int, choices=(1, 3), metavar="N", help="colours of the images (1)")
+    parser.add_argument(
+        "--budget", type=_budget, metavar="BUDGET", help="as for rejuvenate; without one it is plain training"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
+    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
+    parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
+    parser.add_argument("--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (5e-4)")
+    parser.add_argument("--shrink-beta", type=float, metavar="S", help="also pull betas that hold dead channels (0)")
+    parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
+    parser.add_argument(
+        "--scheme", choices=get_args(Scheme), help="how old and new channels meet (attention; or give a row)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")
+
+
+def _add_plot(commands: Any) -> None:
+    summary = "draw utilization and validation accuracy of runs over their epochs"
+    parser = _command(commands, "plot", summary, "nrfx plot runs/demo/plain runs/demo/nr -o figure.png")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", default=Path("runs.png"), help="(runs.png, runs.svg)"
+    )
+    parser.add_argument("--cost", choices=get_args(Measure), default="params", help="whose utilization (params)")
+
+
+def _add_demo(commands: Any) -> None:
+    summary = "train a small network twice, plainly and with Neural Rejuvenation, and compare"
+    parser = _command(commands, "demo", summary, "nrfx demo")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of each training (the demo's)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of both runs (runs/demo, or the next free one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _budget(text: str) -> str:
+    """The text, if it is that of a budget; the BudgetError says what is wrong."""
+    parse_budget(text)
+    return text
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.replace("x", ",").split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected sizes such as 1,3,32,32")
+    return tuple(int(size) for size in sizes)

@@ -1,0 +1,62 @@
+"""Where recording a forward failed, why, and what to write instead, in one sentence for the user."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import fx
+
+from nrfx.errors import TraceError
+
+_HERE = str(Path(__file__).parent) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
+
+
+def user_line() -> str | None:
+    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_HERE, _TORCH, "<")):
+            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if frame.f_code is fx.Tracer.trace.__code__:
+            return None
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+_LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."
+_PLAIN = (
+    "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
+    "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
+)
+_CAUSES = {
+    "cannot be iterated": _LOOP,
+    "control flow": "an `if`, `while` or assert depends on the values of a tensor. Use torch.where, or "
+    "move it out of the forward.",
+    "'len' is not supported": "it calls len() of a traced value. Use x.shape[0].",
+    "not installed as a submodule": "it calls a module that is not registered. Keep modules in attributes, "
+    "nn.ModuleList or nn.ModuleDict.",
+    "num_batches_tracked is traced": "it averages its running statistics over all batches so far (momentum=None), by a "
+    "count that a graph cannot hand on as a Python number. Give it a momentum such as 0.1 (nrfx.recalibrate takes "
+    "such averages), or use the batch norms of torch.nn, which stay whole.",
+    "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
+    "number that is known when the model is built.",
+    "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
+    "which a graph does not record. Do it outside the model.",
+    "Proxy": _PLAIN,
+}
+
+
+def explained(path: str, kind: str, error: Exception) -> TraceError:
+    said = " ".join(str(error).split())
+    itself = f"{type(error).__name__}: {said}"
+    if isinstance(error, TypeError):
+        itself = f"{itself}. If traced values are involved, {_PLAIN}"
+    cause = next((cause for key, cause in _CAUSES.items() if key in said), itself)
+    return TraceError(f"{place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else "."))
+
+
+def place(path: str, kind: str) -> str:
+    return f"{path} ({kind})" if path else f"The model ({kind})"
