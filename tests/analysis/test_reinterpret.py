@@ -9,6 +9,7 @@ import nrfx
 from nrfx.analysis.channels import Step
 from nrfx.analysis.reinterpret import arguments, flow, like
 from nrfx.analysis.spaces import channels_of
+from tests.tracing.models import Function
 from tests.zoo import IMAGE, SMALL
 
 
@@ -24,6 +25,20 @@ def test_each_step_gets_what_was_given_for_the_nodes_that_it_reads() -> None:
 
     flow(channels, value)
     assert seen == list(channels.steps) and {step.mode for step in seen} == {"train", "eval"}
+
+
+def test_a_size_keeps_its_own_value_on_every_kind_of_values() -> None:
+    model = Function(lambda m, x: x.view(x.size(0), -1))
+    channels = channels_of(nrfx.trace(model, torch.zeros(IMAGE)))
+    seen = {}
+
+    def value(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        seen[step.node.name] = args
+        return step.node.name
+
+    flow(channels, value)
+    assert "size" not in seen
+    assert seen["view"] == ("x", IMAGE[0], -1)
 
 
 def test_operands_that_were_passed_by_name_stand_in_their_places() -> None:
