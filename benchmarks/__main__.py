@@ -16,6 +16,7 @@ from benchmarks import (
     recalibration,
     search,
 )
+from benchmarks.soundness import sanitizers
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "passes": passes.main,
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "coverage": coverage.main,
     "budgets": budgets.main,
     "digits": digits.main,
+    "sanitizers": sanitizers.main,
 }
 
 
