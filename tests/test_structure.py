@@ -26,7 +26,7 @@ ORDER: Mapping[str, str] = {
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors plan file network optimizer save_load",
-    "training": "schedule forecast optimizer heads recalibrate restart baselines rejuvenator",
+    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
