@@ -74,8 +74,8 @@ def constants_of(
     """Propagates the constants of dead channels through every graph.
 
     Args:
-        affine: what each norm does, by the path of the norm.
-        weight, bias: read a parameter by name (only asked for grouped convolutions of non-zero constants).
+        affine: key of a norm -> its values in eval mode.
+        weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
     propagation = _Propagation(channels, affine, weight, bias)
     flow(channels, propagation.value)

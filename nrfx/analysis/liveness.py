@@ -53,7 +53,7 @@ class Liveness:
         held: gamma-dead channels that stay, by gamma parameter and reason.
         affine: key of a norm -> its values in eval mode.
         constants: the constants that weights read once dead gammas count as 0.
-        notes: what else a reader should know.
+        notes: sentences on layers and spaces of which all channels are dead.
         threshold, residual: as they were given.
     """
 

@@ -73,12 +73,12 @@ class Utilization(Printed):
     Attributes:
         params, flops: live and total cost, with `.ratio`.
         rows: one per module that owns parameters, in the order in which the graph reaches them.
-        pins: the places whose width is fixed.
+        pins: the spaces whose width must not change.
         uncounted: nodes whose multiply-adds are not known, "name: reason".
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
-        gammas: how many gammas there are; with none, nothing tells what is dead.
-        notes: what else a reader should know.
+        gammas: the number of gammas; without any, nothing tells which channels are dead.
+        notes: further sentences, such as on layers whose gammas are all dead.
     """
 
     params: Share

@@ -242,7 +242,7 @@ def _unreached(
         bad = bad | after[key].isnan()  # the carrier itself varies here
         for channel in channels.channel_of[reading.cols[bad & known]].tolist():
             carrier = int(carrier_of[channel])
-            reason = f"no constant reaches {step.path} that could stand for its own"
+            reason = f"no carrier has a constant at {step.path} that could take the place of its own"
             if carrier < 0 or float(reach[carrier]) == 0:
                 hold[channel] = reason
             elif not bool(reach[carrier].isfinite()):

@@ -45,7 +45,9 @@ class WidthConstraints:
                 return
         births = concerned - self.no_change.keys() or upstream - self.no_change.keys()
         if not births:
-            raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
+            raise RewriteError(
+                f"Node {mismatch}. All spaces concerned keep their width already. The network is unchanged."
+            )
         self.no_change.update(dict.fromkeys(births, reason))
 
 

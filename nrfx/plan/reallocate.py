@@ -23,7 +23,7 @@ WIDEST = 2.0**16
 
 @dataclass(frozen=True)
 class Allocation:
-    """`width[s]`: channels of space s in the new network. `cost` is what it will cost, exactly."""
+    """`width`: int64 [spaces], the channels of each space in the new network. `cost`: its exact cost."""
 
     width: Tensor
     alpha: float

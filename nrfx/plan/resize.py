@@ -180,7 +180,7 @@ def _check_pins(old: Step, new: Step) -> None:
     """
     if len(new.effect.pins) > len(old.effect.pins):
         labels = tuple(pin.labels for pin in new.effect.pins)
-        raise Mismatch(new.node.name, f"of more than one channel, {new.effect.pins[0].reason}", labels)
+        raise Mismatch(new.node.name, f"with more than one channel, {new.effect.pins[0].reason}", labels)
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
@@ -269,7 +269,7 @@ class _Expected:
                     known = since < self.channels.space_of.numel()
                     fresh = spaces[since[~known]]
                     if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
-                        raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
+                        raise Mismatch(new.node.name, "a padded zero now lies beside other channels", after)
 
     def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
         if not torch.equal(before[before < 0], after[after < 0]):
@@ -280,7 +280,7 @@ class _Expected:
     def times(self, layout: Tensor) -> Tensor:
         """[old and new channels] int64: how often each channel must occur on an axis that had this layout.
 
-        Survivors as often as before, those that go not at all, new ones as often as others of their space.
+        Survivors occur as often as before, removed channels not at all, new ones as often as others of their space.
         """
         channels = self.channels.space_of.numel()
         counts = torch.bincount(self.channels.channel_of[layout[layout >= 0]], minlength=channels)

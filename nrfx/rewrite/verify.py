@@ -64,7 +64,7 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     reinitialize="all" the function differs on purpose: then only the labels are compared and 0.0 is returned.
 
     Args:
-        before_gm: what was given to rejuvenate.
+        before_gm: the network that was given to `nrfx.rejuvenate`.
         inputs: a tensor or a tuple of tensors.
 
     Raises:

@@ -30,11 +30,11 @@ def trace(model: nn.Module, example_inputs: Any, *, partial: bool = False) -> Tr
 
     Args:
         example_inputs: a tensor, or a tuple of tensors, one per argument.
-        partial: where the model cannot be traced whole (detection, control flow on values), its largest submodules
-            that can be. The result then runs the model's own code with these parts as graphs, and what they give to
-            that code keeps its width. For this a copy of the model is run once, in eval mode, on the example inputs,
-            which may be whatever its forward takes: a tuple holds the arguments, anything else is the only one. Flops
-            are those of the parts in that run: give it one example.
+        partial: for a model that cannot be traced whole (detection, control flow on values): trace the largest
+            submodules that can be. The result runs the model's own code with these parts as graphs; values that pass
+            between the two keep their width. For this a copy of the model is run once, in eval mode, on the example
+            inputs, which may be anything that its forward takes: a tuple holds the arguments, anything else is the only
+            one. Flops are those of the parts in this run: give it one example.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it; with partial=True, no part

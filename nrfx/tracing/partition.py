@@ -345,7 +345,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode
 def _append(
     graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
 ) -> Any:
-    """Copies the nodes of a call to the end of the graph; what the call gives."""
+    """Copies the nodes of a call to the end of the graph; returns the call's output."""
     result: Any = None
     for node in captured.graph.nodes:
         if node.op == "output":

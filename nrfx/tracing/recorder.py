@@ -1,4 +1,4 @@
-"""Records one forward of a model as a graph, on proxies that know the shapes of what they stand for.
+"""Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
 random numbers that do not depend on the input.
@@ -243,7 +243,7 @@ class Recorder(fx.Tracer):
         return parameter_proxy_cache[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that records what is done to a value in place."""
+        """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:

@@ -56,7 +56,7 @@ def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
         wrong = next((t.numel() for t in tensors if t.numel() != source.shape[1]), None)
         if wrong is not None:
             raise TraceError(
-                f"{path} ({kind}) is over {wrong} channels and the graph gives it {source.shape[1]}. {_AGAIN}"
+                f"{path} ({kind}) normalises {wrong} channels, and the graph gives it {source.shape[1]}. {_AGAIN}"
             )
     elif isinstance(module, _LAYERS):
         weight = getattr(module, "weight", None)

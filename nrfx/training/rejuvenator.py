@@ -61,8 +61,8 @@ class Rejuvenator:
     it. Take `module` anew in every step: an event replaces it. The optimizer stays the same object.
 
     Args:
-        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its
-            parameters with the model that was traced, so that the optimizer may hold those of either.
+        gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`. A traced module
+            shares its parameters with the model, so that the optimizer may be built over either.
         optimizer: SGD, Adam or AdamW over the parameters.
         budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
             of both.
