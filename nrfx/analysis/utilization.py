@@ -207,6 +207,7 @@ class _Rows:
     def row(
         self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
     ) -> Row:
+        """The row of one module; `held` and `pins` are those of its output."""
         params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
         norm = step.effect.norm if step is not None else None
         return Row(
@@ -245,6 +246,7 @@ class _Rows:
 
 
 def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
+    """Module path -> the sum of the costs of its nodes in the eval graph."""
     total: dict[str, int] = {}
     for step in steps:
         if step.mode == "eval" and step.node.name in cost:

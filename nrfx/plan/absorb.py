@@ -72,6 +72,7 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         for target in [_absorber(channels, step, len(liveness.constants.read[key]))]
         if target is not None
     }
+    # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
     needs = [
         _non_zero(channels, step.effect.reading, before[key], dead)
         for key, step in readings.items()
@@ -167,6 +168,7 @@ def _choose(
     if not bool(needed.any()):
         return carriers, carrier_of
     group = _groups(channels, readings)
+    # float64 [channels]: the largest constant that any weight reads of the channel
     size = torch.zeros(dead.shape).double()
     for key, step in readings.items():
         assert step.effect.reading is not None

@@ -182,7 +182,8 @@ class CostModel:
         self.width = torch.bincount(channels.space_of, minlength=self.spaces)
         self.free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
         self.kept_width = torch.bincount(channels.space_of[kept], minlength=self.spaces)
-        self.known: dict[int, int] = {}
+        # axis k has the width constant[k] + slope[k] @ width; axis 0 is 1 wide, for products with fewer than two axes
+        self.known: dict[int, int] = {}  # id(layout) -> k; `channels` holds every layout, so that no id is used twice
         self.fixed: list[int] = [1]
         self.slopes: list[Tensor] = [torch.zeros(self.spaces, dtype=torch.int64)]
         params = self._parameters(traced, set(crossing))

@@ -66,6 +66,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
             if step.effect.norm is not None and step.node.op == "call_module"
         },
     )
+    # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
@@ -80,6 +81,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
 def _births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The labels of each birth, and the channel of each label, new ones appended."""
     kept_width = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
+    # new channels are numbered behind all old ones, space by space; new labels behind all old ones, birth by birth
     more = width - kept_width
     first_new = channels.space_of.numel() + torch.cumsum(more, 0) - more
     labels = channels.channel_of.numel()
@@ -156,6 +158,7 @@ def _run(channel: Tensor) -> int:
 
 
 def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
+    """Parameter or buffer -> its layout on each dim, at its first visit."""
     new: dict[str, list[Tensor | None]] = {}
     for step in steps:
         for site in step.effect.sites:
@@ -166,6 +169,7 @@ def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Ten
 
 
 def _check_ties(step: Step, channel_of: Tensor) -> None:
+    """Raises Mismatch where labels that are tied are of different channels."""
     for left, right in step.effect.ties:
         first, second = torch.broadcast_tensors(left, right)
         both = (first >= 0) & (second >= 0)
@@ -246,6 +250,7 @@ class _Expected:
         self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        """Raises Mismatch where a weight or norm does not read each channel as often as it must."""
         pairs = [(a.layout, b.layout) for a, b in zip(old.effect.sites, new.effect.sites, strict=False)]
         reading, resized = old.effect.reading, new.effect.reading
         if reading is not None and resized is not None:

@@ -57,6 +57,7 @@ class _Builder:
     notes: list[str] = field(default_factory=list)
 
     def build(self) -> Built:
+        """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
         self.norm_of = self._roles()
         self.offsets = self._offsets()

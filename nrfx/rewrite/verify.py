@@ -128,6 +128,7 @@ def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
 
 
 def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
+    """The outputs in eval mode; the module is a copy, so that its mode may change."""
     try:
         with torch.no_grad():
             return module.eval()(*arguments)
@@ -172,6 +173,7 @@ def _flat(nest: Any) -> Mapping[str, Tensor]:
 
 
 def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
+    """The largest difference relative to the largest output; raises VerificationError beyond the tolerance."""
     if expected.shape != actual.shape:
         raise VerificationError(f"{name} has shape {tuple(actual.shape)}; before it was {tuple(expected.shape)}.")
     if not expected.numel():

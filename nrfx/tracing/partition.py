@@ -234,6 +234,7 @@ class _Choice:
         return next(capture for arguments, capture in known[mode] if arguments == part.arguments)
 
     def _ask(self, path: str, module: nn.Module, seen: set[nn.Module]) -> None:
+        """Makes the module a part, or asks its children; a module without parameters is of no interest."""
         if module in seen or next(module.parameters(), None) is None:
             return
         seen.add(module)
@@ -245,11 +246,13 @@ class _Choice:
         before = len(self.outside)
         for name, child in module.named_children():
             self._ask(f"{path}.{name}", child, seen)
+        # a child that has the same obstacle says it more precisely
         theirs = any(line.endswith(f": {obstacle}") for line in self.outside[before:])
         if not theirs and (path in self.record.calls or next(module.children(), None) is None):
             self.outside.insert(before, f"{path} ({type(module).__name__}): {obstacle}")
 
     def _obstacle(self, path: str, module: nn.Module) -> str | None:
+        """Why the module cannot be a part, None where it can. Its graphs are captured once and remembered."""
         calls = self.record.calls.get(path)
         if not calls:
             return "the run on the example inputs does not call it."

@@ -114,6 +114,8 @@ class _Runner:
         self.path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # pytree flattens the arguments of this call as those of the recorded one, so that the tensors are the inputs of
+        # the part's graph in order, and constants can be compared: the graph has them built in
         traced = self.traced
         assert traced is not None
         part = next(part for part in traced.facts.parts if part.path == self.path)

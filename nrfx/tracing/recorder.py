@@ -179,6 +179,7 @@ class Recorder(fx.Tracer):
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line

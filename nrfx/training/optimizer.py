@@ -94,6 +94,7 @@ def _names(module: nn.Module) -> dict[nn.Parameter, str]:
 
 
 def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
+    """Old parameter -> the new parameters that take its place, for the parameters that the optimizer holds."""
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     new = dict(result.module.named_parameters())
     successors = _successors(old, result, tuple(new))
