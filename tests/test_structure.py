@@ -16,8 +16,8 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nn": "generations attention native fused implementations cross layers scale triton_kernels",
-    "tracing": "clone proxies shapes module modes known_forward causes recorder both_modes parts partition staleness "
-    "capture",
+    "tracing": "clone proxies shapes module modes known_forward causes recorder both_modes calls parts partition "
+    "staleness capture",
     "rules": "effect registry ties movement pointwise pooling contraction reduction norm product",
     "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "

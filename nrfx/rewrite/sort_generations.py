@@ -74,9 +74,6 @@ def is_reordered(traced: TracedModule) -> bool:
     return any(node.name.startswith(_MARK) for graph in traced.graphs.values() for node in graph.nodes)
 
 
-# The graph
-
-
 def _generations(channels: Channels) -> Tensor:
     """[labels] int64: the generation that cross layers give each label, -1 where none reads it.
 
@@ -186,9 +183,6 @@ def _outputs(channels: Channels) -> Iterator[Tensor]:
         if step.effect.family is Family.SINK:
             leaves = torch.utils._pytree.tree_leaves((step.effect.out, [pin.labels for pin in step.effect.pins]))
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
-
-
-# The weights, norms and cross layers
 
 
 def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str, Origins]:
