@@ -9,8 +9,7 @@ reads is c_d times a map of ones padded with zeros, which is the same map for ev
 on the carrier's map gives what W[:, d] gave on that of d. A bias has one value a channel and cannot follow the border.
 
 Into a cross-attention layer nothing is absorbed (the constant would leave the sigmoid): there each generation has its
-carrier.
-Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
+carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
 """
 
 from collections.abc import Mapping
