@@ -6,7 +6,7 @@ Python wants as a plain number (range, int) becomes that number and a check.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
 regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and
-quantized modules. Models with such places can be traced in parts (partial.py).
+quantized modules. Models with such places can be traced in parts (partition.py).
 """
 
 from typing import Any
