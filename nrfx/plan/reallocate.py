@@ -264,7 +264,7 @@ class CostModel:
             counts = torch.bincount(spaces[spaces >= 0], minlength=self.spaces)
             self.known[id(layout)] = len(self.fixed)
             # a pinned space keeps its width, and an axis may read only a part of it; of a free space an axis reads each
-            # channel equally often (spaces.py pins the others), so that counts // width is exact
+            # channel equally often (analysis/spaces.py pins the others), so that counts // width is exact
             self.fixed.append(int((spaces < 0).sum()) + int(counts[~self.free].sum()))
             self.slopes.append(torch.where(self.free, counts // self.width.clamp(min=1), 0))
         return self.known[id(layout)]

@@ -289,7 +289,7 @@ class _Expected:
         """
         channels = self.channels.space_of.numel()
         counts = torch.bincount(self.channels.channel_of[layout[layout >= 0]], minlength=channels)
-        # all channels of a space occur equally often (spaces.py pins the others): the sum over the space / its width
+        # all channels of a space occur equally often, for analysis/spaces.py pins the others: so the sum over the width
         each = torch.zeros_like(self.total).index_add(0, self.channels.space_of, counts) // self.total.clamp(min=1)
         return torch.cat([counts * self.kept, each[self.space_of_new]])
 
