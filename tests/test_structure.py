@@ -23,8 +23,8 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition "
-    "staleness capture",
+    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
+    "partition staleness capture",
     "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
@@ -32,7 +32,7 @@ ORDER: Mapping[str, str] = {
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors plan file network optimizer save_load",
-    "training": "schedule forecast optimizer heads recalibrate restart baselines rejuvenator",
+    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",

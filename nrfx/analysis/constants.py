@@ -74,8 +74,8 @@ def constants_of(
     """Propagates the constants of dead channels through every graph.
 
     Args:
-        affine: what each norm does, by the path of the norm.
-        weight, bias: read a parameter by name (only asked for grouped convolutions of non-zero constants).
+        affine: key of a norm -> its values in eval mode.
+        weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
     propagation = _Propagation(channels, affine, weight, bias)
     flow(channels, propagation.value)
@@ -144,6 +144,7 @@ class _Propagation:
         return step.effect.apply(*args, **kwargs)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
         assert step.effect.apply is not None
         shape = step.effect.out.shape
         if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
@@ -159,6 +160,7 @@ class _Propagation:
         return out
 
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The norm of each channel's constant; beta where its gamma is dead, whatever goes in."""
         norm = step.effect.norm
         assert isinstance(norm, Norm)
         if norm.key not in self.dying and _varies(args[0]):
@@ -194,6 +196,8 @@ class _Propagation:
         return rows
 
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
+        """float64 [rows]: what a grouped convolution makes of the constants of its columns."""
+        # zeros and NaN need no weight: a sum over a group is 0 or NaN. Reading one would wait for the device
         if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
             by_group = value.view(reading.groups, -1).sum(1)
             return by_group.repeat_interleave(reading.rows.numel() // reading.groups)

@@ -52,7 +52,7 @@ class Liveness:
         held: gamma-dead channels that stay, by gamma parameter and reason.
         affine: key of a norm -> its values in eval mode.
         constants: the constants that weights read once dead gammas count as 0.
-        notes: what else a reader should know.
+        notes: sentences on layers and spaces of which all channels are dead.
         threshold, residual: as they were given.
     """
 
@@ -98,10 +98,13 @@ def liveness_of(
     marked = _marked(channels, gamma_dead)
     kept_streams = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)
     free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
+    # a channel without a dead gamma stays; one with a dead gamma stays on a stream, by a pin, or where it varies for a
+    # weight that reads it
     keep = ~marked | kept_streams[channels.space_of] | ~free[channels.space_of] | _read_varying(channels, constants)
     for channel in hold or {}:
         keep[channel] = True
     strength = _strength(channels, values)
+    # in this order: a channel that keeps its space from being empty is one of the two groups that a convolution needs
     keep, revived = _never_empty(channels, keep, strength)
     hold = _second_groups(channels, keep, strength) | dict(hold or {})
     for channel in hold:
@@ -196,7 +199,7 @@ def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
 
 
 def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
-    if not values or bool(torch.cat(list(values.values())).isfinite().all()):
+    if not values or bool(torch.cat(list(values.values())).isfinite().all()):  # one test for all
         return
     for norm in norms:
         kinds = (
@@ -321,6 +324,8 @@ def _held(
     hold: Mapping[int, str],
     residual: Residual,
 ) -> Iterator[Held]:
+    """Held gammas by parameter and reason: all dead gammas on channels that stay."""
+    # the gammas of all parameters as one vector, split again at the end
     reason_of, reasons = _reasons(channels, constants, kept_streams, hold, residual)
     labels, _ = joined([channels.norms[name] for name in gamma_dead])
     ids = channels.channels_along(labels)

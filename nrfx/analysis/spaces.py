@@ -52,8 +52,10 @@ class _Solver:
         ]
 
     def channels(self, fixed: Mapping[str, str]) -> Channels:
+        """The channels, spaces and pins."""
         channel_of, count = self._tie()
         space_of, spaces = _group(self.interpreter.born, channel_of, count)
+        # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
         self.pins += self._uneven(channel_of, space_of, len(spaces))
         pinned = _pin_spaces(self.pins, channel_of, space_of)

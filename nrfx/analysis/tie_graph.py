@@ -190,6 +190,7 @@ class TieGraph:
         ]
 
     def _shortest(self, steps: Sequence[Step], space: int, ends: Sequence[Vertex]) -> list[Vertex]:
+        """The shortest way from one of the steps, at a vertex of the space, to one of the ends; [] if there is none."""
         import networkx  # noqa: PLC0415 (see __init__)
 
         places = {(step.mode, step.node.name) for step in steps}

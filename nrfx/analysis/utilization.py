@@ -74,12 +74,12 @@ class Utilization(Printed):
     Attributes:
         params, flops: live and total cost, with `.ratio`.
         rows: one per module that owns parameters, in the order in which the graph reaches them.
-        pins: the places whose width is fixed.
+        pins: the spaces whose width must not change.
         uncounted: nodes whose multiply-adds are not known, "name: reason".
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
-        gammas: how many gammas there are; with none, nothing tells what is dead.
-        notes: what else a reader should know.
+        gammas: the number of gammas; without any, nothing tells which channels are dead.
+        notes: further sentences, such as on layers whose gammas are all dead.
     """
 
     params: Share
@@ -208,6 +208,7 @@ class _Rows:
     def row(
         self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
     ) -> Row:
+        """The row of one module; `held` and `pins` are those of its output."""
         params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
         norm = step.effect.norm if step is not None else None
         return Row(
@@ -246,6 +247,7 @@ class _Rows:
 
 
 def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
+    """Module path -> the sum of the costs of its nodes in the eval graph."""
     total: dict[str, int] = {}
     for step in steps:
         if step.mode == "eval" and step.node.name in cost:

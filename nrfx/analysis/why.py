@@ -37,7 +37,7 @@ class Link:
 
     Attributes:
         node: its name in the graph.
-        op: what it calls: the class of a module, the name of a function or method; "input", "tensor" or "output".
+        op: the class of the module or the name of the function that it calls; "input", "tensor" or "output".
         module: the path of the module that is called, or around the call; "" for the network itself.
         called: whether the module is called.
         file, line: the line of the user's code that made the node, None where it is not known.
@@ -69,7 +69,7 @@ class AxisPart:
 
     Attributes:
         axis: "out", "in", or "both" where a layer passes its channels on.
-        space: the name of the space; "" for what is not understood.
+        space: the name of the space; "" in state "fixed".
         births: the layers that bring channels of the space into being, and share its width.
         width, live: positions of the axis with such a channel (after a flatten each channel has several), and of those
             the live ones; 0 where the positions cannot be told apart.
@@ -104,7 +104,7 @@ class Why(Printed):
         op: its class.
         parts: its own channels, space by space, outputs first; empty for a container.
         layers: of a container, the layers in it.
-        note: what else a reader should know, or "".
+        note: a sentence where there is nothing to explain, or "".
     """
 
     layer: str

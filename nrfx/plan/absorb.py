@@ -9,8 +9,7 @@ reads is c_d times a map of ones padded with zeros, which is the same map for ev
 on the carrier's map gives what W[:, d] gave on that of d. A bias has one value a channel and cannot follow the border.
 
 Into a cross-attention layer nothing is absorbed (the constant would leave the sigmoid): there each generation has its
-carrier.
-Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
+carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
 """
 
 from collections.abc import Mapping
@@ -72,6 +71,7 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         for target in [_absorber(channels, step, len(liveness.constants.read[key]))]
         if target is not None
     }
+    # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
     needs = [
         _non_zero(channels, step.effect.reading, before[key], dead)
         for key, step in readings.items()
@@ -167,6 +167,7 @@ def _choose(
     if not bool(needed.any()):
         return carriers, carrier_of
     group = _groups(channels, readings)
+    # float64 [channels]: the largest constant that any weight reads of the channel
     size = torch.zeros(dead.shape).double()
     for key, step in readings.items():
         assert step.effect.reading is not None
@@ -242,7 +243,7 @@ def _unreached(
         bad = bad | after[key].isnan()  # the carrier itself varies here
         for channel in channels.channel_of[reading.cols[bad & known]].tolist():
             carrier = int(carrier_of[channel])
-            reason = f"no constant reaches {step.path} that could stand for its own"
+            reason = f"no carrier has a constant at {step.path} that could take the place of its own"
             if carrier < 0 or float(reach[carrier]) == 0:
                 hold[channel] = reason
             elif not bool(reach[carrier].isfinite()):

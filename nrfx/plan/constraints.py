@@ -45,7 +45,9 @@ class WidthConstraints:
                 return
         births = concerned - self.no_change.keys() or upstream - self.no_change.keys()
         if not births:
-            raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
+            raise RewriteError(
+                f"Node {mismatch}. All spaces concerned keep their width already. The network is unchanged."
+            )
         self.no_change.update(dict.fromkeys(births, reason))
 
 
@@ -58,13 +60,13 @@ def _concerned(channels: Channels, mismatch: Mismatch) -> set[str]:
     return {key for space in spaces for key in channels.spaces[space].births}
 
 
-def _upstream(channels: Channels, name: str) -> set[str]:
+def _upstream(channels: Channels, place: str) -> set[str]:
     """The births of all spaces from which a way leads to the node that no contraction sums over.
 
     Their widths decide at which positions the channels stand that the node reads.
     """
     steps = {(step.mode, step.node): step for step in channels.steps}
-    queue = [key for key in steps if key[1].name == name]
+    queue = [key for key in steps if key[1].name == place]
     seen, births = set(queue), set[str]()
     while queue:
         mode, node = queue.pop()
@@ -72,8 +74,8 @@ def _upstream(channels: Channels, name: str) -> set[str]:
             effect = steps[mode, source].effect
             layouts = [effect.reading.rows] if effect.reading is not None else []
             if source.op == "get_attr":
-                name = channels.aliases.get(str(source.target), "")
-                layouts += [layout for layout in channels.layouts.get(name, ()) if layout is not None]
+                tensor = channels.aliases.get(str(source.target), "")
+                layouts += [layout for layout in channels.layouts.get(tensor, ()) if layout is not None]
             for spaces in map(channels.spaces_along, layouts):
                 births |= {
                     key for space in spaces[spaces >= 0].unique().tolist() for key in channels.spaces[space].births

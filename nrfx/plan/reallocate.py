@@ -23,7 +23,7 @@ WIDEST = 2.0**16
 
 @dataclass(frozen=True)
 class Allocation:
-    """`width[s]`: channels of space s in the new network. `cost` is what it will cost, exactly."""
+    """`width`: int64 [spaces], the channels of each space in the new network. `cost`: its exact cost."""
 
     width: Tensor
     alpha: float
@@ -182,7 +182,8 @@ class CostModel:
         self.width = torch.bincount(channels.space_of, minlength=self.spaces)
         self.free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
         self.kept_width = torch.bincount(channels.space_of[kept], minlength=self.spaces)
-        self.known: dict[int, int] = {}
+        # axis k has the width constant[k] + slope[k] @ width; axis 0 is 1 wide, for products with fewer than two axes
+        self.known: dict[int, int] = {}  # id(layout) -> k; `channels` holds every layout, so that no id is used twice
         self.fixed: list[int] = [1]
         self.slopes: list[Tensor] = [torch.zeros(self.spaces, dtype=torch.int64)]
         params = self._parameters(traced, set(crossing))
@@ -263,7 +264,7 @@ class CostModel:
             counts = torch.bincount(spaces[spaces >= 0], minlength=self.spaces)
             self.known[id(layout)] = len(self.fixed)
             # a pinned space keeps its width, and an axis may read only a part of it; of a free space an axis reads each
-            # channel equally often (spaces.py pins the others), so that counts // width is exact
+            # channel equally often (analysis/spaces.py pins the others), so that counts // width is exact
             self.fixed.append(int((spaces < 0).sum()) + int(counts[~self.free].sum()))
             self.slopes.append(torch.where(self.free, counts // self.width.clamp(min=1), 0))
         return self.known[id(layout)]

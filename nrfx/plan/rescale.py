@@ -136,6 +136,7 @@ class Tracking:
         return step.effect.apply(*args, **kwargs)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Hands an id on where all operands have the same one; operands that meet others are barred."""
         if not step.effect.homogeneous:
             return self.barring(step, args, kwargs)
         shape = step.effect.out.shape
@@ -147,6 +148,7 @@ class Tracking:
         return torch.where(differs, ONE, first).expand(shape)
 
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Gives each channel the id of its gamma, and bars the gammas of the norm's own input."""
         norm = step.effect.norm
         assert norm is not None
         self.bar(tensors((args, kwargs))[0], f"the norm {norm.path} follows")
@@ -164,6 +166,7 @@ class Tracking:
         return along(self.ids[norm.gamma], norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Gives each element of the output the id of its label in the input, if all elements of the label have it."""
         labels = tensors(operands(step, self.labels))[0]
         source, labels = torch.broadcast_tensors(collapse(tensors((args, kwargs))[0]), collapse(labels))
         source, labels = source.reshape(-1), labels.reshape(-1)

@@ -66,6 +66,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
             if step.effect.norm is not None and step.node.op == "call_module"
         },
     )
+    # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
@@ -80,6 +81,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
 def _births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The labels of each birth, and the channel of each label, new ones appended."""
     kept_width = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
+    # new channels are numbered behind all old ones, space by space; new labels behind all old ones, birth by birth
     more = width - kept_width
     first_new = channels.space_of.numel() + torch.cumsum(more, 0) - more
     labels = channels.channel_of.numel()
@@ -156,6 +158,7 @@ def _run(channel: Tensor) -> int:
 
 
 def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
+    """Parameter or buffer -> its layout on each dim, at its first visit."""
     new: dict[str, list[Tensor | None]] = {}
     for step in steps:
         for site in step.effect.sites:
@@ -166,6 +169,7 @@ def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Ten
 
 
 def _check_ties(step: Step, channel_of: Tensor) -> None:
+    """Raises Mismatch where labels that are tied are of different channels."""
     for left, right in step.effect.ties:
         first, second = torch.broadcast_tensors(left, right)
         both = (first >= 0) & (second >= 0)
@@ -180,7 +184,7 @@ def _check_pins(old: Step, new: Step) -> None:
     """
     if len(new.effect.pins) > len(old.effect.pins):
         labels = tuple(pin.labels for pin in new.effect.pins)
-        raise Mismatch(new.node.name, f"of more than one channel, {new.effect.pins[0].reason}", labels)
+        raise Mismatch(new.node.name, f"with more than one channel, {new.effect.pins[0].reason}", labels)
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
@@ -246,6 +250,7 @@ class _Expected:
         self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        """Raises Mismatch where a weight or norm does not read each channel as often as it must."""
         pairs = [(a.layout, b.layout) for a, b in zip(old.effect.sites, new.effect.sites, strict=False)]
         reading, resized = old.effect.reading, new.effect.reading
         if reading is not None and resized is not None:
@@ -269,7 +274,7 @@ class _Expected:
                     known = since < self.channels.space_of.numel()
                     fresh = spaces[since[~known]]
                     if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
-                        raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
+                        raise Mismatch(new.node.name, "a padded zero now lies beside other channels", after)
 
     def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
         if not torch.equal(before[before < 0], after[after < 0]):
@@ -280,11 +285,11 @@ class _Expected:
     def times(self, layout: Tensor) -> Tensor:
         """[old and new channels] int64: how often each channel must occur on an axis that had this layout.
 
-        Survivors as often as before, those that go not at all, new ones as often as others of their space.
+        Survivors occur as often as before, removed channels not at all, new ones as often as others of their space.
         """
         channels = self.channels.space_of.numel()
         counts = torch.bincount(self.channels.channel_of[layout[layout >= 0]], minlength=channels)
-        # all channels of a space occur equally often (spaces.py pins the others): the sum over the space / its width
+        # all channels of a space occur equally often, for analysis/spaces.py pins the others: so the sum over the width
         each = torch.zeros_like(self.total).index_add(0, self.channels.space_of, counts) // self.total.clamp(min=1)
         return torch.cat([counts * self.kept, each[self.space_of_new]])
 

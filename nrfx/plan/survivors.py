@@ -42,6 +42,8 @@ def decide(traced: TracedModule, channels: Channels, options: Options, constrain
 
     Each round holds channels that were not held before, so that the loop ends.
     """
+    # Attention absorbs no constants. So the layers that will attend must be known before constants get their places; a
+    # layer that does not get new channels after all has carriers where it could have absorbed.
     forms, notes = crossable(traced, channels)
     attention = _attending(traced, forms)
     if options.scheme == "attention":

@@ -37,7 +37,7 @@ class Bar:
             start = end
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Whatever there is room for."""
+        """From one column to all that there is room for."""
         return Measurement(1, options.max_width)
 
 

@@ -116,7 +116,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class _Chain:
-    """A line for each node: its name, what it calls, and where in the code."""
+    """A line for each node: its name, the module or function that it calls, and its line of code."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = links

@@ -23,7 +23,7 @@ def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorpti
         return weight
     targets = _targets(channel, carrier, sources)
     before, after = absorption.before[reading.key][sources], absorption.after[reading.key][targets]
-    ratio = torch.where(before == 0, 0.0, before / after)
+    ratio = torch.where(before == 0, 0.0, before / after)  # 0 / 0 where the carrier's constant is not needed here
     view = (1, -1, *(1,) * (weight.dim() - 2))
     places = sources.to(weight.device)
     weight = weight.double()

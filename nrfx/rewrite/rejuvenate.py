@@ -191,6 +191,7 @@ def _check_data(traced: TracedModule) -> None:
 
 
 def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuvenation:
+    """The result of a rewrite that changes nothing: an equal copy, and the reason as its first note."""
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
     unchanged: dict[str, Origins] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
@@ -220,6 +221,8 @@ def _carried_out(
     budget: Budget | None,
     options: Options,
 ) -> Rejuvenation:
+    """Builds the network with these layouts, and checks its labels and its cost before anyone sees it."""
+
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
 
@@ -253,6 +256,7 @@ def _carried_out(
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
+    """Raises RewriteError unless the new network costs exactly what was predicted, within the budget."""
     if counted != predicted or (budget is not None and not budget.admits(counted)):
         raise RewriteError(
             f"The new network costs {counted.params:,} params and {counted.flops:,} flops; predicted were "
@@ -270,6 +274,7 @@ def _result(
     options: Options,
     head_notes: tuple[str, ...],
 ) -> Rejuvenation:
+    """The result of a rewrite that was built and checked."""
     channels = survivors.channels
     before = measure(traced, channels, survivors.liveness)
     carried = tuple(channels.spaces[space].name for space in channels.space_of[survivors.absorption.carriers].tolist())

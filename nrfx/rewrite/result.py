@@ -21,7 +21,7 @@ class Rejuvenation(Printed):
             old.
         before, after: utilization of both.
         alpha: the factor by which all live widths grew, 1.0 where none did.
-        notes: sentences on what was not done, and why.
+        notes: sentences on channels, layers and gammas that stayed as they were, and why.
         origins: parameter or buffer of `module` -> for each dim, int64: the old position of each new one, -1 for new
             ones; None where the dim is unchanged.
         parents: parameter or buffer -> the old name that its origins point into, None if there is none. It differs

@@ -59,6 +59,7 @@ def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedM
     for key, ends in places.items():
         _insert(twin, holder, f"{root}.{_registered(key)}", ends)
     twin.recompile()
+    # whether a scale can be folded shows once it is in the graph: those that cannot are taken out again
     _without(twin, _not_foldable(twin))
     return twin
 
@@ -117,6 +118,7 @@ def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
         if reading is None or isinstance(reading.generation, Tensor):
             continue
         born, read = (set(channels.spaces_along(axis).unique().tolist()) for axis in (reading.rows, reading.cols))
+        # units (heads) get a scale where they are read: an op that mixes positions stands between birth and reader
         if born <= bare - units and step.effect.family is Family.CONTRACTION:
             places.setdefault(reading.key, []).append((step.mode, _behind_activation(effects, step.node), reading.axis))
         if read <= bare & units:

@@ -58,10 +58,10 @@ def sort_generations(traced: TracedModule) -> Reordered:
         after = channels_of(candidate)
         if not _means_the_same(channels, after):
             break
-        places = _follow(candidate, channels, after)
+        moved = _follow(candidate, channels, after)
         propagate(candidate)
         twin = candidate
-        origins |= {name: _composed(origins.get(name), part) for name, part in places.items()}
+        origins |= {name: _composed(origins.get(name), part) for name, part in moved.items()}
     complete = {
         name: origins.get(name, (None,) * tensor.dim())
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]
@@ -72,9 +72,6 @@ def sort_generations(traced: TracedModule) -> Reordered:
 def is_reordered(traced: TracedModule) -> bool:
     """Whether `sort_generations` has changed the graph."""
     return any(node.name.startswith(_MARK) for graph in traced.graphs.values() for node in graph.nodes)
-
-
-# The graph
 
 
 def _generations(channels: Channels) -> Tensor:
@@ -189,9 +186,6 @@ def _outputs(channels: Channels) -> Iterator[Tensor]:
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-# The weights, norms and cross layers
-
-
 def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str, Origins]:
     """Gives weights, norms and cross layers the new order of the channels they read, in place; the origins of these."""
     moved: dict[str, Origins] = {}
@@ -210,23 +204,23 @@ def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str
     for name, layouts in before.layouts.items():
         if any(name.startswith(f"{path}.") for path in crossing):
             continue
-        places = tuple(
+        origins = tuple(
             None if a is None or b is None or torch.equal(a, b) else origin(a, b)
             for a, b in zip(layouts, after.layouts[name], strict=True)
         )
-        if any(part is not None for part in places):
-            _put(traced, name, places)
-            moved[name] = places
+        if any(part is not None for part in origins):
+            _put(traced, name, origins)
+            moved[name] = origins
     return moved
 
 
 @torch.no_grad()
-def _put(traced: TracedModule, name: str, places: Origins) -> None:
+def _put(traced: TracedModule, name: str, origins: Origins) -> None:
     """Gathers a parameter or buffer by origins, in place."""
     owner, _, attribute = name.rpartition(".")
     tensor = getattr(traced.get_submodule(owner), attribute)
-    assert not any(part is not None and bool((part == NEW).any()) for part in places)
-    tensor.data = gather(tensor.data, places).clone(memory_format=torch.preserve_format)
+    assert not any(part is not None and bool((part == NEW).any()) for part in origins)
+    tensor.data = gather(tensor.data, origins).clone(memory_format=torch.preserve_format)
 
 
 @torch.no_grad()
@@ -238,22 +232,23 @@ def _follow_cross(traced: TracedModule, path: str, reading: Reading, columns: Te
     twin = Cross.from_config({**layer.config(), "in_runs": runs}, device="meta")
     moved: dict[str, Origins] = {}
     for name, parameter in layer.named_parameters():
-        places: Origins = (None,) * parameter.dim()
+        origins: Origins = (None,) * parameter.dim()
         if name == "weight":
-            places = (None, columns, *places[2:])
+            origins = (None, columns, *origins[2:])
         elif name.startswith("weights."):
             index = int(name.rpartition(".")[2])
             held = torch.tensor(layer.columns(index))
+            # the block's old columns are ascending positions in the layer's: searchsorted finds each one's place
             wanted = columns[torch.tensor(twin.columns(index))]
-            places = (None, torch.searchsorted(held, wanted), *places[2:])
-        fresh = nn.Parameter(gather(parameter.data, places).clone(), requires_grad=parameter.requires_grad)
+            origins = (None, torch.searchsorted(held, wanted), *origins[2:])
+        fresh = nn.Parameter(gather(parameter.data, origins).clone(), requires_grad=parameter.requires_grad)
         owner, _, attribute = name.rpartition(".")
         target = twin.get_submodule(owner)
         if isinstance(target, nn.ParameterDict):
             target[attribute] = fresh
         else:
             setattr(target, attribute, fresh)
-        moved[f"{path}.{name}"] = places
+        moved[f"{path}.{name}"] = origins
     traced.set_submodule(path, twin.train(layer.training))
     return moved
 

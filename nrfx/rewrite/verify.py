@@ -71,7 +71,7 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     reinitialize="all" the function differs on purpose: then only the labels are compared and 0.0 is returned.
 
     Args:
-        before_gm: what was given to rejuvenate.
+        before_gm: the network that was given to `nrfx.rejuvenate`.
         inputs: a tensor or a tuple of tensors.
 
     Raises:
@@ -135,6 +135,7 @@ def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
 
 
 def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
+    """The outputs in eval mode; the module is a copy, so that its mode may change."""
     try:
         with torch.no_grad():
             return module.eval()(*arguments)
@@ -179,6 +180,7 @@ def _flat(nest: Any) -> Mapping[str, Tensor]:
 
 
 def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
+    """The largest difference relative to the largest output; raises VerificationError beyond the tolerance."""
     if expected.shape != actual.shape:
         raise VerificationError(f"{name} has shape {tuple(actual.shape)}; before it was {tuple(expected.shape)}.")
     if not expected.numel():

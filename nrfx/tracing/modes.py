@@ -66,7 +66,7 @@ def _blend(a: Any, b: Any, twin: Mapping[fx.Node, fx.Node], differing: Callable[
         return b
     if isinstance(b, bool | float) and type(a) is type(b):
         return b if a == b else differing(a, b)
-    if type(a) is not type(b):
+    if type(a) is not type(b):  # 1 == True == 1.0, so that a == b alone does not tell
         raise _StructureDiffers
     if isinstance(b, tuple | list):
         if len(a) != len(b):

@@ -20,7 +20,7 @@ from nrfx.rules import op_of
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part")
-"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partial.py)."""
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py)."""
 
 
 class ByMode(nn.Module):
@@ -42,7 +42,7 @@ class Facts:
     gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
         not 0.
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
-    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
+    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partition.py).
     outside: what runs outside of the parts, "path (class): why".
     leaves: the paths of the modules that the trace was asked not to look into.
     literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a

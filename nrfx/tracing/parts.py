@@ -1,9 +1,9 @@
 """A model of which parts are graphs: its own code runs, and calls the graphs in the places of its submodules.
 
 The parts stand one after the other in one graph, one for each call that was recorded, so that every analysis and
-rewrite sees them as one network with many inputs and outputs. What the model's own code gives to a part is an input,
-what it gets back is an output; both keep their widths. A part runs as the graph of its first call; the graphs of its
-other calls are the same on other shapes.
+rewrite sees them as one network with many inputs and outputs. Values that the model's own code gives to a part are its
+inputs, values that it gets back are outputs; both keep their widths. A part runs as the graph of its first call; the
+graphs of its other calls are the same on other shapes.
 """
 
 import copy
@@ -114,6 +114,8 @@ class _Runner:
         self.path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # pytree flattens the arguments of this call as those of the recorded one, so that the tensors are the inputs of
+        # the part's graph in order, and constants can be compared: the graph has them built in
         traced = self.traced
         assert traced is not None
         part = next(part for part in traced.facts.parts if part.path == self.path)

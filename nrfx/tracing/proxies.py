@@ -1,8 +1,8 @@
-"""Proxies: what a forward computes with while it is recorded.
+"""Proxies: the values that a forward computes with while it is recorded.
 
-Beyond torch.fx's own they record what is done to a value in place (`y += 1`, `y[:, 0] = 1`), which changes the values
-that share its memory as well, and they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the
-example inputs say which.
+Beyond torch.fx's own they record changes in place (`y += 1`, `y[:, 0] = 1`), which change other values in the same
+memory as well. And they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the example inputs
+say which.
 """
 
 import operator

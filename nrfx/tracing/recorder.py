@@ -1,4 +1,4 @@
-"""Records one forward of a model as a graph, on proxies that know the shapes of what they stand for.
+"""Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
 random numbers that do not depend on the input.
@@ -186,6 +186,7 @@ class Recorder(fx.Tracer):
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
@@ -250,7 +251,7 @@ class Recorder(fx.Tracer):
         return parameter_proxy_cache[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that records what is done to a value in place."""
+        """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:

@@ -63,6 +63,7 @@ class Shapes:
             self._last = node
 
     def _value(self, node: fx.Node) -> Any:
+        """The value of a node, from those of its inputs."""
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
         try:
             return _RUN[node.op](self, node, args, kwargs)

@@ -45,7 +45,7 @@ class HeadLoss:
         """The loss of `module(inputs)`, or of `module(*inputs)` for a tuple.
 
         Args:
-            module: `nr.module`, or what `nrfx.heads` made of it, compiled or wrapped for several devices.
+            module: `nr.module`; or the result of `nrfx.heads` on it, perhaps compiled or wrapped for several devices.
 
         Raises:
             RewriteError: a network with heads is wrapped in another module, so that its heads cannot be taken.

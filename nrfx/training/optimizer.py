@@ -90,10 +90,8 @@ def _names(module: nn.Module) -> dict[nn.Parameter, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
-# Which new parameters take the place of which old one
-
-
 def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
+    """Old parameter -> the new parameters that take its place, for the parameters that the optimizer holds."""
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     new = dict(result.module.named_parameters())
     successors = _successors(old, result, tuple(new))
@@ -146,9 +144,6 @@ def _following(
         yield parameter, name
         return
     yield from zip(slots[parameter].parameters, slots[parameter].names, strict=True)
-
-
-# The state of a new parameter
 
 
 def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimizer, result: Rejuvenation) -> State:

@@ -106,6 +106,7 @@ def _norms(module: nn.Module, origins: Mapping[str, Origins] | None) -> dict[int
 
 
 def _fresh(mean: Tensor, name: str, origins: Mapping[str, Origins] | None) -> Tensor:
+    """bool [channels]: whether the channel gets new statistics: all do without origins, and new ones with them."""
     if origins is None:
         return torch.ones_like(mean, dtype=torch.bool)
     if name not in origins or origins[name][0] is None:
@@ -141,6 +142,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _run(module: nn.Module, batch: Any, index: int) -> None:
+    """Runs the module on a batch that is moved to its device; raises TrainingError with the batch's index."""
     device = next((parameter.device for parameter in module.parameters()), None)
     inputs = tree_map_only(Tensor, lambda x: x.to(device), _inputs(module, batch, index))
     try:

@@ -6,11 +6,9 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
 """
 
-import inspect
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 import torch
@@ -24,14 +22,14 @@ from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
 from nrfx.files import parsed
 from nrfx.plan.budget import Budget
-from nrfx.plan.options import Options
-from nrfx.rewrite.rejuvenate import rejuvenate, rewritten
+from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.training.arguments import check_numbers, check_objects, checked_options
 from nrfx.training.forecast import dying_time, search_forecast
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.recalibrate import recalibrate
-from nrfx.training.restart import check_restartable, restart
+from nrfx.training.restart import restart
 from nrfx.training.schedule import LambdaSchedule
 
 
@@ -77,8 +75,8 @@ class Rejuvenator:
     it. Take `module` anew in every step: an event replaces it. The optimizer stays the same object.
 
     Args:
-        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its
-            parameters with the model that was traced, so that the optimizer may hold those of either.
+        gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`. A traced module
+            shares its parameters with the model, so that the optimizer may be built over either.
         optimizer: SGD, Adam or AdamW over the parameters.
         budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
             of both.
@@ -131,9 +129,9 @@ class Rejuvenator:
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
-        _check_numbers(trigger, interval, max_events, until, shrink_beta)
-        _check_objects(budget, optimizer, scheduler, calibration)
-        self._options = _checked(options)
+        check_numbers(trigger, interval, max_events, until, shrink_beta)
+        check_objects(budget, optimizer, scheduler, calibration)
+        self._options = checked_options(options)
         self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
@@ -360,53 +358,3 @@ def _ratio(measured: Utilization, budget: Budget) -> float:
     """r in the measure that the budget bounds; the larger r where it bounds both."""
     measures = {"params": measured.params.ratio, "flops": measured.flops.ratio}
     return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)
-
-
-def _check_numbers(
-    trigger: float, interval: int, max_events: int | None, until: int | None, shrink_beta: float
-) -> None:
-    if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
-        raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
-    for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
-    if until is not None and until < interval:
-        raise TrainingError(
-            f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
-        )
-    if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
-        raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
-
-
-def _check_objects(budget: Any, optimizer: Any, scheduler: Any, calibration: Any) -> None:
-    if not isinstance(budget, Budget):
-        raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
-    if not isinstance(optimizer, Optimizer):
-        raise TrainingError(
-            f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
-        )
-    if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
-        raise TrainingError(
-            f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
-        )
-    if scheduler is not None:
-        check_restartable(scheduler)
-        if scheduler.optimizer is not optimizer:
-            raise TrainingError(
-                f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
-            )
-
-
-def _checked(options: Mapping[str, Any]) -> Options:
-    """The options of `nrfx.rejuvenate` as one value.
-
-    Raises:
-        TrainingError: `nrfx.rejuvenate` has no option of that name.
-        AnalysisError: an option has a value that it does not take.
-    """
-    known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
-    if unknown := sorted(options.keys() - known):
-        raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
-    checked = Options(**options)
-    checked.check()
-    return checked
