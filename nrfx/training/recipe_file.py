@@ -8,7 +8,7 @@
     [data]                      # the fields of nrfx.training.datasets.DataConfig
     name = "folder"
 
-    [train]                     # the fields of nrfx.training.config.Settings
+    [train]                     # the fields of nrfx.training.config.RunConfig that the row does not decide
     epochs = 90
     window = 30                 # the first epochs, in which an event may happen; instead of `search`
     max_events = 1              # or "unlimited"
@@ -20,16 +20,17 @@ the package: `names` lists them.
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_type_hints
 
-from pydantic import PlainValidator, PositiveInt
+from pydantic import BeforeValidator, PlainValidator
+from typing_extensions import TypedDict
 
-from nrfx.errors import UsageError
+from nrfx.errors import TrainingError, UsageError
 from nrfx.files import parsed, text_of
-from nrfx.training.config import RunConfig, Settings
+from nrfx.training.config import RunConfig
 from nrfx.training.datasets import DataConfig
 from nrfx.training.recipes import Recipe, recipe
 
@@ -98,11 +99,17 @@ Row = Annotated[Recipe, PlainValidator(recipe)]
 """In a file, the name of a row."""
 
 
-@dataclass(frozen=True)
-class _Train(Settings):
-    """The table [train]."""
+def _limit(value: object) -> object:
+    """A limit as TOML states it, which has no None."""
+    if isinstance(value, str) and value != "unlimited":
+        raise ValueError("a whole number or 'unlimited'")
+    return None if isinstance(value, str) else value
 
-    window: PositiveInt | None = None
+
+_SETTINGS = {name: hint for name, hint in get_type_hints(RunConfig).items() if name not in (*OF_THE_ROW, "seed")}
+_LIMIT = Annotated[int | None, BeforeValidator(_limit)]
+_typed: Any = TypedDict  # which mypy wants spelled out
+_Train: Any = _typed("_Train", {**_SETTINGS, "max_events": _LIMIT, "window": int}, total=False)
 
 
 @dataclass(frozen=True)
@@ -112,10 +119,10 @@ class _Content:
     row: Row
     model: str
     budget: str = RecipeFile.budget
-    num_classes: PositiveInt | None = None
+    num_classes: int | None = None
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    train: _Train = field(default_factory=_Train)
+    train: _Train = field(default_factory=dict)
 
 
 def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
@@ -128,22 +135,20 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     >>> found.config.scheme, found.config.rescale, round(found.config.search, 3)
     ('dense', True, 0.333)
     """
-    training = content.get("train", {})
+    training = content.get("train")
     if isinstance(training, Mapping) and (decided := [key for key in OF_THE_ROW if key in training]):
         raise UsageError(f"{place}: {decided[0]!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
-    told = parsed(_Content, json.dumps(content, default=_date), place, UsageError)
-    settings = asdict(told.train)
-    if (window := settings.pop("window")) is not None:
-        if "search" in training or window > told.train.epochs:
+    told = parsed(_Content, json.dumps(content, default=str), place, UsageError)
+    settings, epochs = dict(told.train), told.train.get("epochs", RunConfig.epochs)
+    if (window := settings.pop("window", None)) is not None:
+        if "search" in settings or not 0 < window <= epochs:
             raise UsageError(
-                f"{place}: train.window is {window} of {told.train.epochs} epochs; expected 1 or more, up to all of "
-                "them, and no `search` beside it, which says the same as a fraction."
+                f"{place}: train.window is {window} of {epochs} epochs; expected 1 or more, up to all of them, and no "
+                "`search` beside it, which says the same as a fraction."
             )
-        settings["search"] = window / told.train.epochs
-    config = RunConfig(**settings, seed=told.seed)
+        settings["search"] = window / epochs
+    try:
+        config = RunConfig(**settings, seed=told.seed)
+    except TrainingError as error:
+        raise UsageError(f"{place}: {error}") from error
     return RecipeFile(told.row, told.model, told.budget, told.num_classes, told.data, config).with_row(told.row)
-
-
-def _date(value: object) -> dict[str, str]:
-    """A date or time, which JSON has not: no field takes one, nor a table in its place."""
-    return {"date": str(value)}

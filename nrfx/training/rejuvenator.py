@@ -55,14 +55,15 @@ class Event:
 
 
 class State(TypedDict):
-    """What a resumed Rejuvenator needs: its counters, its penalty, and which positions of each beta it shrinks."""
-
     steps: int
     events: int
     lam: float
     previous_r: float | None
     note: str
     betas: dict[str, list[int]]
+
+
+"""What a resumed Rejuvenator needs."""
 
 
 class Rejuvenator:
