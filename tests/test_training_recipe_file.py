@@ -1,5 +1,6 @@
 """Recipe files: one clear error for what is wrong, and that every shipped one is whole."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -79,8 +80,9 @@ def test_a_file_becomes_the_settings_of_its_row(tmp_path: Path) -> None:
 def test_another_row_changes_what_the_row_decides_and_nothing_else() -> None:
     file = parse({**LEAST, "train": {"epochs": 7, "dsd": 0.4}})
     assert file.config.dsd == 0.0
-    other = file.with_row(recipe("NR-IP"))
+    other = replace(file, row=recipe("NR-IP"))
     assert (other.config.reallocate, other.config.epochs, other.row.name) == (False, 7, "NR-IP")
+    assert replace(file, row=recipe("NR+DSD")).config.dsd == 0.4
     assert parse({**LEAST, "row": "NR+DSD", "train": {"dsd": 0.4}}).config.dsd == 0.4
 
 
