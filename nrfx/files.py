@@ -71,7 +71,7 @@ def parsed(
     """
     from pydantic import ValidationError
 
-    if len(content) > LIMIT:
+    if isinstance(content, str) and len(content) > LIMIT:
         raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
     validate = _adapter(kind).validate_json if isinstance(content, str) else _adapter(kind).validate_python
     try:

@@ -281,7 +281,7 @@ class Rejuvenator:
         Raises:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        saved = parsed(State, state, "The state of a Rejuvenator", TrainingError)
+        saved = parsed(State, state, "The state of a Rejuvenator (what state_dict returned)", TrainingError)
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
         trained = self._module if module is None else module
         try:
