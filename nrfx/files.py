@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415  pydantic takes 50 ms to import, and only files and settings need it
+# ruff: noqa: PLC0415  pydantic takes 50 ms to import, and only reading a file needs it
 """Files: written whole or not at all, and read as values of a class whose annotations say what may stand in them."""
 
 import os
@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from typing_extensions import is_typeddict
 
@@ -21,23 +21,9 @@ T = TypeVar("T")
 LIMIT = 64 * 2**20
 """Characters that are read at most. The metadata of a ResNet-50 with its AdamW have a thousandth of them."""
 
-WORDS = {
-    "bool_type": "true or false",
-    "dataclass_type": "a table",
-    "dict_type": "a table",
-    "float_type": "a number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number of {ge:g} or more",
-    "int_type": "a whole number",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "a number of {le:g} or less",
-    "list_type": "a list",
-    "string_pattern_mismatch": "a text of the form {pattern}",
-    "string_type": "a text",
-    "tuple_type": "a list",
-    "value_error": "{error}",
-}
-"""What is expected, by pydantic's names of errors; of others, pydantic's own words are said."""
+WORDS = {"bool": "true or false", "float": "a number", "int": "a whole number", "string": "a text"}
+WORDS |= dict.fromkeys(("dataclass", "dict"), "a table") | dict.fromkeys(("list", "tuple"), "a list")
+"""What is expected, by pydantic's names of types; for the rest, its own words are said."""
 
 
 def write(path: Location, content: bytes) -> None:
@@ -68,107 +54,63 @@ def write(path: Location, content: bytes) -> None:
 def text_of(path: Path, error: type[NrfxError]) -> str:
     """The text in a file; `error` where it cannot be read, or is longer than LIMIT."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LIMIT + 1)
-        check_length(content, str(path), error)
-        return content.decode()
+        if path.stat().st_size > LIMIT:
+            raise error(f"{path} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as found:
         raise error(f"{path} cannot be read: {found}.") from found
 
 
-def check_length(content: str | bytes, place: str, error: type[NrfxError]) -> None:
-    """Raises `error` for what is longer than LIMIT."""
-    if len(content) > LIMIT:
-        raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
-
-
 def parsed(
-    kind: type[T],
-    content: str | Mapping[str, Any],
-    place: str,
-    error: type[NrfxError],
-    extra: Literal["forbid", "ignore"] = "forbid",
+    kind: Callable[..., T], content: str | Mapping[str, Any], place: str, error: type[NrfxError], **how: Any
 ) -> T:
-    """The value of a dataclass that JSON describes, or of a TypedDict that a Mapping does.
-
-    No value is made fit: a whole number may stand for a float, and nothing else for another type. What is to become of
-    fields that the class has not is said by `extra`.
+    """The value of a dataclass that JSON describes, or of a TypedDict that a Mapping does; nothing is made to fit.
 
     Raises:
-        NrfxError: of the class `error`, in a sentence that begins with `place`: the field, what was found there, what
-            was expected.
+        NrfxError: of the class `error`: place and field, what was found there, what was expected.
     """
     from pydantic import ValidationError
 
+    if isinstance(content, str) and len(content) > LIMIT:
+        raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
     validate = _adapter(kind).validate_json if isinstance(content, str) else _adapter(kind).validate_python
     try:
-        found: T = validate(content, strict=True, extra=extra)
+        found: T = validate(content, **{"strict": True, "extra": "forbid", **how})
     except ValidationError as problem:
-        raise error(_sentence(problem, kind, place)) from problem
+        raise error(place + _sentence(problem, kind)) from problem
     except NrfxError as problem:
         raise error(f"{place}: {problem}") from problem
     return found
 
 
-def validated(error: type[NrfxError]) -> Callable[[type[T]], type[T]]:
-    """Decorates a dataclass, whose constructor then raises `error` for a value that its field's annotation forbids."""
-
-    def made(kind: Any) -> Any:
-        @wraps(kind.__init__)
-        def __init__(self: T, *args: Any, **values: Any) -> None:
-            from pydantic_core import ArgsKwargs, ValidationError
-
-            try:
-                _adapter(kind).validator.validate_python(ArgsKwargs(args, values), self_instance=self)
-            except ValidationError as problem:
-                raise error(_sentence(problem, kind, "")) from problem
-
-        kind.__init__ = __init__
-        kind.__pydantic_config__ = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
-        return kind
-
-    return made
-
-
-def _adapter_of(kind: Any) -> Any:
+@cache
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
 
 
-_adapter: Callable[[Any], Any] = cache(_adapter_of)
-
-
-def _sentence(problem: Any, kind: Any, place: str) -> str:
-    """The first thing that is wrong, an unknown field before others: it may be what another should have been."""
+def _sentence(problem: Any, kind: Any) -> str:
+    """What goes on behind the place: the first that is wrong, unknown fields before what they may have meant to be."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = min(problem.errors(include_url=False), key=lambda each: each["type"] not in unknown)
-    reason, at, about = first["type"], ".".join(map(str, first["loc"])), first.get("ctx", {})
+    reason, path, at = first["type"], first["loc"], ".".join(map(str, first["loc"]))
     if reason == "json_invalid":
-        return f"{place} cannot be read as JSON: {about['error']}."
-    inside = f"{place}: " if place else ""
-    if reason in unknown:
-        known = _known(kind, first["loc"])
-        close = get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"; close to it: {close[0]}" if close else ""
-        return f"{inside}{at!r} is unknown{hint}. Known are {', '.join(known)}."
-    if reason == "missing":
-        return f"{place or kind.__name__} lacks {at!r}. Known are {', '.join(_known(kind, first['loc']))}."
-    expected = WORDS[reason].format(**about) if reason in WORDS else first["msg"].removeprefix("Input should be ")
-    return f"{inside + at if at else place} is {reprlib.repr(first['input'])}; expected {expected}."
+        return f" cannot be read as JSON: {first['ctx']['error']}."
+    if reason in (*unknown, "missing"):
+        known = _fields(kind, [step for step in path[:-1] if isinstance(step, str)])
+        close = get_close_matches(str(path[-1]), known, n=1)
+        state = (
+            f" lacks {at!r}" if reason == "missing" else f": {'; close to it: '.join([f'{at!r} is unknown', *close])}"
+        )
+        return f"{state}. Known are {', '.join(known)}."
+    expected = WORDS.get(reason[:-5], first["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+    return f"{at and f': {at}'} is {reprlib.repr(first['input'])}; expected {expected}."
 
 
-def _known(kind: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The names of the fields beside the one that the path leads to."""
-    hints = get_type_hints(kind)
-    for step in path[:-1]:
-        if (inner := _model(hints.get(str(step)))) is not None:
-            hints = get_type_hints(inner)
-    return list(hints)
-
-
-def _model(hint: Any) -> Any:
-    """The class with fields in a type, such as that of a tuple's items."""
+def _fields(hint: Any, path: list[str]) -> list[str]:
+    """The fields of the class in a type, or of the one in it to which the path leads."""
     if is_dataclass(hint) or is_typeddict(hint):
-        return hint
-    return next((found for each in get_args(hint) if (found := _model(each)) is not None), None)
+        hints = get_type_hints(hint)
+        return _fields(hints.get(path[0]), path[1:]) if path else list(hints)
+    return next(filter(None, (_fields(inner, path) for inner in get_args(hint))), [])

@@ -57,7 +57,7 @@ def decoded(value: Any, tensors: Mapping[str, Tensor], place: str) -> Any:
             return tensors[name].clone()
         case dict():
             raise CheckpointError(
-                f"{place} is {reprlib.repr(value)}; expected a tuple, a dict or the name of a tensor in the file."
+                f"{place} is {reprlib.repr(value)}; expected a tuple, a dict or a tensor of the file."
             )
         case _:
             return value

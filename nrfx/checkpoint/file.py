@@ -11,7 +11,7 @@ from torch import Tensor
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
-from nrfx.files import Location, check_length, parsed
+from nrfx.files import Location, parsed
 
 VERSION = 1
 _KEY = "nrfx"
@@ -106,13 +106,11 @@ def read(path: Location) -> Stored:
             "Plain weights go into the model itself: model.load_state_dict(safetensors.torch.load_file(path))."
         )
     about = f"The metadata of {place}"
-    text = metadata[_KEY]
-    check_length(text, about, CheckpointError)
-    version = parsed(Versioned, text, about, CheckpointError, extra="ignore").version
+    version = parsed(Versioned, metadata[_KEY], about, CheckpointError, extra="ignore").version
     if version != VERSION:
         newer = ": install a newer nrfx" if version > VERSION else ""
         raise CheckpointError(f"{place} has format version {version}, and this nrfx reads up to {VERSION}{newer}.")
-    content = parsed(Content, text, about, CheckpointError)
+    content = parsed(Content, metadata[_KEY], about, CheckpointError)
     if lost := set(content.plan.aliases.values()) - tensors.keys():
         raise CheckpointError(f"{about}: {listed(lost)} is tied to another name, and the file does not hold it.")
     return Stored(place, content.plan, tensors, content.optimizer, content.rejuvenator)

@@ -31,14 +31,12 @@ class Resumable(Protocol):
 
 
 class Group(TypedDict):
-    """The names of a group's parameters, and its options."""
-
     names: list[str]
     options: dict[str, Any]
 
 
 State = TypedDict("State", {"class": str, "groups": list[Group], "state": dict[str, dict[str, Any]]})
-"""What a file holds of an optimizer: its class, its groups, and what it keeps for each parameter, by name."""
+"""What a file holds of an optimizer; parameters by their names."""
 
 
 def check_company(traced: TracedModule, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:

@@ -1,30 +1,19 @@
-"""How a run trains, as frozen values, and the learning rate that follows from it."""
+"""How a run trains, as one frozen value, and the learning rate that follows from it."""
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from typing import Literal, get_args
 
 from nrfx.choices import Reinitialize, Scheme
 from nrfx.errors import TrainingError
-from nrfx.files import validated
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps"]
 
 
-def _limit(value: object) -> object:
-    """A limit as TOML can state it: it has no None."""
-    if isinstance(value, str) and value != "unlimited":
-        raise ValueError("a whole number or 'unlimited'")
-    return None if isinstance(value, str) else value
-
-
-@validated(TrainingError)
 @dataclass(frozen=True)
-class Settings:
-    """How a run trains, but for what its row decides: what a recipe file may say.
+class RunConfig:
+    """How a run trains.
 
     Args:
         epochs: passes over the training part.
@@ -41,62 +30,68 @@ class Settings:
             epochs before the last event.
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
+        seed: of the order of the images and of new weights.
         trigger, delta_lambda, delta_r, max_events, shrink_beta: see Rejuvenator.
         interval: steps between two measurements; None for an epoch, or the whole search if that is shorter.
         search: the fraction of the epochs in which a rejuvenation may happen.
+        scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate.
         dsd: the part of the weights that a sparse phase leaves out, see `nrfx.experiment.sparse`; 0 for no such phase.
 
     Raises:
-        TrainingError: a value is of another type, or out of range.
+        TrainingError: a value is out of range.
     """
 
-    epochs: PositiveInt = 30
-    batch_size: PositiveInt = 16
-    lr: PositiveFloat = 0.02
+    epochs: int = 30
+    batch_size: int = 16
+    lr: float = 0.02
     optimizer: OptimizerName = "sgd"
-    momentum: NonNegativeFloat = 0.9
-    weight_decay: NonNegativeFloat = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     schedule: Schedule = "cosine"
-    milestones: Annotated[tuple[int, ...], Field(strict=False)] = ()
-    decay: PositiveFloat = 0.1
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
     restart: bool = False
-    shift: NonNegativeInt = 1
+    shift: int = 1
     flip: bool = False
+    seed: int = 0
     trigger: float = 0.5
-    interval: PositiveInt | None = None
+    interval: int | None = None
     delta_lambda: float = 5e-5
     delta_r: float = 0.01
-    max_events: Annotated[int | None, BeforeValidator(_limit)] = 1
+    max_events: int | None = 1
     shrink_beta: float = 0.0
-    search: Annotated[float, Field(gt=0, le=1)] = 0.5
-    dsd: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    search: float = 0.5
+    scheme: Scheme = "attention"
+    rescale: bool = True
+    reallocate: bool = True
+    reinitialize: Reinitialize = "rejuvenated"
+    dsd: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise TrainingError(f"{name} is {value!r}; expected a positive number.")
+        for name in ("momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected 0 or a positive number.")
+        if self.interval is not None and self.interval < 1:
+            raise TrainingError(f"interval is {self.interval!r}; expected a number of steps, 1 or more, or None.")
+        if not 0 < self.search <= 1:
+            raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
+        if not 0 <= self.dsd < 1:
+            raise TrainingError(f"dsd is {self.dsd!r}; expected the part of the weights to leave out, such as 0.3.")
+        if self.shift < 0:
+            raise TrainingError(f"shift is {self.shift!r}; expected a number of pixels, 0 or more.")
+        for name, kind in {"optimizer": OptimizerName, "schedule": Schedule}.items():
+            if getattr(self, name) not in get_args(kind):
+                raise TrainingError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(get_args(kind))}.")
         if bool(self.milestones) != (self.schedule == "steps") or list(self.milestones) != sorted(set(self.milestones)):
             raise TrainingError(
                 f"milestones are {list(self.milestones)} for schedule {self.schedule!r}; expected rising epochs "
                 'such as milestones = [30, 60] for schedule = "steps", and none for the cosine.'
             )
-
-
-@validated(TrainingError)
-@dataclass(frozen=True)
-class RunConfig(Settings):
-    """How a run trains.
-
-    Args:
-        seed: of the order of the images and of new weights.
-        scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate.
-
-    Raises:
-        TrainingError: as for Settings.
-    """
-
-    seed: int = 0
-    scheme: Scheme = "attention"
-    rescale: bool = True
-    reallocate: bool = True
-    reinitialize: Reinitialize = "rejuvenated"
 
 
 def learning_rate(config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None) -> float:

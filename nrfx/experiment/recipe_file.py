@@ -8,7 +8,7 @@
     [data]                      # the fields of nrfx.experiment.datasets.DataConfig
     name = "folder"
 
-    [train]                     # the fields of nrfx.experiment.config.Settings
+    [train]                     # the fields of nrfx.experiment.config.RunConfig that the row does not decide
     epochs = 90
     window = 30                 # the first epochs, in which an event may happen; instead of `search`
     max_events = 1              # or "unlimited"
@@ -20,15 +20,16 @@ the package: `names` lists them.
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import PlainValidator, PositiveInt
+from pydantic import BeforeValidator, PlainValidator
+from typing_extensions import TypedDict
 
 from nrfx.errors import UsageError
-from nrfx.experiment.config import RunConfig, Settings
+from nrfx.experiment.config import RunConfig
 from nrfx.experiment.datasets import DataConfig
 from nrfx.experiment.recipe import Recipe, recipe
 from nrfx.files import parsed, text_of
@@ -40,6 +41,25 @@ OF_THE_ROW = ("scheme", "rescale", "reallocate", "reinitialize")
 """Settings of a run that its row decides. A row also decides whether there is a sparse phase, not how much it masks."""
 
 
+Row = Annotated[Recipe, PlainValidator(recipe)]
+"""In a file, the name of a row."""
+
+
+def _limit(value: object) -> object:
+    """A limit as TOML states it, which has no None."""
+    if isinstance(value, str) and value != "unlimited":
+        raise ValueError("a whole number or 'unlimited'")
+    return None if isinstance(value, str) else value
+
+
+OF_THE_FILE = {name: hint for name, hint in get_type_hints(RunConfig).items() if name not in (*OF_THE_ROW, "seed")}
+"""The other settings and their types: those in [train]."""
+
+_LIMIT = Annotated[int | None, BeforeValidator(_limit)]
+_typed: Any = TypedDict  # which mypy wants spelled out
+_Train: Any = _typed("_Train", {**OF_THE_FILE, "max_events": _LIMIT, "window": int}, total=False)
+
+
 @dataclass(frozen=True)
 class RecipeFile:
     """A training as a file describes it.
@@ -49,21 +69,35 @@ class RecipeFile:
         model: the network, as the command line names it.
         budget: as the command line writes it: what the rejuvenated network may cost.
         num_classes: outputs of the network; None for as many as the dataset has classes.
+        seed: as in RunConfig.
         data: the images.
-        config: how it is trained, the row's options included.
+        train: the settings that are not as in a RunConfig by itself.
     """
 
-    row: Recipe
+    row: Row
     model: str
     budget: str = "params=1.0x"
     num_classes: int | None = None
+    seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    config: RunConfig = field(default_factory=RunConfig)
+    train: _Train = field(default_factory=dict)
 
-    def with_row(self, row: Recipe) -> Self:
-        """The same training of another row."""
-        dsd = (self.config.dsd or row.dsd) if row.dsd else 0.0
-        return replace(self, row=row, config=replace(self.config, dsd=dsd, **row.options))
+    def __post_init__(self) -> None:
+        train, epochs = dict(self.train), self.train.get("epochs", RunConfig.epochs)
+        if (window := train.pop("window", None)) is not None:
+            if "search" in train or not 0 < window <= epochs:
+                raise UsageError(
+                    f"train.window is {window} of {epochs} epochs; expected 1 or more, up to all of them, and no "
+                    "`search` beside it, which says the same as a fraction."
+                )
+            object.__setattr__(self, "train", {**train, "search": window / epochs})
+        _ = self.config  # which refuses values that are out of range
+
+    @property
+    def config(self) -> RunConfig:
+        """How it is trained, the row's options included."""
+        told = RunConfig(**self.train, seed=self.seed)
+        return replace(told, dsd=self.row.dsd and (told.dsd or self.row.dsd), **self.row.options)
 
 
 def names() -> list[str]:
@@ -94,30 +128,6 @@ def read(name: str | Path) -> RecipeFile:
         raise UsageError(f"{path} is not TOML: {error}.") from error
 
 
-Row = Annotated[Recipe, PlainValidator(recipe)]
-"""In a file, the name of a row."""
-
-
-@dataclass(frozen=True)
-class _Train(Settings):
-    """The table [train]."""
-
-    window: PositiveInt | None = None
-
-
-@dataclass(frozen=True)
-class _Content:
-    """A recipe file as it is written."""
-
-    row: Row
-    model: str
-    budget: str = RecipeFile.budget
-    num_classes: PositiveInt | None = None
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    train: _Train = field(default_factory=_Train)
-
-
 def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     """The recipe that the content of a file describes; `place` is what errors call it.
 
@@ -128,22 +138,7 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     >>> found.config.scheme, found.config.rescale, round(found.config.search, 3)
     ('dense', True, 0.333)
     """
-    training = content.get("train", {})
+    training = content.get("train")
     if isinstance(training, Mapping) and (decided := [key for key in OF_THE_ROW if key in training]):
         raise UsageError(f"{place}: {decided[0]!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
-    told = parsed(_Content, json.dumps(content, default=_date), place, UsageError)
-    settings = asdict(told.train)
-    if (window := settings.pop("window")) is not None:
-        if "search" in training or window > told.train.epochs:
-            raise UsageError(
-                f"{place}: train.window is {window} of {told.train.epochs} epochs; expected 1 or more, up to all of "
-                "them, and no `search` beside it, which says the same as a fraction."
-            )
-        settings["search"] = window / told.train.epochs
-    config = RunConfig(**settings, seed=told.seed)
-    return RecipeFile(told.row, told.model, told.budget, told.num_classes, told.data, config).with_row(told.row)
-
-
-def _date(value: object) -> dict[str, str]:
-    """A date or time, which JSON has not: no field takes one, nor a table in its place."""
-    return {"date": str(value)}
+    return parsed(RecipeFile, json.dumps(content, default=str), place, UsageError)

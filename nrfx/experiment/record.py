@@ -12,9 +12,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field, NonNegativeInt
 from torch.optim import Optimizer
 
 from nrfx.checkpoint import load, save
@@ -84,13 +83,13 @@ class _Line:
 class _State:
     """The content of state.json."""
 
-    checkpoint: Annotated[str, Field(pattern=r"^checkpoint-\d+\.safetensors$")]
-    lines: NonNegativeInt
-    epoch: NonNegativeInt
-    step: NonNegativeInt
-    start: NonNegativeInt
-    fall_from: NonNegativeInt | None
-    searched: NonNegativeInt | None
+    checkpoint: str
+    lines: int
+    epoch: int
+    step: int
+    start: int
+    fall_from: int | None
+    searched: int | None
     random: Mapping[str, str]
 
 
@@ -218,7 +217,7 @@ class Folder:
         check_resumable(self.out)
         path, log = self.out / "state.json", self.out / "log.jsonl"
         state = parsed(_State, text_of(path, CheckpointError), str(path), CheckpointError)
-        loaded = load(self.out / state.checkpoint, module, optimizer=optimizer, rejuvenator=rejuvenator)
+        loaded = load(self.out / Path(state.checkpoint).name, module, optimizer=optimizer, rejuvenator=rejuvenator)
         lines = text_of(log, CheckpointError).splitlines(keepends=True)[: state.lines]
         write(log, "".join(lines).encode())
         return loaded, asdict(state)

@@ -58,14 +58,15 @@ class Event:
 
 
 class State(TypedDict):
-    """What a resumed Rejuvenator needs: its counters, its penalty, and which positions of each beta it shrinks."""
-
     steps: int
     events: int
     lam: float
     previous_r: float | None
     note: str
     betas: dict[str, list[int]]
+
+
+"""What a resumed Rejuvenator needs."""
 
 
 class Rejuvenator:
@@ -255,7 +256,7 @@ class Rejuvenator:
         Raises:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        saved = parsed(State, state, "The state of a Rejuvenator", TrainingError)
+        saved = parsed(State, state, "The state of a Rejuvenator (what state_dict returned)", TrainingError)
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
         trained = self._module if module is None else module
         try:

@@ -62,8 +62,7 @@ def test_a_run_that_is_over_cannot_be_resumed(tmp_path: Path) -> None:
     ("{", "state.json cannot be read"),
     ("[]", r"state.json is \[\]; expected a table"),
     ('{"lines": 1}', "state.json lacks 'checkpoint'"),
-    ('{"checkpoint": "../checkpoint-3.safetensors"}', "checkpoint is '../checkpoint-3.safetensors'; expected a text"),
-    ('{"checkpoint": "checkpoint-3.safetensors", "lines": -1}', "lines is -1; expected a number of 0 or more"),
+    ('{"checkpoint": 3}', "state.json: checkpoint is 3; expected a text"),
     ('{"linse": 1}', "'linse' is unknown; close to it: lines"),
     ('{"random": ' + "[" * 999, "state.json cannot be read as JSON: recursion limit"),
 ])  # fmt: skip
@@ -135,7 +134,7 @@ def test_a_log_that_is_none_is_refused_by_its_line(
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"epochs": "3"}, "config.json: epochs is '3'; expected a whole number"),
-    ({"lr": -1}, "config.json: lr is -1; expected a number above 0"),
+    ({"lr": -1}, "config.json: lr is -1.0; expected a positive number"),
     ({"epoch": 3}, "config.json: 'epoch' is unknown; close to it: epochs"),
     ({"row": "NR-XX"}, "config.json: There is no row 'NR-XX'"),
     ({"data": {"nmae": "digits"}}, "'data.nmae' is unknown; close to it: name"),
