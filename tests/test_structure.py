@@ -25,7 +25,8 @@ ORDER: Mapping[str, str] = {
     "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
     "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
     "partition staleness capture",
-    "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
+    "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
+    "liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "

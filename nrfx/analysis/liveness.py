@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.constants import Affine, Constants, constants_of
-from nrfx.analysis.interpret import named_tensors
+from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError

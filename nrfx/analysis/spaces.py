@@ -27,7 +27,7 @@ def channels_of(
         fixed: births that must keep their width, with the reason.
         axes: the axis that holds the channels of each bare parameter, where it is known: a width of 1 does not show it.
     """
-    interpreter = LabelInterpreter(traced, axes=axes)
+    interpreter = LabelInterpreter(traced, axes or {})
     steps = interpreter.interpreted()
     return _Solver(traced, interpreter, steps).channels(fixed or {})
 

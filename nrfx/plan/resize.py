@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
-from nrfx.analysis.interpret import relabel
+from nrfx.analysis.interpret import Relabeler
 from nrfx.labels import NONE
 from nrfx.plan.origins import occurrence
 from nrfx.rules import Family, Reading
@@ -52,7 +52,11 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     births, channel_of = _births(channels, kept, width)
     expected = _Expected(channels, kept, width)
     tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
-    steps = relabel(traced, channels, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        return expected.shape(name, tensors[name].shape)
+
+    steps = Relabeler(traced, channels, births, channel_of, shape_of).interpreted()
     resized = Resized(
         births,
         _layouts(channels, steps),
