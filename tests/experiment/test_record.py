@@ -92,6 +92,14 @@ def test_a_resumed_run_ends_as_it_would_have(after: int, restart: bool, tmp_path
     )
 
 
+def test_a_run_that_still_searches_is_resumed_and_searches_on(tmp_path: Path) -> None:
+    config = replace(CONFIG, trigger=0.01)
+    begun(tmp_path, after=3, config=config)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert (state["fall_from"], state["searched"]) == (None, None)
+    assert len(went_on(tmp_path, config).epochs) == 4
+
+
 def _timeless(epoch: Epoch) -> dict[str, float]:
     return {name: value for name, value in asdict(epoch).items() if name != "seconds"}
 
