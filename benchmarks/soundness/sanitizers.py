@@ -1,4 +1,4 @@
-"""The compiled kernels under gcc's AddressSanitizer and UndefinedBehaviorSanitizer, over random right and wrong calls.
+"""The compiled kernels under gcc's address and undefined-behaviour sanitizers, on right and wrong calls.
 
 `python -m benchmarks sanitizers` compiles them once for each instruction set that the processor knows, with each read
 and write watched, and makes random calls (calls.py) in processes of their own. Fresh memory holds NaN there, so that
