@@ -137,7 +137,7 @@ def report(way: str) -> None:
 @cache
 def reported(way: str) -> list[list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", f"from tests.test_nn_mistakes import report; report({way!r})"],
+        [sys.executable, "-c", f"from tests.nn.test_operands import report; report({way!r})"],
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ from nrfx.nn import Cross, CrossConv2d, CrossLinear, implementation, native
 from nrfx.nn import implementations as chosen
 from nrfx.nn.attention import Form
 from nrfx.nn.fused import Attend
-from tests.test_nn_mistakes import CASES, FAST, WAYS, inputs
+from tests.nn.test_operands import CASES, FAST, WAYS, inputs
 
 
 def truth(layer: Cross, x: Tensor, grad: Tensor) -> list[Tensor]:

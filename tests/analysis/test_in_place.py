@@ -1,0 +1,72 @@
+"""Ops that write into what they are given, and who reads it later."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from nrfx.analysis.in_place import Memory, works_in_place
+from nrfx.rules import Family
+
+
+def graph_of(function: Callable[[Tensor], Tensor]) -> fx.Graph:
+    return fx.symbolic_trace(function).graph
+
+
+@pytest.mark.parametrize(("function", "writes"), [
+    (lambda x: x.add_(1), True), (lambda x: x.add(1), False), (lambda x: F.relu(x, inplace=True), True),
+    (lambda x: F.relu(x, True), True), (F.relu, False), (lambda x: x.__pow__(2), False),
+    (torch.relu_, True), (lambda x: F.dropout(x, 0.5, True, True), True),
+])  # fmt: skip
+def test_what_writes_into_its_first_argument(function: Callable[[Tensor], Tensor], writes: bool) -> None:
+    node = list(graph_of(function).nodes)[1]
+    assert works_in_place(node, None) is writes
+
+
+def test_a_module_says_so_itself() -> None:
+    node = next(iter(graph_of(lambda x: x).nodes))
+    assert works_in_place(node, nn.ReLU(inplace=True)) and not works_in_place(node, nn.ReLU())
+
+
+def nobody(x: Tensor) -> Tensor:
+    return x.exp().add_(1)
+
+
+def the_value(x: Tensor) -> Tensor:
+    y = x.exp()
+    return y.add_(1) + y
+
+
+def another_value(x: Tensor) -> Tensor:
+    y, other = x.exp(), x.exp()
+    y.add_(1)
+    return other.sum()
+
+
+def the_value_of_a_view(x: Tensor) -> Tensor:
+    y = x.exp()
+    y.view(-1).add_(1)
+    return y.sum()
+
+
+def the_value_of_a_copy(x: Tensor) -> Tensor:
+    y = x.exp()
+    y.clone().add_(1)
+    return y.sum()
+
+
+@pytest.mark.parametrize(("function", "reader"), [
+    (nobody, None), (the_value, "add"), (another_value, None),
+    (the_value_of_a_view, "sum_1"), (the_value_of_a_copy, None),
+])  # fmt: skip
+def test_the_value_or_a_view_of_it_may_be_read_later_and_a_copy_is_not_it(
+    function: Callable[[Tensor], Tensor], reader: str | None
+) -> None:
+    graph = graph_of(function)
+    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY}
+    families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    (writer,) = (node for node in graph.nodes if node.target == "add_")
+    assert Memory(place, families, {}).later_reader(writer) == reader
