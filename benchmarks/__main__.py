@@ -14,6 +14,7 @@ BENCHMARKS: Mapping[str, str] = {
     "matrix": "soundness.matrix",
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",
+    "sanitizers": "soundness.sanitizers",
     "coverage": "coverage.run",
     "digits": "study.digits",
     "search": "study.search",

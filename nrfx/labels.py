@@ -29,7 +29,7 @@ def collapse(labels: Tensor) -> Tensor:
 
 
 def repeated(labels: Tensor) -> Tensor:
-    """The labels with every dim along which they do not change repeated by stride 0.
+    """The same labels in less memory: each dim along which they do not change gets stride 0.
 
     >>> repeated(torch.tensor([[3, 4], [3, 4]])).stride()
     (0, 1)
@@ -90,8 +90,9 @@ def fill(value: int, shape: Sequence[int]) -> Tensor:
 
 
 def spread(labels: Tensor, dim: int) -> Tensor:
-    """[shape[dim], m]: for each index of `dim`, the m distinct places that share it (m = 1 where labels only vary
-    along dim).
+    """[shape[dim], m]: a row for each index of `dim`, with the labels at the m places that share it.
+
+    Places along dims of stride 0 count once, so that m = 1 where the labels vary along `dim` alone.
     """
     small = collapse(labels).movedim(dim, 0)
     rows = small.reshape(small.shape[0], -1)
@@ -99,7 +100,7 @@ def spread(labels: Tensor, dim: int) -> Tensor:
 
 
 def lies_along(labels: Tensor, dim: int) -> bool:
-    """Whether the labels change along `dim`, and repeat along every other by stride 0 or size 1: nearly all do."""
+    """Whether the labels change along `dim`, and along no other dim: those have stride 0 or size 1."""
     sizes = zip(labels.shape, labels.stride(), strict=True)
     return all((stride != 0) if at == dim else (stride == 0 or size == 1) for at, (size, stride) in enumerate(sizes))
 
@@ -110,32 +111,39 @@ def layout(labels: Tensor, dim: int) -> Tensor:
     >>> layout(torch.arange(3).view(1, 3, 1).expand(2, 3, 5), 1)
     tensor([0, 1, 2])
     """
-    if lies_along(labels, dim):
+    if lies_along(labels, dim):  # nearly all labels do, and a view costs nothing
         return collapse(labels).reshape(-1)
     rows = spread(labels, dim)
     if rows.shape[1] == 1:
         return rows[:, 0].contiguous()
+    # channels are >= 0, NONE is -1, opaque values lie below: the highest is a channel if any is, the lowest is opaque
     highest = rows.amax(1)
     return torch.where(highest >= 0, highest, rows.amin(1))
 
 
 def coalesce(labels: Sequence[Tensor]) -> Tensor:
     """The labels of an element-wise result: of the first operand that carries a channel, else of one that is opaque."""
-    merged = labels[0]
-    if bool((collapse(merged) >= 0).all()):
-        return merged
+    known = labels[0]
+    if bool((collapse(known) >= 0).all()):
+        return known
     for other in labels[1:]:
-        fallback = torch.where(other >= 0, other, torch.minimum(merged, other))
-        merged = torch.where(merged >= 0, merged, fallback)
-    return merged
+        # of NONE and an opaque value the opaque one, which is the smaller
+        fallback = torch.where(other >= 0, other, torch.minimum(known, other))
+        known = torch.where(known >= 0, known, fallback)
+    return known
 
 
 def components(count: int, left: Tensor, right: Tensor) -> Tensor:
     """[count] int64: for each of the ids 0..count-1 the smallest id that ties (left[k], right[k]) connect it to.
 
+    Each round hangs the roots of both ends of every tie under the smaller of the two, then shortens all ways to a root
+    to one step.
+
     >>> components(5, torch.tensor([0, 3]), torch.tensor([2, 4]))
     tensor([0, 1, 0, 3, 3])
     """
+    # The loop ends: roots only fall, and never below 0. Where none fell, both ends of every tie have the same root.
+    # 1 to 3 rounds on the networks of torchvision (up to 40,000 ties); a path of 100,000 ids in random order takes 11.
     root = torch.arange(count)
     while True:
         lowest = torch.minimum(root[left], root[right])

@@ -9,6 +9,7 @@ import pytest
 from nrfx.experiment.datasets import DATASETS
 from nrfx.experiment.recipe import RECIPES
 from nrfx.experiment.recipe_file import names, parse
+from nrfx.rules import OPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,6 +53,18 @@ def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert "stay apart: its cross weights do not exist" in printed
     assert "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)" in printed
+
+
+def test_the_worked_examples_of_rules_of_ones_own_run(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "extending"}
+    known = dict(OPS)
+    try:
+        for block in blocks("extending.md"):
+            exec(compile(block, "extending.md", "exec", dont_inherit=True), names)
+    finally:
+        for key in OPS.keys() - known.keys():
+            del OPS[key]
+    assert "sort looks at values" in capsys.readouterr().out
 
 
 def test_the_readme_links_to_every_page() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nrfx.errors import RewriteError
-from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, implementation, native
+from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, implementation
 from nrfx.nn import implementations as chosen
+from nrfx.nn.library import forget, library
 
 LAYERS = (CrossLinear, CrossConv1d, CrossConv2d, CrossConv3d)  # by the number of spatial dims
 FAST = ("attend", "direct")
@@ -23,7 +24,7 @@ FAST = ("attend", "direct")
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
     """The tests of this file are about compiled kernels: without a C compiler they would only repeat the reference."""
-    assert native.library() is not None, "the tests of the kernels need a C compiler"
+    assert library() is not None, "the tests of the kernels need a C compiler"
 
 
 def results(layer: nn.Module, x: Tensor, grad: Tensor, name: str) -> list[Tensor]:
@@ -90,9 +91,9 @@ def test_an_implementation_that_does_not_exist_is_refused() -> None:
 
 def test_small_layers_and_the_import_compile_nothing() -> None:
     code = (
-        "import torch; from nrfx.nn import CrossConv2d, native;"
+        "import torch; from nrfx.nn import CrossConv2d, library;"
         "CrossConv2d((6, 4), (5, 3), 3)(torch.randn(2, 10, 9, 9)).sum().backward();"
-        "assert native.library.cache_info().currsize == 0;"
+        "assert library._found.cache_info().currsize == 0;"
         "import sys; assert 'nrfx.nn.triton_kernels' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -100,16 +101,16 @@ def test_small_layers_and_the_import_compile_nothing() -> None:
 
 def test_without_a_compiler_plain_operations_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NRFX_NATIVE", "0")
-    native.library.cache_clear()
+    forget()
     try:
-        assert native.library() is None
+        assert library() is None
         layer, x = CrossConv2d((6, 4), (5, 3), 3), torch.randn(2, 10, 9, 9)
         for name in FAST:
             with implementation(name):
                 out = layer(x)
             assert torch.equal(out, chosen.attention(x, layer.weight, layer.form) + layer.bias[:, None, None])
     finally:
-        native.library.cache_clear()
+        forget()
 
 
 # The law

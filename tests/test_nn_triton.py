@@ -1,6 +1,8 @@
 """The Triton kernels against plain operations in float64, interpreted on the CPU: there is no GPU here."""
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nrfx.nn.attention import Form, attend, attention
+from nrfx.nn.attention import Form, attend, attention, maps
 from nrfx.nn.fused import Attend
 
 pytest.importorskip("triton")  # comes with torch, on Linux only
@@ -104,3 +106,87 @@ def test_what_the_product_is_not_made_for_is_left_to_others(kernels) -> None:
     assert not kernels.takes_pointwise(x, Form(((1, 19), (2, 15)), (9, 7, 7), *point))
     assert not kernels.takes_pointwise(x, Form(TWO, (9, 14), (3, 3), (1, 1), (1, 1), (1, 1)))
     assert not kernels.takes_pointwise(x, Form(TWO, (9, 14), (1, 1), (2, 2), (0, 0), (1, 1)))
+
+
+WRONG = """
+import torch
+from nrfx.nn import triton_kernels as kernels
+from nrfx.nn.attention import Form
+
+form = Form(((0, 19), (1, 15)), (9, 14), (1, 1), (1, 1), (0, 0), (1, 1))
+plain = torch.contiguous_format
+x = torch.randn(2, 34, 5, 9).to(memory_format=torch.channels_last)
+w = torch.randn(23, 34, 1, 1)
+ys = [torch.randn(2, 23, 5, 9) for _ in range(2)]
+last = [y.to(memory_format=torch.channels_last) for y in ys]
+gone = w.clone()
+gone.untyped_storage().resize_(0)
+calls = [
+    *[(kernels.pointwise, wrong, w, form) for wrong in (x[:, :33], x.double(), x[0, 0])],
+    *[(kernels.pointwise, x, wrong, form) for wrong in (w[:22], w[:, :33], w.double(), w.to("meta"), gone)],
+    *[(kernels.attend_forward, wrong, form, plain) for wrong in (ys[:1], last, [ys[0], ys[1][:1]])],
+    (kernels.attend_forward, [y[:, :22] for y in ys], form, plain),
+    *[(kernels.attend_backward, wrong, ys, form, plain) for wrong in (ys[0][:1], last[0], ys[0].double())],
+]
+for at, (call, *arguments) in enumerate(calls):
+    try:
+        call(*arguments)
+    except RuntimeError as error:
+        print(at, error)
+print("calls", len(calls))
+"""
+
+
+def test_wrong_calls_raise_before_a_kernel_reads_memory() -> None:
+    """In a process of its own, so that a crash is a failed test."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", WRONG], env=environment, capture_output=True, text=True, check=True)
+    *errors, count = done.stdout.splitlines()
+    assert count == "calls 15"
+    assert [line.split()[0] for line in errors] == [str(at) for at in range(15)], done.stdout
+    assert all(
+        word in done.stdout for word in ("but got 33", "needs [23, 34]", "memory is not there", "The attention got")
+    )
+
+
+def among_nans(x: Tensor) -> Tensor:
+    """x, channels last, in the middle of a memory that holds NaN: whatever is read beside it shows."""
+    memory = torch.full((x.numel() + 8192,), torch.nan, dtype=x.dtype)
+    last = x.movedim(1, -1)
+    inside = memory[4096 : 4096 + x.numel()].view(last.shape)
+    inside.copy_(last)
+    return inside.movedim(-1, 1)
+
+
+def negative(x: Tensor) -> Tensor:
+    """x as a view that torch negates when it reads it: the memory holds -x."""
+    return torch._neg_view((-x).clone())
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x.flatten()[0].expand(x.shape)
+
+
+@pytest.mark.parametrize("odd", [among_nans, negative, expanded])
+def test_odd_memory_is_read_as_numbers(kernels, odd) -> None:
+    form = Form(TWO, (9, 14), (1, 1), (1, 1), (0, 0), (1, 1))
+    x = torch.randn(2, 34, 5, 9).to(memory_format=torch.channels_last)
+    weight, grad = 0.3 * torch.randn(23, 34, 1, 1), torch.randn(2, 23, 5, 9)
+    for change in range(3):
+        given = [odd(t) if at == change else t for at, t in enumerate((x, weight, grad))]
+        mine = [t.detach().requires_grad_() for t in given[:2]]
+        truth = [t.detach().double().requires_grad_() for t in given[:2]]
+        expected = attention(*truth, form)
+        expected = [expected, *torch.autograd.grad(expected, truth, given[2].double())]
+        ys = [y.contiguous(memory_format=torch.channels_last) for y in maps(*mine, form)]
+        for out in (kernels.pointwise(*mine, form), Attend.apply(kernels, form, *ys)):
+            close([out, *torch.autograd.grad(out, mine, given[2], retain_graph=True)], expected, 1e-5)
+
+
+def test_batched_gradients_take_plain_operations(kernels) -> None:
+    form = Form(TWO, (9, 14))
+    x, weight = torch.randn(4, 5, 34, requires_grad=True), torch.randn(23, 34, requires_grad=True)
+    out, grads = kernels.pointwise(x, weight, form), torch.randn(2, 4, 5, 23)
+    batched = torch.autograd.grad(out, (x, weight), grads, is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(out, (x, weight), grad, retain_graph=True) for grad in grads]
+    close(list(batched), [torch.stack(each) for each in zip(*single, strict=True)], 1e-5)

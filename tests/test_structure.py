@@ -2,32 +2,38 @@
 
 import ast
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import networkx
 import pytest
+import torch
+from torch import nn
 
 import nrfx
+from nrfx.rules import OPS
 
 ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
     "choices": "",
+    "files": "",
     "printed": "",
     "labels": "",
-    "nn": "generations attention native fused implementations cross layers scale triton_kernels",
+    "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes parts partition "
-    "staleness capture",
-    "analysis": "channels reinterpret interpret residual spaces constants liveness cost utilization tie_graph why",
+    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
+    "partition staleness capture",
+    "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
+    "liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors plan file network optimizer save_load",
-    "training": "schedule forecast optimizer heads recalibrate restart baselines rejuvenator",
+    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
@@ -113,3 +119,32 @@ def test_nothing_in_the_project_names_a_package_index_or_a_local_path() -> None:
         text = path.read_text()
         for word in ("pypi" + ".org", "--index" + "-url", "/wo" + "rk/"):
             assert word not in text, f"{path} contains {word}"
+
+
+LISTED = "no other file than those of nrfx/rules/ says something of an op in a list: it belongs into its @rule(...)"
+
+
+def ops_in_lists(path: Path) -> Iterator[str]:
+    """The ops with a rule that stand in a tuple, list, set or dict of a file, such as F.relu or nn.Conv2d."""
+    spaces = {"torch": torch, "nn": nn, "F": nn.functional, "operator": operator}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
+            continue
+        for item in node.keys if isinstance(node, ast.Dict) else node.elts:
+            if isinstance(item, ast.Attribute) and isinstance(item.value, ast.Name) and item.value.id in spaces:
+                op = getattr(spaces[item.value.id], item.attr, None)
+                if callable(op) and op in OPS:
+                    yield f"{item.value.id}.{item.attr}"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if not name.startswith(("nrfx.rules", "nrfx.models", "nrfx.experiment"))]
+)
+def test_an_op_is_named_once(name: str) -> None:
+    assert list(ops_in_lists(FILES[name])) == [], LISTED
+
+
+def test_an_op_in_a_list_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text("NORMS = (nn.BatchNorm2d, nn.Module)\nKINDS = {F.relu: 1}\nSUM = torch.add, 3\n")
+    assert sorted(ops_in_lists(file)) == ["F.relu", "nn.BatchNorm2d", "torch.add"]

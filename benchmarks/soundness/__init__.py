@@ -1,1 +1,1 @@
-"""Whether a rewrite keeps the outputs, meets its budget and trains: on a few networks, in every scheme."""
+"""Whether a rewrite keeps the outputs, meets its budget and trains; whether the kernels keep to their memory."""

@@ -14,13 +14,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks.command import RESULTS, ROOT, parser_of, write
+from benchmarks.speed.clock import spread
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 
@@ -104,12 +105,11 @@ def start(name: str, times: Mapping[str, Sequence[float]], environment: Environm
     """The row of a case, from the times of all."""
     case, of = CASES[name], times[name]
     middle, measured = median(of), median(times[CASES[name].yardstick])
-    least, _, most = quantiles(of, n=4, method="inclusive")
     more, ratio = middle - measured, middle / measured
     limit = f"{case.more} s more" if case.more else f"{case.ratio} of it" if case.ratio else ""
     holds = more <= (case.more or float("inf")) and ratio <= (case.ratio or float("inf"))
     return Start(
-        *(name, middle, (most - least) / middle, case.yardstick, more, ratio, limit, holds),
+        *(name, middle, spread(of), case.yardstick, more, ratio, limit, holds),
         *(len(of), environment.torch, environment.date, environment.cpu),
     )
 

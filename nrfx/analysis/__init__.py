@@ -1,1 +1,1 @@
-"""What a graph is, as values; nothing is changed: channels and their ties, constants, liveness, cost, utilization."""
+"""A graph in values: channels and their ties, constants, liveness, cost, utilization. Nothing is changed."""

@@ -1,4 +1,4 @@
-"""What the analysis of channels gives: steps, spaces, and how labels, channels and spaces correspond."""
+"""Steps, channels and spaces: what a graph looks like once its labels are known (see spaces.py)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from nrfx.rules import Effect, Family, Norm, Pin, Reading
 
 @dataclass(frozen=True)
 class Step:
-    """One interpreted node: what its rule said."""
+    """One node of one mode's graph, with the effect that its rule gave.
+
+    `path` is the module that owns the weights or the norm, else the module that is called, else the node's name.
+    """
 
     mode: str
     node: fx.Node
@@ -24,9 +27,15 @@ class Step:
 class Space:
     """Channels that differ only by position.
 
-    `births` names the places where they are born, `width` counts them, `each` says how many labels one channel has at
-    each birth (1, or the size of a group). `pinned` is the reason why the width is fixed, else None. `joined_by` is the
-    addition that makes it part of a stream.
+    Attributes:
+        index: its position among the spaces.
+        name: its first birth.
+        births: the places where its channels are born -> labels of one channel there (1, or the size of a group).
+        width: its channels.
+        pinned, pinned_by: the reason why the width must not change, and the node or layer that gives it; else None.
+        joined_by: the addition that makes it part of a residual stream, else None.
+        normed: whether a gamma scales its channels.
+        frozen: whether a parameter with requires_grad False lies on it.
     """
 
     index: int
@@ -41,7 +50,7 @@ class Space:
 
     @property
     def stream(self) -> bool:
-        """Whether it lies on a residual stream."""
+        """Whether the space lies on a residual stream."""
         return self.joined_by is not None
 
     @property
@@ -52,24 +61,28 @@ class Space:
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of a graph. Labels index `channel_of`; channels index `space_of`; `NONE` and opaque are negative."""
+    """The channels of a network, over the graphs of both modes.
+
+    A label indexes `channel_of`, a channel indexes `space_of`, a space indexes `spaces`. Negative labels (labels.NONE,
+    labels.OPAQUE) are no index.
+    """
 
     steps: tuple[Step, ...]
-    births: Mapping[str, Tensor]
+    births: Mapping[str, Tensor]  # place -> the labels that it brings into being, in order
     layouts: Mapping[str, tuple[Tensor | None, ...]]  # parameter or buffer -> its layout on each dim
-    channel_of: Tensor
-    space_of: Tensor
+    channel_of: Tensor  # int64 [labels]
+    space_of: Tensor  # int64 [channels]
     spaces: tuple[Space, ...]
     norms: Mapping[str, Tensor]  # gamma -> its layout
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # of opaque labels: OPAQUE - k has the k-th
     aliases: Mapping[str, str]  # every parameter and buffer name -> its first name
     axes: Mapping[str, int | None]  # bare parameter -> the axis that holds its channels, None for none
-    ties: tuple[tuple[Step, Tensor, Tensor], ...]  # labels that the step makes one
+    ties: tuple[tuple[Step, Tensor, Tensor], ...]  # labels that the step makes one channel, element by element
     pins: tuple[Pin, ...]
 
     @cached_property
     def first_norms(self) -> dict[str, Norm]:
-        """Key -> the norm, as its first visit (in eval mode, where there is one) sees it."""
+        """Key -> the norm at its first visit, which is in the eval graph if that calls it."""
         first: dict[str, Norm] = {}
         for step in self.steps:
             if step.effect.norm is not None:
@@ -78,7 +91,7 @@ class Channels:
 
     @cached_property
     def shared(self) -> frozenset[str]:
-        """The parameters and buffers that more than one layer or node reads, so that no one may change their values."""
+        """The parameters and buffers that several layers or nodes read: for one of them alone no value may change."""
         tied = {first for name, first in self.aliases.items() if first != name}
         return frozenset(tied | {name for name, _ in read_directly(self.steps, self.aliases)})
 
@@ -93,13 +106,13 @@ class Channels:
 
 def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """table[id] of each id, negative ids kept."""
-    if not table.numel():
+    if not table.numel():  # then no id is an index
         return ids
     return table[ids] if bool((ids >= 0).all()) else torch.where(ids >= 0, table[ids.clamp(min=0)], ids)
 
 
 class Mismatch(Exception):
-    """Labels of other widths did not meet where the old ones did; `labels` are those concerned."""
+    """An op does not take the new widths. `labels` are those, old or new, whose spaces are concerned."""
 
     def __init__(self, node: str, reason: str, labels: tuple[Tensor, ...]) -> None:
         super().__init__(f"{node}: {reason}")
@@ -107,7 +120,7 @@ class Mismatch(Exception):
 
 
 def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(parameter or buffer, node) wherever a node reads one otherwise than as a weight that its rule understands."""
+    """(parameter or buffer, node) for each read that is not the read of a weight which the node's rule understands."""
     known = {(step.mode, step.node): step.effect for step in steps}
     direct = []
     for (mode, node), _ in known.items():
@@ -122,7 +135,7 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
 
 
 def readers(steps: Iterable[Step]) -> dict[str, Step]:
-    """Key -> the first step at which those weights read; later visits are tied to it."""
+    """Key -> the first step at which these weights read; their later visits are tied to it."""
     first: dict[str, Step] = {}
     for step in steps:
         if step.effect.reading is not None:
@@ -131,5 +144,5 @@ def readers(steps: Iterable[Step]) -> dict[str, Step]:
 
 
 def first_readings(steps: Iterable[Step]) -> dict[str, Reading]:
-    """Key -> what those weights read and give at their first visit."""
+    """Key -> the channels that these weights read and give, at their first visit."""
     return {key: step.effect.reading for key, step in readers(steps).items() if step.effect.reading is not None}

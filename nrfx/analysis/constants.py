@@ -1,8 +1,12 @@
 """Which channels carry a constant, and which constant, at each place where weights read them.
 
 A channel whose gamma is dead emits act(beta) at every position of every example. The graph is interpreted on float64
-tensors shaped like the label tensors: the constant, or NaN for a value that varies. A channel can go only where it is
-constant for everyone who reads it; what it emits then goes into a bias, a running mean or a carrier (rewrite/).
+tensors shaped like the label tensors: the constant, or NaN for a value that varies. A channel can go only where every
+weight that reads it reads a constant; the constant then goes into a bias, a running mean or a carrier (plan/absorb.py).
+
+NaN is right for what varies because arithmetic hands it on: a result with a NaN among its operands is NaN. Where it is
+not (x ** 0), the result is the same for every x, and so a constant indeed. Ops that would lose a NaN, or keep one for
+nothing, see to it in their rules (rules/pointwise.py): comparisons give NaN, 0 * NaN gives 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +28,8 @@ NAN = float("nan")
 class Affine:
     """What a norm does in eval mode: gamma * (x - mean) / sqrt(var + eps) + beta, per channel, float64.
 
-    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. `scale`: it is
-    gamma * x alone.
+    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. Where `scale`,
+    the norm is gamma * x alone.
     """
 
     gamma: Tensor
@@ -48,10 +52,14 @@ class Affine:
 
 @dataclass(frozen=True)
 class Constants:
-    """`read[key]`: the constant that each column of that module's weight reads, NaN where it varies; one a visit.
+    """The constants that weights read, and where channels that were constant began to vary.
 
-    `lost`: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none; `places`
-    are the nodes of the causes.
+    Attributes:
+        read: key of a weight -> for each call, float64 [columns]: the constant that the column reads, NaN where the
+            value varies.
+        lost: int64 [channels], the index in `causes` of what first made a constant channel vary, -1 for none.
+        causes: sentences, each with its node.
+        places: the names of these nodes.
     """
 
     read: Mapping[str, tuple[Tensor, ...]]
@@ -66,8 +74,8 @@ def constants_of(
     """Propagates the constants of dead channels through every graph.
 
     Args:
-        affine: what each norm does, by the path of the norm.
-        weight, bias: read a parameter by name (only asked for grouped convolutions of non-zero constants).
+        affine: key of a norm -> its values in eval mode.
+        weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
     propagation = _Propagation(channels, affine, weight, bias)
     flow(channels, propagation.value)
@@ -83,6 +91,7 @@ def uniform(values: Tensor, axis: int) -> Tensor:
     rows = spread(values, axis)
     if rows.shape[1] == 1:
         return rows[:, 0]
+    # NaN equals nothing, itself included: an index with a NaN at one position varies
     return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
 
 
@@ -95,7 +104,11 @@ _UNKNOWN = torch.full((), NAN, dtype=torch.float64)
 
 
 def _varies(values: Tensor) -> bool:
-    """Whether every element is NaN by being one and the same: what most of a network holds, and cheap to see."""
+    """Whether all elements are NaN and lie in the memory of one, as `_varying` makes them; in O(1).
+
+    Most values of a network are of this kind, and ops pass over them without arithmetic. A tensor of NaNs with
+    memory of its own is told as False, which costs time and no correctness.
+    """
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
@@ -109,7 +122,7 @@ class _Propagation:
     ) -> None:
         self.affine, self.weight, self.bias = affine, weight, bias
         self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
-        self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # False outside of `lose`
+        self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # for `lose`, which leaves it all False
         self.channel_of = channels.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
         self.read: dict[str, list[Tensor]] = {}
@@ -131,13 +144,14 @@ class _Propagation:
         return step.effect.apply(*args, **kwargs)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
         assert step.effect.apply is not None
         shape = step.effect.out.shape
         if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
             return _varying(shape)
         small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
         given = tensors(small)
-        if len(given) > 1:  # an op that works in place wants the first as large as all
+        if len(given) > 1:  # an op that works in place cannot broadcast its first operand to the shape of the others
             common = torch.broadcast_tensors(*given)[0].shape
             small = like(small, lambda x: x.expand(common))
         out = step.effect.apply(*small, **kwargs).expand(shape)
@@ -146,6 +160,7 @@ class _Propagation:
         return out
 
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The norm of each channel's constant; beta where its gamma is dead, whatever goes in."""
         norm = step.effect.norm
         assert isinstance(norm, Norm)
         if norm.key not in self.dying and _varies(args[0]):
@@ -153,7 +168,10 @@ class _Propagation:
         return along(self.affine[norm.key](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """Each channel's one value, wherever the channel lies afterwards."""
+        """The constant of each channel at the channel's new positions.
+
+        The pool itself is not run: a label's constant is looked up at each element of the output's labels.
+        """
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
@@ -178,17 +196,20 @@ class _Propagation:
         return rows
 
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
+        """float64 [rows]: what a grouped convolution makes of the constants of its columns."""
+        # zeros and NaN need no weight: a sum over a group is 0 or NaN. Reading one would wait for the device
         if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
             by_group = value.view(reading.groups, -1).sum(1)
             return by_group.repeat_interleave(reading.rows.numel() // reading.groups)
         assert reading.weight is not None
+        # over a constant map the kernel acts as the sum of its elements
         weight = reading.by_rows(self.weight(reading.weight)).flatten(2).sum(2)  # [rows, columns of a group]
         groups = value.numel() // weight.shape[1]
         rows = torch.einsum("goi,gi->go", weight.view(groups, -1, weight.shape[1]), value.view(groups, -1)).flatten()
         return rows if reading.bias is None else rows + self.bias(reading.bias)
 
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """What mixes positions alone gives a constant for a constant; what mixes channels varies."""
+        """NaN for an op that mixes channels; one that mixes positions alone has an `apply` and keeps constants."""
         if step.effect.apply is not None and not all(bool(collapse(x).isnan().all()) for x in tensors(args)):
             return step.effect.apply(*args, **kwargs)
         out = self.varying(step, args, kwargs)
@@ -206,6 +227,7 @@ class _Propagation:
         """Records the channels that were constant in an operand and vary in the result."""
         if all(_varies(values) for values in tensors(args)):
             return
+        # `seen` marks the channels that some operand holds as a constant; a set would need a Python loop over channels
         known = [self.where(labels, ~collapse(values).isnan()) for labels, values in self.labelled(step, args)]
         after = self.where(step.effect.out, collapse(out).isnan())
         for channels in known:
@@ -224,15 +246,15 @@ class _Propagation:
         return list(zip(names, tensors(args), strict=True))
 
     def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
-        """The channels of which an element is chosen, some perhaps often. `chosen` broadcasts over dims that repeat."""
+        """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""
         small, mask = torch.broadcast_tensors(collapse(labels), chosen)
         return self.channel_of[small[mask & (small >= 0)]]
 
 
 def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
-    """The labels, padded places (NONE) counted to the channel at their index of dim 1, which a pool mixes them into.
+    """The labels, with padded zeros (NONE) counted to the channel at their index of dim 1: a pool mixes them into it.
 
-    Minus infinity stays out: a maximum does not see it.
+    Padding of minus infinity stays NONE, for it changes no maximum.
     """
     small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
     if not bool((small == NONE).any()):
@@ -242,11 +264,12 @@ def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
 
 
 def _by_label(labels: Tensor, values: Tensor) -> Tensor:
-    """[highest label + 1] float64: the value of each label; NaN where it varies, over positions or at all."""
+    """[highest label + 1] float64: the constant of each label; NaN where an element varies, or where two differ."""
     small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
     ids, value = small.reshape(-1), value.reshape(-1)
     known = ids >= 0
     size = int(ids.max()) + 1 if ids.numel() and bool(known.any()) else 1
+    # labels that do not occur keep inf and -inf, which differ; amin and amax hand a NaN on, which equals nothing
     low = torch.full((size,), torch.inf).double().scatter_reduce(0, ids[known], value[known], "amin")
     high = torch.full((size,), -torch.inf).double().scatter_reduce(0, ids[known], value[known], "amax")
     return torch.where(low == high, low, NAN)

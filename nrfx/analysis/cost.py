@@ -58,11 +58,15 @@ def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = N
 
 
 class LayoutWidths:
-    """The width of a layout: all of it, or its live positions. Those of all parameters and all work are counted at
-    once, for a network has hundreds of small ones."""
+    """The width of a layout: all of it, or its live positions.
+
+    The live positions of all axes of parameters and work are counted in one operation, for a network has hundreds of
+    small layouts.
+    """
 
     def __init__(self, channels: Channels, live: Tensor | None) -> None:
         self.channels, self.live = channels, live
+        # by the identity of the layout: `channels` holds every layout, so that no id is used a second time
         self.known = {} if live is None else _live_widths(channels, live)
 
     def __call__(self, layout: Tensor | None) -> int:
@@ -76,7 +80,7 @@ class LayoutWidths:
 
 
 def _live_widths(channels: Channels, live: Tensor) -> dict[int, int]:
-    """id of a layout -> its live positions, for every axis of a parameter and of a piece of work."""
+    """id(layout) -> its live positions, for every axis of a parameter and of a piece of work."""
     axes = [axis for dims in channels.layouts.values() for axis in dims]
     axes += [axis for step in channels.steps for work in step.effect.work for axis in (work.rows, work.cols)]
     layouts = {id(axis): axis for axis in axes if axis is not None}

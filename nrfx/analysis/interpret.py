@@ -1,15 +1,16 @@
 """The interpretation of a graph on label tensors, one rule an op: at the widths that it has, or at others."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
+from nrfx.analysis.effects import SIZES, effect_of, is_workless
+from nrfx.analysis.in_place import Memory
+from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.labels import OPAQUE, along
 from nrfx.rules import (
@@ -19,37 +20,16 @@ from nrfx.rules import (
     Family,
     Site,
     Unfit,
-    attempt,
     check_effect,
     counted,
-    op_of,
     reads_as_weight,
     rule_of,
     tensors,
     unknown,
 )
 from nrfx.rules.reduction import varying
-from nrfx.tracing import TracedModule, has_known_forward
+from nrfx.tracing import TracedModule
 from nrfx.tracing.module import ByMode
-
-
-def relabel(
-    traced: TracedModule,
-    old: Channels,
-    births: Mapping[str, Tensor],
-    channel_of: Tensor,
-    shape_of: Callable[[str], tuple[int, ...]],
-) -> tuple[Step, ...]:
-    """Interprets the graphs with other births: each named birth brings the given labels into being.
-
-    Args:
-        channel_of: the channel of each label, old or new.
-        shape_of: the shape that a parameter or buffer of that name will have.
-
-    Raises:
-        Mismatch: an op cannot take the new widths.
-    """
-    return LabelInterpreter(traced, old, births, channel_of, shape_of=shape_of).interpreted()
 
 
 class RuleWarning(UserWarning):
@@ -91,37 +71,22 @@ def _is_weight(node: fx.Node) -> bool:
 class LabelInterpreter:
     """One interpretation of a traced module's graphs; it fills `born` and `reasons` as it goes."""
 
-    def __init__(
-        self,
-        traced: TracedModule,
-        old: Channels | None = None,
-        births: Mapping[str, Tensor] | None = None,
-        channel_of: Tensor | None = None,
-        axes: Mapping[str, int | None] | None = None,
-        shape_of: Callable[[str], tuple[int, ...]] | None = None,
-    ) -> None:
+    resized = False  # whether births have other widths than the modules
+
+    def __init__(self, traced: TracedModule, axes: Mapping[str, int | None]) -> None:
+        """Takes the axis that holds the channels of each bare parameter, where it is known."""
         self.traced = traced
-        self.shape_of = shape_of
-        self.resized = births is not None
-        self.born: dict[str, Tensor] = dict(births or {})
-        self.reasons: list[str] = list(old.reasons) if old else []
+        self.born: dict[str, Tensor] = {}
         self.count = 0
+        self.reasons: list[str] = []
+        self.codes: dict[str, int] = {}
+        self.axes: dict[str, int | None] = dict(axes)
         self.batch = _batch(traced)
-        self.unknown = {
-            (step.mode, step.node.name): step.effect.pins[0].reason if step.effect.pins else "it has no rule"
-            for step in (old.steps if old else ())
-            if step.effect.family is Family.UNKNOWN
-        }
         self.modules = dict(traced.named_modules(remove_duplicate=False))
         named = named_tensors(traced)
-        self.aliases = old.aliases if old else first_names(named)
-        self.codes: dict[str, int] = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
+        self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
         self.owned = _owned(traced, self.aliases)
-        self.axes: dict[str, int | None] = dict(old.axes) if old else dict(axes or {})
-        self.before: dict[tuple[str, str], Before] = {}
-        if old is not None and channel_of is not None:
-            self.before = {(step.mode, step.node.name): Before(step.effect.out, channel_of) for step in old.steps}
 
     def interpreted(self) -> tuple[Step, ...]:
         """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""
@@ -139,13 +104,14 @@ class LabelInterpreter:
         modes = ("eval",) if graphs["eval"] is graphs["train"] else ("eval", "train")
         for mode in modes:
             values: dict[fx.Node, Any] = {}
-            self.place = {node: index for index, node in enumerate(graphs[mode].nodes)}
-            self.families: dict[fx.Node, Family] = {}
+            families: dict[fx.Node, Family] = {}
+            place = {node: index for index, node in enumerate(graphs[mode].nodes)}
+            self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
             self.shapes: set[fx.Node] = set()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
-                values[node], self.families[node] = step.effect.out, step.effect.family
+                values[node], families[node] = step.effect.out, step.effect.family
                 if step.effect.family is Family.VALUE:
                     self.note_sizes(node)
                 elif node.op == "placeholder" or self.is_reached(node):
@@ -171,10 +137,10 @@ class LabelInterpreter:
             birth=self.birth,
             opaque=self.opaque,
             resized=self.resized,
-            before=self.before.get((mode, node.name)),
+            before=self.before(mode, node),
             name=lambda name: self.aliases.get(name, name),
             parameter=self.tensors.__getitem__,
-            workless=_is_workless(node, module),
+            workless=is_workless(node, module),
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
         owner = effect.reading or effect.norm
@@ -199,13 +165,11 @@ class LabelInterpreter:
 
     def effect(self, mode: str, call: Call) -> Effect:
         """What the rule says; where it cannot be applied, that the op is not understood."""
-        if (mode, call.node.name) in self.unknown:
-            return unknown(call, self.unknown[mode, call.node.name])
-        later = self.later_reader(call)
+        later = self.memory.later_reader(call.node) if isinstance(next(iter(call.args), None), Tensor) else None
         if later is not None:
-            return counted(call, f"it writes in place to a value that {later} reads later", _effect)
+            return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
         try:
-            effect = _effect(call)
+            effect = effect_of(call)
             check_effect(call, effect)
         except Unfit as error:
             return self.unfit(call, error)
@@ -213,26 +177,30 @@ class LabelInterpreter:
             # an error in tests, where warnings are: whoever has a network to look at gets a sound answer all the same
             warnings.warn(f"{_defect(call)} ({type(error).__name__}: {_first_line(error)}).", RuleWarning, stacklevel=2)
             return self.unfit(call, error)
-        if not self.resized and effect.family in (Family.POINTWISE, Family.MIXED):
+        if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
 
     def unfit(self, call: Call, error: Exception) -> Effect:
-        """That the op is not understood; at other widths than those of the trace, that it does not take them."""
-        if not self.resized:
-            return unknown(call, f"its rule cannot be applied here ({_first_line(error)})")
-        touched = tuple(tensors((call.args, call.kwargs)))
-        reason = f"it does not take another width ({_first_line(error)})"
-        raise Mismatch(call.node.name, reason, touched) from error
+        """The effect of an op that raised on its labels."""
+        return unknown(call, f"its rule cannot be applied here ({_first_line(error)})")
+
+    def before(self, mode: str, node: fx.Node) -> Before | None:
+        """The node at the widths of the trace, where these are others."""
+        return None
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter or buffer."""
+        return tuple(self.tensors[name].shape)
 
     def attribute(self, call: Call) -> Effect:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
         labels = call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
         tensor = self.tensors.get(name)
-        if tensor is not None and self.shape_of is not None:
+        if tensor is not None:
             labels = labels.new_full((1,) * labels.dim(), int(labels.reshape(-1)[0])).expand(self.shape_of(name))
         opaque = Effect(Family.SOURCE, out=labels)
         if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
@@ -264,30 +232,6 @@ class LabelInterpreter:
         born = ((name, self.born[name]) for name, axis in self.axes.items() if axis is not None and name in self.born)
         return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
 
-    def later_reader(self, call: Call) -> str | None:
-        """Who reads, after an op that works in place, the value that it changes, or a view of it."""
-        if not (_works_in_place(call.node, call.module) and call.args and isinstance(call.args[0], Tensor)):
-            return None
-        now = self.place[call.node]
-        shared, queue = set(), [call.node.all_input_nodes[0]]
-        while queue:
-            node = queue.pop()
-            shared.add(node)
-            around = [user for user in node.users if self.place[user] < now and self.shares(user, node)]
-            around += [source for source in node.all_input_nodes[:1] if self.shares(node, source)]
-            queue.extend(other for other in around if other not in shared)
-        readers = {user for node in shared for user in node.users} - shared
-        later = [user for user in readers if self.place[user] > now]
-        return min(later, key=self.place.__getitem__).name if later else None
-
-    def shares(self, node: fx.Node, source: fx.Node) -> bool:
-        """Whether what `node` gives may lie in the memory of `source`, its first input."""
-        op = op_of(node.target) if node.op in ("call_function", "call_method") else None
-        if node.all_input_nodes[0] is not source or (op is not None and op.copies):
-            return False
-        module = self.modules[str(node.target)] if node.op == "call_module" else None
-        return self.families[node] in (Family.MOVEMENT, Family.IDENTITY) or _works_in_place(node, module)
-
     def reads_mode(self, node: fx.Node) -> bool:
         sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
         return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
@@ -305,41 +249,6 @@ class LabelInterpreter:
         return self.codes[reason]
 
 
-def _is_workless(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether the op is known to do no multiply-adds that count; what has a forward of its own may do any."""
-    kind: Any = type(module)
-    if module is not None and not has_known_forward(kind):
-        return False
-    op = op_of(node.target if module is None else module) if node.op.startswith("call_") else None
-    return op is not None and op.workless
-
-
-def _works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    op = op_of(node.target)
-    if (op is not None and op.in_place) or (name.endswith("_") and not name.endswith("__")):
-        return True
-    if isinstance(node.target, str):
-        return False
-    index = _inplace_argument(node.target)
-    given = node.args[index] if index is not None and index < len(node.args) else node.kwargs.get("inplace")
-    return index is not None and given is True
-
-
-@cache
-def _inplace_argument(function: Callable[..., Any]) -> int | None:
-    """Which argument of a function is `inplace`; None where there is none."""
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # builtins have no signature, and no such argument
-        return None
-    return names.index("inplace") if "inplace" in names else None
-
-
 def _batch(traced: TracedModule) -> int:
     """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1. Parts of a model get
     anchors and proposals as well, so that their work is that of one run."""
@@ -349,94 +258,52 @@ def _batch(traced: TracedModule) -> int:
     return sizes.pop() if len(sizes) == 1 else 1
 
 
-def first_names(named: Mapping[str, Tensor]) -> dict[str, str]:
-    """Every name of a tensor -> the first name of the same one."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in named.items()}
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter, then every buffer, by each of its names, in one walk over the modules."""
-    modules = list(module.named_modules(remove_duplicate=False))
-    return {
-        (f"{path}.{name}" if path else name): tensor
-        for kind in ("_parameters", "_buffers")
-        for path, owner in modules
-        for name, tensor in getattr(owner, kind).items()
-        if tensor is not None
-    }
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _effect(call: Call) -> Effect:
-    return _BY_OP[call.node.op](call)
+class Relabeler(LabelInterpreter):
+    """The interpretation of the same graphs with other births, each of which brings the given labels into being.
 
+    channel_of: the channel of each label, old or new. shapes: the shape that a parameter or buffer will have, by name.
+    An op that does not take the new widths raises a Mismatch.
+    """
 
-def _placeholder(call: Call) -> Effect:
-    return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the network's input"))
+    resized = True
 
+    def __init__(
+        self,
+        traced: TracedModule,
+        old: Channels,
+        births: Mapping[str, Tensor],
+        channel_of: Tensor,
+        shapes: Callable[[str], tuple[int, ...]],
+    ) -> None:
+        super().__init__(traced, old.axes)
+        self.born = dict(births)
+        self.aliases = dict(old.aliases)
+        self.reasons = list(old.reasons)
+        self.codes = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
+        self.old = {(step.mode, step.node.name): step.effect for step in old.steps}
+        self.channel_of, self.shapes_by_name = channel_of, shapes
 
-def _output(call: Call) -> Effect:
-    pins = tuple(call.pin(labels, "the network's output") for labels in tensors(call.args))
-    return Effect(Family.SINK, out=call.args[0], pins=pins)
+    def effect(self, mode: str, call: Call) -> Effect:
+        """As at the widths of the trace; what was not understood there is not understood here."""
+        old = self.old[mode, call.node.name]
+        if old.family is Family.UNKNOWN:
+            return unknown(call, old.pins[0].reason if old.pins else "it has no rule")
+        return super().effect(mode, call)
 
+    def unfit(self, call: Call, error: Exception) -> Effect:
+        touched = tuple(tensors((call.args, call.kwargs)))
+        reason = f"it does not take another width ({_first_line(error)})"
+        raise Mismatch(call.node.name, reason, touched) from error
 
-def _called(call: Call) -> Effect:
-    if isinstance(call.module, ByMode):
-        return Effect(Family.VALUE, out=call.argument(1, "eval"))
-    if call.module is None and _asks_for_sizes(call):
-        return Effect(Family.VALUE, out=attempt(_run, call))
-    obstacle = _obstacle(call.module)
-    if obstacle is not None:
-        return counted(call, obstacle, rule_of(call.node, call.module))
-    return rule_of(call.node, call.module)(call)
+    def before(self, mode: str, node: fx.Node) -> Before | None:
+        return Before(self.old[mode, node.name].out, self.channel_of)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return self.shapes_by_name(name)
 
-def _obstacle(module: nn.Module | None) -> str | None:
-    """What stands between a module and its class's rule."""
-    if module is None:
-        return None
-    kind: Any = type(module)
-    if not has_known_forward(kind) or "forward" in vars(module):
-        return f"{kind.__name__} has a forward of its own"
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has forward hooks, which may do anything"
-    computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
-    return f"its {computed[0]} is computed from other tensors" if computed else None
-
-
-def _holds(module: nn.Module, name: str) -> bool:
-    """Whether an attribute that is no parameter is a tensor, or a property that gives one (a parametrization)."""
-    own = vars(module).get(name, getattr(type(module), name, None))
-    return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
-
-
-SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
-
-
-def _asks_for_sizes(call: Call) -> bool:
-    """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
-    if call.node.op == "call_method":
-        return call.node.target in SIZES
-    if call.node.target is getattr:
-        return call.args[1] in ("shape", "ndim", "device", "dtype")
-    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
-
-
-def _run(call: Call) -> Any:
-    target: Callable[..., Any] | str = call.node.target
-    if isinstance(target, str):
-        return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
-    return target(*call.args, **call.kwargs)
-
-
-_BY_OP: dict[str, Callable[[Call], Effect]] = {
-    "placeholder": _placeholder,
-    "output": _output,
-    "call_module": _called,
-    "call_function": _called,
-    "call_method": _called,
-}
+    def check_axes(self, effect: Effect) -> None:
+        """The axes are those of the trace."""

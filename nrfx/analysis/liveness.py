@@ -1,11 +1,11 @@
-"""Which channels are dead: constant for everyone who reads them, because a gamma on their way is.
+"""Which channels are dead: a gamma near 0 makes them a constant for every weight that reads them.
 
     gamma-dead    abs(gamma) < threshold * max abs(gamma) of its layer
     dead          gamma-dead, free, and constant at every weight that reads it: it can go without changing the function
     held          gamma-dead but kept, with the reason; live in every cost
 
-Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here one that is not constant, or
-that somebody else keeps, is held.
+Source: Neural Rejuvenation, Sec. 3.1.1. There every gamma-dead channel is dropped; here a channel is held where it is
+not constant, where another of its gammas is alive, and where its space is pinned or lies on a residual stream.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.constants import Affine, Constants, constants_of
-from nrfx.analysis.interpret import named_tensors
+from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError
@@ -31,7 +31,10 @@ ALL_DEAD = 1e-3
 
 @dataclass(frozen=True)
 class Held:
-    """Gamma-dead channels that are kept for one reason: their positions in `gamma`, and which channels they are."""
+    """Gamma-dead channels that are kept for one reason.
+
+    `gamma` is the parameter, `indices` their positions in it (int64), `channels` the channels there.
+    """
 
     gamma: str
     reason: str
@@ -41,8 +44,16 @@ class Held:
 
 @dataclass(frozen=True)
 class Liveness:
-    """`live[c]`: whether channel c stays. `gamma_dead[name][i]`: whether that gamma is dead. `strength[c]`: its
-    largest |gamma|.
+    """Which channels stay, and why.
+
+    Attributes:
+        live: bool [channels], whether the channel stays.
+        gamma_dead: gamma parameter -> bool of its shape, whether the gamma is dead.
+        held: gamma-dead channels that stay, by gamma parameter and reason.
+        affine: key of a norm -> its values in eval mode.
+        constants: the constants that weights read once dead gammas count as 0.
+        notes: sentences on layers and spaces of which all channels are dead.
+        threshold, residual: as they were given.
     """
 
     live: Tensor
@@ -67,7 +78,7 @@ def liveness_of(
     Args:
         threshold: relative to the largest abs(gamma) of the same layer, in [0, 1).
         residual: "live" and "fixed" keep the channels of streams, "coupled" lets one die when all its gammas are dead.
-        hold: channels to keep, with the reason.
+        hold: further channels to keep, with the reason.
 
     Raises:
         AnalysisError: threshold or residual is out of range, or a number of a norm is NaN or infinite.
@@ -85,18 +96,21 @@ def liveness_of(
     affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
     constants = constants_of(channels, affine, reader(traced), reader(traced))
     marked = _marked(channels, gamma_dead)
-    policy = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)
+    kept_streams = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)
     free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
-    keep = ~marked | policy[channels.space_of] | ~free[channels.space_of] | _read_varying(channels, constants)
+    # a channel without a dead gamma stays; one with a dead gamma stays on a stream, by a pin, or where it varies for a
+    # weight that reads it
+    keep = ~marked | kept_streams[channels.space_of] | ~free[channels.space_of] | _read_varying(channels, constants)
     for channel in hold or {}:
         keep[channel] = True
     strength = _strength(channels, values)
+    # in this order: a channel that keeps its space from being empty is one of the two groups that a convolution needs
     keep, revived = _never_empty(channels, keep, strength)
     hold = _second_groups(channels, keep, strength) | dict(hold or {})
     for channel in hold:
         keep[channel] = True
     notes += [f"{channels.spaces[space].name}: all channels are dead; the strongest is kept." for space in revived]
-    held = tuple(_held(channels, gamma_dead, keep, constants, policy, hold or {}, residual))
+    held = tuple(_held(channels, gamma_dead, keep, constants, kept_streams, hold or {}, residual))
     return Liveness(keep, gamma_dead, held, affine, constants, tuple(notes), threshold, residual)
 
 
@@ -109,37 +123,34 @@ def removed_gammas(channels: Channels, liveness: Liveness) -> dict[str, Tensor]:
 
 
 def prunable_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
-    """Per gamma parameter that can die, bool [channels]: those on a free channel, outside streams unless "coupled".
+    """Gamma parameter -> bool of its shape: the gammas on free channels, outside streams unless residual is "coupled".
 
     These receive the sparsity penalty (Sec. 3.1.1, Eq. 3; the paper leaves out the convolutions added to the main
     stream).
     """
     check_residual(0.0, residual)
     channels = channels_of(traced)
-    mortal = torch.tensor(
-        [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces], dtype=torch.bool
-    )
+    prunable = _prunable_spaces(channels, residual)
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
-    masks = {name: among(channels.spaces_along(layout), mortal) for name, layout in channels.norms.items()}
+    masks = {name: among(channels.spaces_along(layout), prunable) for name, layout in channels.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
 
 
 def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Residual = "live") -> dict[str, Tensor]:
-    """Per beta parameter, bool [channels]: those of gamma-dead channels that could go if their constant were 0.
+    """Beta parameter -> bool of its shape: the betas of gamma-dead channels that could go if their constant were 0.
 
-    A constant other than 0 cannot be moved behind a gate or a padded depthwise convolution, so there a channel is held
-    by its beta alone. Betas that are 0 already are among them: at another value they would hold their channel again.
+    A gate or a padded depthwise convolution makes a constant vary unless it is 0: there the beta alone holds a channel.
+    A beta that is 0 already is among them, for at another value it would hold its channel again.
 
     Raises:
         AnalysisError: as for `liveness`.
     """
     channels = channels_of(traced)
     liveness = liveness_of(traced, channels, threshold, residual)
-    mortal = torch.tensor(
-        [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces], dtype=torch.bool
-    )[channels.space_of]
+    prunable = _prunable_spaces(channels, residual)[channels.space_of]
+    # beta 1 on every dead gamma stands for any constant but 0
     ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in liveness.affine.items()}
-    losing = mortal & (constants_of(channels, ones, reader(traced), reader(traced)).lost >= 0)
+    losing = prunable & (constants_of(channels, ones, reader(traced), reader(traced)).lost >= 0)
     held = liveness.live & (liveness.constants.lost >= 0)
     trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - channels.shared
     masks = {}
@@ -150,8 +161,14 @@ def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Re
     return {name: mask for name, mask in masks.items() if bool(mask.any())}
 
 
+def _prunable_spaces(channels: Channels, residual: Residual) -> Tensor:
+    """bool [spaces]: whether channels of the space may die."""
+    spaces = [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces]
+    return torch.tensor(spaces, dtype=torch.bool)
+
+
 def live_along(channels: Channels, live: Tensor, layout: Tensor) -> Tensor:
-    """bool [len layout]: whether each position stays; what carries no channel does."""
+    """bool [len layout]: whether each position stays; positions without a channel stay."""
     ids = channels.channels_along(layout)
     return (ids < 0) | among(ids, live)
 
@@ -176,12 +193,13 @@ def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
         return {}
     if any(tensors[name].is_meta for name in names):
         raise AnalysisError("The model lies on the meta device and has no gammas to read: move it to the CPU or a GPU.")
-    joined = torch.cat([tensors[name].detach().reshape(-1) for name in names]).double().cpu()  # in their widest dtype
-    return dict(zip(names, joined.split([tensors[name].numel() for name in names]), strict=True))
+    # one transfer for all: each read of a GPU waits for its queue. torch.cat promotes mixed dtypes to the widest
+    values = torch.cat([tensors[name].detach().reshape(-1) for name in names]).double().cpu()
+    return dict(zip(names, values.split([tensors[name].numel() for name in names]), strict=True))
 
 
 def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
-    if not values or bool(torch.cat(list(values.values())).isfinite().all()):
+    if not values or bool(torch.cat(list(values.values())).isfinite().all()):  # one test for all
         return
     for norm in norms:
         kinds = (
@@ -200,6 +218,7 @@ def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
 
 
 def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
+    """bool [len gamma], which gammas are dead; and a note where all of them are."""
     size = gamma.abs()
     strongest = float(size.max()) if size.numel() else 0.0
     if size.numel() and strongest < ALL_DEAD and threshold > 0:
@@ -223,7 +242,7 @@ def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, T
     )
 
 
-_ONE, _ZERO = torch.ones(1).double(), torch.zeros(1).double()
+_ONE, _ZERO = torch.ones(1).double(), torch.zeros(1).double()  # expanded, never written to
 
 
 def reader(module: nn.Module) -> Callable[[str], Tensor]:
@@ -244,7 +263,7 @@ def _marked(channels: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
 
 
 def _with_labels(channels: Channels, labels: Tensor) -> Tensor:
-    """bool [channels]: some of the labels is of the channel."""
+    """bool [channels]: whether one of the labels is the channel's."""
     marked = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
     marked[channels.channel_of[labels[labels >= 0]]] = True
     return marked
@@ -260,6 +279,7 @@ def _read_varying(channels: Channels, constants: Constants) -> Tensor:
 
 
 def _strength(channels: Channels, values: Mapping[str, Tensor]) -> Tensor:
+    """float64 [channels]: the largest abs(gamma) of each channel, 0 where it has no gamma."""
     strength = torch.zeros(channels.space_of.numel()).double()
     labels, _ = joined(list(channels.norms.values()))
     size = torch.cat([torch.zeros(0).double(), *(values[name] for name in channels.norms)]).abs()
@@ -268,7 +288,7 @@ def _strength(channels: Channels, values: Mapping[str, Tensor]) -> Tensor:
 
 
 def _never_empty(channels: Channels, keep: Tensor, strength: Tensor) -> tuple[Tensor, list[int]]:
-    """`keep`, with the strongest channel of every space that would be empty."""
+    """`keep` with the strongest channel of every space that would be empty; and these spaces."""
     kept = torch.bincount(channels.space_of[keep], minlength=len(channels.spaces))
     empty = (kept == 0).nonzero().flatten().tolist()
     keep = keep.clone()
@@ -279,9 +299,10 @@ def _never_empty(channels: Channels, keep: Tensor, strength: Tensor) -> tuple[Te
 
 
 def _second_groups(channels: Channels, keep: Tensor, strength: Tensor) -> dict[int, str]:
-    """The strongest dead channel of each space that a grouped convolution reads and that would be left with one.
+    """Channel -> reason: in each space that a grouped convolution reads and that would keep one channel, the strongest
+    of the dead ones.
 
-    A convolution with one group is an ordinary one, whose channels no longer pass.
+    With one group left the convolution would be an ordinary one: its rule would give it channels of its own.
     """
     readings = [step.effect.reading for step in channels.steps if step.effect.family is Family.GROUPED]
     axes = [channels.spaces_along(reading.cols) for reading in readings if reading is not None]
@@ -299,11 +320,13 @@ def _held(
     gamma_dead: Mapping[str, Tensor],
     keep: Tensor,
     constants: Constants,
-    policy: Tensor,
+    kept_streams: Tensor,
     hold: Mapping[int, str],
     residual: Residual,
 ) -> Iterator[Held]:
-    reason_of, reasons = _reasons(channels, constants, policy, hold, residual)
+    """Held gammas by parameter and reason: all dead gammas on channels that stay."""
+    # the gammas of all parameters as one vector, split again at the end
+    reason_of, reasons = _reasons(channels, constants, kept_streams, hold, residual)
     labels, _ = joined([channels.norms[name] for name in gamma_dead])
     ids = channels.channels_along(labels)
     dead = among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
@@ -316,15 +339,18 @@ def _held(
 
 
 def _reasons(
-    channels: Channels, constants: Constants, policy: Tensor, hold: Mapping[int, str], residual: Residual
+    channels: Channels, constants: Constants, kept_streams: Tensor, hold: Mapping[int, str], residual: Residual
 ) -> tuple[Tensor, list[str]]:
-    """For each channel the index of the reason why it is kept when a gamma of it is dead; weaker reasons come first."""
+    """[channels] int64, the index of the reason why the channel is kept where it is gamma-dead; and the reasons.
+
+    Of several reasons the strongest is told: pinned, on a stream, in `hold`, its constant lost, alive elsewhere.
+    """
     reasons = ["alive on another path, or for another norm that reads it", *constants.causes]
     reason_of = constants.lost + 1
     for channel, reason in hold.items():
         reason_of[channel] = len(reasons)
         reasons.append(reason)
-    of_space = torch.where(policy, len(reasons), -1)
+    of_space = torch.where(kept_streams, len(reasons), -1)
     reasons.append(f'on a residual stream, which residual="{residual}" keeps')
     for space in channels.spaces:
         if not space.free:

@@ -11,8 +11,10 @@ from nrfx.rules import Family
 
 
 def flow(channels: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
-    """Interprets the steps in order on another kind of value: `value` gives that of a step from those of its
-    operands.
+    """Interprets the steps in order on another kind of value.
+
+    Args:
+        value: (step, args, kwargs) -> the value of the step; args and kwargs hold the values of its operands.
     """
     values: dict[tuple[str, str], Any] = {}
     for step in channels.steps:
@@ -34,7 +36,7 @@ def operands(step: Step, values: Mapping[tuple[str, str], Any]) -> tuple[tuple[A
 
 
 def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The node's arguments with operands that were passed by name in their places."""
+    """The node's arguments, with `input`, `tensors` and `other` in their places where they were passed by name."""
     if not node.kwargs:
         return node.args, {}
     args, kwargs = list(node.args), dict(node.kwargs)
@@ -49,6 +51,6 @@ def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:
     """The nest with each label tensor replaced by value(labels)."""
     if isinstance(nest, Tensor):
         return value(nest)
-    if type(nest) is tuple:
+    if type(nest) is tuple:  # nearly all nests; tree_map is slower
         return tuple(like(part, value) for part in nest)
     return tree_map(lambda leaf: value(leaf) if isinstance(leaf, Tensor) else leaf, nest)

@@ -1,9 +1,11 @@
-"""Ties and pins as a graph, and the shortest ways in it.
+"""Ties and pins as a graph, and the shortest ways from a layer to a pin.
 
 vertex       a node of the traced graph together with one group of the labels that meet there: those born at one place
              that lie in one space, or those that are opaque for one reason
-edge         leads with the flow of values and against it, across ties, and between nodes that read the same weights
-pin          a vertex too, one for each space that it touches; edges lead into it only
+edge         from a node to those that use its value, and back; between tied groups; between nodes that read the same
+             weights
+pin          a vertex too, one for each space that it touches. Edges lead into it, and from it to the end of the space
+             alone, so that no way to one pin leads through another
 """
 
 from collections.abc import Sequence
@@ -18,13 +20,15 @@ from nrfx.labels import OPAQUE, collapse
 from nrfx.rules import Family, Pin, tensors
 
 Hop = Literal["start", "onward", "back", "shared"]
-"""How a way reaches a node: first of all, with the flow of values, against it, through shared weights."""
+"""How a way comes to a node: it starts there, or from an input of the node, from a user of it, or by shared weights."""
 
 
 @dataclass(frozen=True)
 class Vertex:
-    """A node with one group of the labels that meet there, a pin (`pin` >= 0), or the end that all pins of a space
-    (all additions of a stream) lead to.
+    """A node with one group of the labels that meet there; or a pin, where `pin` >= 0; or the end of a space.
+
+    All pins of a space lead to one end, and all additions on its stream to another, so that the nearest pin or addition
+    is found by one shortest way to the end.
     """
 
     mode: str
@@ -34,7 +38,7 @@ class Vertex:
 
 
 class TieGraph:
-    """The ties and pins of a network; see the top of this file. Into pins and ends, edges lead one way only."""
+    """The ties and pins of a network as a graph (see the top of this file)."""
 
     def __init__(self, channels: Channels) -> None:
         import networkx  # noqa: PLC0415 (slow to import, and only why asks for ways)
@@ -65,11 +69,11 @@ class TieGraph:
         return self._shortest(steps, space, [v for v in self.vertices.get(space, ()) if v.node in nodes])
 
     def to_source(self, steps: Sequence[Step], code: int) -> list[Vertex]:
-        """The way from a layer to the node that brings into being what is not understood."""
+        """The way from a layer to the node from which the opaque labels of this code come."""
         return self._shortest(steps, code, self._sources(code))
 
     def to_met(self, way: Sequence[Vertex], reason: str) -> list[Vertex]:
-        """From a pin that meets something opaque on to the node that this comes from."""
+        """From a pin that says "meets REASON" on to the node from which the opaque labels with that reason come."""
         met = reason.removeprefix("meets ")
         if not way or met == reason:
             return []
@@ -78,17 +82,17 @@ class TieGraph:
 
     def pins_of(self, space: int) -> list[int]:
         """The indices of the pins of a space."""
-        hub = _pinned(space)
-        return sorted(vertex.pin for vertex in self.graph.pred[hub]) if hub in self.graph else []
+        end = _pinned(space)
+        return sorted(vertex.pin for vertex in self.graph.pred[end]) if end in self.graph else []
 
     def hop(self, before: Vertex | None, after: Vertex) -> Hop:
-        """How the edge between two vertices leads."""
+        """How a way comes from one vertex to the next."""
         return "start" if before is None or before.pin >= 0 else self.graph.edges[before, after].get("hop", "shared")
 
     def _flow(self) -> None:
-        """Edges between each node and those that use its value, for each group of labels in it."""
+        """Edges between each node and those that use its value, for each group of labels in the value."""
         outs: dict[tuple[str, str], list[int]] = {}
-        known: dict[int, list[int]] = {}
+        known: dict[int, list[int]] = {}  # by the identity of a label tensor: many steps hand on the same one
         for step in self.channels.steps:
             values = tensors(step.effect.out) if step.effect.family is not Family.VALUE else []
             for labels in values:
@@ -125,7 +129,10 @@ class TieGraph:
                         self._both_ways(_at(earlier, group), _at(step, group))
 
     def _pin(self, index: int, pin: Pin) -> None:
-        """A vertex for the pin in each space that it touches, after its node or those that read its parameter."""
+        """A vertex for the pin in each space that it touches, behind its node.
+
+        A pin may name a layer or a parameter instead of a node: then it stands behind the nodes that read this.
+        """
         touched = [group for group in self._groups(pin.labels) if group >= 0]
         named = {v for mode in ("eval", "train") for g in touched if (v := Vertex(mode, pin.node, g)) in self.graph}
         if not named:
@@ -138,7 +145,7 @@ class TieGraph:
             self.graph.add_edge(end, _pinned(space))
 
     def _readers(self, place: str) -> set[str]:
-        """The nodes of the layer or parameter that a pin names instead of a node."""
+        """The nodes that read the layer or the parameter."""
         return {
             step.node.name
             for step in self.channels.steps
@@ -156,7 +163,7 @@ class TieGraph:
                 self.graph.add_edge(*ends)
 
     def _groups(self, labels: Tensor) -> list[int]:
-        """The groups among labels: of a birth in a space (>= 0), or an opaque code."""
+        """The groups of the labels: a number >= 0 for a birth and space, or an opaque code."""
         ids = collapse(labels).reshape(-1)
         groups = ids[ids <= OPAQUE]
         if self.group_of.numel():
@@ -174,7 +181,7 @@ class TieGraph:
         return vertices
 
     def _sources(self, code: int) -> list[Vertex]:
-        """The vertices of an opaque code that get it from no other."""
+        """The vertices of an opaque code whose nodes have no input with the same code."""
         edges = self.graph.edges
         return [
             vertex
@@ -183,6 +190,7 @@ class TieGraph:
         ]
 
     def _shortest(self, steps: Sequence[Step], space: int, ends: Sequence[Vertex]) -> list[Vertex]:
+        """The shortest way from one of the steps, at a vertex of the space, to one of the ends; [] if there is none."""
         import networkx  # noqa: PLC0415 (see __init__)
 
         places = {(step.mode, step.node.name) for step in steps}
@@ -207,7 +215,7 @@ def _joined(space: int) -> Vertex:
 
 
 def _group_of(channels: Channels) -> Tensor:
-    """[labels] int64: birth * spaces + space of each label."""
+    """[labels] int64: birth * spaces + space of each label, so that group % spaces is the space."""
     groups = torch.zeros(channels.channel_of.numel(), dtype=torch.int64)
     for index, labels in enumerate(channels.births.values()):
         groups[labels] = index * len(channels.spaces) + channels.spaces_along(labels)

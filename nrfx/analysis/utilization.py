@@ -31,13 +31,13 @@ class Share:
 
     @property
     def ratio(self) -> float:
-        """live / total; 1.0 of nothing."""
+        """live / total; 1.0 where the total is 0."""
         return self.live / self.total if self.total else 1.0
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A place whose channels must not change: `space` is where they are born, `node` what pins them."""
+    """A space whose width must not change: its name, the node or layer that pins it, and why."""
 
     space: str
     node: str
@@ -46,8 +46,9 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Row:
-    """What one parameterised module costs. Widths are channels; params learnable numbers; flops multiply-adds of one
-    example.
+    """The widths and the cost of one module that owns parameters.
+
+    Widths are channels; params learnable numbers; flops multiply-adds of one example.
 
     `held` counts gamma-dead channels of its output that are kept, `pins` are the reasons why its output width is fixed.
     """
@@ -68,17 +69,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Utilization(Printed):
-    """What a network costs and how much of that is alive. print() renders it for the terminal.
+    """The cost of a network and of its live part. print() renders it for the terminal.
 
     Attributes:
         params, flops: live and total cost, with `.ratio`.
         rows: one per module that owns parameters, in the order in which the graph reaches them.
-        pins: the places whose width is fixed.
+        pins: the spaces whose width must not change.
         uncounted: nodes whose multiply-adds are not known, "name: reason".
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
-        gammas: how many gammas there are; with none, nothing tells what is dead.
-        notes: what else a reader should know.
+        gammas: the number of gammas; without any, nothing tells which channels are dead.
+        notes: further sentences, such as on layers whose gammas are all dead.
     """
 
     params: Share
@@ -157,7 +158,7 @@ def _uncounted(channels: Channels) -> Iterable[str]:
 
 
 def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
-    """(reason, channels), most first; a channel that several gammas hold counts once."""
+    """(reason, channels), most channels first; a channel with several dead gammas counts once."""
     channels_of: dict[str, list[Tensor]] = {}
     for entry in held:
         channels_of.setdefault(entry.reason, []).append(entry.channels)
@@ -166,6 +167,8 @@ def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
 
 
 class _Rows:
+    """The rows of a network. `params`, `flops`, `widths`: of the whole network, then of its live part."""
+
     def __init__(
         self,
         traced: TracedModule,
@@ -187,7 +190,7 @@ class _Rows:
             self.held_by_gamma[entry.gamma] += entry.indices.numel()
 
     def rows(self) -> Iterable[Row]:
-        """One row per owner of parameters: first those that the graphs reach, in order, then the unread ones."""
+        """One row for each module that owns parameters: those that a graph reaches, in its order, then the others."""
         visited: dict[str, Step] = {}
         for step in self.channels.steps:
             if step.effect.sites:
@@ -196,14 +199,16 @@ class _Rows:
         paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
         axes = [_axes(visited.get(path)) for path in paths]
         outs = [out for out, _ in axes if out is not None]
+        # counted for all layouts at once, and handed out again in the order of `outs`
         held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
         for path, (out, in_) in zip(paths, axes, strict=True):
-            on_out = (0, ()) if out is None else (next(held), next(pins))
-            yield self.row(path, visited.get(path), out, in_, *on_out)
+            held_here, pins_here = (0, ()) if out is None else (next(held), next(pins))
+            yield self.row(path, visited.get(path), out, in_, held_here, pins_here)
 
     def row(
         self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
     ) -> Row:
+        """The row of one module; `held` and `pins` are those of its output."""
         params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
         norm = step.effect.norm if step is not None else None
         return Row(
@@ -222,14 +227,14 @@ class _Rows:
         )
 
     def held_on(self, outs: list[Tensor]) -> list[int]:
-        """How many positions of each layout carry a channel that is held."""
+        """For each layout, how many of its positions carry a held channel."""
         labels, layout_of = joined(outs)
         held = among(self.channels.channels_along(labels), self.held)
         counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
         return counts
 
     def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
-        """Why channels of each layout are pinned, by the order of their spaces."""
+        """For each layout, why channels on it are pinned, in the order of their spaces."""
         labels, layout_of = joined(outs)
         spaces = self.channels.spaces_along(labels)
         here = among(spaces, self.pinned)
@@ -242,6 +247,7 @@ class _Rows:
 
 
 def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
+    """Module path -> the sum of the costs of its nodes in the eval graph."""
     total: dict[str, int] = {}
     for step in steps:
         if step.mode == "eval" and step.node.name in cost:

@@ -1,6 +1,7 @@
 """Why a layer has the channels that it has: what ties them, what pins them, what holds the dead ones.
 
-chain        the nodes on the shortest way from a layer to a pin, or to whatever else keeps its channels (tie_graph.py)
+chain        the nodes on the shortest way from a layer to a pin, a stream's addition, or what else keeps its channels
+             (see tie_graph.py)
 
 Not handled: modules inside one that the graph calls as a whole (the projections of nn.MultiheadAttention).
 """
@@ -36,10 +37,10 @@ class Link:
 
     Attributes:
         node: its name in the graph.
-        op: what it calls: the class of a module, the name of a function or method; "input", "tensor" or "output".
+        op: the class of the module or the name of the function that it calls; "input", "tensor" or "output".
         module: the path of the module that is called, or around the call; "" for the network itself.
         called: whether the module is called.
-        file, line: where in the code that is neither torch's nor nrfx's, None where it is not known.
+        file, line: the line of the user's code that made the node, None where it is not known.
         hop: how the chain gets here from the link before: "onward" with the flow of values, "back" against it,
             "shared" by weights that both read.
     """
@@ -55,7 +56,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Hold:
-    """Gamma-dead channels that are kept for one reason, how many, and the way to the node that holds them."""
+    """How many gamma-dead channels are kept for one reason, and the chain to the node that holds them."""
 
     reason: str
     channels: int
@@ -63,20 +64,21 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Part:
+class AxisPart:
     """Channels on an axis of a layer that belong to one space, or that are not understood.
 
     Attributes:
         axis: "out", "in", or "both" where a layer passes its channels on.
-        space: the name of the space; "" for what is not understood.
-        births: the layers that bring its channels into being, and share its width.
-        width, live: channels on this axis, at each position where they are read (after a flatten, more than once); 0
-            where they cannot be told apart.
-        state: "pinned": must not change. "fixed": no channel of the network, such as its input. "gammaless": free, but
-            no gamma tells which are dead. "stream": residual="live" or "fixed" keeps them. "frozen": may go, but none
-            may come, for a parameter is frozen. "free": may go and come.
-        reason: of the state; "" for "free".
-        chain: the way from the layer to what gives that reason; may be empty.
+        space: the name of the space; "" in state "fixed".
+        births: the layers that bring channels of the space into being, and share its width.
+        width, live: positions of the axis with such a channel (after a flatten each channel has several), and of those
+            the live ones; 0 where the positions cannot be told apart.
+        state: "pinned": the width must not change. "fixed": no channels, but the network's input or the result of an op
+            that is not understood. "gammaless": free, but no gamma tells which channels are dead. "stream":
+            residual="live" or "fixed" keeps them. "frozen": channels may go, but none may come, for a parameter is
+            frozen. "free": channels may go and come.
+        reason: why it is in that state; "" for "free".
+        chain: the way from the layer to the node that gives this reason; may be empty.
         also: other pins of the space, "node: reason".
         held: gamma-dead channels among them that are kept.
     """
@@ -95,19 +97,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Why(Printed):
-    """What is known about the channels of a layer, or of every layer in a container. print() renders it.
+    """Why the channels of a layer, or of every layer in a container, may or may not change. print() renders it.
 
     Attributes:
         layer: the module path.
         op: its class.
         parts: its own channels, space by space, outputs first; empty for a container.
         layers: of a container, the layers in it.
-        note: what else a reader should know, or "".
+        note: a sentence where there is nothing to explain, or "".
     """
 
     layer: str
     op: str
-    parts: tuple[Part, ...]
+    parts: tuple[AxisPart, ...]
     layers: "tuple[Why, ...]"
     note: str = ""
 
@@ -210,7 +212,7 @@ class _Explained:
         return Why(path, type(self.traced.get_submodule(path)).__name__ if path else "network", tuple(parts), ())
 
     def axes(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
-        """The labels on the axes of a step, flat."""
+        """The labels on each axis of a step, as vectors."""
         reading, norm = step.effect.reading, step.effect.norm
         if norm is not None:
             yield "both", norm.layout
@@ -222,31 +224,32 @@ class _Explained:
             yield from self.values(step)
 
     def values(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
-        """The labels that come and go where no layout is read, each once; opaque ones cannot be counted."""
+        """The distinct labels of the inputs and of the output of a step without weights."""
         sources = [self.steps[step.mode, node.name].effect for node in step.node.all_input_nodes]
-        came = _flat([x for source in sources if source.family is not Family.VALUE for x in tensors(source.out)])
-        goes = _flat(tensors(step.effect.out))
-        yield from (("both", goes),) if torch.equal(came, goes) else (("out", goes), ("in", came))
+        read = _flat([x for source in sources if source.family is not Family.VALUE for x in tensors(source.out)])
+        made = _flat(tensors(step.effect.out))
+        yield from (("both", made),) if torch.equal(read, made) else (("out", made), ("in", read))
 
-    def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Part]:
-        """The labels of an axis, space by space, in their order; then what is not understood."""
+    def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[AxisPart]:
+        """The parts of an axis: its spaces in their order, then the opaque labels by reason."""
         for index in in_order(torch.cat([self.channels.spaces_along(labels[labels >= 0]) for labels in visits])):
             members = [
                 self.channels.channels_along(labels)[self.channels.spaces_along(labels) == index] for labels in visits
             ]
             yield self.part(axis, self.channels.spaces[index], max(members, key=Tensor.numel), steps)
-        counted = any(step.effect.reading is not None or step.effect.norm is not None for step in steps)
+        # the values of an op without weights come as distinct labels, of which opaque ones have no width
+        has_width = any(step.effect.reading is not None or step.effect.norm is not None for step in steps)
         for code in in_order(torch.cat([labels[labels <= OPAQUE] for labels in visits])):
-            width = max(int((labels == code).sum()) for labels in visits) if counted else 0
+            width = max(int((labels == code).sum()) for labels in visits) if has_width else 0
             reason, chain = self.channels.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
-            yield Part(axis, "", (), width, width, "fixed", reason, chain, (), ())
+            yield AxisPart(axis, "", (), width, width, "fixed", reason, chain, (), ())
 
-    def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> Part:
+    def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> AxisPart:
         """`members`: the channel at each position of the axis that belongs to the space."""
         state, reason, way = self.state(space, steps)
         pins = dict.fromkeys(_text(self.channels.pins[pin]) for pin in self.ties.pins_of(space.index))
         nearest = next((_text(self.channels.pins[vertex.pin]) for vertex in way if vertex.pin >= 0), None)
-        return Part(
+        return AxisPart(
             axis=axis,
             space=space.name,
             births=tuple(space.births),
@@ -260,7 +263,7 @@ class _Explained:
         )
 
     def state(self, space: Space, steps: Sequence[Step]) -> tuple[State, str, list[Vertex]]:
-        """What may become of the space, the reason, and the way from the layer to where it comes from."""
+        """The state of the space, the reason, and the way from the layer to the node that gives this reason."""
         residual = self.liveness.residual
         if space.pinned is not None:
             way = self.ties.to_pin(steps, space.index)
@@ -294,20 +297,20 @@ class _Explained:
                 by_reason.setdefault(entry.reason, []).append(here)
         for reason, parts in by_reason.items():
             held = torch.cat(parts).unique()
-            if state not in ("pinned", "stream"):  # which hold the whole space
+            if state not in ("pinned", "stream"):  # for these two, `way` leads to what keeps the space already
                 way = self.ties.to_nodes(steps, space.index, self.places(reason, held))
             yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
 
     def places(self, reason: str, held: Tensor) -> set[str]:
-        """The nodes that hold the channels: where their constant is lost, or who reads one of them as it varies."""
-        fixed = self.liveness.constants
-        if reason in fixed.causes:
-            return {fixed.places[fixed.causes.index(reason)]}
+        """The nodes that hold the channels: the one that makes their constant vary, or those that read them varying."""
+        constants = self.liveness.constants
+        if reason in constants.causes:
+            return {constants.places[constants.causes.index(reason)]}
         readers = set()
         for step in self.channels.steps:
             if step.effect.reading is not None:
                 cols = self.channels.channels_along(step.effect.reading.cols)
-                varies = [cols[value.isnan()] for value in fixed.read.get(step.effect.reading.key, ())]
+                varies = [cols[value.isnan()] for value in constants.read.get(step.effect.reading.key, ())]
                 if any(bool(torch.isin(columns, held).any()) for columns in varies):
                     readers.add(step.node.name)
         return readers

@@ -11,14 +11,14 @@ shapes. Not kept: gradients, hooks, schedulers, the state of random number gener
 tensors      parameters and buffers by name
 encoding     what an optimizer or a Rejuvenator keeps, as JSON and tensors
 plan         what of a network its tensors cannot say
-file         the file, written and read
+file         the file, as bytes and as it is read back
 network      the network of a file, built from a fresh model
 optimizer    the state of an optimizer and of a Rejuvenator, and whether they belong to the network
 save_load    both doors
 """
 
-from nrfx.checkpoint.file import Location
 from nrfx.checkpoint.optimizer import Resumable
 from nrfx.checkpoint.save_load import load, save
+from nrfx.files import Location
 
 __all__ = ["Location", "Resumable", "load", "save"]

@@ -5,7 +5,8 @@
 {"dict": {...}}     a dict, its keys as text
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -43,18 +44,20 @@ def _inside(value: Any, place: str) -> list[tuple[str, Any]]:
     return [(f"{place}/{key}", item) for key, item in pairs]
 
 
-def decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The value of which encoded made this JSON, with copies of its tensors."""
-    if isinstance(value, list):
-        return [decoded(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    return _DECODE[kind](inner, tensors)
-
-
-_DECODE: Mapping[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
-    "tensor": lambda inner, tensors: tensors[inner].clone(),
-    "tuple": lambda inner, tensors: tuple(decoded(item, tensors) for item in inner),
-    "dict": lambda inner, tensors: {key: decoded(item, tensors) for key, item in inner.items()},
-}
+def decoded(value: Any, tensors: Mapping[str, Tensor], place: str) -> Any:
+    """The value of which encoded made this JSON, with copies of its tensors; a CheckpointError for any other."""
+    match value:
+        case list():
+            return [decoded(item, tensors, inner) for inner, item in _inside(value, place)]
+        case {"tuple": list(items), **others} if not others:
+            return tuple(decoded(items, tensors, place))
+        case {"dict": dict(items), **others} if not others:
+            return {key: decoded(item, tensors, f"{place}/{key}") for key, item in items.items()}
+        case {"tensor": str(name), **others} if not others and name in tensors:
+            return tensors[name].clone()
+        case dict():
+            raise CheckpointError(
+                f"{place} is {reprlib.repr(value)}; expected a tuple, a dict or a tensor of the file."
+            )
+        case _:
+            return value

@@ -1,24 +1,37 @@
 # ruff: noqa: PLC0415  a network that is never saved does not need safetensors
-"""The safetensors file: written whole or not at all, and read back as a plan, tensors and what is not decoded yet."""
+"""The safetensors file: its bytes, and what is read back: a plan, tensors and what is not decoded yet."""
 
-import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
+from nrfx.files import Location, parsed
 
 VERSION = 1
 _KEY = "nrfx"
 
-Location = str | os.PathLike[str]
+
+@dataclass(frozen=True)
+class Versioned:
+    """What the metadata of every version begin with."""
+
+    format: Literal["nrfx"]
+    version: int
+
+
+@dataclass(frozen=True)
+class Content(Versioned):
+    """The metadata of version 1. What an optimizer and a Rejuvenator keep is encoded, see encoding.py."""
+
+    plan: Plan
+    optimizer: Mapping[str, Any] | None
+    rejuvenator: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -43,31 +56,6 @@ class Stored:
     def misfit(self, reason: str) -> CheckpointError:
         """The error for what does not fit this file."""
         return CheckpointError(f"{self.path} does not fit: {reason}")
-
-
-def write(path: Location, content: bytes) -> None:
-    """Replaces the file in one step, on the disk before it has its name; a CheckpointError leaves what was there."""
-    if not isinstance(path, str | os.PathLike):
-        raise CheckpointError(f"The path is {path!r}; expected the name of a file.")
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise CheckpointError(
-            f"{os.fspath(path)} cannot be written: there is no folder {target.parent}. Make it first."
-        )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise CheckpointError(
-            f"{os.fspath(path)} cannot be written ({error.strerror or error}); what was there is as it was. "
-            "Choose a place that is writable and has room."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
@@ -117,21 +105,12 @@ def read(path: Location) -> Stored:
             f"{place} was not written by nrfx.save: its metadata has no {_KEY!r}. "
             "Plain weights go into the model itself: model.load_state_dict(safetensors.torch.load_file(path))."
         )
-    try:
-        return _parsed(place, json.loads(metadata[_KEY]), tensors)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{place} is damaged: its plan cannot be understood ({type(error).__name__}: {error})."
-        ) from error
-
-
-def _parsed(path: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Stored:
-    if content["version"] > VERSION:
-        raise CheckpointError(
-            f"{path} has format version {content['version']}, and this nrfx reads up to {VERSION}: "
-            "install a newer nrfx."
-        )
-    plan = Plan.from_json(content["plan"])
-    if lost := set(plan.aliases.values()) - tensors.keys():
-        raise ValueError(f"{listed(lost)} is tied to another name and missing")
-    return Stored(path, plan, tensors, content["optimizer"], content["rejuvenator"])
+    about = f"The metadata of {place}"
+    version = parsed(Versioned, metadata[_KEY], about, CheckpointError, extra="ignore").version
+    if version != VERSION:
+        newer = ": install a newer nrfx" if version > VERSION else ""
+        raise CheckpointError(f"{place} has format version {version}, and this nrfx reads up to {VERSION}{newer}.")
+    content = parsed(Content, metadata[_KEY], about, CheckpointError)
+    if lost := set(content.plan.aliases.values()) - tensors.keys():
+        raise CheckpointError(f"{about}: {listed(lost)} is tied to another name, and the file does not hold it.")
+    return Stored(place, content.plan, tensors, content.optimizer, content.rejuvenator)

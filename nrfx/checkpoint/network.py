@@ -69,7 +69,7 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
             "the sizes that its rewritten graph states have no place in the model's graph "
             f"({type(error).__name__}: {error}). Pass an instance of the architecture that was saved."
         ) from error
-    twin.facts = replace(twin.facts, inputs=stored.plan.inputs, gamma0=dict(stored.plan.gamma0))
+    twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=dict(stored.plan.gamma0))
     try:
         propagate(twin)
     except TraceError as error:
@@ -90,7 +90,7 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
         return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
-    examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.inputs)
+    examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
         return as_traced(model if fits else shell(model, cast), examples)
     except TraceError as error:
@@ -116,8 +116,8 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
     for entry in stored.plan.layers:
         try:
             layer = Cross.from_config(entry.config, device="meta")
-        except (NrfxError, TypeError, ValueError) as error:
-            raise stored.misfit(f"its layer {entry.paths[0]} cannot be made. {error}") from error
+        except (NrfxError, TypeError, ValueError, RuntimeError) as error:
+            raise stored.misfit(f"its layer {', '.join(entry.paths)} cannot be made. {error}") from error
         for path in entry.paths:
             if not _is_form_of(layer, places.get(path)):
                 found, expected = _described(layer), _described(places.get(path))
@@ -153,7 +153,7 @@ def _check_shapes(stored: Stored, fresh: TracedModule, twin: TracedModule) -> No
     blocks = {name for layer in stored.plan.layers for name in _block_names(layer, stored)}
     expected, made = registered(fresh), registered(twin)
     found = {name: tuple(stored.tensor(name).shape) for name in stored.names - blocks}
-    found |= {name: shape for name, shape in _dense_shapes(stored).items() if name in expected}
+    found |= {name: shape for name, shape in _dense_shapes(stored, twin).items() if name in expected}
     wanted = {name: tuple((expected[name] if name in expected else made[name]).shape) for name in found}
     wanted |= {name: tuple(made[name].shape) for name in blocks}
     found |= {name: tuple(stored.tensor(name).shape) for name in blocks}
@@ -176,17 +176,13 @@ def _block_names(layer: Layer, stored: Stored) -> set[str]:
     return {name for path in layer.paths for name in stored.names if name.startswith(f"{path}.weights.")}
 
 
-def _dense_shapes(stored: Stored) -> dict[str, tuple[int, ...]]:
+def _dense_shapes(stored: Stored, twin: TracedModule) -> dict[str, tuple[int, ...]]:
     """What the weights that are kept in blocks were like in the model, by their names there."""
+    layers = {path: twin.get_submodule(path) for layer in stored.plan.layers for path in layer.paths}
     return {
-        f"{path}.weight": (
-            sum(layer.config["out_generations"]),
-            sum(layer.config["in_generations"]),
-            *layer.config.get("kernel_size", ()),
-        )
-        for layer in stored.plan.layers
-        for path in layer.paths
-        if layer.config["scheme"] == "removed"
+        f"{path}.weight": (sum(layer.out_generations), sum(layer.in_generations), *layer.kernel_size)
+        for path, layer in layers.items()
+        if isinstance(layer, Cross) and layer.scheme == "removed"
     }
 
 

@@ -7,10 +7,13 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import TypedDict
 
 from nrfx.checkpoint.encoding import decoded
 from nrfx.checkpoint.file import Stored
+from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
+from nrfx.files import parsed
 from nrfx.tracing import TracedModule
 
 
@@ -25,6 +28,15 @@ class Resumable(Protocol):
     def state_dict(self) -> Mapping[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule) -> None: ...
+
+
+class Group(TypedDict):
+    names: list[str]
+    options: dict[str, Any]
+
+
+State = TypedDict("State", {"class": str, "groups": list[Group], "state": dict[str, dict[str, Any]]})
+"""What a file holds of an optimizer; parameters by their names."""
 
 
 def check_company(traced: TracedModule, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:
@@ -51,10 +63,10 @@ def _check_trains(optimizer: Optimizer, module: nn.Module) -> None:
         )
 
 
-def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> dict[str, Any]:
+def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> State:
     """Class, groups and state, with names for parameters."""
     names = {id(parameter): name for name, parameter in traced.named_parameters()}
-    groups = [
+    groups: list[Group] = [
         {
             "names": [names[id(parameter)] for parameter in group["params"]],
             "options": {key: value for key, value in group.items() if key not in ("params", "param_names")},
@@ -90,17 +102,12 @@ class Refill:
     def of(cls, stored: Stored, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
         """From the file, for an optimizer over the fresh model's parameters: what makes it train the module."""
         _check_trains(optimizer, model)
-        try:
-            saved = decoded(stored.optimizer, stored.tensors)
-            _check_kind(stored, optimizer, saved)
-            return cls._filled(saved, dict(module.named_parameters()))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise stored.misfit(
-                f"its optimizer's state cannot be understood ({type(error).__name__}: {error})."
-            ) from error
-
-    @classmethod
-    def _filled(cls, saved: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> Self:
+        place = f"{stored.path}: its optimizer"
+        saved = parsed(State, decoded(stored.optimizer, stored.tensors, place), place, CheckpointError)
+        _check_kind(stored, optimizer, saved)
+        parameters = dict(module.named_parameters())
+        if unknown := {name for group in saved["groups"] for name in group["names"]} - parameters.keys():
+            raise stored.misfit(f"its optimizer trains what the network does not have: {listed(unknown)}.")
         groups = []
         state: dict[Tensor, dict[str, Any]] = {}
         for group in saved["groups"]:
@@ -122,7 +129,7 @@ class Refill:
         optimizer.state.update(self.state)
 
 
-def _check_kind(stored: Stored, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+def _check_kind(stored: Stored, optimizer: Optimizer, saved: State) -> None:
     kind, count, found = type(optimizer).__qualname__, len(saved["groups"]), len(optimizer.param_groups)
     if saved["class"] != kind:
         raise stored.misfit(f"it holds the state of a {saved['class']}, and the optimizer is a {kind}.")

@@ -1,7 +1,9 @@
 """The plan: what of a network its tensors cannot say. Most widths are no part of it: the shapes of tensors say them."""
 
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Self
 
 import torch
@@ -26,12 +28,13 @@ class Layer:
 class Plan:
     """What makes the network of a fresh model and the tensors.
 
-    aliases: name -> first name, of tied parameters and buffers. frozen, channels_last: first names.
+    inputs: shapes and names of dtypes. aliases: name -> first name, of tied parameters and buffers.
+    frozen, channels_last: first names.
     other_mode: the submodules whose mode is not that of the root. literals: as Facts.literals.
     norms: the widths of norms without parameters, by path.
     """
 
-    inputs: tuple[InputSpec, ...]
+    inputs: tuple[tuple[tuple[int, ...], str], ...]
     gamma0: Mapping[str, float]
     layers: tuple[Layer, ...]
     aliases: Mapping[str, str]
@@ -42,6 +45,13 @@ class Plan:
     literals: Literals = field(default_factory=dict)
     norms: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for shape, dtype in self.inputs:
+            if not isinstance(getattr(torch, dtype, None), torch.dtype):
+                raise ValueError(f"inputs of dtypes that torch has, not {dtype!r}")
+            if min(shape, default=0) < 0 or prod(shape) > sys.maxsize >> 3:
+                raise ValueError(f"inputs of sizes that a tensor can have, not {list(shape)}")
+
     @classmethod
     def of(cls, traced: TracedModule) -> Self:
         """The plan of a network."""
@@ -50,7 +60,7 @@ class Plan:
             if isinstance(module, Cross):
                 paths[module] = (*paths.get(module, ()), path)
         return cls(
-            inputs=traced.inputs,
+            inputs=tuple((tuple(shape), str(dtype).removeprefix("torch.")) for shape, dtype in traced.inputs),
             gamma0=traced.gamma0,
             layers=tuple(Layer(where, layer.config()) for layer, where in paths.items()),
             aliases=aliases_of(traced),
@@ -62,22 +72,7 @@ class Plan:
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The plan of which to_json made these values."""
-        tuples = {name: tuple(values[name]) for name in ("frozen", "channels_last", "other_mode")}
-        inputs = tuple((tuple(int(size) for size in shape), _dtype(dtype)) for shape, dtype in values["inputs"])
-        layers = tuple(Layer(tuple(layer["paths"]), dict(layer["config"])) for layer in values["layers"])
-        return cls(**{**values, **tuples, "inputs": inputs, "layers": layers})
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as values that json takes."""
-        inputs = [(shape, str(dtype).removeprefix("torch.")) for shape, dtype in self.inputs]
-        return {**asdict(self), "inputs": inputs}
-
-
-def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"{name!r} is no dtype")
-    return found
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        """The inputs with torch's dtypes."""
+        return tuple((shape, getattr(torch, dtype)) for shape, dtype in self.inputs)

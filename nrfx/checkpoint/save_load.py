@@ -1,17 +1,19 @@
 """save and load: the network, its optimizer and its Rejuvenator, to one file and back."""
 
 import json
+from dataclasses import asdict
 
 from torch import nn
 from torch.optim import Optimizer
 
 from nrfx.checkpoint.encoding import decoded, encoded, tensors_in
-from nrfx.checkpoint.file import VERSION, Location, read, serialized, write
+from nrfx.checkpoint.file import VERSION, Content, read, serialized
 from nrfx.checkpoint.network import restored, savable
 from nrfx.checkpoint.optimizer import Refill, Resumable, check_asked, check_company, optimizer_state
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import named_once
 from nrfx.errors import NrfxError
+from nrfx.files import Location, write
 from nrfx.tracing import TracedModule
 
 
@@ -44,15 +46,15 @@ def save(
     traced = savable(module)
     check_company(traced, optimizer, rejuvenator)
     plan, tensors = Plan.of(traced), named_once(traced)
-    content = {"format": "nrfx", "version": VERSION, "plan": plan.to_json(), "optimizer": None, "rejuvenator": None}
+    content = asdict(Content("nrfx", VERSION, plan, None, None))
     if optimizer is not None:
         state = optimizer_state(optimizer, traced)
         content["optimizer"] = encoded(state, "optimizer")
         tensors |= tensors_in(state, "optimizer")
     if rejuvenator is not None:
-        state = dict(rejuvenator.state_dict())
-        content["rejuvenator"] = encoded(state, "rejuvenator")
-        tensors |= tensors_in(state, "rejuvenator")
+        watched = dict(rejuvenator.state_dict())
+        content["rejuvenator"] = encoded(watched, "rejuvenator")
+        tensors |= tensors_in(watched, "rejuvenator")
     write(path, serialized(tensors, json.dumps(content)))
 
 
@@ -79,7 +81,7 @@ def load(
     refill = None if optimizer is None else Refill.of(stored, optimizer, model, module)
     if rejuvenator is not None:
         try:
-            rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors), module)
+            rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors, "rejuvenator"), module)
         except (NrfxError, TypeError, ValueError) as error:
             raise stored.misfit(f"its rejuvenator's state is refused: {error}") from error
     if optimizer is not None and refill is not None:

@@ -1,6 +1,5 @@
 """A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,15 +8,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from nrfx.errors import CheckpointError, NrfxError, TraceError, UsageError
+from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.datasets import DataConfig, dataset
 from nrfx.experiment.loop import Run, check_fit, train
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.recipe import recipe
-from nrfx.experiment.recipe_file import RecipeFile, read
+from nrfx.experiment.recipe_file import OF_THE_FILE, RecipeFile, Row, read
 from nrfx.experiment.record import check_free, check_resumable
+from nrfx.files import parsed, text_of
 from nrfx.models import resolve
 from nrfx.plan.budget import Budget
 from nrfx.plan.budget_request import parse_budget
@@ -26,14 +26,14 @@ from nrfx.tracing import TracedModule, as_traced
 
 SETTINGS = {
     "batch": "batch_size",
-    **{name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme", "seed")},
+    **{name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval")},
 }
 """Options of the command line -> fields of RunConfig."""
 
 DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels")}}
 """Options of the command line -> fields of DataConfig."""
 
-SHORT_SCHEDULE = RunConfig(delta_lambda=5e-4)
+SHORT_SCHEDULE = {"delta_lambda": 5e-4}
 """Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
 
 ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
@@ -82,7 +82,7 @@ def asked(options: Mapping[str, Any]) -> Job:
     """
     file = _base(options)
     if options["row"]:
-        file = file.with_row(recipe(options["row"]))
+        file = replace(file, row=recipe(options["row"]))
     if options["scheme"] and (options["row"] or options["recipe"]):
         raise UsageError(f"--scheme {options['scheme']} and a row contradict each other: the row decides the scheme.")
     idle = [name for name in OF_A_SEARCH if options[name] is not None and not file.row.rejuvenates]
@@ -93,8 +93,8 @@ def asked(options: Mapping[str, Any]) -> Job:
         )
     settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
     places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
-    own = {name: options[name] for name in ("model", "num_classes", "budget") if options[name] is not None}
-    changed = replace(file, config=replace(file.config, **settings), data=replace(file.data, **places), **own)
+    own = {name: options[name] for name in ("model", "num_classes", "budget", "seed") if options[name] is not None}
+    changed = replace(file, train={**file.train, **settings}, data=replace(file.data, **places), **own)
     return Job(changed, options["weights"])
 
 
@@ -104,7 +104,7 @@ def _base(options: Mapping[str, Any]) -> RecipeFile:
     if not options["model"]:
         raise UsageError("There is nothing to train: name a MODEL such as resnet18, or a --recipe (--recipe list).")
     row = ROW_OF[options["scheme"] or "attention"] if options["budget"] else "BL"
-    return RecipeFile(recipe(row), options["model"], config=SHORT_SCHEDULE).with_row(recipe(row))
+    return RecipeFile(recipe(row), options["model"], train=SHORT_SCHEDULE)
 
 
 def resumed(out: Path, options: Mapping[str, Any]) -> Job:
@@ -123,20 +123,24 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
     if not path.is_file():
         raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
     check_resumable(out)
-    try:
-        told = json.loads(path.read_text())
-        settings = {name: told[name] for name in RunConfig.__dataclass_fields__}
-        file = RecipeFile(
-            row=recipe(told["row"]),
-            model=told["model"],
-            budget=told["budget_asked"],
-            num_classes=told["num_classes"],
-            data=DataConfig(**{**told["data"], **({"root": root} if (root := options["data_root"]) else {})}),
-            config=RunConfig(**{**settings, "milestones": tuple(settings["milestones"])}),
-        )
-        return Job(file, told["weights"])
-    except (KeyError, TypeError, ValueError, NrfxError) as error:
-        raise CheckpointError(f"{path} is not that of a run of `nrfx train`: {error!r}.") from error
+    told = parsed(_Told, text_of(path, CheckpointError), str(path), CheckpointError)
+    data = replace(told.data, root=root) if (root := options["data_root"]) else told.data
+    train = {name: getattr(told, name) for name in OF_THE_FILE}
+    file = RecipeFile(told.row, told.model, told.budget_asked, told.num_classes, told.seed, data, train)
+    return Job(file, told.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told(RunConfig):
+    """The content of a config.json of `nrfx train`."""
+
+    row: Row
+    model: str
+    num_classes: int | None
+    budget_asked: str
+    weights: str | None
+    data: DataConfig
+    budget: Budget | None
 
 
 def carry_out(

@@ -17,24 +17,47 @@ Whatever else stands in a file, or is of another type, is refused by name. The r
 the package: `names` lists them.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from nrfx.errors import NrfxError, UsageError
+from pydantic import BeforeValidator, PlainValidator
+from typing_extensions import TypedDict
+
+from nrfx.errors import UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.datasets import DataConfig
 from nrfx.experiment.recipe import Recipe, recipe
+from nrfx.files import parsed, text_of
 
 SHIPPED = Path(__file__).parent / "recipes"
 """The folder of the recipes that come with the package."""
 
 OF_THE_ROW = ("scheme", "rescale", "reallocate", "reinitialize")
 """Settings of a run that its row decides. A row also decides whether there is a sparse phase, not how much it masks."""
+
+
+Row = Annotated[Recipe, PlainValidator(recipe)]
+"""In a file, the name of a row."""
+
+
+def _limit(value: object) -> object:
+    """A limit as TOML states it, which has no None."""
+    if isinstance(value, str) and value != "unlimited":
+        raise ValueError("a whole number or 'unlimited'")
+    return None if isinstance(value, str) else value
+
+
+OF_THE_FILE = {name: hint for name, hint in get_type_hints(RunConfig).items() if name not in (*OF_THE_ROW, "seed")}
+"""The other settings and their types: those in [train]."""
+
+_LIMIT = Annotated[int | None, BeforeValidator(_limit)]
+_typed: Any = TypedDict  # which mypy wants spelled out
+_Train: Any = _typed("_Train", {**OF_THE_FILE, "max_events": _LIMIT, "window": int}, total=False)
 
 
 @dataclass(frozen=True)
@@ -46,21 +69,35 @@ class RecipeFile:
         model: the network, as the command line names it.
         budget: as the command line writes it: what the rejuvenated network may cost.
         num_classes: outputs of the network; None for as many as the dataset has classes.
+        seed: as in RunConfig.
         data: the images.
-        config: how it is trained, the row's options included.
+        train: the settings that are not as in a RunConfig by itself.
     """
 
-    row: Recipe
+    row: Row
     model: str
     budget: str = "params=1.0x"
     num_classes: int | None = None
+    seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
-    config: RunConfig = field(default_factory=RunConfig)
+    train: _Train = field(default_factory=dict)
 
-    def with_row(self, row: Recipe) -> Self:
-        """The same training of another row."""
-        dsd = (self.config.dsd or row.dsd) if row.dsd else 0.0
-        return replace(self, row=row, config=replace(self.config, dsd=dsd, **row.options))
+    def __post_init__(self) -> None:
+        train, epochs = dict(self.train), self.train.get("epochs", RunConfig.epochs)
+        if (window := train.pop("window", None)) is not None:
+            if "search" in train or not 0 < window <= epochs:
+                raise UsageError(
+                    f"train.window is {window} of {epochs} epochs; expected 1 or more, up to all of them, and no "
+                    "`search` beside it, which says the same as a fraction."
+                )
+            object.__setattr__(self, "train", {**train, "search": window / epochs})
+        _ = self.config  # which refuses values that are out of range
+
+    @property
+    def config(self) -> RunConfig:
+        """How it is trained, the row's options included."""
+        told = RunConfig(**self.train, seed=self.seed)
+        return replace(told, dsd=self.row.dsd and (told.dsd or self.row.dsd), **self.row.options)
 
 
 def names() -> list[str]:
@@ -86,10 +123,9 @@ def read(name: str | Path) -> RecipeFile:
             f"There is no recipe {str(name)!r}{known} (--recipe list names all). The name of a file ends in .toml."
         )
     try:
-        content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse(tomllib.loads(text_of(path, UsageError)), str(path))
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
-    return parse(content, str(path))
 
 
 def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
@@ -102,83 +138,7 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     >>> found.config.scheme, found.config.rescale, round(found.config.search, 3)
     ('dense', True, 0.333)
     """
-    top = {"row": str, "model": str, "budget": str, "num_classes": int | None, "seed": int, "data": dict, "train": dict}
-    _check(content, top, place)
-    for key in ("row", "model"):
-        if key not in content:
-            raise UsageError(f"{place} lacks {key!r}: write {_EXAMPLES[key]}.")
-    data, training = dict(content.get("data", {})), dict(content.get("train", {}))
-    settings = {key: hint for key, hint in get_type_hints(RunConfig).items() if key not in (*OF_THE_ROW, "seed")}
-    _check(data, get_type_hints(DataConfig), f"{place}, [data]")
-    own = {"window": int, "max_events": int | Literal["unlimited"]}
-    _check(training, {**settings, **own}, f"{place}, [train]", decided=OF_THE_ROW)
-    try:
-        found = RecipeFile(
-            row=recipe(content["row"]),
-            model=content["model"],
-            budget=content.get("budget", "params=1.0x"),
-            num_classes=content.get("num_classes"),
-            data=DataConfig(**data),
-            config=RunConfig(**{**_settings(training, place), "seed": content.get("seed", 0)}),
-        )
-    except NrfxError as error:
-        raise UsageError(f"{place}: {error}") from error
-    return found.with_row(found.row)
-
-
-UNLIMITED = "unlimited"
-"""What stands for no limit: TOML has no None."""
-
-_EXAMPLES = {"row": 'row = "NR-CA-BR"', "model": 'model = "resnet50"'}
-
-
-def _settings(training: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The settings as RunConfig takes them: a window of epochs as a fraction, lists as tuples, unlimited as None."""
-    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in training.items()}
-    if found.get("max_events") == UNLIMITED:
-        found["max_events"] = None
-    if (window := found.pop("window", None)) is not None:
-        epochs = found.get("epochs", RunConfig.epochs)
-        if "search" in found or not 0 < window <= epochs:
-            raise UsageError(
-                f"{place}, [train]: window is {window} of {epochs} epochs; expected 1 or more, up to all of them, and "
-                "no `search` beside it, which says the same as a fraction."
-            )
-        found["search"] = window / epochs
-    return found
-
-
-def _check(content: Mapping[str, Any], hints: Mapping[str, Any], place: str, decided: tuple[str, ...] = ()) -> None:
-    """Refuses a key that is not among the hints, and a value that does not fit its hint."""
-    for key, value in content.items():
-        if key in decided:
-            raise UsageError(f"{place}: {key!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
-        if key not in hints:
-            close = get_close_matches(key, hints, n=1)
-            hint = f"; close to it: {close[0]}" if close else ""
-            raise UsageError(f"{place}: {key!r} is unknown{hint}. Known are {', '.join(hints)}.")
-        if not _fits(value, hints[key]):
-            raise UsageError(f"{place}: {key} is {value!r}; expected {_described(hints[key])}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _described(hint: Any) -> str:
-    """A type in words."""
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_described(each) for each in get_args(hint) if each is not NoneType)
-    if get_origin(hint) is tuple:
-        return f"a list, each of it {_described(get_args(hint)[0])}"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}[hint]
+    training = content.get("train")
+    if isinstance(training, Mapping) and (decided := [key for key in OF_THE_ROW if key in training]):
+        raise UsageError(f"{place}: {decided[0]!r} is decided by the row. Choose another row, or call nrfx.rejuvenate.")
+    return parsed(RecipeFile, json.dumps(content, default=str), place, UsageError)

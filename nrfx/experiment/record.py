@@ -9,17 +9,17 @@ checkpoint-N.safetensors the same after epoch N, and state.json with what a resu
 """
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch.optim import Optimizer
 
 from nrfx.checkpoint import load, save
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.config import RunConfig
+from nrfx.files import parsed, text_of, write
 from nrfx.plan.budget import Budget
 from nrfx.tracing import TracedModule
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
@@ -45,6 +45,7 @@ class Epoch:
     lr: float
     seconds: float
     epochs: int
+    kind: Literal["epoch"] = "epoch"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,28 @@ class EventRecord:
     validation_error_before: float
     validation_error_after: float
     notes: tuple[str, ...]
+    kind: Literal["event"] = "event"
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a log, of which only the kind was read."""
+
+    kind: Literal["epoch", "event"]
+
+
+@dataclass(frozen=True)
+class _State:
+    """The content of state.json."""
+
+    checkpoint: str
+    lines: int
+    epoch: int
+    step: int
+    start: int
+    fall_from: int | None
+    searched: int | None
+    random: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -192,15 +215,12 @@ class Folder:
         """
         assert self.out is not None
         check_resumable(self.out)
-        state = _got(self.out / "state.json")
-        try:
-            name, count = str(state.pop("checkpoint")), int(state.pop("lines"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.out / 'state.json'} is not the state of a run: {error!r}.") from error
-        loaded = load(self.out / name, module, optimizer=optimizer, rejuvenator=rejuvenator)
-        lines = (self.out / "log.jsonl").read_text().splitlines(keepends=True)[:count]
-        _replace(self.out / "log.jsonl", "".join(lines))
-        return loaded, state
+        path, log = self.out / "state.json", self.out / "log.jsonl"
+        state = parsed(_State, text_of(path, CheckpointError), str(path), CheckpointError)
+        loaded = load(self.out / Path(state.checkpoint).name, module, optimizer=optimizer, rejuvenator=rejuvenator)
+        lines = text_of(log, CheckpointError).splitlines(keepends=True)[: state.lines]
+        write(log, "".join(lines).encode())
+        return loaded, asdict(state)
 
     def _remove_checkpoints(self, keep: str = "") -> None:
         assert self.out is not None
@@ -227,37 +247,13 @@ def read_log(out: Path) -> Log:
     path = out / "log.jsonl"
     if not path.is_file():
         raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
-    read: dict[str, list[dict[str, Any]]] = {"epoch": [], "event": []}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            values = json.loads(line)
-            read[values.pop("kind")].append(values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}, line {number} is not a line of a run's log: {line[:60]!r}.") from error
-    try:
-        events = tuple(EventRecord(**{**values, "notes": tuple(values["notes"])}) for values in read["event"])
-        return Log(tuple(Epoch(**values) for values in read["epoch"]), events)
-    except (TypeError, KeyError) as error:
-        names = {kind: [field.name for field in fields(of)] for kind, of in (("epoch", Epoch), ("event", EventRecord))}
-        raise CheckpointError(f"{path} lacks fields, or has others than {names} ({error}).") from error
+    read: dict[str, list[Any]] = {"epoch": [], "event": []}
+    for number, line in enumerate(text_of(path, CheckpointError).splitlines(), start=1):
+        place = f"{path}, line {number}"
+        kind = parsed(_Line, line, place, CheckpointError, extra="ignore").kind
+        read[kind].append(parsed(EventRecord if kind == "event" else Epoch, line, place, CheckpointError))
+    return Log(tuple(read["epoch"]), tuple(read["event"]))
 
 
 def _put(path: Path, values: Mapping[str, Any]) -> None:
-    _replace(path, json.dumps(values, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
-def _got(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object.")
-    return found
+    write(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -31,7 +31,7 @@ class Form:
 
     Derived: `inputs`, the input generations that have channels, ascending; `own`, for each output generation the index
     in `inputs` of its own, -1 where that has no channels; `pads`, the padding on either side of each spatial dim, None
-    where the two sides differ.
+    where the two sides differ; `weight_shape`, [out, in, *kernel].
     """
 
     runs: Runs
@@ -44,11 +44,14 @@ class Form:
     inputs: tuple[int, ...] = field(init=False)
     own: tuple[int, ...] = field(init=False)
     pads: tuple[int, ...] | None = field(init=False)
+    weight_shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         inputs = tuple(sorted({generation for generation, _ in self.runs}))
         own = tuple(inputs.index(i) if i in inputs else -1 for i in range(len(self.rows)))
-        for name, value in (("inputs", inputs), ("own", own), ("pads", self._pads())):
+        shape = (sum(self.rows), sum(width for _, width in self.runs), *self.kernel)
+        derived = {"inputs": inputs, "own": own, "pads": self._pads(), "weight_shape": shape}
+        for name, value in derived.items():
             object.__setattr__(self, name, value)  # a frozen dataclass sets what it derives like this
 
     def _pads(self) -> tuple[int, ...] | None:

@@ -32,6 +32,7 @@ from nrfx.nn.generations import (
     pieces,
 )
 from nrfx.nn.implementations import cross_attention, with_bias
+from nrfx.nn.operands import check_bias, check_input, is_recorded
 
 _Kind = TypeVar("_Kind", bound="Cross")
 
@@ -135,6 +136,7 @@ class Cross(nn.Module):
         """The layer's output: the dense layer's shapes, output generations contiguous and in order."""
         if self.scheme == "attention":
             return cross_attention(x, self.weight, self.bias, self.form)
+        self._check(x)
         rows = self._grouped(x) if self._is_grouped() else self._present_rows(x)
         return with_bias(rows, self.bias, self.form)
 
@@ -142,6 +144,12 @@ class Cross(nn.Module):
     def form(self) -> Form:
         """What the layer computes, without its weights."""
         raise NotImplementedError
+
+    def _check(self, x: Tensor) -> None:
+        """Raises RuntimeError for an input or a bias that does not fit; torch's own operations compare the weights."""
+        if not is_recorded(x):
+            check_input(x, self.form)
+            check_bias(x, self.bias, self.form)
 
     def _is_grouped(self) -> bool:
         """Whether the present blocks are those of a grouped convolution: each generation its own, all of equal size."""
@@ -197,6 +205,7 @@ class Cross(nn.Module):
         >>> torch.allclose(survivors + rejuvenated, layer(torch.ones(1, 5)))
         True
         """
+        self._check(x)
         (weight,) = self._weights()
         inputs = by_generation(x, self.in_runs, self.channel_dim)
         columns = by_generation(weight, self.in_runs, 1)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from nrfx.nn.attention import Form, attend, attention
 from nrfx.nn.native import Direct
+from nrfx.nn.operands import dense, is_watched, layout_of
 
 
 class Attention(Protocol):
-    """A module of kernels for the attention alone: attend_forward and attend_backward."""
+    """A module of kernels for the attention alone, of maps that all have one layout."""
 
-    def attend_forward(self, ys: Any, form: Form) -> Tensor: ...
+    def attend_forward(self, ys: Any, form: Form, layout: torch.memory_format) -> Tensor: ...
 
-    def attend_backward(self, grad: Tensor, ys: Any, form: Form) -> list[Tensor]: ...
+    def attend_backward(self, grad: Tensor, ys: Any, form: Form, layout: torch.memory_format) -> list[Tensor]: ...
 
 
 class Attend(torch.autograd.Function):
@@ -28,16 +29,18 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Attention, form: Form, *ys: Tensor) -> Tensor:
-        ctx.kernels, ctx.form = kernels, form
+        ctx.kernels, ctx.form, ctx.layout = kernels, form, layout_of(ys[0], form)
         ctx.save_for_backward(*ys)
-        return kernels.attend_forward(ys, form)
+        return kernels.attend_forward([dense(y, ctx.layout) for y in ys], form, ctx.layout)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         ys = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_watched(grad, *ys):
             return None, None, *differentiable(lambda *maps: attend(list(maps), ctx.form), ys, grad)
-        return None, None, *ctx.kernels.attend_backward(laid_out_as(grad, ys[0]), ys, ctx.form)
+        # Whoever packed the saved maps (torch.autograd.graph.saved_tensors_hooks) may have lost their layout.
+        maps = [dense(y, ctx.layout) for y in ys]
+        return None, None, *ctx.kernels.attend_backward(dense(grad, ctx.layout), maps, ctx.form, ctx.layout)
 
 
 class DirectConvolution(torch.autograd.Function):
@@ -46,7 +49,7 @@ class DirectConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, keep: bool) -> Tensor:
         call = Direct(x, form)
-        out, kept = call.forward(x, weight.contiguous(), bias, keep)
+        out, kept = call.forward(x, weight, bias, keep)
         ctx.call, ctx.form = call, form
         ctx.save_for_backward(x, weight, kept)
         return out
@@ -56,22 +59,16 @@ class DirectConvolution(torch.autograd.Function):
         x, weight, kept = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_bias = grad.sum([dim for dim in range(grad.dim()) if dim != 1]) if needs_bias else None
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_watched(grad, x, weight, kept):
             found = differentiable(lambda x, weight: attention(x, weight, ctx.form), (x, weight), grad)
             return *found, grad_bias, None, None
-        layout = torch.channels_last if ctx.call.last else torch.contiguous_format
-        grad_x, grad_weight = ctx.call.backward(
-            grad.contiguous(memory_format=layout), x, weight.contiguous(), kept, (needs_x, needs_weight)
-        )
-        return grad_x, grad_weight, grad_bias, None, None
-
-
-def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    """x with the strides of `like`, which has its shape."""
-    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
+        return *ctx.call.backward(grad, x, weight, kept, (needs_x, needs_weight)), grad_bias, None, None
 
 
 def differentiable(function: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients by plain operations: for who wants to see or to differentiate them."""
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=again))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)

@@ -23,12 +23,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nrfx.errors import RewriteError
 from nrfx.nn import native
 from nrfx.nn.attention import Form, attend, attention, by_generation
 from nrfx.nn.fused import Attend, DirectConvolution
+from nrfx.nn.library import library
+from nrfx.nn.operands import channels_last, check_call, is_watched
 
 IMPLEMENTATIONS = ("auto", "reference", "attend", "direct")
 
@@ -38,7 +40,6 @@ _LEAST_WORK = 1 << 22  # multiply-adds from which a kernel pays for its call, a 
 _LEAST_OUTPUT = 1 << 16  # numbers of output, the same for the attention alone
 _MOST_WEIGHTS = 1 << 17  # weights of a block of 64 output channels that stay in a core's level 2 cache
 _RECOMPUTE = 128  # input channels up to which computing the accumulators again costs less than keeping them
-_ROWS = range(4, 513)  # positions of a row that the direct kernels take
 
 
 @contextmanager
@@ -60,8 +61,13 @@ def implementation(name: str) -> Iterator[None]:
 
 
 def cross_attention(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
-    """The attention scheme's output, bias included, by the implementation that suits the call."""
-    chosen = choice(x, weight, form)
+    """The attention scheme's output, bias included, by the implementation that suits the call.
+
+    Raises:
+        RuntimeError: x, weight or bias does not fit the form, as nn.Conv*d and nn.Linear raise it.
+    """
+    check_call(x, weight, bias, form)
+    chosen = choice(x, weight, form, bias)
     if chosen == "reference":
         return with_bias(attention(x, weight, form), bias, form)
     x, weight = _autocast(x), _autocast(weight)
@@ -70,9 +76,9 @@ def cross_attention(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) 
     return with_bias(_attended(x, weight, form), bias, form)
 
 
-def choice(x: Tensor, weight: Tensor, form: Form) -> str:
+def choice(x: Tensor, weight: Tensor, form: Form, bias: Tensor | None = None) -> str:
     """The implementation that a call takes: "reference", "attend" or "direct"."""
-    if _is_traced(x, weight):
+    if _wanted.get() == "reference" or is_watched(x, weight, bias) or not _can_be_read(x):
         return "reference"
     x, weight = _autocast(x), _autocast(weight)
     if _takes_direct(x, weight, form):
@@ -88,26 +94,14 @@ def with_bias(out: Tensor, bias: Tensor | None, form: Form) -> Tensor:
 # What can take a call, and what should
 
 
-def _is_traced(x: Tensor, weight: Tensor) -> bool:
-    """Whether somebody wants to see plain operations, or there are no others for x."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or type(x) is not Tensor
-        or type(weight) not in (Tensor, nn.Parameter)
-        or x.device.type not in ("cpu", "cuda")
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        or torch._C._functorch.is_functorch_wrapped_tensor(weight)
-        or torch.autograd.forward_ad._current_level >= 0
-        or x.numel() == 0
-        or _wanted.get() == "reference"
-    )
+def _can_be_read(x: Tensor) -> bool:
+    """Whether there are numbers in a memory for which there are kernels."""
+    return x.device.type in ("cpu", "cuda") and x.numel() > 0
 
 
 def _autocast(tensor: Tensor) -> Tensor:
     device = tensor.device.type
-    if tensor.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device) or not tensor.is_floating_point() or tensor.dtype is torch.float64:
         return tensor
     return tensor.to(torch.get_autocast_dtype(device))
 
@@ -124,7 +118,7 @@ def _kernels(x: Tensor) -> ModuleType | None:
     """The kernels for the device of x: a module with attend_forward and attend_backward."""
     if x.device.type == "cuda":
         return triton_kernels()
-    return native if x.device.type == "cpu" and native.library() is not None else None
+    return native if x.device.type == "cpu" and library() is not None else None
 
 
 def _takes_attend(x: Tensor, weight: Tensor, form: Form) -> bool:
@@ -150,23 +144,22 @@ def _takes_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
     if x.device.type == "cuda":
         kernels = triton_kernels()
         return kernels is not None and kernels.takes_pointwise(x, form)
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not _fits_direct(x, form):
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
+    wanted = _wanted.get() == "direct" or _suits_direct(x, weight, form)
+    return wanted and _fits_direct(x, form) and library() is not None
+
+
+def _suits_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
     positions = x.numel() // x.shape[form.channel_dim] // prod(form.stride)
-    work = positions * weight.numel()
     block = weight.numel() // len(weight) * 64
-    suits = work >= _LEAST_WORK and (form.pointwise or block <= _MOST_WEIGHTS)
-    return (_wanted.get() == "direct" or suits) and native.library() is not None
+    return positions * weight.numel() >= _LEAST_WORK and (form.pointwise or block <= _MOST_WEIGHTS)
 
 
 def _fits_direct(x: Tensor, form: Form) -> bool:
     """Whether the kernels in direct.c can do it: stride 1 (or a kernel of one), and long enough rows."""
     flat = _flat_form(form)
-    if flat is None or len(form.inputs) > 64:  # as many as a bit set of direct.c has
-        return False
-    shape = _flat_shape(x, form)
-    out, (_, in_w, out_h, out_w) = native.shapes(shape, flat)
-    return min(out) > 0 and out_h > 0 and in_w in _ROWS and out_w in _ROWS
+    return flat is not None and native.takes(_flat_shape(x, form), flat)
 
 
 # The calls
@@ -182,16 +175,10 @@ def _attended(x: Tensor, weight: Tensor, form: Form) -> Tensor:
     # A contraction copies a strided part whenever it reads it, in the backward again: one copy is kept instead.
     parts = {j: _dense(part, x, form) for j, part in by_generation(x, form.runs, form.channel_dim).items()}
     ys = [form.contract(part, columns[j]) for j, part in parts.items()]
-    if any(y.stride() != ys[0].stride() for y in ys) or not _is_dense(ys[0], form):
-        ys = [y.contiguous() for y in ys]
     kernels = _kernels(x)
     assert kernels is not None
     out: Tensor = Attend.apply(kernels, form, *ys) if ys[0].numel() else attend(ys, form)
     return out.contiguous() if x.is_contiguous() else out
-
-
-def _is_dense(y: Tensor, form: Form) -> bool:
-    return y.is_contiguous() or (y.dim() == len(form.kernel) + 2 and y.is_contiguous(memory_format=_last(form)))
 
 
 def _dense(part: Tensor, x: Tensor, form: Form) -> Tensor:
@@ -199,11 +186,7 @@ def _dense(part: Tensor, x: Tensor, form: Form) -> Tensor:
         return part.contiguous()
     faster = x.device.type == "cpu" and len(form.kernel) == 2
     last = faster or (not x.is_contiguous() and x.stride(1) == 1)
-    return part.contiguous(memory_format=_last(form)) if last else part.contiguous()
-
-
-def _last(form: Form) -> torch.memory_format:
-    return {2: torch.channels_last, 3: torch.channels_last_3d}.get(len(form.kernel), torch.contiguous_format)
+    return part.contiguous(memory_format=channels_last(form)) if last else part.contiguous()
 
 
 def _direct(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) -> Tensor:
@@ -225,21 +208,19 @@ def _recomputes(channels: int, flat: Form) -> bool:
 
 
 def _flat_form(form: Form) -> Form | None:
-    """The form with two spatial dims and stride 1; None where there is none."""
+    """The form with two spatial dims; None where there is none."""
     if form.pointwise:
         return replace(form, kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
-    if len(form.kernel) not in (1, 2) or set(form.stride) != {1} or form.pads is None:
-        return None
-    reach = [(size - 1) * step for size, step in zip(form.kernel, form.dilation, strict=True)]
-    if any(pad > far for pad, far in zip(form.pads, reach, strict=True)):
+    if len(form.kernel) not in (1, 2) or form.pads is None:
         return None
     more = 2 - len(form.kernel)
+    ones, zeros = (1,) * more, (0,) * more
     return replace(
         form,
-        kernel=(1,) * more + form.kernel,
-        stride=(1, 1),
-        padding=(0,) * more + form.pads,
-        dilation=(1,) * more + form.dilation,
+        kernel=ones + form.kernel,
+        stride=ones + form.stride,
+        padding=zeros + form.pads,
+        dilation=ones + form.dilation,
     )
 
 

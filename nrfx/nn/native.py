@@ -1,152 +1,74 @@
-"""The kernels for the CPU: C, compiled on first use by the machine's own compiler and kept in a cache.
+"""Calls of the compiled kernels for the CPU (library.py): what they are told, and the memory that they are given.
 
-They need no headers of torch and take about two seconds to compile, once for each machine and version of the source.
-`library()` is None where there is no compiler, or where NRFX_NATIVE=0 says that it must not be used; then plain torch
-operations do the work. NRFX_CACHE names the folder of the cache, by default nrfx in the user's cache folder.
+They take float32, `attend_*` bfloat16 as well, dense in one of two layouts; every address comes from a tensor that was
+held against what the kernel takes it for (operands.py).
 
-Not handled here: what suits these kernels. They take contiguous float32 on the CPU (`attend_*` bfloat16 as well).
+Not handled here: what suits these kernels.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nrfx.nn.attention import Form
+from nrfx.nn.library import library
+from nrfx.nn.operands import checked, dense, described, layout_of
 
-_SOURCES = Path(__file__).parent / "kernels"
-_COMPILERS = (os.environ.get("CC", ""), "cc", "gcc", "clang", "g++")
-# -fno-math-errno and -fno-trapping-math let loops over the sigmoid become vector code; neither changes a result.
-_FLAGS = ("-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
-_OPTIONAL = (("-march=native", "-fopenmp"), ("-march=native",), ())
 _BAND_BYTES = 400_000  # of what one band of rows keeps in the cache: less than a core's level 2, often 1 MB
+_CPU = torch.device("cpu")
+_DTYPES = (torch.float32, torch.bfloat16)  # of the attention alone; the direct kernels take the first
+_ROWS = range(4, 513)  # positions of a row that the direct kernels take
 _ROW = 48  # positions of a row, where rows can be chosen: more than a few blocks, and small enough for level 1
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be had."""
-    if os.environ.get("NRFX_NATIVE") == "0":
-        return None
-    compiler = next((found for name in _COMPILERS if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        return None
-    try:
-        return _load(_compiled(compiler))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
-    for name in ("direct_forward", "direct_backward"):
-        getattr(found, name).restype = ctypes.c_int
-    for name in ("attend_forward", "attend_backward"):
-        getattr(found, name).restype = None
-    return found
-
-
-def _compiled(compiler: str) -> Path:
-    """The shared library: from the cache, or compiled into it (whole or not at all, also when two do it at once)."""
-    sources = sorted(_SOURCES.glob("*.c"))
-    folder = _cache_folder()
-    target = folder / f"cross-{_fingerprint(compiler)}.so"
-    if target.exists():
-        return target
-    language = ("-x", "c") if "++" in Path(compiler).name else ()
-    for optional in _OPTIONAL:
-        fresh = folder / f"{target.name}.{os.getpid()}"
-        command = [compiler, *_FLAGS, *optional, *language, *map(str, sources), "-o", str(fresh)]
-        done = subprocess.run(command, capture_output=True, timeout=120, check=False)
-        if done.returncode == 0:
-            fresh.replace(target)
-            return target
-    raise OSError(f"{compiler} did not compile {_SOURCES}: {done.stderr.decode(errors='replace')}")
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("NRFX_CACHE") or Path(home) / "nrfx")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="nrfx-"))
-
-
-def _fingerprint(compiler: str) -> str:
-    """Of everything that the compiled code depends on: the sources, the compiler, the processor."""
-    digest = hashlib.sha256(repr((compiler, Path(compiler).stat().st_mtime, _FLAGS, _OPTIONAL)).encode())
-    for path in sorted(_SOURCES.iterdir()):
-        digest.update(path.read_bytes())
-    digest.update(f"{platform.platform()} {platform.machine()} {_processor()}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _processor() -> str:
-    """What tells processors with other instructions apart, as far as the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _pointer(tensor: Tensor | None, *alike: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else checked(tensor, *alike).data_ptr())
 
 
-def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+def _pointers(tensors: Sequence[Tensor], *alike: Any) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[checked(tensor, *alike).data_ptr() for tensor in tensors])
 
 
 # The attention alone
 
 
-def _maps(y: Tensor, form: Form, inputs: int) -> ctypes.Array[ctypes.c_int64]:
+def _maps(y: Tensor, form: Form, inputs: int, layout: torch.memory_format) -> ctypes.Array[ctypes.c_int64]:
     """The maps as [outer, out, inner]: inner is 1 where channels are the fastest dim in memory."""
-    out = y.shape[form.channel_dim]
-    inner = math.prod(y.shape[-len(form.kernel) :]) if form.kernel and y.is_contiguous() else 1
+    out = form.weight_shape[0]
+    inner = math.prod(y.shape[-len(form.kernel) :]) if form.kernel and layout is torch.contiguous_format else 1
     outer = y.numel() // (out * inner)
     threads = min(torch.get_num_threads(), outer)
     return _integers(outer, out, inner, inputs, len(form.rows), threads, int(y.dtype == torch.bfloat16))
 
 
-def attend_forward(ys: Sequence[Tensor], form: Form) -> Tensor:
-    """attention.attend of maps that all lie in memory alike."""
+def attend_forward(ys: Sequence[Tensor], form: Form, layout: torch.memory_format) -> Tensor:
+    """attention.attend of maps that are all dense in this layout."""
+    alike = described(ys, form, layout, _CPU, _DTYPES)
     out = torch.empty_like(ys[0])
     _library().attend_forward(
-        _maps(out, form, len(ys)), _integers(*form.rows), _integers(*form.own), _addresses(ys), _address(out)
+        *(_maps(out, form, len(ys), layout), _integers(*form.rows), _integers(*form.own)),
+        *(_pointers(ys, *alike), _pointer(out, *alike)),
     )
     return out
 
 
-def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form) -> list[Tensor]:
-    """The gradients of the maps; grad lies in memory as they do."""
+def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form, layout: torch.memory_format) -> list[Tensor]:
+    """The gradients of the maps; grad is dense in their layout."""
+    alike = described(ys, form, layout, _CPU, _DTYPES)
     grads = [torch.empty_like(y) for y in ys]
     _library().attend_backward(
-        _maps(grad, form, len(ys)),
-        _integers(*form.rows),
-        _integers(*form.own),
-        _addresses(ys),
-        _address(grad),
-        _addresses(grads),
+        *(_maps(grad, form, len(ys), layout), _integers(*form.rows), _integers(*form.own)),
+        *(_pointers(ys, *alike), _pointer(grad, *alike), _pointers(grads, *alike)),
     )
     return grads
 
@@ -173,55 +95,94 @@ def row_length(positions: int) -> int | None:
 class Direct:
     """One call of the kernels in direct.c.
 
-    x: [batch, in, h, w], float32, contiguous or channels_last; so is the output. weight: contiguous. form: of two
-    spatial dims and stride 1, its padding at most what the kernel reaches; rows of at least 4 positions.
+    x: [batch, in, h, w], float32, contiguous or channels_last; so is the output. form and x: as `takes` wants them.
     """
 
     def __init__(self, x: Tensor, form: Form) -> None:
-        self.last = not x.is_contiguous()
+        if not takes(x.shape, form):
+            raise RuntimeError(f"The direct kernels do not take an input of shape {list(x.shape)} for {form}.")
+        self.layout = layout_of(x, form)
+        self.x_shape, self.form = x.shape, form
         self.out_shape, rows = shapes(x.shape, form)
         sizes = (len(x), x.shape[1], sum(form.rows), *rows, *form.kernel, *(form.pads or ()), *form.dilation)
         slots = [(width, form.inputs.index(generation)) for generation, width in form.runs]
         own = [slot for width, slot in zip(form.rows, form.own, strict=True) for _ in range(width)]
         band = _band_rows(rows, x.shape[1] + len(form.inputs) * sum(form.rows))
         threads = min(torch.get_num_threads(), len(x) * -(-rows[0] // band))
+        last = int(self.layout is not torch.contiguous_format)
         self._runs = _integers(*[value for run in slots for value in run])
         self._own = (ctypes.c_int32 * len(own))(*own)
-        self._shape = _integers(*sizes, int(self.last), len(form.inputs), len(form.runs), threads, band)
+        self._shape = _integers(*sizes, last, len(form.inputs), len(form.runs), threads, band)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
         """The output, and what the backward needs, [2, batch, h * w * out], where it should not compute that again."""
-        layout = torch.channels_last if self.last else torch.contiguous_format
-        out = torch.empty(self.out_shape, dtype=x.dtype, device=x.device, memory_format=layout)
+        out = torch.empty(self.out_shape, dtype=x.dtype, device=x.device, memory_format=self.layout)
         kept = x.new_empty((2, *self.out_shape)) if keep else None
-        same, other = (None, None) if kept is None else kept
-        failed = _library().direct_forward(
-            *(ctypes.byref(self._shape), self._runs, self._own),
-            *map(_address, (x, weight, bias, out, same, other)),
+        bias = None if bias is None else dense(bias)
+        self._run(
+            "direct_forward",
+            (dense(x, self.layout), self.x_shape, self.layout),
+            (dense(weight), self.form.weight_shape),
+            (bias, self.form.weight_shape[:1]),
+            (out, self.out_shape, self.layout),
+            *self._halves(kept),
         )
-        _check_memory(failed)
         return out, kept
 
     def backward(
         self, grad: Tensor, x: Tensor, weight: Tensor, kept: Tensor | None, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of x and of the weight, None where they are not needed."""
+        x, weight = dense(x, self.layout), dense(weight)
         grad_x = torch.empty_like(x) if needs[0] else None
         grad_weight = torch.empty_like(weight) if needs[1] else None
-        same, other = (None, None) if kept is None else kept
-        failed = _library().direct_backward(
-            *(ctypes.byref(self._shape), self._runs, self._own),
-            *map(_address, (x, weight, grad, same, other, grad_x, grad_weight)),
+        self._run(
+            "direct_backward",
+            (x, self.x_shape, self.layout),
+            (weight, self.form.weight_shape),
+            (dense(grad, self.layout), self.out_shape, self.layout),
+            *self._halves(None if kept is None else dense(kept)),
+            (grad_x, self.x_shape, self.layout),
+            (grad_weight, self.form.weight_shape),
         )
-        _check_memory(failed)
         return grad_x, grad_weight
+
+    def _halves(self, kept: Tensor | None) -> list[tuple[Any, ...]]:
+        return [(half, self.out_shape) for half in ((None, None) if kept is None else kept)]
+
+    def _run(self, name: str, *operands: tuple[Any, ...]) -> None:
+        """Calls a kernel with the addresses of (tensor, its shape[, its layout])."""
+        pointers = [_pointer(x, shape, torch.float32, _CPU, *layout) for x, shape, *layout in operands]
+        if getattr(_library(), name)(ctypes.byref(self._shape), self._runs, self._own, *pointers):
+            raise MemoryError("There was no memory for the scratch space of a cross convolution.")
+
+
+def takes(x: Sequence[int], form: Form) -> bool:
+    """Whether the kernels can do an x of this shape, [batch, in, h, w].
+
+    They know stride 1, at most 64 input generations (the bits of a set in C), and rows that are long enough for blocks.
+
+    A kernel that reaches farther than the map is large is left to others: the scratch space grows with its reach.
+    """
+    if len(x) != 4 or x[1] != form.weight_shape[1] or len(form.inputs) > 64:
+        return False
+    if len(form.kernel) != 2 or set(form.stride) != {1} or form.pads is None:
+        return False
+    if any(not pad <= far <= size for pad, far, size in zip(form.pads, _reach(form), x[2:], strict=True)):
+        return False
+    out, (_, in_w, out_h, out_w) = shapes(x, form)
+    return min(out) > 0 and out_h > 0 and in_w in _ROWS and out_w in _ROWS
+
+
+def _reach(form: Form) -> list[int]:
+    """How far apart the first and the last tap of the kernel lie, in each dim."""
+    return [(size - 1) * step for size, step in zip(form.kernel, form.dilation, strict=True)]
 
 
 def shapes(x: Sequence[int], form: Form) -> tuple[tuple[int, ...], tuple[int, int, int, int]]:
     """The output's shape, and (height, width) of the rows of input and output that the kernels shall see."""
-    reach = [(size - 1) * step for size, step in zip(form.kernel, form.dilation, strict=True)]
     assert form.pads is not None
-    area = [size + 2 * pad - far for size, pad, far in zip(x[2:], form.pads, reach, strict=True)]
+    area = [size + 2 * pad - far for size, pad, far in zip(x[2:], form.pads, _reach(form), strict=True)]
     out = (x[0], sum(form.rows), *area)
     if not form.pointwise:
         return out, (x[2], x[3], area[0], area[1])
@@ -236,8 +197,3 @@ def _band_rows(rows: tuple[int, int, int, int], channels: int) -> int:
     fitting = _BAND_BYTES // (4 * width * channels)
     bands = -(-height // max(1, min(fitting, height)))
     return -(-height // bands)
-
-
-def _check_memory(failed: int) -> None:
-    if failed:
-        raise MemoryError("There was no memory for the scratch space of a cross convolution.")

@@ -24,8 +24,10 @@ from torch import Tensor
 from nrfx.nn.attention import Form, attention
 from nrfx.nn.fused import differentiable
 from nrfx.nn.generations import pieces
+from nrfx.nn.operands import check_input, checked, dense, described, is_watched
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SPAN = 1024
 
 # The attention alone
@@ -63,9 +65,11 @@ def _unattend_kernel(grad, same, other, to_same, to_other, total, width, map_siz
     tl.store(to_other + at, twice.to(to_other.dtype.element_ty), exists)
 
 
-def attend_forward(ys: Sequence[Tensor], form: Form) -> Tensor:
-    """attention.attend of maps that all lie in memory alike."""
-    out = torch.empty_like(ys[0])
+def attend_forward(ys: Sequence[Tensor], form: Form, layout: torch.memory_format) -> Tensor:
+    """attention.attend of maps that are all dense in this layout."""
+    alike = described(ys, form, layout, ys[0].device, DTYPES)
+    ys = [checked(y, *alike) for y in ys]
+    out = checked(torch.empty_like(ys[0]), *alike)
     for i, rows in enumerate(form.rows):
         if not rows:
             continue
@@ -73,14 +77,17 @@ def attend_forward(ys: Sequence[Tensor], form: Form) -> Tensor:
         if form.own[i] < 0:
             _narrow(out, form, i).copy_(_narrow(other, form, i))
             continue
-        grid, sizes = _sizes(out, form, i)
-        _attend_kernel[grid](ys[form.own[i]], other, out, *sizes, BLOCK=_SPAN)
+        grid, sizes = _sizes(out, form, i, layout)
+        with torch.cuda.device_of(out):
+            _attend_kernel[grid](ys[form.own[i]], checked(other, *alike), out, *sizes, BLOCK=_SPAN)
     return out
 
 
-def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form) -> list[Tensor]:
-    """The gradients of the maps; grad lies in memory as they do."""
-    grads = [torch.empty_like(y) for y in ys]
+def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form, layout: torch.memory_format) -> list[Tensor]:
+    """The gradients of the maps; grad is dense in their layout."""
+    alike = described(ys, form, layout, ys[0].device, DTYPES)
+    grad, ys = checked(grad, *alike), [checked(y, *alike) for y in ys]
+    grads = [checked(torch.empty_like(y), *alike) for y in ys]
     for i, rows in enumerate(form.rows):
         if not rows:
             continue
@@ -89,8 +96,10 @@ def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form) -> list[Tens
         if own < 0:
             _narrow(first, form, i).copy_(_narrow(grad, form, i))
         else:
-            grid, sizes = _sizes(grad, form, i)
-            _unattend_kernel[grid](grad, ys[own], _other(ys, own), grads[own], first, *sizes, BLOCK=_SPAN)
+            grid, sizes = _sizes(grad, form, i, layout)
+            other = checked(_other(ys, own), *alike)
+            with torch.cuda.device_of(grad):
+                _unattend_kernel[grid](grad, ys[own], other, grads[own], first, *sizes, BLOCK=_SPAN)
         for more in rest:
             _narrow(more, form, i).copy_(_narrow(first, form, i))
     return grads
@@ -106,9 +115,9 @@ def _narrow(x: Tensor, form: Form, i: int) -> Tensor:
     return x.narrow(form.channel_dim, sum(form.rows[:i]), form.rows[i])
 
 
-def _sizes(x: Tensor, form: Form, i: int) -> tuple[tuple[int], tuple[int, int, int, int]]:
+def _sizes(x: Tensor, form: Form, i: int, layout: torch.memory_format) -> tuple[tuple[int], tuple[int, int, int, int]]:
     """The grid, and: how many numbers generation i has, how many lie together, how far apart, and where they start."""
-    inner = math.prod(x.shape[-len(form.kernel) :]) if form.kernel and x.is_contiguous() else 1
+    inner = math.prod(x.shape[-len(form.kernel) :]) if form.kernel and layout is torch.contiguous_format else 1
     outer = x.numel() // (x.shape[form.channel_dim] * inner)
     width = form.rows[i] * inner
     total = outer * width
@@ -194,7 +203,7 @@ def _pointwise_kernel(
 ):
     """The rows of one output generation: out [count, out_ld], x [count, columns], w [rows, columns]."""
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    o = row_start + tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    o = row_start + tl.program_id(1).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
     positions, rows = p < count, o < row_end
     same, other = _accumulate(
         x + p[:, None] * columns,
@@ -236,7 +245,7 @@ def _pointwise_backward_kernel(
 ):
     """The gradients of both accumulators, which are computed again: nothing but x is kept for the backward."""
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    o = row_start + tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    o = row_start + tl.program_id(1).to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
     positions, rows = p < count, o < row_end
     same, other = _accumulate(
         x + p[:, None] * columns,
@@ -282,7 +291,8 @@ def _launch(kernel: Any, count: int, rows: int, *arguments: Any) -> None:
 
     if INTERPRETED:
         kernel[grid](*arguments, BLOCK_P=32, BLOCK_O=16, BLOCK_K=16, PRECISION=precision, WIDE=INTERPRETED)
-    else:
+        return
+    with torch.cuda.device_of(arguments[0]):  # Triton launches on the current device, wherever the arrays are
         _tuned(kernel)[grid](*arguments, PRECISION=precision, WIDE=INTERPRETED)
 
 
@@ -301,7 +311,7 @@ def takes_pointwise(x: Tensor, form: Form) -> bool:
     """Whether the product with two accumulators can do it: channels fastest, two generations, each in one piece."""
     if not form.pointwise or set(form.stride) - {1} or len(form.inputs) != 2 or min(form.own) < 0:
         return False
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if x.dtype not in DTYPES:
         return False
     whole = all(len(pieces(form.runs, {j})) == 1 for j in form.inputs)
     return whole and x.movedim(form.channel_dim, -1).is_contiguous()
@@ -309,6 +319,7 @@ def takes_pointwise(x: Tensor, form: Form) -> bool:
 
 def pointwise(x: Tensor, weight: Tensor, form: Form) -> Tensor:
     """The whole layer without bias, where takes_pointwise says so; the output lies in memory as x does."""
+    check_input(x, form)
     last = x.movedim(form.channel_dim, -1)
     out: Tensor = Pointwise.apply(last.reshape(-1, last.shape[-1]), weight.reshape(weight.shape[:2]), form)
     return out.view(*last.shape[:-1], -1).movedim(-1, form.channel_dim)
@@ -319,9 +330,9 @@ class Pointwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, form: Form) -> Tensor:
-        weight = weight.contiguous()
         ctx.form = form
         ctx.save_for_backward(x, weight)
+        x, weight = _operands(x, weight, form)
         out = x.new_empty(len(x), len(weight))
         for i, rows in enumerate(form.rows):
             if rows:
@@ -332,9 +343,10 @@ class Pointwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         form: Form = ctx.form
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_watched(grad, x, weight):
             return *_again(x, weight, grad, form), None
-        grad = grad.contiguous()
+        x, weight = _operands(x, weight, form)
+        grad = checked(dense(grad), (len(x), len(weight)), x.dtype, x.device)
         d = [torch.empty_like(grad) for _ in form.inputs]
         for i, rows in enumerate(form.rows):
             if rows:
@@ -352,6 +364,13 @@ class Pointwise(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight[:, columns] = part.T @ x[:, columns]
         return grad_x, grad_weight, None
+
+
+def _operands(x: Tensor, weight: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """Both as the kernels read them: dense, of one dtype and device, [positions, in] and [out, in]."""
+    out, columns = form.weight_shape[:2]
+    x = checked(dense(x), (len(x), columns), x.dtype, x.device)
+    return x, checked(dense(weight), (out, columns), x.dtype, x.device)
 
 
 def _block(x: Tensor, form: Form, i: int) -> tuple[int, ...]:

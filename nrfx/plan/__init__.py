@@ -1,1 +1,1 @@
-"""What will be built, as values: who stays, how wide, what each new position comes from; nothing is built."""
+"""A rewrite as values: which channels stay, how wide spaces become, where new positions come from; nothing is built."""

@@ -4,9 +4,12 @@
     carrier   one dead channel k stays, with gamma 0 and beta 1: W[:, k] = sum over dead d of (c_d / c_k) W[:, d]
     hold      neither is exact: the channel stays, with the reason
 
-A carrier is exact behind zero padding too, for a constant map padded with zeros is a multiple of any other. Into a
-cross-attention layer nothing is absorbed (the constant would leave the sigmoid): there each generation has its carrier.
-Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
+A carrier is exact behind zero padding too. At the border a weight reads 0 where it reads c_d elsewhere; the map that it
+reads is c_d times a map of ones padded with zeros, which is the same map for every dead channel. So (c_d / c_k) W[:, d]
+on the carrier's map gives what W[:, d] gave on that of d. A bias has one value a channel and cannot follow the border.
+
+Into a cross-attention layer nothing is absorbed (the constant would leave the sigmoid): there each generation has its
+carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
 """
 
 from collections.abc import Mapping
@@ -25,37 +28,42 @@ from nrfx.tracing import TracedModule
 
 @dataclass(frozen=True)
 class Absorption:
-    """`carriers`: bool [channels]. `absorbers`: key -> the norms whose running means take what the weight adds; none of
-    them where its own bias does.
+    """Where the constants of dead channels go, by the keys of the weights that read them.
 
-    `given[key]` is the constant that each column gave, `left[key]` the one that it gives in the new network (0 where
-    it is gone). `carrier_of` is the carrier that stands for each dead channel, -1 for none. `hold`: channels for which
-    nothing is exact; where there are any, liveness must be asked again.
+    Attributes:
+        carriers: bool [channels], the dead channels that stay as carriers.
+        absorbers: key -> the norms whose running means take the constant part of the layer's output; an empty tuple
+            where the layer's own bias takes it. Weights that are not among the keys read carriers.
+        before: key -> float64 [columns], the constant that each column reads in the old network, 0 for live columns.
+        after: key -> float64 [columns], the constant that it reads in the new network, 0 where it is no carrier's.
+        carrier_of: int64 [channels], the carrier that stands for each dead channel, -1 for none.
+        hold: channels for which neither way is exact, with the reason. Where there are any, the rest is not valid:
+            liveness must be computed again with these channels held.
     """
 
     carriers: Tensor
     absorbers: Mapping[str, tuple[Norm, ...]]
-    given: Mapping[str, Tensor]
-    left: Mapping[str, Tensor]
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
     carrier_of: Tensor
     hold: Mapping[int, str]
 
 
 def drop_constants(channels: Channels) -> Absorption:
-    """The settlement that drops constants."""
+    """The absorption that drops all constants: no carriers, and nothing added to biases or means."""
     count = channels.space_of.numel()
     return Absorption(torch.zeros(count, dtype=torch.bool), {}, {}, {}, torch.full((count,), -1), {})
 
 
 def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attention: set[str]) -> Absorption:
-    """Settles the constants of all dead channels.
+    """A bias, running means or a carrier for the constant of each dead channel, or the reason to hold it.
 
     Args:
         attention: keys of the weights that will be cross-attention layers.
     """
     readings = {key: step for key, step in readers(channels.steps).items() if step.effect.family is Family.CONTRACTION}
     dead = ~liveness.live
-    given, hold = _given(channels, liveness, readings, dead)
+    before, hold = _constants_before(channels, liveness, readings, dead)
     absorbers = {
         key: target
         for key, step in readings.items()
@@ -63,37 +71,41 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         for target in [_absorber(channels, step, len(liveness.constants.read[key]))]
         if target is not None
     }
+    # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
     needs = [
-        _non_zero(channels, step.effect.reading, given[key], dead)
+        _non_zero(channels, step.effect.reading, before[key], dead)
         for key, step in readings.items()
         if key not in absorbers
     ]
-    carriers, carrier_of = _choose(channels, dead, needs, readings, given)
-    left = _left(traced, channels, liveness, carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorbers, given, left, carrier_of, dead)}
-    return Absorption(carriers, absorbers, given, left, carrier_of, hold)
+    carriers, carrier_of = _choose(channels, dead, needs, readings, before)
+    after = _constants_after(traced, channels, liveness, carriers, readings)
+    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of, dead)}
+    return Absorption(carriers, absorbers, before, after, carrier_of, hold)
 
 
-def _given(
+def _constants_before(
     channels: Channels, liveness: Liveness, readings: Mapping[str, Step], dead: Tensor
 ) -> tuple[dict[str, Tensor], dict[int, str]]:
-    """The constant of each dead column, 0 for live ones; channels whose constant differs between visits are to be
-    held.
+    """By key, the constant of each dead column, 0 for live ones; and the channels to hold, for their constant differs
+    between the calls of a layer.
     """
-    given, hold = {}, {}
+    before, hold = {}, {}
     for key, step in readings.items():
         assert step.effect.reading is not None
         gone = ~live_along(channels, ~dead, step.effect.reading.cols)
         first, *others = (torch.where(gone, value, 0.0) for value in liveness.constants.read[key])
-        given[key] = first
+        before[key] = first
         for other in others:
             for channel in channels.channel_of[step.effect.reading.cols[(other != first) & gone]].tolist():
                 hold[channel] = f"{step.path} is called more than once and reads different constants"
-    return given, hold
+    return before, hold
 
 
 def _absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | None:
-    """The norms that read all that the layer gives, none where it has a bias; None where neither will do."""
+    """The norms whose running means take the layer's constant, () where its bias takes it; None where neither can.
+
+    The layer is called once in each mode. Norms can take its constant where nothing else reads its output.
+    """
     reading = step.effect.reading
     assert reading is not None
     modes = len({other.mode for other in channels.steps if other.path == step.path})
@@ -106,18 +118,18 @@ def _absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] |
     if any(norm is None for norm in norms) or not norms:
         return None
     unique = {norm.key: norm for norm in norms if norm is not None}
-    whole = all(_takes_offsets(channels, norm) for norm in unique.values())
-    return tuple(unique.values()) if whole else None
+    all_take = all(_takes_offsets(channels, norm) for norm in unique.values())
+    return tuple(unique.values()) if all_take else None
 
 
 def _takes_offsets(channels: Channels, norm: Norm) -> bool:
-    """Whether its running mean may be moved: it has one, of its own, and is called once."""
+    """Whether the norm has a running mean that no other module uses, and is called once in each mode."""
     visits = [step.mode for step in channels.steps if step.effect.norm is not None and step.effect.norm.key == norm.key]
     return norm.mean is not None and norm.mean not in channels.shared and len(visits) == len(set(visits))
 
 
 def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
-    """The norms that read what a step gives, through ops that pass an offset on; None for any other reader."""
+    """The norms that read a step's output, perhaps through ops that pass an offset on; None for each other reader."""
     steps = {other.node: other for other in channels.steps if other.mode == step.mode}
     norms: list[Norm | None] = []
     queue: list[fx.Node] = list(step.node.users)
@@ -133,31 +145,35 @@ def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
     return norms
 
 
-def _non_zero(channels: Channels, reading: Reading | None, given: Tensor, dead: Tensor) -> Tensor:
-    """bool [channels]: dead, and not zero for this weight."""
+def _non_zero(channels: Channels, reading: Reading | None, before: Tensor, dead: Tensor) -> Tensor:
+    """bool [channels]: dead, and read as a constant other than 0 by this weight."""
     assert reading is not None
     needed = torch.zeros_like(dead)
-    labels = reading.cols[(given != 0) & (reading.cols >= 0)]
+    labels = reading.cols[(before != 0) & (reading.cols >= 0)]
     needed[channels.channel_of[labels]] = True
     return needed & dead
 
 
 def _choose(
-    channels: Channels, dead: Tensor, needs: list[Tensor], readings: Mapping[str, Step], given: Mapping[str, Tensor]
+    channels: Channels, dead: Tensor, needs: list[Tensor], readings: Mapping[str, Step], before: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """One carrier for each space and generation that needs one: the dead channel with the largest constant."""
+    """(bool [channels], int64 [channels]): the carriers, and the carrier of each dead channel, -1 for none.
+
+    Each space and generation with a constant to carry gets one: the dead channel with the largest constant.
+    """
     carriers = torch.zeros_like(dead)
     carrier_of = torch.full(dead.shape, -1)
     needed = torch.stack(needs).any(0) if needs else torch.zeros_like(dead)
     if not bool(needed.any()):
         return carriers, carrier_of
     group = _groups(channels, readings)
+    # float64 [channels]: the largest constant that any weight reads of the channel
     size = torch.zeros(dead.shape).double()
     for key, step in readings.items():
         assert step.effect.reading is not None
         cols = step.effect.reading.cols
         known = cols >= 0
-        size.scatter_reduce_(0, channels.channel_of[cols[known]], given[key].abs()[known], "amax")
+        size.scatter_reduce_(0, channels.channel_of[cols[known]], before[key].abs()[known], "amax")
     for number in torch.unique(group[needed]).tolist():
         members = ((group == number) & dead).nonzero().flatten()
         carrier = members[size[members].argmax()]
@@ -167,7 +183,7 @@ def _choose(
 
 
 def _groups(channels: Channels, readings: Mapping[str, Step]) -> Tensor:
-    """[channels] int64: equal for channels of one space that belong to one generation for every cross layer."""
+    """[channels] int64: equal for the channels of one space that every cross layer counts to one generation."""
     group = channels.space_of
     for step in readings.values():
         reading = step.effect.reading
@@ -179,21 +195,21 @@ def _groups(channels: Channels, readings: Mapping[str, Step]) -> Tensor:
     return group
 
 
-def _left(
+def _constants_after(
     traced: TracedModule, channels: Channels, liveness: Liveness, carriers: Tensor, readings: Mapping[str, Step]
 ) -> dict[str, Tensor]:
-    """The constant that each column gives once carriers have gamma 0 and beta 1; 0 where it is no carrier."""
+    """By key, the constant that each column reads once carriers have gamma 0 and beta 1; 0 where it is no carrier's."""
     affine = dict(liveness.affine)
     for key, norm in channels.first_norms.items():
         if norm.gamma is not None and norm.beta is not None:
             affine[key] = carrying(affine[key], _at(channels, carriers, norm.layout))
     read = constants_of(channels, affine, reader(traced), reader(traced)).read if bool(carriers.any()) else {}
-    left = {}
+    after = {}
     for key, step in readings.items():
         assert step.effect.reading is not None
         carried = _at(channels, carriers, step.effect.reading.cols)
-        left[key] = torch.where(carried, read[key][0], 0.0) if key in read else torch.zeros(carried.shape).double()
-    return left
+        after[key] = torch.where(carried, read[key][0], 0.0) if key in read else torch.zeros(carried.shape).double()
+    return after
 
 
 def carrying(affine: Affine, carried: Tensor) -> Affine:
@@ -210,8 +226,8 @@ def _unreached(
     channels: Channels,
     readings: Mapping[str, Step],
     absorbers: Mapping[str, object],
-    given: Mapping[str, Tensor],
-    left: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
     carrier_of: Tensor,
     dead: Tensor,
 ) -> dict[int, str]:
@@ -222,14 +238,15 @@ def _unreached(
         assert reading is not None
         reach = torch.zeros(dead.shape).double()
         known = reading.cols >= 0
-        reach[channels.channel_of[reading.cols[known]]] = left[key][known]
-        bad = (given[key] != 0) & known if key not in absorbers else torch.zeros_like(known)
-        bad = bad | left[key].isnan()
+        reach[channels.channel_of[reading.cols[known]]] = after[key][known]
+        bad = (before[key] != 0) & known if key not in absorbers else torch.zeros_like(known)
+        bad = bad | after[key].isnan()  # the carrier itself varies here
         for channel in channels.channel_of[reading.cols[bad & known]].tolist():
             carrier = int(carrier_of[channel])
-            reason = f"no constant reaches {step.path} that could stand for its own"
+            reason = f"no carrier has a constant at {step.path} that could take the place of its own"
             if carrier < 0 or float(reach[carrier]) == 0:
                 hold[channel] = reason
             elif not bool(reach[carrier].isfinite()):
+                # the carrier is not constant here: every channel that it stands for is held
                 hold.update(dict.fromkeys((carrier_of == carrier).nonzero().flatten().tolist(), reason))
     return hold

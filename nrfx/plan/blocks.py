@@ -1,8 +1,8 @@
 """Which layers become cross layers, and what their blocks are.
 
-A layer can take the form when it is an ungrouped convolution or a linear layer called through its own module, with a
-weight of its own. It does take it when it has new channels on both sides; a cross layer stays one and gains a
-generation.
+A layer can become one when it is an ungrouped convolution or a linear layer, called through its own module, with a
+weight that nothing else reads. It becomes one when it gets new channels on both sides. A cross layer stays one and
+gains a generation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,12 +21,10 @@ from nrfx.tracing import TracedModule
 
 
 def crossable(traced: TracedModule, channels: Channels) -> tuple[dict[str, Reading], tuple[str, ...]]:
-    """The readings, by key, of the layers that have a cross form; and a note for each layer with weights that has
-    none.
-    """
+    """Key -> the weights of each layer that has a cross form; and a note for each other layer with weights."""
     readings, notes = {}, []
     attributes = {str(step.node.target) for step in channels.steps if step.node.op == "get_attr"}
-    direct = {channels.aliases.get(name, name) for name in attributes}
+    direct = {channels.aliases.get(name, name) for name in attributes}  # tensors that the graph reads by themselves
     for step in readers(channels.steps).values():
         reading = step.effect.reading
         assert reading is not None
@@ -42,6 +40,7 @@ def crossable(traced: TracedModule, channels: Channels) -> tuple[dict[str, Readi
 
 
 def _noform_of(module: nn.Module, family: Family, shared: frozenset[str], reading: Reading) -> str | None:
+    """Why the layer cannot become a cross layer; None where it can."""
     if isinstance(module, Cross):
         return None
     obstacles = {
@@ -56,6 +55,7 @@ def _noform_of(module: nn.Module, family: Family, shared: frozenset[str], readin
 
 
 def form_of(module: nn.Module) -> type[Cross] | None:
+    """The class of cross layer that can stand for the module, None where there is none."""
     if isinstance(module, Cross):
         return type(module)
     op = op_of(module)
@@ -65,8 +65,13 @@ def form_of(module: nn.Module) -> type[Cross] | None:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The generations of a cross layer to be: of each row and column, how many, and which each output generation
-    reads.
+    """The generations of a layer that will be a cross layer.
+
+    Attributes:
+        rows: int64 [rows], the generation of each output channel.
+        columns: int64 [columns], the generation of each input channel.
+        count: generations.
+        present: for each output generation, the input generations that it reads.
     """
 
     rows: Tensor
@@ -92,9 +97,10 @@ def blocks_after(
 ) -> Blocks | None:
     """The blocks of a layer after a rejuvenation, None where it needs no cross form.
 
-    rows, columns: [len] int64, the origin of each row and column of the new weight. head: whether it is an output layer
-    whose generations are told apart (see heads.py): it gains one, be it empty, and reads it. merge: whether all that it
-    has becomes one generation.
+    Args:
+        rows, columns: int64, the origin of each row and column of the new weight.
+        head: whether the layer gains a head (see heads.py): a generation that it reads, even if that has no channels.
+        merge: whether all old generations become one.
     """
     fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
     if merge or not isinstance(module, Cross):
@@ -102,7 +108,7 @@ def blocks_after(
             return None
         zeros = torch.zeros(1, dtype=torch.int64)
         old = zeros.expand(reading.rows.numel()), zeros.expand(reading.cols.numel())
-        return _grown(*old, 1, ((0,),), rows, columns, head)
+        return _grown(*old, 1, ((0,),), rows, columns, head)  # all that is old is generation 0
     assert reading.out_generation is not None and reading.generation is not None
     present = module.present if module.scheme == "removed" else tuple((i,) for i in range(len(module.in_generations)))
     count = len(module.in_generations)
@@ -112,14 +118,21 @@ def blocks_after(
 def unmergeable(module: Cross, reading: Reading, weight: Tensor, rows: Tensor, columns: Tensor) -> str | None:
     """Why the generations of a layer cannot become one without changing what it computes; None where they can.
 
-    weight: [rows, columns, *kernel] after the rewrite. rows, columns: [len] int64, their origins, NEW for new ones.
+    Attention multiplies what a generation gets from others. Where all weights between generations are 0 that is 0, and
+    the layer computes what one generation with the same weights computes.
+
+    Args:
+        weight: [rows, columns, *kernel] after the rewrite.
+        rows, columns: int64, the origin of each row and column, NEW for new ones.
     """
     assert reading.out_generation is not None and reading.generation is not None
     old_rows, old_columns = (rows != NEW).nonzero().flatten(), (columns != NEW).nonzero().flatten()
     row_of, column_of = reading.out_generation[rows[old_rows]], reading.generation[columns[old_columns]]
     if module.scheme == "removed":
+        # without cross connections a merge is exact for one output generation that reads every input generation
         read = [torch.isin(column_of, torch.tensor(module.present[i])).all() for i in row_of.unique().tolist()]
         return None if len(read) < 2 and all(read) else "its cross weights do not exist"
+    # an output generation without inputs of its own has y_ii = 0 and the factor 2 sigmoid(0) = 1: it sums plainly
     crossing = (row_of[:, None] != column_of) & torch.isin(row_of, column_of)[:, None]
     old = weight[old_rows.to(weight.device)][:, old_columns.to(weight.device)]
     used = int((old.flatten(2).count_nonzero(2) if old.dim() > 2 else old)[crossing.to(old.device)].count_nonzero())
@@ -135,7 +148,7 @@ def _grown(
     columns: Tensor,
     head: bool,
 ) -> Blocks:
-    """The old blocks with one generation more, where there is anything new."""
+    """The old blocks; where rows or columns are new, or the layer gains a head, with one generation more."""
     fresh_rows, fresh_columns = bool((rows == NEW).any()), bool((columns == NEW).any())
     row_of = torch.where(rows == NEW, count, old_rows[rows.clamp(min=0)])
     column_of = torch.where(columns == NEW, count, old_columns[columns.clamp(min=0)])
@@ -143,8 +156,9 @@ def _grown(
         return Blocks(row_of, column_of, count, tuple(tuple(reads) for reads in present))
     if fresh_rows and fresh_columns:
         return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), (count,)))
-    if not fresh_rows:  # nobody new to read them: everybody does
+    if not fresh_rows:  # there are no new rows to read the new columns: all old ones do
         there = set(row_of.tolist())
         reads_it = ((*reads, count) if index in there else tuple(reads) for index, reads in enumerate(present))
         return Blocks(row_of, column_of, count + 1, (*reads_it, ()))
+    # new rows alone read all old columns
     return Blocks(row_of, column_of, count + 1, (*(tuple(reads) for reads in present), tuple(range(count))))

@@ -1,4 +1,4 @@
-"""What a rewritten network may cost."""
+"""The budget of a rewrite: upper bounds on params and flops."""
 
 from dataclasses import dataclass
 from math import isfinite

@@ -1,7 +1,7 @@
-"""What may not grow, or not change at all, because an op of the graph did not take the new widths.
+"""Births that must not grow, or not change at all, because an op of the graph did not take the new widths.
 
-Which widths an op takes shows when the labels of the new widths are sent through the graph (plan/resize.py). Where
-they do not meet as the old ones did, the spaces concerned are limited, and the widths are looked for again.
+Which widths an op takes shows when the graph is interpreted on the labels of the new widths (resize.py). Where these do
+not meet as the old ones did, the spaces concerned are constrained, and the widths are computed again.
 """
 
 from dataclasses import dataclass, field
@@ -16,22 +16,28 @@ from nrfx.rules import Family
 
 @dataclass
 class WidthConstraints:
-    """What attempts to resize have taught: births (with the reason) that may not grow, or not change at all."""
+    """Birth -> reason, for the births that must not grow and for those that must not change.
+
+    Each attempt to resize that fails adds a birth to one of the two: what is in `no_growth` does not grow again, and
+    `add` raises where every birth concerned is in `no_change`. So there are at most twice as many attempts as births.
+    """
 
     no_growth: dict[str, str] = field(default_factory=dict)
     no_change: dict[str, str] = field(default_factory=dict)
 
     def add(self, channels: Channels, kept: Tensor, width: Tensor, mismatch: Mismatch) -> None:
-        """Limits the spaces that a mismatch concerns: those that grew may only shrink; where none grew all stay.
+        """Constrains the spaces that a mismatch concerns: those that grew must not grow; if none grew, none may change.
 
-        kept: bool [channels], width: int64 [spaces], as they were given to `resize`.
+        Args:
+            kept, width: as they were given to `resize`.
 
         Raises:
-            RewriteError: all of them are fixed already.
+            RewriteError: none of these spaces may change already.
         """
         before = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
         grew = {key for space in (width > before).nonzero() for key in channels.spaces[int(space)].births}
         reason = f"{mismatch.node}: {mismatch.reason}"
+        # the labels of a mismatch may be survivors alone; then the cause lies in what stands before the node
         concerned, upstream = _concerned(channels, mismatch), _upstream(channels, mismatch.node)
         for births in (concerned & grew, upstream & grew):
             if births:
@@ -39,7 +45,9 @@ class WidthConstraints:
                 return
         births = concerned - self.no_change.keys() or upstream - self.no_change.keys()
         if not births:
-            raise RewriteError(f"Node {mismatch} and no space is left to fix. The network is unchanged.")
+            raise RewriteError(
+                f"Node {mismatch}. All spaces concerned keep their width already. The network is unchanged."
+            )
         self.no_change.update(dict.fromkeys(births, reason))
 
 
@@ -52,10 +60,13 @@ def _concerned(channels: Channels, mismatch: Mismatch) -> set[str]:
     return {key for space in spaces for key in channels.spaces[space].births}
 
 
-def _upstream(channels: Channels, name: str) -> set[str]:
-    """The births of every space that reaches a node without being summed over: they decide what stands where."""
+def _upstream(channels: Channels, place: str) -> set[str]:
+    """The births of all spaces from which a way leads to the node that no contraction sums over.
+
+    Their widths decide at which positions the channels stand that the node reads.
+    """
     steps = {(step.mode, step.node): step for step in channels.steps}
-    queue = [key for key in steps if key[1].name == name]
+    queue = [key for key in steps if key[1].name == place]
     seen, births = set(queue), set[str]()
     while queue:
         mode, node = queue.pop()
@@ -63,8 +74,8 @@ def _upstream(channels: Channels, name: str) -> set[str]:
             effect = steps[mode, source].effect
             layouts = [effect.reading.rows] if effect.reading is not None else []
             if source.op == "get_attr":
-                name = channels.aliases.get(str(source.target), "")
-                layouts += [layout for layout in channels.layouts.get(name, ()) if layout is not None]
+                tensor = channels.aliases.get(str(source.target), "")
+                layouts += [layout for layout in channels.layouts.get(tensor, ()) if layout is not None]
             for spaces in map(channels.spaces_along, layouts):
                 births |= {
                     key for space in spaces[spaces >= 0].unique().tolist() for key in channels.spaces[space].births

@@ -1,6 +1,6 @@
-"""Which output layers gain a head for the new generation: those whose channels are the network's outputs.
+"""Which output layers gain a head for the new generation: layers whose channels are the network's outputs.
 
-Where the way from a layer to an output has parameters or statistics of its own, generations cannot be told apart there.
+Parameters or statistics between a layer and an output would belong to all generations: then no layer gains a head.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,22 +18,23 @@ from nrfx.tracing import PartialModule, TracedModule
 def headed(
     traced: TracedModule, channels: Channels, forms: Mapping[str, Reading], resized: Resized, scheme: str
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Keys of the output layers that gain a head, all of them or none; and notes on why not, and on who meets earlier.
+    """Keys of the output layers that gain a head, all of them or none; and notes.
 
-    Layers that have heads already gain one under every scheme, others under "removed". None does where no output layer
-    has a new column.
+    Layers with heads gain one under every scheme, layers without heads under "removed". None gains one where no output
+    layer has a new column. The notes say why there is no head, and in which layers generations meet before the output.
     """
     layers, obstacles = _output_layers(traced, channels, forms)
     old = {key for key in layers if _is_head(traced, forms, key)}
     if scheme != "removed" and not old:
         return frozenset(), ()
-    fresh = {key for key, reading in resized.readings.items() if _has_new(channels, reading.cols)}
-    meet = [key for key in resized.readings if key in fresh and not _has_new(channels, resized.readings[key].rows)]
-    hidden = [key for key in meet if key not in layers] if scheme == "removed" else []
+    new_columns = {key for key, reading in resized.readings.items() if _has_new(channels, reading.cols)}
+    # a layer with new columns and no new rows sums over all generations
+    sums = [key for key in new_columns if not _has_new(channels, resized.readings[key].rows)]
+    hidden = [key for key in resized.readings if key in sums and key not in layers] if scheme == "removed" else []
     notes = (f"Survivors and rejuvenated meet before the output, in {', '.join(hidden)}.",) if hidden else ()
     if obstacles and not old:
-        return frozenset(), (*notes, f"One head for all generations: {obstacles[0]}.") if fresh else ()
-    if not layers & fresh:
+        return frozenset(), (*notes, f"One head for all generations: {obstacles[0]}.") if new_columns else ()
+    if not layers & new_columns:
         return frozenset(), notes
     return frozenset(layers if scheme == "removed" else old), notes
 
@@ -50,7 +51,7 @@ def _is_head(traced: TracedModule, forms: Mapping[str, Reading], key: str) -> bo
 def _output_layers(
     traced: TracedModule, channels: Channels, forms: Mapping[str, Reading]
 ) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Keys of the layers whose channels are outputs, in both modes; and why some output cannot be told apart."""
+    """Keys of the layers whose channels are outputs, in both modes; and what stands between a layer and an output."""
     if isinstance(traced, PartialModule):
         return frozenset(), ("the network's outputs lie outside of its parts",)
     effects = {(step.mode, step.node): step for step in channels.steps}
@@ -76,13 +77,18 @@ def _obstacle(step: Step) -> str:
 
 
 def _ends(graph: fx.Graph, module: nn.Module) -> Iterator[fx.Node]:
-    """The nodes at which the ways back from the output end: what has parameters, and what has no inputs."""
+    """The last nodes with parameters on the ways to the output, and the inputs that reach it on ways without any."""
     yield from Tail.of(graph, module).ends
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What lies between the last nodes with parameters and the output, in order. `ends`: those nodes and the inputs."""
+    """The end of a graph: the nodes behind its last parameters.
+
+    Attributes:
+        between: the nodes without parameters on the ways back from the output, in the order of the graph.
+        ends: the nodes with parameters, and the inputs, at which these ways end.
+    """
 
     between: tuple[fx.Node, ...]
     ends: tuple[fx.Node, ...]

@@ -1,4 +1,4 @@
-"""The options of a rewrite: their names, what they are where not given, and which values they take."""
+"""The options of a rewrite: names, defaults, and the values that each takes."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -12,7 +12,7 @@ from nrfx.errors import AnalysisError
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `nrfx.rejuvenate`, which says what each of them means."""
+    """The options of `nrfx.rejuvenate`, which documents them."""
 
     scheme: Scheme = "attention"
     rescale: bool = True
@@ -25,10 +25,10 @@ class Options:
     constants: bool = True
     merge: bool = False
     generator: torch.Generator | None = None
-    cramped: bool = False  # dense because the budget has no room for carriers of attention
+    cramped: bool = False  # scheme became "dense": the budget has no room for the carriers of "attention"
 
     def check(self) -> None:
-        """Raises AnalysisError for the first option whose value is none that it takes."""
+        """Raises AnalysisError for the first option with a value that it does not take."""
         check_residual(self.threshold, self.residual)
         for name, value, allowed in (
             ("scheme", self.scheme, get_args(Scheme)),
@@ -50,7 +50,7 @@ class Options:
 
     @property
     def scratch(self) -> bool:
-        """Whether every parameter starts anew."""
+        """Whether every parameter gets a new initial value."""
         return self.reinitialize == "all"
 
     @property

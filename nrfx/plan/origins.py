@@ -1,13 +1,15 @@
-"""Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are this one
-operation.
-"""
-
-from collections.abc import Sequence
+"""Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are a gather by it."""
 
 import torch
 from torch import Tensor
 
 NEW = -1
+
+Origins = tuple[Tensor | None, ...]
+"""For each dim of a tensor, int64: the old position of each position, NEW where it has none; None: dim unchanged."""
+
+Factors = tuple[Tensor | None, ...]
+"""For each dim of a tensor, float64: what each position is multiplied by; None for 1 everywhere."""
 
 
 def occurrence(layout: Tensor) -> Tensor:
@@ -16,6 +18,7 @@ def occurrence(layout: Tensor) -> Tensor:
     >>> occurrence(torch.tensor([4, 7, 4, 4]))
     tensor([0, 0, 1, 2])
     """
+    # stable: equal labels stay in their order, so that the rank among them is the distance to the first
     order = torch.argsort(layout, stable=True)
     ordered = layout[order]
     place = torch.arange(layout.numel())
@@ -31,6 +34,8 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     >>> origin(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 9]))
     tensor([ 0,  2, -1])
     """
+    # The n-th position of a label comes from its n-th old position. A (label, n) pair is one number: labels from 0 on,
+    # for opaque ones are negative, times more than n can be. Labels below 1e9 on axes below 1e9 stay within int64.
     lowest = min(int(old.min()), int(new.min())) if old.numel() and new.numel() else 0
     times = max(old.numel(), new.numel()) + 1
     old_keys = (old - lowest) * times + occurrence(old)
@@ -42,7 +47,7 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(ordered[place] == new_keys, order[place], NEW)
 
 
-def gather(tensor: Tensor, origins: Sequence[Tensor | None]) -> Tensor:
+def gather(tensor: Tensor, origins: Origins) -> Tensor:
     """The tensor with each dim resized by its origins; new positions are zero.
 
     >>> gather(torch.tensor([[1, 2], [3, 4]]), (torch.tensor([1, -1]), None))
@@ -58,12 +63,12 @@ def gather(tensor: Tensor, origins: Sequence[Tensor | None]) -> Tensor:
 
 
 def is_whole(places: Tensor, width: int) -> bool:
-    """Whether the origins are the old axis as it was."""
+    """Whether the origins are 0, 1, 2, ... over the whole old axis of that width."""
     return places.numel() == width and torch.equal(places, torch.arange(width))
 
 
-def scaled(tensor: Tensor, factors: Sequence[Tensor | None]) -> Tensor:
-    """The tensor times one vector a dim, in float64 where there is any."""
+def scaled(tensor: Tensor, factors: Factors) -> Tensor:
+    """The tensor times the vector of each dim; float64 where there is a vector, unchanged where there is none."""
     for dim, factor in enumerate(factors):
         if factor is not None:
             view = [1] * tensor.dim()

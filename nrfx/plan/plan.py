@@ -1,4 +1,4 @@
-"""The plan of a rewrite: everything that is decided before any tensor is touched."""
+"""The plan of a rewrite, as one value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Plan:
     forms: Mapping[str, Reading]  # key -> layers that may take a cross form
     scheme: str
     heads: frozenset[str]  # keys of the output layers that gain a head
-    merge: bool  # survivors become one generation where that is exact
-    gamma0: Callable[[str], float]
-    scratch: bool  # every parameter starts anew
+    merge: bool  # the survivors of a cross layer become one generation where that is exact
+    gamma0: Callable[[str], float]  # gamma parameter -> its initial level
+    scratch: bool  # every parameter gets a new initial value
     generator: torch.Generator | None

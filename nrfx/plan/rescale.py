@@ -1,10 +1,10 @@
-"""Neural rescaling: small gammas of survivors go back to the initial level, and whoever reads them makes up for it.
+"""Neural rescaling: small gammas of survivors go back to the initial level, and weights that read them shrink as much.
 
     abs(gamma') = max(abs(gamma), gamma0)      s = gamma' / gamma      beta' = s beta      W'[:, i] = W[:, i] / s_i
 
-It is exact through positively homogeneous ops only. The graph is interpreted on tensors that say which gamma scales
-each element; where such a value meets an op that is not homogeneous, another scale, a norm or the output, its factor
-is 1.
+s is positive, for gamma keeps its sign. So this is exact through ops with op(s x) = s op(x) for s > 0, and no others.
+The graph is interpreted on tensors that hold, for each element, the id of the gamma that scales it. A gamma keeps its
+size (its factor is 1) where its values meet another op, values of another gamma, a norm or the output.
 
 Source: Neural Rejuvenation, Sec. 3.2, "Neural rescaling". The paper does not scale beta; relu(s x) = s relu(x) needs
 it.
@@ -21,18 +21,22 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import Liveness
 from nrfx.analysis.reinterpret import flow, like, operands
-from nrfx.labels import along, among, collapse
+from nrfx.labels import along, among, collapse, spread
 from nrfx.rules import Family, tensors
 
 ONE = -1
-"""The factor 1, in place of the id of a gamma."""
+"""No gamma: stands in the place of an id, and has the factor 1."""
 
 
 @dataclass(frozen=True)
 class Rescaling:
-    """`gammas[name]`: float64 factor of each gamma. `columns[key]`: what each column of a weight is divided by.
+    """The factors of a rescaling.
 
-    `rows[key]`: the same for the rows of a depthwise weight, which read one channel each. `notes` say what was left.
+    Attributes:
+        gammas: gamma parameter -> float64 of its shape, the factor s of each gamma and its beta.
+        columns: key of a weight -> float64 [columns], the factor that each column is divided by.
+        rows: the same for the rows of a depthwise weight, each of which reads one channel.
+        notes: the gammas that stay below gamma0, and why.
     """
 
     gammas: Mapping[str, Tensor]
@@ -52,7 +56,7 @@ def rescaling(
     Args:
         carriers: bool [channels].
         gamma0: the initial level of each gamma parameter, by name.
-        streams: whether channels of residual streams are to be left alone.
+        streams: whether gammas on residual streams keep their size.
     """
     tracking = tracked(channels)
     eligible, reasons = _eligible(channels, liveness, carriers, tracking, streams)
@@ -71,7 +75,7 @@ def rescaling(
 
 
 def tracked(channels: Channels) -> "Tracking":
-    """Which gamma scales each column of each weight, and which gammas are not wholly read so."""
+    """Which gamma scales each column of each weight, and which gammas have values that anything but a weight reads."""
     tracking = Tracking(channels)
     flow(channels, tracking.value)
     return tracking
@@ -79,11 +83,16 @@ def tracked(channels: Channels) -> "Tracking":
 
 @dataclass
 class Tracking:
-    """One interpretation on ids of gammas; it fills the fields below as it goes.
+    """One interpretation of the graphs on ids of gammas, which fills these fields.
 
-    `ids[gamma]`: the id of each of its elements; `columns[key]`, `rows[key]`: the id behind each column of a weight
-    (row of a depthwise one), ONE for none; `barred`: id -> why its channel is read otherwise; `positive`: ids whose
-    factor passes a relu or a maximum and must not be negative.
+    Attributes:
+        count: ids so far.
+        ids: gamma parameter -> int64 of its shape, the id of each element.
+        key_of: gamma parameter -> the key of its norm.
+        columns: key of a weight -> int64 [columns], the gamma that scales each column, ONE for none.
+        rows: the same for the rows of a depthwise weight.
+        barred: id -> why its gamma cannot be scaled.
+        positive: ids of gammas behind which a relu or a maximum stands, so that a factor must not be negative.
     """
 
     channels: Channels
@@ -112,7 +121,7 @@ class Tracking:
                 self.barred.setdefault(index, reason)
 
     def barring(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """The op does not scale with its input: what it gives has factor 1, what it reads must have."""
+        """For an op that does not scale with its inputs: their gammas are barred, its output has the factor 1."""
         for ids in tensors((args, kwargs)):
             self.bar(ids, f"{_title(step)} follows")
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
@@ -127,6 +136,7 @@ class Tracking:
         return step.effect.apply(*args, **kwargs)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Hands an id on where all operands have the same one; operands that meet others are barred."""
         if not step.effect.homogeneous:
             return self.barring(step, args, kwargs)
         shape = step.effect.out.shape
@@ -138,6 +148,7 @@ class Tracking:
         return torch.where(differs, ONE, first).expand(shape)
 
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Gives each channel the id of its gamma, and bars the gammas of the norm's own input."""
         norm = step.effect.norm
         assert norm is not None
         self.bar(tensors((args, kwargs))[0], f"the norm {norm.path} follows")
@@ -155,9 +166,12 @@ class Tracking:
         return along(self.ids[norm.gamma], norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Gives each element of the output the id of its label in the input, if all elements of the label have it."""
         labels = tensors(operands(step, self.labels))[0]
         source, labels = torch.broadcast_tensors(collapse(tensors((args, kwargs))[0]), collapse(labels))
         source, labels = source.reshape(-1), labels.reshape(-1)
+        # The gamma of each label; the last entry is for negative ones. Where a label has several gammas any of them is
+        # written, and all of its elements with another are found as `mixed`.
         table = torch.full((self.channels.channel_of.numel() + 1,), ONE)
         table[labels[labels >= 0]] = source[labels >= 0]
         moved = table[labels.clamp(min=-1)]
@@ -174,7 +188,7 @@ class Tracking:
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """A depthwise weight is divided by rows; within a larger group a row reads several channels."""
+        """A depthwise weight is divided by rows. In a larger group a row reads several channels: these are barred."""
         reading = step.effect.reading
         assert reading is not None
         if reading.cols is not reading.rows:
@@ -183,9 +197,8 @@ class Tracking:
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
     def record(self, into: dict[str, Tensor], key: str, step: Step, value: Tensor, axis: int) -> None:
-        """Remembers which gamma scales each column; it must be one at all positions and at every visit."""
-        moved = collapse(value).movedim(axis, 0)
-        rows = moved.reshape(moved.shape[0], -1).expand(value.shape[axis], -1)
+        """Remembers which gamma scales each column; it must be the same one at all positions and in every visit."""
+        rows = spread(value, axis)
         self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
         ids = rows[:, 0].contiguous()
         reading = step.effect.reading
@@ -220,14 +233,17 @@ _BY_FAMILY: dict[Family, Callable[[Tracking, Step, Any, Any], Any]] = {
 def _eligible(
     channels: Channels, liveness: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
 ) -> tuple[Tensor, dict[int, str]]:
-    """bool [ids]: whether the gamma may be scaled; and why not, for those that may not."""
+    """bool [ids]: whether the gamma may be scaled; and id -> the reason why not.
+
+    Gammas of channels that go, of carriers and dead ones are not scaled either, and need no reason.
+    """
     eligible = torch.zeros(tracking.count, dtype=torch.bool)
     reasons = dict(tracking.barred)
     stream = torch.tensor([space.stream and streams for space in channels.spaces], dtype=torch.bool)
     for name, ids in tracking.ids.items():
-        layout_of = channels.norms[name]
-        channel = channels.channels_along(layout_of)
-        on_stream = among(channels.spaces_along(layout_of), stream)
+        layout = channels.norms[name]
+        channel = channels.channels_along(layout)
+        on_stream = among(channels.spaces_along(layout), stream)
         for index in ids[on_stream].tolist():
             reasons[index] = "it lies on a residual stream"
         stays = (channel < 0) | among(channel, liveness.live & ~carriers)
@@ -246,7 +262,7 @@ def _notes(
     reasons: Mapping[int, str],
     gamma0: Callable[[str], float],
 ) -> tuple[str, ...]:
-    """One line a norm and reason for the gammas below gamma0 that were left alone."""
+    """For each norm and reason, a sentence with the number of live gammas that stay below gamma0."""
     lines = []
     for name, ids in tracking.ids.items():
         gamma = liveness.affine[tracking.key_of[name]].gamma.abs()

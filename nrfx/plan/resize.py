@@ -1,8 +1,8 @@
 """From widths to layouts: what every axis of every parameter will look like.
 
-Each birth keeps its surviving labels in order and gets new ones at its end; the graph is interpreted once more on
-those. Where labels then no longer meet as they did (a view with a constant width, blocks that must stay equal), that
-is a Mismatch, and the caller pins the spaces concerned.
+Each birth keeps its surviving labels in order and gets new ones at its end; the graph is interpreted once more on these
+labels. A Mismatch is where they no longer meet as the old ones did (a view with a constant width, blocks that must stay
+equal): the caller then constrains the spaces concerned (constraints.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
-from nrfx.analysis.interpret import relabel
+from nrfx.analysis.interpret import Relabeler
 from nrfx.labels import NONE
 from nrfx.plan.origins import occurrence
 from nrfx.rules import Family, Reading
@@ -22,11 +22,16 @@ from nrfx.tracing import TracedModule
 
 @dataclass(frozen=True)
 class Resized:
-    """`layouts`: parameter or buffer -> its new layout on each dim. `readings`: key -> the new rows and columns.
+    """The layouts of the new network, in labels: survivors keep theirs, new channels have labels behind all old ones.
 
-    `channel_of` extends the old one to the new labels and their new channels. `literals`: (mode, node) -> the arguments
-    that state a width, as they must be now. `axes`: the axis of the channels of each bare parameter.
-    `norms`: the new width of each norm that is a module, for those without parameters to tell it.
+    Attributes:
+        births: place -> its labels in the new network.
+        layouts: parameter or buffer -> its new layout on each dim.
+        readings: key of a weight -> its new rows and columns.
+        channel_of: int64 [old and new labels], the channel of each label.
+        literals: (mode, node) -> the arguments that state a width, with their new values.
+        axes: the axis that holds the channels of each bare parameter.
+        norms: path of a norm module -> its new width, for norms without parameters do not show it.
     """
 
     births: Mapping[str, Tensor]
@@ -47,7 +52,11 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     births, channel_of = _births(channels, kept, width)
     expected = _Expected(channels, kept, width)
     tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
-    steps = relabel(traced, channels, births, channel_of, lambda name: expected.shape(name, tensors[name].shape))
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        return expected.shape(name, tensors[name].shape)
+
+    steps = Relabeler(traced, channels, births, channel_of, shape_of).interpreted()
     resized = Resized(
         births,
         _layouts(channels, steps),
@@ -61,6 +70,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
             if step.effect.norm is not None and step.node.op == "call_module"
         },
     )
+    # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
@@ -75,6 +85,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
 def _births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The labels of each birth, and the channel of each label, new ones appended."""
     kept_width = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
+    # new channels are numbered behind all old ones, space by space; new labels behind all old ones, birth by birth
     more = width - kept_width
     first_new = channels.space_of.numel() + torch.cumsum(more, 0) - more
     labels = channels.channel_of.numel()
@@ -93,10 +104,10 @@ def _births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, 
 
 
 def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
-    """The labels of a birth that stay, in order, with each space's new ones behind its last.
+    """The labels of a birth that stay, in order, and the new labels of each space behind its last old one.
 
-    fresh: space -> [channels, labels a channel]. Where a channel has its labels in several places (queries, keys and
-    values of one linear layer), each place is a block and gets its own.
+    fresh: space -> [new channels, labels a channel]. Where the labels of a channel lie in several blocks (queries, keys
+    and values of one linear layer), each block gets its share of the new labels.
     """
     channel = channels.channel_of[old]
     if len(fresh) > 1:
@@ -114,7 +125,7 @@ def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Te
 def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
     """([len] int64: the block of each place, labels of a channel in a block), for the channels of one birth.
 
-    In every block each channel has equally many places, one beside the other. One block where there are no such.
+    In every block each channel has equally many places, side by side. A birth without such blocks is one block.
 
     >>> blocks_of(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
     (tensor([0, 0, 0, 0, 1, 1, 1, 1]), 2)
@@ -128,13 +139,13 @@ def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
 
 
 def grows_at_its_end(channels: Channels, key: str) -> bool:
-    """Whether all new channels of a birth stand behind all that it has."""
+    """Whether the new channels of a birth all stand behind its old ones: it has one space and one block."""
     channel = channels.channel_of[channels.births[key]]
     return channels.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
 
 
 def _grown_by_runs(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
-    """Several spaces of one birth: the new labels of each stand behind its last."""
+    """The labels of a birth with several spaces: the new labels of each behind the last old one of its space."""
     space, stays = channels.space_of[channels.channel_of[old]], kept[channels.channel_of[old]]
     last = sorted((int((space == index).nonzero()[-1]), index) for index in fresh)
     parts, start = [], 0
@@ -145,12 +156,13 @@ def _grown_by_runs(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping
 
 
 def _run(channel: Tensor) -> int:
-    """How many labels at the start belong to one channel."""
+    """How many labels from the first one on belong to the first channel."""
     differs = (channel != channel[0]).nonzero()
     return int(differs[0]) if differs.numel() else channel.numel()
 
 
 def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Tensor | None, ...]]:
+    """Parameter or buffer -> its layout on each dim, at its first visit."""
     new: dict[str, list[Tensor | None]] = {}
     for step in steps:
         for site in step.effect.sites:
@@ -161,6 +173,7 @@ def _layouts(channels: Channels, steps: tuple[Step, ...]) -> dict[str, tuple[Ten
 
 
 def _check_ties(step: Step, channel_of: Tensor) -> None:
+    """Raises Mismatch where labels that are tied are of different channels."""
     for left, right in step.effect.ties:
         first, second = torch.broadcast_tensors(left, right)
         both = (first >= 0) & (second >= 0)
@@ -169,15 +182,20 @@ def _check_ties(step: Step, channel_of: Tensor) -> None:
 
 
 def _check_pins(old: Step, new: Step) -> None:
-    """A single channel does not show along which axis it lies; more of them may stand where the op fixes its width."""
+    """Raises Mismatch where an op pins channels that it did not pin at the old widths.
+
+    That is where it had a single channel: one does not show along which axis it lies.
+    """
     if len(new.effect.pins) > len(old.effect.pins):
         labels = tuple(pin.labels for pin in new.effect.pins)
-        raise Mismatch(new.node.name, f"of more than one channel, {new.effect.pins[0].reason}", labels)
+        raise Mismatch(new.node.name, f"with more than one channel, {new.effect.pins[0].reason}", labels)
 
 
 def _check_broadcast(old: Step, new: Step) -> None:
-    """An operand left with one channel must not be broadcast over those that it met one by one, nor parts that stood
-    for one another be put side by side.
+    """Raises Mismatch where another number of operands are tied than at the old widths.
+
+    An operand that is left with one channel would be broadcast over channels that it met one by one before; a movement
+    would put parts side by side that it tied before.
     """
     if old.effect.family in (Family.POINTWISE, Family.MOVEMENT) and len(old.effect.ties) != len(new.effect.ties):
         labels = tuple(pin.labels for pin in new.effect.pins)
@@ -189,14 +207,14 @@ def _check_broadcast(old: Step, new: Step) -> None:
 
 
 def _check_numbers(old: Step, new: Step) -> None:
-    """An op that computes with the number of channels would compute something else."""
+    """Raises Mismatch where an op computes with a number of channels that has changed."""
     if old.effect.numbers != new.effect.numbers:
         reason = f"it computes with a width ({old.effect.numbers} became {new.effect.numbers})"
         raise Mismatch(new.node.name, reason, ())
 
 
 def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:
-    """A tensor that is read more than once must find its channels in the same order each time."""
+    """Raises Mismatch where a tensor that is read more than once does not find its channels in one order."""
     first: dict[tuple[str, str | int], Tensor] = {}
     for step in steps:
         axes: list[tuple[tuple[str, str | int], Tensor]] = [
@@ -220,14 +238,14 @@ def _meet(left: Tensor, right: Tensor, channel_of: Tensor) -> bool:
 
 
 def _company(mine: Tensor, other: Tensor, channel_of: Tensor) -> tuple[Tensor, Tensor]:
-    """The channels of `mine` that meet a padded zero of `other`, and those that meet anything else."""
+    """The channels of `mine` that meet padded zeros (NONE) of `other`, and those that meet anything else."""
     first, second = torch.broadcast_tensors(mine, other)
     alone = (first >= 0) & (second == NONE)
     return channel_of[first[alone]].unique(), channel_of[first[(first >= 0) & (second != NONE)]].unique()
 
 
 class _Expected:
-    """How often each channel must stand along each axis that weights follow."""
+    """How often each channel must occur on each axis of a parameter at the new widths."""
 
     def __init__(self, channels: Channels, kept: Tensor, width: Tensor) -> None:
         self.channels, self.kept = channels, kept
@@ -236,6 +254,7 @@ class _Expected:
         self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
+        """Raises Mismatch where a weight or norm does not read each channel as often as it must."""
         pairs = [(a.layout, b.layout) for a, b in zip(old.effect.sites, new.effect.sites, strict=False)]
         reading, resized = old.effect.reading, new.effect.reading
         if reading is not None and resized is not None:
@@ -245,7 +264,7 @@ class _Expected:
                 raise Mismatch(old.node.name, "it no longer reads the same channels", (before, after))
 
     def check_padding(self, old: Step, new: Step, channel_of: Tensor) -> None:
-        """A channel that met another must not meet a padded zero now, nor the other way round."""
+        """Raises Mismatch where a channel that met another meets a padded zero now, or the other way round."""
         if all(bool((side >= 0).all()) for tie in new.effect.ties for side in tie):
             return
         if len(old.effect.ties) != len(new.effect.ties):
@@ -259,7 +278,7 @@ class _Expected:
                     known = since < self.channels.space_of.numel()
                     fresh = spaces[since[~known]]
                     if not bool(torch.isin(since[known], then).all() & torch.isin(fresh, spaces[then]).all()):
-                        raise Mismatch(new.node.name, "what is padded no longer lies beside the same channels", after)
+                        raise Mismatch(new.node.name, "a padded zero now lies beside other channels", after)
 
     def matches(self, before: Tensor, after: Tensor, channel_of: Tensor) -> bool:
         if not torch.equal(before[before < 0], after[after < 0]):
@@ -268,11 +287,15 @@ class _Expected:
         return torch.equal(torch.bincount(channel_of[after[after >= 0]], minlength=expected.numel()), expected)
 
     def times(self, layout: Tensor) -> Tensor:
-        """How often each channel, the new ones last, must stand along an axis that has this layout now."""
+        """[old and new channels] int64: how often each channel must occur on an axis that had this layout.
+
+        Survivors occur as often as before, removed channels not at all, new ones as often as others of their space.
+        """
         channels = self.channels.space_of.numel()
         counts = torch.bincount(self.channels.channel_of[layout[layout >= 0]], minlength=channels)
-        spread = torch.zeros_like(self.total).index_add(0, self.channels.space_of, counts) // self.total.clamp(min=1)
-        return torch.cat([counts * self.kept, spread[self.space_of_new]])
+        # all channels of a space occur equally often, for analysis/spaces.py pins the others: so the sum over the width
+        each = torch.zeros_like(self.total).index_add(0, self.channels.space_of, counts) // self.total.clamp(min=1)
+        return torch.cat([counts * self.kept, each[self.space_of_new]])
 
     def shape(self, name: str, now: Sequence[int]) -> tuple[int, ...]:
         """The shape that a parameter or buffer must have."""

@@ -1,4 +1,4 @@
-"""Who stays and how wide each space becomes: what is decided about a rewrite before anything is built."""
+"""Which channels stay and how wide each space becomes: what is decided about a rewrite before anything is built."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,24 +21,29 @@ from nrfx.tracing import TracedModule
 
 @dataclass(frozen=True)
 class Survivors:
-    """What is known once constants are settled: who stays, and which layers may take a cross form."""
+    """The channels that stay once every constant has its place, and the layers that may take a cross form."""
 
     channels: Channels
     liveness: Liveness
     absorption: Absorption
-    forms: Mapping[str, Reading]
-    form_notes: tuple[str, ...]
-    grows: Tensor  # bool [spaces]: who may be widened
-    no_growth: Mapping[str, str]  # births that may only shrink, with the reason
+    forms: Mapping[str, Reading]  # key -> the weights of each layer that has a cross form
+    form_notes: tuple[str, ...]  # why the other layers have none
+    grows: Tensor  # bool [spaces]: whether the space may get new channels
+    no_growth: Mapping[str, str]  # birth -> why it must not grow, of births that an op keeps from growing
 
     @property
     def kept(self) -> Tensor:
-        """bool [channels]: live ones and carriers."""
+        """bool [channels]: live channels and carriers."""
         return self.liveness.live | self.absorption.carriers
 
 
 def decide(traced: TracedModule, channels: Channels, options: Options, constraints: WidthConstraints) -> Survivors:
-    """Liveness and constants; channels whose constant has no place are held, and the question asked again."""
+    """The survivors: channels whose constant can be kept in no way are held, and liveness is computed again.
+
+    Each round holds channels that were not held before, so that the loop ends.
+    """
+    # Attention absorbs no constants. So the layers that will attend must be known before constants get their places; a
+    # layer that does not get new channels after all has carriers where it could have absorbed.
     forms, notes = crossable(traced, channels)
     attention = _attending(traced, forms)
     if options.scheme == "attention":
@@ -64,13 +69,13 @@ def _attending(traced: TracedModule, forms: Mapping[str, Reading]) -> set[str]:
 
 
 def _widens_both(channels: Channels, reading: Reading, grows: Tensor) -> bool:
-    """Whether the layer may get new channels on both sides, and so take a cross form."""
+    """Whether the layer may get new channels on both sides, and so become a cross layer."""
     sides = [channels.spaces_along(layout) for layout in (reading.rows, reading.cols)]
     return all(bool(grows[spaces[spaces >= 0]].any()) for spaces in sides)
 
 
 def _growing(channels: Channels, options: Options, constraints: WidthConstraints) -> Tensor:
-    """bool [spaces]: who may be widened."""
+    """bool [spaces]: whether the space may get new channels."""
 
     def grows(space: Space) -> bool:
         constrained = space.births.keys() & constraints.no_growth.keys()
@@ -81,10 +86,10 @@ def _growing(channels: Channels, options: Options, constraints: WidthConstraints
 
 
 def allocate(traced: TracedModule, survivors: Survivors, budget: Budget | None, options: Options) -> Allocation:
-    """The widths within the budget; without one, those of what stays.
+    """The widths within the budget; without a budget the survivors alone.
 
     Raises:
-        BudgetError: what stays costs more than the budget.
+        BudgetError: the survivors cost more than the budget.
     """
     channels = survivors.channels
     count = len(channels.spaces)
@@ -103,7 +108,7 @@ def allocate(traced: TracedModule, survivors: Survivors, budget: Budget | None, 
 
 
 def _crossing(traced: TracedModule, survivors: Survivors, options: Options) -> dict[str, Reading]:
-    """By path, the layers whose cross connections are, or may become, absent."""
+    """Module path -> the weights of each layer whose cross connections are absent, or will be once it is widened."""
     layers = {reading.path: (reading, traced.get_submodule(reading.path)) for reading in survivors.forms.values()}
     return {
         path: reading
@@ -113,7 +118,7 @@ def _crossing(traced: TracedModule, survivors: Survivors, options: Options) -> d
 
 
 def idle_reason(survivors: Survivors, allocation: Allocation, budget: Budget | None, options: Options) -> str:
-    """Why these widths leave nothing to do, "" where there is something."""
+    """Why a rewrite to these widths would change nothing; "" where it would change something."""
     channels = survivors.channels
     if not any(space.free and space.normed for space in channels.spaces):
         return "Nothing may change width: every space with a gamma is pinned. `pins` of the utilization says by what."

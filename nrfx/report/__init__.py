@@ -1,13 +1,14 @@
-"""Reports for the terminal: what of a network is alive, what a rejuvenation made of it, and why a layer is as it is.
+"""Reports for the terminal: the live part of a network, a rejuvenation, and why a layer has its channels.
 
-Columns are chosen by the width at hand: from 120 on both measures have a bar, below 76 the second measure and the input
-widths go. A live/total pair is one number where everything is live. Every number is one of `to_json`, or a sum of them.
+Columns are chosen by the width of the terminal: from 120 on both measures have a bar; below 76 there is no second
+measure and no input width. A live/total pair is one number where everything is live. Every number is one of `to_json`,
+or a sum of them.
 
 amounts        costs and ratios in words
-page           the width, and what is listed
+page           the width, and sections that list a few entries
 table          a line for each layer, with bars
-utilization    what of a network is alive
-rejuvenation   what a rejuvenation made of it
+utilization    the live part of a network
+rejuvenation   the network before and after
 why            why a layer has the channels that it has
 """
 

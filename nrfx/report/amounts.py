@@ -12,7 +12,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def share_of(of: Utilization | Group | Line, measure: Measure) -> Share:
-    """The cost by that measure."""
+    """The params or the flops of it."""
     return of.params if measure == "params" else of.flops
 
 
@@ -39,7 +39,7 @@ def pair(share: Share) -> str:
 
 
 def percent(ratio: float) -> str:
-    """A ratio in percent; 100 and 0 only where it is exactly that.
+    """A ratio in percent; "100 %" and "0 %" only for exactly 1 and 0.
 
     >>> percent(0.5713), percent(0.9999), percent(1.0), percent(1e-9)
     ('57.1 %', '99.9 %', '100 %', '0.1 %')
@@ -55,7 +55,7 @@ def unit_of(number: int) -> str:
 
 
 def digits(number: int, unit: str) -> str:
-    """Three digits of a number in that unit; all where there is none."""
+    """Three digits of a number in that unit; all digits where the unit is ""."""
     if not unit:
         return str(number)
     value = number / UNITS[unit]

@@ -1,4 +1,4 @@
-"""The tree of a network's layers by module path, as its reports and its JSON show it.
+"""The tree of a network's layers by module path, as reports show it.
 
 line     a layer with its norm folded in (conv1+bn1): widths of the layer, params and flops of both
 group    a module that holds several lines, with their sum
@@ -26,17 +26,17 @@ class Line:
 
     @property
     def lines(self) -> "tuple[Line, ...]":
-        """Itself: what a group holds several of."""
+        """The line itself: a group has the lines in it here."""
         return (self,)
 
     @property
     def params(self) -> Share:
-        """Of all rows."""
+        """The params of all rows."""
         return Share(sum(row.params_live for row in self.rows), sum(row.params for row in self.rows))
 
     @property
     def flops(self) -> Share:
-        """Of all rows."""
+        """The flops of all rows."""
         return Share(sum(row.flops_live for row in self.rows), sum(row.flops for row in self.rows))
 
     @property
@@ -127,7 +127,7 @@ def _nodes(members: Sequence[Member]) -> tuple[Group | Line, ...]:
 
 
 def _node(members: Sequence[Member]) -> Group | Line:
-    """A group of one is its line; a group of one group is that, under both names."""
+    """The members as one node: a single line under its whole path, else a group under the path that all share."""
     if len(members) == 1:
         path, line = members[0]
         return Line((), ".".join((*path, line.label)), line.rows, line.main)

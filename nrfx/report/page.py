@@ -28,12 +28,12 @@ def render(renderable: RenderableType, width: int | None = None) -> str:
 
 
 def columns(width: int | None = None) -> int:
-    """The columns to print in: those asked for or those of the terminal, at least 60."""
+    """The width to print in, at least 60: the given one, or that of the terminal."""
     return max(shutil.get_terminal_size((80, 24)).columns if width is None else width, NARROWEST)
 
 
 def room(width: int) -> str:
-    """What so many columns are called: cramped, usual or spacious."""
+    """A width in a word: "cramped", "usual" or "spacious"."""
     return "cramped" if width < CRAMPED else "usual" if width < SPACIOUS else "spacious"
 
 
@@ -65,7 +65,7 @@ def section(title: str, entries: Iterable[tuple[str, str]]) -> Iterator[Renderab
 
 
 def alike(held: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:
-    """Reasons that differ only in the node with which they begin, together; the count of channels first.
+    """(reason, number of channels), most first; reasons that differ only in the node that they begin with are one.
 
     >>> list(alike([("mul is a gate", 3), ("mul_1 is a gate", 5), ("on a stream", 1)]))
     [('mul is a gate (and 1 node like it)', '8'), ('on a stream', '1')]

@@ -1,4 +1,4 @@
-"""What a rejuvenation made of a network: the cost before and after, and per layer the widths, kept and new channels."""
+"""A rejuvenation for the terminal: the cost before and after, and for each layer widths, kept and new channels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from nrfx.rewrite.result import Rejuvenation
 
 
 def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Budget | None = None) -> RenderableType:
-    """What a rewrite did: the cost before and after, and per layer the old, live and new width, kept and new channels.
+    """The cost before and after, and for each layer the old, live and new width, kept and new channels.
 
     Args:
         title: the name of the network.
@@ -47,7 +47,7 @@ def _outcome(result: Rejuvenation, title: str, budget: Budget | None) -> Rendera
 
 
 def _costs(result: Rejuvenation, budget: Budget | None, number: Callable[[int], str]) -> Table:
-    """What was, what of it was alive, what is, and what may be."""
+    """Cost before, its live part, cost after, and the budget."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     for _ in range(5):
@@ -62,7 +62,7 @@ def _costs(result: Rejuvenation, budget: Budget | None, number: Callable[[int], 
 
 
 def _carriers(result: Rejuvenation) -> Iterator[tuple[str, str]]:
-    """How many a space has, and the spaces."""
+    """(the spaces, the number of carriers in each of them)."""
     spaces: dict[int, list[str]] = {}
     for name, count in Counter(result.carriers).items():
         spaces.setdefault(count, []).append(name)
@@ -72,7 +72,7 @@ def _carriers(result: Rejuvenation) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Widths:
-    """The output width of a layer: before, live, after; of the latter, kept (S, carriers included) and new (R)."""
+    """The output width of a layer: old, live, new; and the new one as kept (S, carriers included) and fresh (R)."""
 
     old: int
     live: int
@@ -82,7 +82,7 @@ class Widths:
 
 
 def widths(result: Rejuvenation) -> dict[str, Widths]:
-    """Per module that owns parameters and stayed, by its path, in order."""
+    """Path -> widths, for each module that owns parameters and is in the new network too."""
     after = {row.name: row for row in result.after.rows}
     folded = {row.name: line.rows[-1].name for line in lines(result.before.rows) for row in line.rows}
     widths_of = {}
@@ -95,7 +95,7 @@ def widths(result: Rejuvenation) -> dict[str, Widths]:
 
 
 def _fresh(result: Rejuvenation, name: str, norm: str, otherwise: int) -> int:
-    """New channels among the outputs of a module, by the origins of its weight or of the norm that follows."""
+    """New channels among the outputs of a module, by the origins of its weight, the norm behind it, or its bias."""
     for candidate in (f"{name}.weight", f"{norm}.weight", f"{name}.bias"):
         origin = (result.origins.get(candidate) or (None,))[0]
         if origin is not None:
@@ -134,7 +134,7 @@ def _rejuvenation_table(result: Rejuvenation, budget: Budget | None, width: int)
 
 
 def _parts(of: Widths) -> Bar:
-    """Kept and new channels, and those that were given up, on the scale of the wider of both networks."""
+    """Kept, new and removed channels as a bar; its length is the wider of the two networks."""
     scale = max(of.old, of.new, 1)
     kept, fresh = of.kept / scale, of.fresh / scale
     return Bar(((kept, "█", "#", "green"), (fresh, "▒", "+", "cyan"), (1 - kept - fresh, "·", ".", "bright_black")))
@@ -145,7 +145,7 @@ def _unmoved(item: Group | Line, widths_of: Mapping[str, Widths]) -> bool:
 
 
 def _changes(result: Rejuvenation, measure: Measure) -> Column:
-    """What every module cost before and costs after."""
+    """The column of each module's cost before and after."""
     after = {row.name: getattr(row, measure) for row in result.after.rows}
 
     def cell(item: Group | Line) -> str:
@@ -156,7 +156,7 @@ def _changes(result: Rejuvenation, measure: Measure) -> Column:
 
 
 def _change(old: int, new: int) -> str:
-    """old → new, in one unit where both have the same."""
+    """old → new; the unit once where both have the same."""
     if not old and not new:
         return ""
     before = digits(old, unit_of(old)) if unit_of(old) == unit_of(new) else human(old)

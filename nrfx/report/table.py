@@ -18,7 +18,7 @@ from nrfx.report.page import SPACIOUS
 LONGEST_BAR = 28
 SHORTEST_BAR = 5
 RULED = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
-"""Header and footer ruled off, nothing else."""
+"""A table with a rule below the header and one above the footer."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Bar:
             start = end
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Whatever there is room for."""
+        """From one column to all that there is room for."""
         return Measurement(1, options.max_width)
 
 
 def _edge(reached: float, size: int) -> int:
-    """In whole columns; none and all only where it is exactly that."""
+    """The end of a part in whole columns: 0 only for nothing, the whole size only for everything."""
     if reached <= 0:
         return 0
     return size if reached >= 1 - 1e-9 else min(max(round(reached * size), 1), size - 1)
@@ -50,7 +50,7 @@ def _edge(reached: float, size: int) -> int:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a tree table; `cell` returns texts, or bars, which share what the texts leave."""
+    """A column of a tree table. `cell` returns texts or bars; bars share the width that the texts leave."""
 
     title: str
     cell: Callable[[Group | Line], str | Bar]
@@ -62,6 +62,7 @@ def tree_table(
 ) -> Table:
     """A table of `width` columns with a line per entry; `quiet` entries are dimmed, groups bold."""
     cells = [[column.cell(entry.item) for column in wanted] for entry in entries]
+    # to rich a bar is anything from 1 to the whole width: what the texts leave for bars is computed here
     names = ["  " * entry.depth + entry.label for entry in entries]
     sizes = [
         max(len(text) for text in (column.title, column.total, *texts) if isinstance(text, str))

@@ -1,4 +1,4 @@
-"""What of a network is alive: totals, a tree of its layers, who wastes most, what is held and pinned."""
+"""A utilization for the terminal: totals, a tree of the layers, those that waste most, what is held and pinned."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ WORST = 5
 
 
 def utilization_report(u: Utilization, title: str = "network", cost: Measure = "params") -> RenderableType:
-    """What of a network is alive: totals, a tree of its layers, who wastes most, what is held and pinned.
+    """Totals, a tree of the layers, those that waste most, what is held and pinned.
 
     Args:
         title: the name of the network.
@@ -82,7 +82,7 @@ def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
 
 
 def _pinned(u: Utilization) -> Iterator[tuple[str, str]]:
-    """What is pinned by whom, those with the same node and reason together."""
+    """(the spaces that one node pins for one reason, "") for each node and reason."""
     spaces: dict[tuple[str, str], list[str]] = {}
     for pin in u.pins:
         spaces.setdefault((pin.node, pin.reason), []).append(pin.space)
@@ -145,7 +145,7 @@ def _gauges(u: Utilization, measure: Measure) -> Column:
 
 
 def _gauge(share: Share) -> Bar:
-    """The live part of a cost."""
+    """A cost as a bar, its live part coloured."""
     ratio = share.ratio
     style = "green" if ratio >= 0.85 else "yellow" if ratio >= 0.5 else "red"
     return Bar(((ratio, "█", "#", style), (1 - ratio, "░", ".", "bright_black")))

@@ -1,4 +1,4 @@
-"""The answer of `why` for the terminal: each axis of a layer, what shares its width, and the chain to what keeps it.
+"""The answer of `why` for the terminal: each axis of a layer, its spaces, and the chain to the node that keeps them.
 
 A chain reads from the layer down: → with the flow of values, ← against it, = through weights that both nodes read.
 From 120 columns on the line of code stands beside its place.
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nrfx.analysis.tie_graph import Hop
-from nrfx.analysis.why import Axis, Link, Part, State, Why
+from nrfx.analysis.why import Axis, AxisPart, Link, State, Why
 from nrfx.report.page import SPACIOUS, alike, section
 from nrfx.report.table import RULED, shortened
 
@@ -56,9 +56,9 @@ def why_report(answer: Why, title: str = "") -> RenderableType:
     return Stack(headline, *sections)
 
 
-def _told(parts: Sequence[Part]) -> Iterator[RenderableType]:
-    """What there is to say about each part, those about which there is the same to say together."""
-    groups: dict[object, list[Part]] = {}
+def _told(parts: Sequence[AxisPart]) -> Iterator[RenderableType]:
+    """A paragraph for each part; parts of one axis, state and reason without more to say share one."""
+    groups: dict[object, list[AxisPart]] = {}
     for part in parts:
         alone = part.chain or part.also or part.held or part.live < part.width
         groups.setdefault(part if alone else (part.axis, part.state, part.reason), []).append(part)
@@ -73,7 +73,7 @@ def _told(parts: Sequence[Part]) -> Iterator[RenderableType]:
             yield Text(f"{axis:<{INDENT}}{len(rest)} more spaces: {told} channels", style="dim")
 
 
-def _part(group: Sequence[Part]) -> RenderableType:
+def _part(group: Sequence[AxisPart]) -> RenderableType:
     part, width = group[0], sum(part.width for part in group)
     spaces = f" in {len(group)} spaces" if len(group) > 1 else ""
     verdict = Text(f"{width} channels{spaces}, " if width else "")
@@ -92,7 +92,7 @@ def _part(group: Sequence[Part]) -> RenderableType:
     return table
 
 
-def _facts(part: Part) -> Iterator[RenderableType]:
+def _facts(part: AxisPart) -> Iterator[RenderableType]:
     if part.live < part.width:
         yield Text(f"{part.width - part.live} are dead and can go, {part.live} are live", style="dim")
     for text in part.also[:NAMED]:
@@ -101,8 +101,8 @@ def _facts(part: Part) -> Iterator[RenderableType]:
         yield Text(f"and by {len(part.also) - NAMED} more", style="dim")
 
 
-def _chains(part: Part) -> Iterator[RenderableType]:
-    """The chain of the part; then why channels are held, with the chain where it is another."""
+def _chains(part: AxisPart) -> Iterator[RenderableType]:
+    """The chain of the part; then why channels are held, each with its chain where that is a different one."""
     if part.chain:
         yield _Chain(part.chain)
     for hold in part.held:
@@ -116,13 +116,13 @@ def _some(names: Sequence[str]) -> str:
 
 
 class _Chain:
-    """A line for each node: its name, what it calls, and where in the code."""
+    """A line for each node: its name, the module or function that it calls, and its line of code."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = links
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The names are cut first; the folder of the file goes where there is no room for it."""
+        """Where the line is too long the folder of the file is left out first, then the names are cut."""
         rows = [(_name(link), _op(link), *_where(link)) for link in self.links]
         name, op, place, file = (max(map(len, column)) for column in zip(*rows, strict=True))
         whole = 1 + name + op + place + 3 * GAP <= options.max_width
@@ -149,17 +149,17 @@ def _skipped(index: int, count: int) -> bool:
 
 
 def _name(link: Link) -> str:
-    """The path of a module that is called, else the name of the node."""
+    """The path of the module if the node calls one, else the name of the node."""
     return link.module if link.called else link.node
 
 
 def _op(link: Link) -> str:
-    """What is called; of a function also in which module."""
+    """The class or function that is called; for a function also the module around the call."""
     return link.op if link.called or not link.module else f"{link.op} in {link.module}"
 
 
 def _where(link: Link) -> tuple[str, str]:
-    """File and line: the file relative to the nearest folder that modules are imported from, and by its name alone."""
+    """(file:line, file:line): the file as a path in the innermost folder of sys.path, and by its name alone."""
     if link.file is None:
         return "", ""
     folders = [folder for folder in (os.getcwd(), *sys.path) if folder and link.file.startswith(folder + os.sep)]
@@ -173,7 +173,7 @@ def _code(link: Link) -> str:
 
 
 def _layers(answer: Why) -> Iterator[RenderableType]:
-    """A line for each layer but norms, which pass on what they are given; what holds channels; what the words mean."""
+    """A table of the layers, without norms if there are others; why channels are held; what the words mean."""
     layers = [layer for layer in answer.layers if "Norm" not in layer.op] or answer.layers
     parts = [part for layer in layers for part in layer.parts]
     yield ""
@@ -194,7 +194,7 @@ class _Layers:
         self.container, self.layers = container, layers
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Layer, widths and states; reasons, where there are any, in what room is left."""
+        """The columns: layer, widths and states, and the reasons where there are any."""
         reasons = [_reasons(layer.parts) for layer in self.layers]
         names = [self._label(layer) for layer in self.layers]
         name = min(max(len("layer"), *map(len, names)), options.max_width // 3)
@@ -220,8 +220,8 @@ class _Layers:
 _SIDES: tuple[tuple[Axis, ...], ...] = (("out", "both"), ("in", "both"))
 
 
-def _summary(parts: Iterable[Part], axes: Sequence[Axis]) -> Text:
-    """Channels by state, and how many of all are held."""
+def _summary(parts: Iterable[AxisPart], axes: Sequence[Axis]) -> Text:
+    """Channels by state, and the number of held ones."""
     here = [part for part in parts if part.axis in axes]
     states: dict[State, int] = {}
     for part in here:
@@ -244,7 +244,7 @@ _SHORT: dict[State, str] = {
 }  # fmt: skip
 
 
-def _reasons(parts: Sequence[Part]) -> str:
+def _reasons(parts: Sequence[AxisPart]) -> str:
     """Why channels may not change, or not widen."""
     told = [(part.axis, part.reason) for part in parts if part.state in ("pinned", "fixed", "frozen")]
     return "; ".join(dict.fromkeys(reason if axis == "both" else f"{axis}: {reason}" for axis, reason in told))

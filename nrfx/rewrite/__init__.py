@@ -1,1 +1,1 @@
-"""What builds: a new module from a plan, the check that it keeps the function, and the passes for the user."""
+"""From a plan to a new module, the checks that it is the planned one, and the passes for the user."""

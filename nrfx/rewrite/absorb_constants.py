@@ -1,4 +1,4 @@
-"""The constants of dead channels written into the new weights: columns of carriers, offsets of biases and means."""
+"""The constants of dead channels in the new network: columns of carriers, and offsets of biases and running means."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,12 @@ from nrfx.plan.origins import occurrence
 from nrfx.rules import Reading
 
 
-def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
-    """The weight with the columns of carriers standing for those of all the dead channels behind them.
+def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
+    """The weight in which each carrier's column is the sum over the dead channels d that it stands for.
 
-    weight: [rows, columns, *kernel]; float64 where anything is merged.
+        W[:, k] = sum over d of (before_d / after_k) W[:, d]
+
+    weight: [rows, columns, *kernel]; float64 where the layer has carriers.
     """
     channel = channels.channels_along(reading.cols)
     carrier = torch.where(channel >= 0, absorption.carrier_of[channel.clamp(min=0)], -1)
@@ -20,8 +22,8 @@ def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Abs
     if sources.numel() == 0:
         return weight
     targets = _targets(channel, carrier, sources)
-    given, left = absorption.given[reading.key][sources], absorption.left[reading.key][targets]
-    ratio = torch.where(given == 0, 0.0, given / left)
+    before, after = absorption.before[reading.key][sources], absorption.after[reading.key][targets]
+    ratio = torch.where(before == 0, 0.0, before / after)  # 0 / 0 where the carrier's constant is not needed here
     view = (1, -1, *(1,) * (weight.dim() - 2))
     places = sources.to(weight.device)
     weight = weight.double()
@@ -32,7 +34,12 @@ def merged(weight: Tensor, channels: Channels, reading: Reading, absorption: Abs
 
 
 def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
-    """For each source column the carrier's column of the same occurrence."""
+    """For each source column the carrier's column at the same occurrence.
+
+    After a flatten a channel has a column for each position: the n-th column of the channel goes to the n-th of its
+    carrier.
+    """
+    # (channel, occurrence) as one number, as in origins.origin
     times = channel.numel() + 1
     rank = occurrence(channel)
     ordered, order = torch.sort(channel.clamp(min=-1) * times + rank)
@@ -41,5 +48,6 @@ def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
-    difference = (absorption.given[reading.key] - absorption.left[reading.key]).to(weight.device)
+    # over a constant map the kernel acts as the sum of its elements
+    difference = (absorption.before[reading.key] - absorption.after[reading.key]).to(weight.device)
     return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference

@@ -1,6 +1,7 @@
-"""The new module: every tensor gathered by its origins, with constants settled, scales moved and new channels started.
+"""The new module: every tensor gathered by its origins, with constants absorbed, scales moved and new channels started.
 
-Arithmetic is float64 and cast back at the end, so that a rewrite adds one rounding to each number that it changes.
+What changes a number (carriers, factors, offsets) is computed in float64 and cast back once, so that a rewrite adds one
+rounding to each number that it changes, and none to the others.
 """
 
 import copy
@@ -15,9 +16,9 @@ from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, scaled
 from nrfx.plan.plan import Plan
-from nrfx.rewrite.absorb_constants import merged, offset
+from nrfx.rewrite.absorb_constants import offset, with_carriers
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
@@ -25,22 +26,20 @@ from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
 
-Origins = tuple[Tensor | None, ...]
-
 
 @dataclass(frozen=True)
 class Built:
-    """The new module, and for each parameter and buffer where it comes from (see Rejuvenation)."""
+    """The new module, and where each of its parameters and buffers comes from (see Rejuvenation)."""
 
     module: TracedModule
     origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
-    factors: Mapping[str, Origins]
+    factors: Mapping[str, Factors]
     notes: tuple[str, ...]
 
 
 def build(traced: TracedModule, plan: Plan) -> Built:
-    """Carries the plan out on a copy of `traced`, which stays as it is."""
+    """The network that the plan describes; `traced` stays as it is."""
     return _Builder(traced, plan).build()
 
 
@@ -53,11 +52,12 @@ class _Builder:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[str, Origins] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
-    factors: dict[str, Origins] = field(default_factory=dict)
+    factors: dict[str, Factors] = field(default_factory=dict)
     layers: dict[str, Cross] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def build(self) -> Built:
+        """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
         self.norm_of = self._roles()
         self.offsets = self._offsets()
@@ -78,12 +78,12 @@ class _Builder:
         return roles
 
     def _offsets(self) -> dict[str, Tensor]:
-        """Old bias or running mean -> what absorbed constants add to it (float64, on its device)."""
+        """Old bias or running mean -> float64 of its shape, what absorbed constants add to it."""
         added: dict[str, Tensor] = {}
         readings = first_readings(self.plan.channels.steps)
         for key, norms in self.plan.absorption.absorbers.items():
             reading = readings[key]
-            if torch.equal(self.plan.absorption.given[key], self.plan.absorption.left[key]):
+            if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
                 continue
             rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
             if reading.bias is not None:
@@ -91,13 +91,14 @@ class _Builder:
                 continue
             for norm in norms:
                 assert norm.mean is not None
+                # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
                 at = origin(reading.rows, norm.layout)
                 shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
                 added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
         return added
 
     def _dense(self, reading: Reading) -> Tensor:
-        """The weight as [rows, columns of a group, *kernel]."""
+        """The weight as [rows, columns of a group, *kernel], with zeros where a cross layer has no block."""
         if reading.weight is not None:
             return reading.by_rows(self.old[reading.weight].detach())
         module = self.traced.get_submodule(reading.path)
@@ -105,35 +106,36 @@ class _Builder:
         return module.dense_weight().detach()
 
     def _weight(self, reading: Reading, family: Family) -> None:
-        """The weight of a convolution or linear layer, in its dense form, then cut into blocks where it has some."""
+        """Builds the dense weight of a convolution or linear layer, and cuts it where the layer has blocks."""
         plan, new = self.plan, self.plan.resized.readings[reading.key]
         rows, columns = origin(reading.rows, new.rows), origin(reading.cols, new.cols)
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
         if not grouped and reading.key in self._carrying():
-            weight = merged(weight, plan.channels, reading, plan.absorption)
-        places: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
-        factors = self._weight_factors(reading, places, grouped)
-        weight = scaled(gather(weight, places), tuple(_values(factor) for factor in factors))
+            weight = with_carriers(weight, plan.channels, reading, plan.absorption)
+        origins: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
+        factors = self._weight_factors(reading, origins, grouped)
+        weight = scaled(gather(weight, origins), tuple(_values(factor) for factor in factors))
         per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // columns.numel(), 1)
         if plan.scratch:
             weight = from_scratch(weight, per_output, plan.generator)
         else:
-            weight = rejuvenated(weight, rows, places[1], per_output, plan.generator)
-        self._store(reading, weight, places, factors)
+            weight = rejuvenated(weight, rows, origins[1], per_output, plan.generator)
+        self._store(reading, weight, origins, factors)
 
     def _carrying(self) -> set[str]:
-        """Keys of the weights that read carriers rather than absorb."""
-        return set(self.plan.absorption.given) - set(self.plan.absorption.absorbers)
+        """Keys of the weights that read carriers, for neither a bias nor norms absorb their constants."""
+        return set(self.plan.absorption.before) - set(self.plan.absorption.absorbers)
 
-    def _weight_factors(self, reading: Reading, places: Origins, grouped: bool) -> Origins:
+    def _weight_factors(self, reading: Reading, origins: Origins, grouped: bool) -> Factors:
+        """1 / the rescaling of the gammas that the columns (rows of a grouped weight) read, with 0 at carriers."""
         divisors = (self.plan.scales.rows if grouped else self.plan.scales.columns).get(reading.key)
         by_row = divisors if grouped else None
         by_column = None if grouped else divisors
-        factors = [_inverse(by_row, places[0]), _inverse(by_column, places[1])]
+        factors = [_inverse(by_row, origins[0]), _inverse(by_column, origins[1])]
         if not grouped and reading.key in self._carrying():
-            factors[1] = self._restart(factors[1], reading.cols, places[1])
-        return (*factors, *(None,) * (len(places) - 2))
+            factors[1] = self._restart(factors[1], reading.cols, origins[1])
+        return (*factors, *(None,) * (len(origins) - 2))
 
     def _restart(self, factor: Tensor | None, layout: Tensor, places: Tensor | None) -> Tensor | None:
         """The factor, 0 at carriers: their values are written anew, and their optimizer state starts at zero."""
@@ -144,71 +146,77 @@ class _Builder:
         ones = torch.ones(places.shape).double() if factor is None else factor
         return torch.where(here, 0.0, ones)
 
-    def _store(self, reading: Reading, weight: Tensor, places: Origins, factors: Origins) -> None:
+    def _store(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors) -> None:
+        """Keeps the weight as one parameter, or as the blocks of a cross layer."""
         module = self.traced.get_submodule(reading.path)
-        blocks = self._blocks(module, reading, weight, places)
+        blocks = self._blocks(module, reading, weight, origins)
         if blocks is None:
             assert reading.weight is not None
             new = self.plan.resized.readings[reading.key]
             if reading.transposed:
                 weight = new.by_rows(weight).contiguous()
-                places, factors = self._transposed(reading, new, places, factors)
-            self._keep(reading.weight, reading.weight, weight, places, factors)
+                origins, factors = self._transposed(reading, new, origins, factors)
+            self._keep(reading.weight, reading.weight, weight, origins, factors)
             return
+        # the module becomes a cross layer, with one weight under attention and else one for each output generation
         layer = self.layers[reading.path] = cross_layer(module, blocks, self.plan.scheme)
         if layer.scheme == "attention":
             name = f"{reading.path}.weight"
-            self._keep(name, name, weight, places, factors)
+            self._keep(name, name, weight, origins, factors)
             return
         for index, rows, columns in blocks.parts():
             name = f"{reading.path}.weights.{index}"
             block = weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
-            cut = tuple(part[at] for part, at in zip(places, (rows, columns), strict=False) if part is not None)
-            cut_factors = tuple(
-                None if part is None else part[at] for part, at in zip(factors[:2], (rows, columns), strict=True)
-            )
-            tail = (None,) * (len(places) - 2)
-            parent, cut = self._parent(module, reading, index, cut)
-            self._keep(name, parent, block, (*cut, *tail), (*cut_factors, *tail))
+            cuts = (rows, columns)
+            block_origins = tuple(part[at] for part, at in zip(origins, cuts, strict=False) if part is not None)
+            block_factors = tuple(None if f is None else f[at] for f, at in zip(factors[:2], cuts, strict=True))
+            tail = (None,) * (len(origins) - 2)
+            parent, block_origins = self._parent(module, reading, index, block_origins)
+            self._keep(name, parent, block, (*block_origins, *tail), (*block_factors, *tail))
 
-    def _transposed(self, reading: Reading, new: Reading, places: Origins, factors: Origins) -> tuple[Origins, Origins]:
-        """Places and factors of a weight that is stored by columns; with groups its first axis holds all columns."""
+    def _transposed(
+        self, reading: Reading, new: Reading, origins: Origins, factors: Factors
+    ) -> tuple[Origins, Factors]:
+        """Origins and factors of a transposed weight, stored as [columns, rows of a group, *kernel].
+
+        With groups its second axis holds the rows of one group, which stay, and its first axis the columns of all.
+        """
         if reading.groups == 1:
-            return (places[1], places[0], *places[2:]), (factors[1], factors[0], *factors[2:])
+            return (origins[1], origins[0], *origins[2:]), (factors[1], factors[0], *factors[2:])
         depthwise = factors[0] if reading.cols is reading.rows else None
-        return (origin(reading.cols, new.cols), None, *places[2:]), (depthwise, None, *factors[2:])
+        return (origin(reading.cols, new.cols), None, *origins[2:]), (depthwise, None, *factors[2:])
 
-    def _blocks(self, module: nn.Module, reading: Reading, weight: Tensor, places: Origins) -> Blocks | None:
+    def _blocks(self, module: nn.Module, reading: Reading, weight: Tensor, origins: Origins) -> Blocks | None:
+        """The blocks of the new layer, None where it is no cross layer."""
         head = reading.key in self.plan.heads
         crossing = self.plan.scheme in ("attention", "removed") or isinstance(module, Cross)
         if not crossing or reading.key not in self.plan.forms:
             return None
-        assert places[0] is not None and places[1] is not None
+        assert origins[0] is not None and origins[1] is not None
         merge = False
         if self.plan.merge and isinstance(module, Cross):
-            reason = unmergeable(module, reading, weight, places[0], places[1])
+            reason = unmergeable(module, reading, weight, origins[0], origins[1])
             merge = reason is None
             self.notes += [] if merge else [f"{reading.path}: its generations stay apart: {reason}."]
-        return blocks_after(module, reading, places[0], places[1], head, merge)
+        return blocks_after(module, reading, origins[0], origins[1], head, merge)
 
     def _parent(
-        self, module: nn.Module, reading: Reading, index: int, cut: tuple[Tensor, ...]
+        self, module: nn.Module, reading: Reading, index: int, origins: tuple[Tensor, ...]
     ) -> tuple[str | None, tuple[Tensor, ...]]:
-        """The old parameter that a block of rows comes from, and its origins in that parameter's own positions."""
-        if not isinstance(module, Cross):
-            return f"{reading.path}.weight", cut
-        if module.scheme == "attention":
-            return f"{reading.path}.weight", cut
+        """The old parameter that a block of rows comes from, and the block's origins as positions in this parameter."""
+        if not isinstance(module, Cross) or module.scheme == "attention":
+            return f"{reading.path}.weight", origins
         assert reading.out_generation is not None
-        known = cut[0][cut[0] != NEW]
+        # all old rows of a block are of one generation
+        known = origins[0][origins[0] != NEW]
         old = int(reading.out_generation[known[0]]) if known.numel() else index
-        if str(old) not in module.weights:
-            return None, tuple(torch.full_like(part, NEW) for part in cut)
+        if str(old) not in module.weights:  # that generation read nothing so far
+            return None, tuple(torch.full_like(part, NEW) for part in origins)
         rows, columns = torch.tensor(module.rows(old)), torch.tensor(module.columns(old))
-        return f"{reading.path}.weights.{old}", (_within(cut[0], rows), _within(cut[1], columns))
+        return f"{reading.path}.weights.{old}", (_within(origins[0], rows), _within(origins[1], columns))
 
     def _replaced(self, name: str) -> bool:
-        """Whether the parameter is a block weight of a cross layer, which _weight has taken care of."""
+        """Whether the parameter is a weight of a cross layer: `_store` has put others in its place."""
         owner = name.rpartition(".")[0].removesuffix(".weights")
         return owner in self.layers and not name.endswith(".bias")
 
@@ -216,68 +224,75 @@ class _Builder:
         """A bias, a parameter or statistic of a norm, or a parameter that the graph reads on its own."""
         old_layouts = self.plan.channels.layouts[name]
         new_layouts = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
-        places = tuple(
+        origins = tuple(
             None if old is None or new is None else origin(old, new)
             for old, new in zip(old_layouts, new_layouts, strict=True)
         )
         value = self.old[name].detach()
-        if len(places) > 1 or old_layouts[0] is None or self._is_bare(name):
-            self._keep(name, name, _with_means(gather(value, places), places), places, (None,) * len(places))
+        # neither a bias nor a vector of a norm
+        if len(origins) > 1 or old_layouts[0] is None or self._is_bare(name):
+            self._keep(name, name, _with_means(gather(value, origins), origins), origins, (None,) * len(origins))
             return
         value = value.double()
         if name in self.offsets:
             value = value + self.offsets[name].to(value)
-        factor = self._vector_factor(name, old_layouts[0], places)
-        value = scaled(gather(value, places), tuple(_values(part) for part in factor))
-        self._keep(name, name, self._started(name, value, old_layouts[0], places), places, factor)
+        factor = self._vector_factor(name, old_layouts[0], origins)
+        value = scaled(gather(value, origins), tuple(_values(part) for part in factor))
+        self._keep(name, name, self._started(name, value, old_layouts[0], origins), origins, factor)
 
     def _is_bare(self, name: str) -> bool:
+        """Whether the parameter brings channels into being itself: a layer scale, a position embedding."""
         return name in self.plan.channels.births
 
     def _bias_layout(self, name: str) -> Tensor:
+        """The rows of the layer that the bias belongs to."""
         key = name.removesuffix(".bias")
         return self.plan.resized.readings[key].rows
 
-    def _vector_factor(self, name: str, layout: Tensor, places: Origins) -> Origins:
+    def _vector_factor(self, name: str, layout: Tensor, origins: Origins) -> Factors:
+        """The rescaling of a gamma or beta, with 0 at carriers; None for other vectors."""
         role, norm = self.norm_of.get(name, ("", None))
         scale = (
             self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
         )
-        factor = None if scale is None else _taken(scale, places[0])
+        factor = None if scale is None else _taken(scale, origins[0])
         if role in ("gamma", "beta"):
-            factor = self._restart(factor, layout, places[0])
+            factor = self._restart(factor, layout, origins[0])
         return (factor,)
 
-    def _started(self, name: str, value: Tensor, layout: Tensor, places: Origins) -> Tensor:
-        """New positions of a norm at their initial level; carriers at gamma 0 and beta 1."""
+    def _started(self, name: str, value: Tensor, layout: Tensor, origins: Origins) -> Tensor:
+        """The value, with the new positions of a norm at their initial level, and carriers at gamma 0 and beta 1."""
         role, norm = self.norm_of.get(name, ("", None))
         if norm is None:
             return torch.zeros_like(value) if self.plan.scratch else value
         start = {"gamma": self.plan.gamma0(name), "beta": 0.0, "mean": 0.0, "var": 1.0}[role]
-        assert places[0] is not None
-        fresh = torch.ones_like(places[0]).bool() if self.plan.scratch else places[0] == NEW
+        assert origins[0] is not None
+        fresh = torch.ones_like(origins[0]).bool() if self.plan.scratch else origins[0] == NEW
         value = torch.where(fresh.to(value.device), start, value)
-        here = among(places[0], among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
+        here = among(origins[0], among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
         constant = {"gamma": 0.0, "beta": 1.0}
         return torch.where(here.to(value.device), constant[role], value) if role in constant else value
 
-    def _keep(self, name: str, parent: str | None, value: Tensor, places: Origins, factors: Origins) -> None:
+    def _keep(self, name: str, parent: str | None, value: Tensor, origins: Origins, factors: Factors) -> None:
+        """Remembers a new tensor, in the dtype and memory format of its parent, with its origins and factors."""
         old = self.old[parent] if parent is not None else self._like(name)
         value = value.to(old.dtype)
-        value = value.clone() if value.data_ptr() == old.data_ptr() else value
+        value = value.clone() if value.data_ptr() == old.data_ptr() else value  # old and new share no memory
         self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
         self.origins[name] = tuple(
-            None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(places)
+            None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(origins)
         )
         self.parents[name] = parent
         self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
 
     def _like(self, name: str) -> Tensor:
-        """A sibling of a parameter without a parent, for its dtype and device."""
+        """Another tensor of the same module, for the dtype and device of a parameter that comes from no old one."""
         owner = name.rpartition(".")[0].removesuffix(".weights")
         return next(tensor for other, tensor in self.old.items() if other.startswith(f"{owner}."))
 
     def _assemble(self) -> Built:
+        # deepcopy takes what the memo knows by its id for the copy: so every reference to an old tensor, ties included,
+        # becomes one to the new tensor
         memo: dict[int, Any] = {}
         for name, tensor in self.tensors.items():
             if name in self.old:
@@ -306,6 +321,7 @@ class _Builder:
         )
 
     def _fill(self, layer: Cross, path: str) -> None:
+        """Puts the new tensors into a cross layer that is on the meta device."""
         for name, _ in list(layer.named_parameters()):
             full = f"{path}.{name}"
             old = self.old.get(self.parents[full] or "", None)
@@ -320,7 +336,7 @@ class _Builder:
 
 
 def _values(factor: Tensor | None) -> Tensor | None:
-    """A factor for values: what restarts keeps the value that was written."""
+    """The factor for values: 1 where it is 0, for there the new value is written already."""
     return None if factor is None else torch.where(factor == 0, 1.0, factor)
 
 
@@ -329,14 +345,14 @@ def _inverse(divisors: Tensor | None, places: Tensor | None) -> Tensor | None:
 
 
 def _taken(values: Tensor, places: Tensor | None) -> Tensor:
-    """The values at their new positions, 1 at new ones."""
+    """[len places]: the values gathered by origins, 1 where the position is new."""
     assert places is not None
     return torch.where(places >= 0, values[places.clamp(min=0)], 1.0)
 
 
-def _with_means(value: Tensor, places: Origins) -> Tensor:
-    """The tensor, what is new along a dim being the mean of what is not: the level that others like it have."""
-    for dim, part in enumerate(places):
+def _with_means(value: Tensor, origins: Origins) -> Tensor:
+    """The tensor with, at the new positions of each dim, the mean over the old ones: the level of others like them."""
+    for dim, part in enumerate(origins):
         if part is None or not bool((part == NEW).any()) or not bool((part != NEW).any()):
             continue
         old = value.index_select(dim, (part != NEW).nonzero().flatten().to(value.device))
@@ -347,7 +363,7 @@ def _with_means(value: Tensor, places: Origins) -> Tensor:
 
 
 def _within(places: Tensor, part: Tensor) -> Tensor:
-    """Positions in a whole axis -> positions in the part of it that a block holds (ascending), NEW kept."""
+    """Origins on a whole axis -> origins in the ascending positions `part` of it; NEW for those outside of it."""
     at = torch.searchsorted(part, places.clamp(min=0)).clamp(max=part.numel() - 1)
     return torch.where((places >= 0) & (part[at] == places), at, NEW)
 

@@ -1,7 +1,7 @@
 """Cross attention in a network that was never rejuvenated: every layer's channels are split into parts.
 
-This is BL-CA, the baseline that tells what cross attention alone is worth. A part takes the place of a generation: the
-first half of the channels of a space is part 0, the second half part 1. Params and multiply-adds stay what they are.
+This is BL-CA, the baseline that tells what cross attention alone is worth. A part takes the place of a generation: with
+two parts, the first half of the channels of a space is part 0, the second half part 1. Params and multiply-adds stay.
 """
 
 import copy
@@ -73,7 +73,10 @@ def cross_attend(gm: nn.Module, parts: int = 2, example_inputs: Any = None) -> T
 
 
 def _parts(channels: Channels, parts: int) -> Tensor:
-    """[channels] int64: the part of each channel, -1 where its space is not split."""
+    """[channels] int64: the part of each channel, -1 where its space is not split.
+
+    Spaces of the network's own inputs and outputs, and those with fewer channels than parts, are not.
+    """
     ends = {step.node.name for step in channels.steps if step.node.op in ("placeholder", "output")}
     touched = [pin.labels for pin in channels.pins if pin.node in ends]
     touched += [channels.births[name] for name in channels.births if name in ends]

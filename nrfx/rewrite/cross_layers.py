@@ -1,4 +1,4 @@
-"""The cross layers that stand for layers whose channels have several generations."""
+"""Cross layers in place of the layers whose channels have several generations."""
 
 from typing import Any
 
@@ -22,9 +22,7 @@ def attending(module: nn.Module, blocks: Blocks) -> Cross:
 
 
 def cross_layer(module: nn.Module, blocks: Blocks, scheme: str) -> Cross:
-    """The cross layer with these blocks, of the module's kernel, stride and so on, without weights (on the meta
-    device).
-    """
+    """The cross layer with these blocks and the module's kernel, stride and so on; on meta, without weights."""
     form = form_of(module)
     assert form is not None
     scheme = module.scheme if isinstance(module, Cross) else scheme

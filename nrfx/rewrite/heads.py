@@ -96,7 +96,10 @@ def _check_no_heads_inside(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _Made:
-    """A module by heads, and the code and layers that it was made of. It must not lead back to its key: no nodes."""
+    """A module by heads, and the code and the layers that it was made of.
+
+    Holds no fx nodes: they lead to the traced module, which is the weak key in `_made` and would never be freed.
+    """
 
     of: tuple[str, tuple[tuple[str, Cross], ...]]
     module: Heads
@@ -116,7 +119,10 @@ def _head_layers(gm: TracedModule) -> dict[fx.Node, Cross]:
 
 
 def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: list[int]) -> fx.Graph:
-    """The graph whose output is a tuple: for each generation the output with its share of the layers alone."""
+    """The graph whose output is a tuple: for each generation the output with its share of the output layers alone.
+
+    All nodes are copied once; the nodes between the output layers and the output are copied once more for each head.
+    """
     graph = fx.Graph()
     once: dict[fx.Node, fx.Node] = {}
     shares: dict[fx.Node, fx.Node] = {}
@@ -137,7 +143,7 @@ def _by_head(gm: TracedModule, layers: Mapping[fx.Node, Cross], generations: lis
             here[node] = graph.node_copy(node, here.__getitem__)
         outputs.append(fx.map_arg(output.args[0], here.__getitem__))
     graph.output(tuple(outputs))
-    for node in reversed((*layers, *tail)):  # their sums are not wanted, unless something else reads them
+    for node in reversed((*layers, *tail)):  # nothing reads the sum of the heads now, unless the graph does elsewhere
         if not once[node].users:
             graph.erase_node(once[node])
     graph._codegen = copy.deepcopy(gm.graph._codegen)

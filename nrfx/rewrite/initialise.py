@@ -1,4 +1,4 @@
-"""How rejuvenated channels start, so that the function is kept and they can learn.
+"""How new channels start, so that the function is kept and they can learn.
 
     W_S->S kept      W_R->S = 0      W_R->R ~ normal(0, sqrt(2 / (k k out)))
     W_S->R = 0 where the layer has R inputs; else random, for zero in and zero out would have no gradient
@@ -17,14 +17,13 @@ from nrfx.plan.origins import NEW
 
 
 def he_normal(shape: tuple[int, ...], out: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """normal(0, sqrt(2 / (kernel elements * out))) of `shape` [rows, columns, *kernel], drawn where the generator
-    lives.
-    """
+    """normal(0, sqrt(2 / (kernel elements * out))) of `shape` [rows, columns, *kernel]."""
     return normal(shape, sqrt(2 / max(prod(shape[2:]) * out, 1)), like, generator)
 
 
 def normal(shape: tuple[int, ...], deviation: float, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """normal(0, deviation) of `shape` on the device and in the dtype of `like`."""
+    # float32 where the generator lives: its seed gives the same numbers whatever device and dtype the weight has
     device = generator.device if generator is not None else torch.device("cpu")
     drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     return (drawn * deviation).to(like)
@@ -35,13 +34,15 @@ def rejuvenated(
 ) -> Tensor:
     """A gathered weight whose R rows (origin NEW) are drawn and whose R columns feed R rows alone.
 
-    weight: [rows, columns, *kernel], zero at new positions. per_output: output channels that share a fan out.
+    Args:
+        weight: [rows, columns, *kernel], zero at new positions.
+        per_output: the `out` of the formula: output channels that read the same inputs.
     """
     new_rows = (rows == NEW).nonzero().flatten().to(weight.device)
     if new_rows.numel() == 0:
         return weight
     new_columns = torch.arange(weight.shape[1]) if columns is None else (columns == NEW).nonzero().flatten()
-    if new_columns.numel() == 0:
+    if new_columns.numel() == 0:  # rows of zeros would get no gradient, and give none to what reads them
         new_columns = torch.arange(weight.shape[1])
     new_columns = new_columns.to(weight.device)
     block = he_normal((new_rows.numel(), new_columns.numel(), *weight.shape[2:]), per_output, weight, generator)

@@ -9,12 +9,14 @@ from torch import fx
 from nrfx.tracing import TracedModule
 
 Literals = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Mode -> node -> argument, by index or name -> its value; within a list, None for what is as it was."""
+"""Mode -> node -> argument, by index or name -> its value; in a list of sizes, None where the size stays."""
 
 
 def write_literals(traced: TracedModule, literals: Mapping[tuple[str, str], Mapping[int | str, Any]]) -> None:
-    """Writes the arguments, by index or name, of each node (mode, name) into the graphs, in place. The traced module's
-    facts know them from then on, for a fresh trace of the model does not.
+    """Writes the arguments, by index or name, of each node (mode, name) into the graphs, in place.
+
+    The traced module's facts hold them from then on: the code of the model states the old widths, and a fresh trace of
+    it needs the new ones.
     """
     known = {
         mode: {node: dict(places) for node, places in nodes.items()} for mode, nodes in traced.facts.literals.items()
@@ -55,5 +57,5 @@ def _put(node: fx.Node, place: str, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Without the nodes that a list of sizes may have among its numbers."""
+    """The value with None for each node in a list of sizes: what a node computes is not written as a number."""
     return [None if isinstance(item, fx.Node) else item for item in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""The whole rewrite: see what is dead, find the widths, build the new network, check it, or change nothing.
+"""The whole rewrite: find what is dead, compute the widths, build the new network, check it. An error changes nothing.
 
 Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 """
@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
@@ -22,6 +21,7 @@ from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
 from nrfx.plan.options import Options
+from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
@@ -57,9 +57,9 @@ def rejuvenate(
 ) -> Rejuvenation:
     """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
 
-    The function that was learnt is kept in eval mode: outputs equal those of `gm` with its dead gammas at 0, to
-        rounding.
-    `gm` is left as it is. Nothing dead, or nothing that may change: an equal copy, with a note (`changed` is False).
+    The learnt function is kept in eval mode: outputs equal, to rounding, those of `gm` with its dead gammas at 0. `gm`
+    is left as it is. Where nothing is dead, or nothing may change, the result is an equal copy with a note (`changed`
+    is False).
 
     Args:
         gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
@@ -157,6 +157,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
     """
     _check_data(traced)
     constraints = WidthConstraints()
+    # each round but the last adds a constraint, at most two for each birth, or makes the scheme dense, once
     while True:
         survivors = decide(traced, channels_of(traced, constraints.no_change), options, constraints)
         if not survivors.channels.norms:
@@ -164,6 +165,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
         try:
             allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
+            # attention absorbs no constant and needs a carrier for each; dense layers may fit without
             if options.scheme != "attention" or not bool(survivors.absorption.carriers.any()):
                 raise
             options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
@@ -189,9 +191,10 @@ def _check_data(traced: TracedModule) -> None:
 
 
 def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuvenation:
+    """The result of a rewrite that changes nothing: an equal copy, and the reason as its first note."""
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
-    nowhere: dict[str, tuple[Tensor | None, ...]] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+    unchanged: dict[str, Origins] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
     usage = measure(traced, survivors.channels, survivors.liveness)
     return Rejuvenation(
         module=twin,
@@ -199,9 +202,9 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuv
         after=usage,
         alpha=1.0,
         notes=(reason, *survivors.liveness.notes, *_held_notes(usage)),
-        origins=nowhere,
+        origins=unchanged,
         parents={name: name for name in tensors},
-        factors=nowhere,
+        factors=unchanged,
         changed=False,
         keeps_function=True,
         removed={},
@@ -218,6 +221,8 @@ def _carried_out(
     budget: Budget | None,
     options: Options,
 ) -> Rejuvenation:
+    """Builds the network with these layouts, and checks its labels and its cost before anyone sees it."""
+
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
 
@@ -251,6 +256,7 @@ def _carried_out(
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
+    """Raises RewriteError unless the new network costs exactly what was predicted, within the budget."""
     if counted != predicted or (budget is not None and not budget.admits(counted)):
         raise RewriteError(
             f"The new network costs {counted.params:,} params and {counted.flops:,} flops; predicted were "
@@ -268,6 +274,7 @@ def _result(
     options: Options,
     head_notes: tuple[str, ...],
 ) -> Rejuvenation:
+    """The result of a rewrite that was built and checked."""
     channels = survivors.channels
     before = measure(traced, channels, survivors.liveness)
     carried = tuple(channels.spaces[space].name for space in channels.space_of[survivors.absorption.carriers].tolist())
@@ -308,7 +315,7 @@ def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
 
 
 def _width_notes(survivors: Survivors, options: Options) -> list[str]:
-    """Which spaces with gammas kept their width though nothing of the network pins them, and why."""
+    """Notes on spaces with gammas that kept their width, or were not widened, though no rule pins them."""
     channels = survivors.channels
     fixed = [space for space in channels.spaces if space.normed and space.pinned_by in space.births]
     frozen = [space.name for space in channels.spaces if space.frozen and space.free and space.normed]
@@ -327,7 +334,7 @@ def _width_notes(survivors: Survivors, options: Options) -> list[str]:
 
 
 def _merge_notes(traced: TracedModule, survivors: Survivors, options: Options) -> list[str]:
-    """That merge=True found no layer with survivors of several generations, where that is so."""
+    """A note where merge=True found no layer with several generations."""
     layers = [traced.get_submodule(reading.path) for reading in survivors.forms.values()]
     if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
         return []

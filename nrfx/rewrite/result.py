@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from nrfx.analysis.utilization import Utilization
+from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
 from nrfx.tracing import TracedModule
@@ -19,17 +20,18 @@ class Rejuvenation(Printed):
         module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the
             old.
         before, after: utilization of both.
-        alpha: the factor by which all live widths grew (1.0 where nothing grew).
-        notes: what was not done, and why.
-        origins: per parameter and buffer of `module`, per dim: int64 old positions (-1 = new), or None for unchanged.
-        parents: per parameter and buffer, the old name that its origins point into; None if it has none. Differs
-            from the name only where a weight was split into blocks.
-        factors: per dim, float64: new value = gathered old value * product of the factors; 0 marks positions that were
-            written anew (carriers). None for 1 everywhere.
+        alpha: the factor by which all live widths grew, 1.0 where none did.
+        notes: sentences on channels, layers and gammas that stayed as they were, and why.
+        origins: parameter or buffer of `module` -> for each dim, int64: the old position of each new one, -1 for new
+            ones; None where the dim is unchanged.
+        parents: parameter or buffer -> the old name that its origins point into, None if there is none. It differs
+            from the new name only where a weight was split into blocks.
+        factors: parameter or buffer -> for each dim, float64: new value = gathered old value * product of the factors.
+            0 marks positions that were written anew (carriers); None is 1 everywhere.
         changed: False where there was nothing to do; `module` then is an equal copy.
         keeps_function: False after constants=False or reinitialize="all".
-        removed: per gamma parameter of the old network, bool: dead, on a channel that went.
-        carriers: for each carrier, the birth that it belongs to.
+        removed: gamma parameter of the old network -> bool of its shape, whether its channel was dead and went.
+        carriers: for each carrier, the name of its space.
         planned: the layouts that `verify` compares; None where nothing changed.
     """
 
@@ -38,9 +40,9 @@ class Rejuvenation(Printed):
     after: Utilization
     alpha: float
     notes: tuple[str, ...]
-    origins: Mapping[str, tuple[Tensor | None, ...]]
+    origins: Mapping[str, Origins]
     parents: Mapping[str, str | None]
-    factors: Mapping[str, tuple[Tensor | None, ...]]
+    factors: Mapping[str, Factors]
     changed: bool
     keeps_function: bool
     removed: Mapping[str, Tensor]

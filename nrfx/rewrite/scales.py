@@ -1,8 +1,9 @@
 """Scales where there is no norm to read a gamma from: one factor a channel, put in as 1 and folded away at the end.
 
-A layer whose channels meet no norm (the hidden units of a transformer's MLP, the convolutions of a plain VGG, the heads
-of an attention) says nothing of what is dead. A scale behind its activation does: training with the sparsity penalty
-drives it to 0 where a channel is not needed. Behind the activation, scaling and rescaling are exact whatever that is.
+Where channels meet no norm (the hidden units of a transformer's MLP, the convolutions of a plain VGG, the heads of an
+attention) no gamma tells which of them are dead. A scale behind the activation does: training with the sparsity penalty
+drives it to 0 where a channel is not needed. Behind the activation weights alone read the scaled values, so that the
+scale is folded into them exactly, whatever the activation is.
 
 Source: Neural Rejuvenation, Sec. 3.1.1: "an affine transform layer with learnable parameters is also valid".
 """
@@ -58,6 +59,7 @@ def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedM
     for key, ends in places.items():
         _insert(twin, holder, f"{root}.{_registered(key)}", ends)
     twin.recompile()
+    # whether a scale can be folded shows once it is in the graph: those that cannot are taken out again
     _without(twin, _not_foldable(twin))
     return twin
 
@@ -106,7 +108,7 @@ def _copied(model_or_gm: nn.Module, example_inputs: Any) -> TracedModule:
 
 
 def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
-    """Key -> (mode, the node behind which a scale goes, the axis of its channels), for spaces that need one."""
+    """Key -> (mode, the node behind which a scale goes, the axis of its channels), for free spaces without a gamma."""
     bare = {space.index for space in channels.spaces if space.free and not space.normed}
     units = {space.index for space in channels.spaces if max(space.births.values()) > 1}
     effects = {step.node: step.effect for step in channels.steps}
@@ -116,6 +118,7 @@ def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
         if reading is None or isinstance(reading.generation, Tensor):
             continue
         born, read = (set(channels.spaces_along(axis).unique().tolist()) for axis in (reading.rows, reading.cols))
+        # units (heads) get a scale where they are read: an op that mixes positions stands between birth and reader
         if born <= bare - units and step.effect.family is Family.CONTRACTION:
             places.setdefault(reading.key, []).append((step.mode, _behind_activation(effects, step.node), reading.axis))
         if read <= bare & units:
@@ -125,7 +128,7 @@ def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
 
 
 def _behind_activation(effects: Mapping[fx.Node, Effect], node: fx.Node) -> fx.Node:
-    """The last of the ops behind a layer that act on each of its elements, or its channels, alone."""
+    """The last of the ops behind a layer that act on each element or each channel alone, one behind the other."""
     while len(node.users) == 1:
         (user,) = node.users
         alone = effects[user].family in _EACH_ALONE and len(user.all_input_nodes) == 1
@@ -155,7 +158,7 @@ def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[s
 
 
 def _not_foldable(twin: TracedModule, tracking: Tracking | None = None) -> frozenset[str]:
-    """The scales that are not wholly read by weights, through ops that let a factor of any sign pass."""
+    """The scales whose values anything but a weight reads, or that lie before an op which no negative factor passes."""
     tracking = tracking or tracked(channels_of(twin))
     stuck = tracking.barred.keys() | tracking.positive
     foldable = {name for name, ids in tracking.ids.items() if not stuck & set(ids.tolist())}
@@ -186,13 +189,14 @@ def _multiply(twin: TracedModule, reading: Reading, factors: Tensor) -> None:
 
 
 def _along(factors: Tensor, dim: int, weight: Tensor) -> Tensor:
+    """The factors as a tensor that broadcasts along `dim` of the weight."""
     shape = [1] * weight.dim()
     shape[dim] = -1
     return factors.to(weight).view(shape)
 
 
 def _without(twin: TracedModule, paths: frozenset[str]) -> None:
-    """Takes scales out of the graphs and the module tree, in place; a holder that is left empty goes too."""
+    """Takes scales out of the graphs and the module tree, in place; and with the last one their holder."""
     for graph in {id(graph): graph for graph in twin.graphs.values()}.values():
         for node in list(graph.nodes):
             if node.op == "call_module" and str(node.target) in paths:
@@ -207,10 +211,11 @@ def _without(twin: TracedModule, paths: frozenset[str]) -> None:
 
 
 def _free_name(twin: nn.Module) -> str:
+    """HOLDER, or with underscores behind it where the module has such an attribute."""
     names = (f"{HOLDER}{'_' * count}" for count in range(100))
     return next(name for name in names if not hasattr(twin, name))
 
 
 def _registered(key: str) -> str:
-    """A path as one name."""
+    """A module path as one name."""
     return key.replace(".", "_")

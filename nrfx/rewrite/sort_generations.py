@@ -1,4 +1,4 @@
-"""Generations that stay contiguous through concatenations.
+"""Generations that stay one run each through concatenations.
 
 Behind a concatenation of parts that have survivors and new channels, the generations alternate: S R S R. Here each
 concatenation takes slices of its parts instead, all survivors first, so that every generation is one run: S S R R.
@@ -6,7 +6,8 @@ Slices are views and a concatenation copies anyway, so this costs no traffic; wh
 cross layers) follows them by label.
 
 A pass for networks that will not be rewritten again: the slices state widths as numbers, so that a later rejuvenation
-would keep those widths. It does nothing to concatenations whose order means more than that (a view or a chunk behind).
+would keep those widths. A concatenation stays as it is where more than the reading weights depends on its order (a view
+or a chunk behind it).
 """
 
 import copy
@@ -23,12 +24,10 @@ from nrfx.analysis.reinterpret import arguments
 from nrfx.analysis.spaces import channels_of
 from nrfx.labels import layout
 from nrfx.nn import Cross
-from nrfx.plan.origins import NEW, gather, origin
+from nrfx.plan.origins import NEW, Origins, gather, origin
 from nrfx.rules import Family, Reading, op_of
 from nrfx.rules.movement import cat
 from nrfx.tracing import TracedModule, propagate
-
-Origins = tuple[Tensor | None, ...]
 
 _MARK = "generation_of_"  # how the names of the slices begin
 _ROUNDS = 16  # concatenations of concatenations are done from the inside out, one level a round
@@ -36,7 +35,7 @@ _ROUNDS = 16  # concatenations of concatenations are done from the inside out, o
 
 @dataclass(frozen=True)
 class Reordered:
-    """The module, and for each parameter and buffer the old position of each new one on each dim; None: unchanged."""
+    """The module, and the origins of each of its parameters and buffers."""
 
     module: TracedModule
     origins: Mapping[str, Origins]
@@ -45,8 +44,8 @@ class Reordered:
 def sort_generations(traced: TracedModule) -> Reordered:
     """The network with the parts of its concatenations in the order of generations; `traced` is left as it is.
 
-    The function is the same to rounding. Where nothing can be re-ordered, an equal copy. An optimizer of the old
-    parameters does not follow. `nrfx.save` takes the network before, and this can be called again after `nrfx.load`.
+    The function is the same to rounding. Where no concatenation can be re-ordered, it is an equal copy. An optimizer of
+    the old parameters does not follow. Save the network before: this can be called again after `nrfx.load`.
     """
     twin = copy.deepcopy(traced)
     origins: dict[str, Origins] = {}
@@ -59,10 +58,10 @@ def sort_generations(traced: TracedModule) -> Reordered:
         after = channels_of(candidate)
         if not _means_the_same(channels, after):
             break
-        places = _follow(candidate, channels, after)
+        moved = _follow(candidate, channels, after)
         propagate(candidate)
         twin = candidate
-        origins |= {name: _composed(origins.get(name), part) for name, part in places.items()}
+        origins |= {name: _composed(origins.get(name), part) for name, part in moved.items()}
     complete = {
         name: origins.get(name, (None,) * tensor.dim())
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]
@@ -71,15 +70,15 @@ def sort_generations(traced: TracedModule) -> Reordered:
 
 
 def is_reordered(traced: TracedModule) -> bool:
-    """Whether `contiguous` has changed the graph."""
+    """Whether `sort_generations` has changed the graph."""
     return any(node.name.startswith(_MARK) for graph in traced.graphs.values() for node in graph.nodes)
 
 
-# The graph
-
-
 def _generations(channels: Channels) -> Tensor:
-    """[labels] int64: the generation that cross layers know a channel by; -1 where none or several do."""
+    """[labels] int64: the generation that cross layers give each label, -1 where none reads it.
+
+    All are -1 where two cross layers disagree on a label: then no order suits both.
+    """
     generation = torch.full((channels.channel_of.numel(),), -1)
     for step in readers(channels.steps).values():
         reading = step.effect.reading
@@ -95,7 +94,10 @@ def _generations(channels: Channels) -> Tensor:
 
 
 def _reorder(traced: TracedModule, channels: Channels) -> bool:
-    """Rewrites the concatenations whose parts no other rewritten one has moved; whether there were any."""
+    """Rewrites concatenations in place; whether there were any.
+
+    Labels are known for the old order alone: a concatenation behind a rewritten one waits for the next round.
+    """
     generation, changed = _generations(channels), False
     outs = {(step.mode, step.node.name): step.effect for step in channels.steps}
     analysed = {mode for mode, _ in outs}
@@ -121,7 +123,7 @@ def _reorder(traced: TracedModule, channels: Channels) -> bool:
 def _parts(
     node: fx.Node, mode: str, outs: Mapping[tuple[str, str], Any], generation: Tensor
 ) -> tuple[int, list[tuple[fx.Node, int, int]]] | None:
-    """The dim, and (part, start, width) in the order of generations; None where there is nothing to re-order."""
+    """(dim, slices in the order of generations); None where the order stays. A slice: (part, start, width)."""
     op = op_of(node.target) if node.op == "call_function" else None
     if op is None or op.rule is not cat:
         return None
@@ -141,13 +143,14 @@ def _parts(
             runs.append((each, part, start, width))
             start += width
     order = [each for each, *_ in runs]
-    if -1 in order or order == sorted(order):
+    if -1 in order or order == sorted(order):  # a channel without generation, or nothing to do
         return None
     ordered = sorted(runs, key=lambda run: run[0])  # stable: parts keep their order within a generation
     return dim, [(part, start, width) for _, part, start, width in ordered]
 
 
 def _write(node: fx.Node, parts: tuple[int, list[tuple[fx.Node, int, int]]]) -> None:
+    """Makes the concatenation one of these slices, in place."""
     dim, slices = parts
     graph = node.graph
     with graph.inserting_before(node):
@@ -159,7 +162,7 @@ def _write(node: fx.Node, parts: tuple[int, list[tuple[fx.Node, int, int]]]) -> 
 
 
 def _means_the_same(before: Channels, after: Channels) -> bool:
-    """Whether the same channels meet in the same places, and the outputs are the same, in order."""
+    """Whether the same labels are tied and pinned, every weight reads the same ones, and the outputs are in order."""
     if before.births.keys() != after.births.keys() or not torch.equal(before.channel_of, after.channel_of):
         return False
     if len(before.pins) != len(after.pins) or not torch.equal(before.space_of, after.space_of):
@@ -176,17 +179,15 @@ def _means_the_same(before: Channels, after: Channels) -> bool:
 
 
 def _outputs(channels: Channels) -> Iterator[Tensor]:
+    """The labels of the network's outputs."""
     for step in channels.steps:
         if step.effect.family is Family.SINK:
             leaves = torch.utils._pytree.tree_leaves((step.effect.out, [pin.labels for pin in step.effect.pins]))
             yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-# What follows
-
-
 def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str, Origins]:
-    """Moves weights, norms and cross layers to where their channels are now, in place; the origins of what moved."""
+    """Gives weights, norms and cross layers the new order of the channels they read, in place; the origins of these."""
     moved: dict[str, Origins] = {}
     old, new = readers(before.steps), readers(after.steps)
     crossing = {}
@@ -203,54 +204,57 @@ def _follow(traced: TracedModule, before: Channels, after: Channels) -> dict[str
     for name, layouts in before.layouts.items():
         if any(name.startswith(f"{path}.") for path in crossing):
             continue
-        places = tuple(
+        origins = tuple(
             None if a is None or b is None or torch.equal(a, b) else origin(a, b)
             for a, b in zip(layouts, after.layouts[name], strict=True)
         )
-        if any(part is not None for part in places):
-            _put(traced, name, places)
-            moved[name] = places
+        if any(part is not None for part in origins):
+            _put(traced, name, origins)
+            moved[name] = origins
     return moved
 
 
 @torch.no_grad()
-def _put(traced: TracedModule, name: str, places: Origins) -> None:
+def _put(traced: TracedModule, name: str, origins: Origins) -> None:
+    """Gathers a parameter or buffer by origins, in place."""
     owner, _, attribute = name.rpartition(".")
     tensor = getattr(traced.get_submodule(owner), attribute)
-    assert not any(part is not None and bool((part == NEW).any()) for part in places)
-    tensor.data = gather(tensor.data, places).clone(memory_format=torch.preserve_format)
+    assert not any(part is not None and bool((part == NEW).any()) for part in origins)
+    tensor.data = gather(tensor.data, origins).clone(memory_format=torch.preserve_format)
 
 
 @torch.no_grad()
 def _follow_cross(traced: TracedModule, path: str, reading: Reading, columns: Tensor) -> dict[str, Origins]:
-    """The cross layer with its runs in the new order, in the place of the old one."""
+    """Puts a cross layer with runs in the new order in the place of the old one; the origins of its parameters."""
     layer = traced.get_submodule(path)
     assert isinstance(layer, Cross) and reading.generation is not None
     runs = [(each, len(list(run))) for each, run in groupby(reading.generation[columns].tolist())]
     twin = Cross.from_config({**layer.config(), "in_runs": runs}, device="meta")
     moved: dict[str, Origins] = {}
     for name, parameter in layer.named_parameters():
-        places: Origins = (None,) * parameter.dim()
+        origins: Origins = (None,) * parameter.dim()
         if name == "weight":
-            places = (None, columns, *places[2:])
+            origins = (None, columns, *origins[2:])
         elif name.startswith("weights."):
             index = int(name.rpartition(".")[2])
             held = torch.tensor(layer.columns(index))
+            # the block's old columns are ascending positions in the layer's: searchsorted finds each one's place
             wanted = columns[torch.tensor(twin.columns(index))]
-            places = (None, torch.searchsorted(held, wanted), *places[2:])
-        fresh = nn.Parameter(gather(parameter.data, places).clone(), requires_grad=parameter.requires_grad)
+            origins = (None, torch.searchsorted(held, wanted), *origins[2:])
+        fresh = nn.Parameter(gather(parameter.data, origins).clone(), requires_grad=parameter.requires_grad)
         owner, _, attribute = name.rpartition(".")
         target = twin.get_submodule(owner)
         if isinstance(target, nn.ParameterDict):
             target[attribute] = fresh
         else:
             setattr(target, attribute, fresh)
-        moved[f"{path}.{name}"] = places
+        moved[f"{path}.{name}"] = origins
     traced.set_submodule(path, twin.train(layer.training))
     return moved
 
 
 def _composed(first: Origins | None, then: Origins) -> Origins:
+    """The origins of two gathers, one after the other."""
     if first is None:
         return then
     return tuple(

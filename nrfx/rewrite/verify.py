@@ -1,7 +1,7 @@
 """The two checks of a rewrite: the new graph's channels are those that were planned, and the outputs agree.
 
-Rules that are wrong in the same way before and after can only be caught by numbers; a wrong order of channels only by
-labels or numbers. So both are kept: labels on every rewrite, numbers on request.
+A rule that is wrong in the same way before and after shows in numbers alone; a wrong order of channels shows in labels
+too. Labels are checked on every rewrite, numbers on request.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import VerificationError
+from nrfx.errors import AnalysisError, VerificationError
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
@@ -24,6 +24,7 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, tor
 
 def check_labels(after: Channels, planned: Resized) -> None:
     """Raises VerificationError unless the channels of the rewritten graph are exactly the planned ones."""
+    # the new graph numbers its labels anew: label of the new graph -> planned label, birth by birth
     same = torch.full((after.channel_of.numel(),), -1)
     for key, labels in planned.births.items():
         if key not in after.births or after.births[key].numel() != labels.numel():
@@ -42,6 +43,13 @@ def check_labels(after: Channels, planned: Resized) -> None:
                 _check_axis(f"{name} dim {dim}", name, now, layout, same)
 
 
+def _channels_of_new(module: TracedModule, planned: Resized) -> Channels:
+    try:
+        return channels_of(module, axes=planned.axes)
+    except AnalysisError as error:
+        raise VerificationError(f"The new network is no longer as it was built. {error}") from error
+
+
 def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tensor) -> None:
     mapped = torch.where(now >= 0, same[now.clamp(min=0)], now)
     if now.numel() != planned.numel():
@@ -58,12 +66,12 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
-    gradients. Nothing is changed. Of a model that was traced in parts, what the parts give on equal inputs is compared:
-    the order of detections with equal scores is a matter of rounding. After constants=False or reinitialize="all" the
-    function differs on purpose: then only the labels are compared and 0.0 is returned.
+    gradients. Nothing is changed. Of a model that was traced in parts, the outputs of the parts on equal inputs are
+    compared, for the order of detections with equal scores is a matter of rounding. After constants=False or
+    reinitialize="all" the function differs on purpose: then only the labels are compared and 0.0 is returned.
 
     Args:
-        before_gm: what was given to rejuvenate.
+        before_gm: the network that was given to `nrfx.rejuvenate`.
         inputs: a tensor or a tuple of tensors.
 
     Raises:
@@ -88,7 +96,7 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     traced = as_traced(before_gm, inputs)
     _check_same_network(traced, result)
     if result.planned is not None:
-        check_labels(channels_of(result.module, axes=result.planned.axes), result.planned)
+        check_labels(_channels_of_new(result.module, result.planned), result.planned)
     if not result.keeps_function:
         return 0.0
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -127,6 +135,7 @@ def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
 
 
 def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
+    """The outputs in eval mode; the module is a copy, so that its mode may change."""
     try:
         with torch.no_grad():
             return module.eval()(*arguments)
@@ -144,7 +153,7 @@ def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
 def _answers(
     before: PartialModule, after: TracedModule, arguments: tuple[Any, ...]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """What each part gives before, and after on what it gets before."""
+    """Each part's output in the old network, and in the new one on the same inputs."""
     after.eval()
     with torch.no_grad():
         calls = before.eval().answers(*arguments)
@@ -155,6 +164,7 @@ def _answers(
 
 
 def _floor(dtype: torch.dtype) -> float:
+    """The least size of an output that differences are relative to."""
     return float(torch.finfo(dtype).eps ** 0.5) if dtype.is_floating_point else 1.0
 
 
@@ -170,6 +180,7 @@ def _flat(nest: Any) -> Mapping[str, Tensor]:
 
 
 def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
+    """The largest difference relative to the largest output; raises VerificationError beyond the tolerance."""
     if expected.shape != actual.shape:
         raise VerificationError(f"{name} has shape {tuple(actual.shape)}; before it was {tuple(expected.shape)}.")
     if not expected.numel():
@@ -179,11 +190,11 @@ def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
             f"{name} of the network before is not finite on these inputs, so that nothing can be compared: weights, "
             "statistics or inputs hold NaN or inf."
         )
-    # an output that is zero but for rounding (a mean of what a norm has centred) has no scale of its own
+    # an output that is 0 but for rounding (a mean of what a norm has centred) has no scale of its own
     scale = max(float(expected.double().abs().max()), _floor(expected.dtype))
     difference = float((expected.double() - actual.double()).abs().max()) / scale
     tolerance = TOLERANCE.get(expected.dtype, 1e-3)
-    if not difference <= tolerance:
+    if not difference <= tolerance:  # so that NaN fails
         raise VerificationError(
             f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains "
             f"{tolerance:.0e}."

@@ -1,52 +1,61 @@
 """Two rules for layers and functions that are not to be described in detail, each registered in one line.
 
-channelwise(GlobalPool)    channel c of the result depends on channel c of the input alone: channels pass through
+channelwise(Strongest)     channel c of the result depends on channel c of the input alone: channels pass through
 opaque(Router)             what it touches keeps its width, and the report says so
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nrfx.labels import along, layout
-from nrfx.rules.effect import Call, Effect, Family, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, Unfit, attempt, tensors, unknown
 from nrfx.rules.registry import register
 from nrfx.rules.ties import ties_along
 
 
-def channelwise(*keys: Any, axis: int = 1) -> None:
+def channelwise(*keys: Any, axis: int = 1, keeps_shape: bool = False) -> None:
     """Says of layers or functions that they treat each channel alone: channels pass from the input to the result.
 
-    Each element of the result may depend on all positions of its own channel, and on no other channel. A dead channel
-    that is not zero is held behind it, for what becomes of its constant is not known; no multiply-adds are counted. A
-    layer with parameters of its own needs a rule that says which of their axes are channels, and is pinned until then.
+    Each element of the result may depend on all positions of its own channel, and on no other channel; in eval mode
+    the same input must give the same result. What becomes of the constant of a dead channel is found by running the op
+    on it. No multiply-adds are counted. A layer with parameters of its own needs a rule that says which of their axes
+    are channels, and is pinned until then.
 
     Args:
         keys: as for `rule`: module classes, functions, names of methods.
         axis: of the channels, in the input and in the result.
+        keeps_shape: the result has the shape and dtype of the input, so that the op need not run for its shape.
 
-    >>> import torch
     >>> from torch import nn
     >>> class Strongest(nn.Module):
     ...     def forward(self, x):
     ...         return x.flatten(2).sort(2).values[..., -4:]
     >>> channelwise(Strongest)
     """
-    register(partial(_channelwise, axis=axis), *keys)
+    register(partial(_channelwise, axis=axis), *keys, keeps_shape=keeps_shape)
 
 
-def opaque(*keys: Any, reason: str = "it is an opaque box") -> None:
+def opaque(*keys: Any, reason: str = "it is an opaque box", keeps_shape: bool = False) -> None:
     """Says of layers or functions that they are not looked into: whatever goes in or comes out keeps its width.
 
     Their parameters count, their multiply-adds are listed as not counted, and `nrfx.why` gives the reason.
 
-    >>> import torch
-    >>> def routed(x):
-    ...     return x[torch.randperm(x.shape[0])]
-    >>> opaque(routed, reason="it shuffles the examples")
+    Args:
+        keys: as for `rule`: module classes, functions, names of methods.
+        keeps_shape: the result has the shape and dtype of the first argument. Without it the op is run on meta tensors
+            to find the shape, which control flow on values does not survive.
+
+    >>> from torch import nn
+    >>> class Router(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.flip(1) if float(x.sum()) > 0 else x
+    >>> opaque(Router, reason="it chooses by the values of its input", keeps_shape=True)
     """
-    register(partial(_opaque, reason=reason), *keys)
+    register(partial(_opaque, reason=reason), *keys, keeps_shape=keeps_shape)
 
 
 def _channelwise(call: Call, axis: int) -> Effect:
@@ -59,7 +68,19 @@ def _channelwise(call: Call, axis: int) -> Effect:
     at = axis % labels.dim()
     channels = layout(labels, at)
     shape = [*call.val.shape[:at], channels.numel(), *call.val.shape[at + 1 :]]
-    return Effect(Family.MIXED, out=along(channels, at, shape), ties=ties_along(labels, at))
+    out = along(channels, at, shape)
+    return Effect(Family.MIXED, out=out, ties=ties_along(labels, at), apply=partial(_on_constants, call.function, at))
+
+
+def _on_constants(op: Callable[..., Any], axis: int, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+    """What the op makes of constants, channel by channel: NaN, a value that varies, stays NaN in the whole channel."""
+    others = [dim for dim in range(x.dim()) if dim != axis]
+    varies = x.isnan().flatten().any() if not others else x.isnan().amax(others)
+    try:
+        result: Tensor = attempt(op, torch.where(x.isnan(), 0.0, x), *rest, **named)
+    except Unfit:
+        return torch.full_like(x, float("nan"))
+    return torch.where(along(varies, axis, result.shape), float("nan"), result.double())
 
 
 def _opaque(call: Call, reason: str) -> Effect:

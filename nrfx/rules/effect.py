@@ -215,6 +215,16 @@ class Call:
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
         return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The op itself, on tensors of the user's own."""
+        if self.module is not None:
+            return self.module
+        if isinstance(self.node.target, str):
+            name = self.node.target
+            return lambda x, *rest, **named: getattr(x, name)(*rest, **named)
+        return self.node.target
+
     def pin(self, labels: Tensor, reason: str) -> Pin:
         return Pin(labels, self.node.name, reason)
 

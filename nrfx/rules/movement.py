@@ -60,19 +60,9 @@ def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
-def _function(call: Call) -> Effect:
-    assert callable(call.node.target)
-    return moved(call, call.node.target)
-
-
-def _method(call: Call) -> Effect:
-    name = str(call.node.target)
-    return moved(call, lambda x, *rest, **named: getattr(x, name)(*rest, **named))
-
-
-def _module(call: Call) -> Effect:
-    assert call.module is not None
-    return moved(call, call.module)
+def itself(call: Call) -> Effect:
+    """The effect of an op that moves what it is given, whatever it is."""
+    return moved(call, call.function)
 
 
 @rule(getattr, workless=True)
@@ -100,13 +90,13 @@ def border_pad(call: Call) -> Effect:
     return moved(call, lambda x, *_: module(x.double()).to(x.dtype))
 
 
-register(_function, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold what they are given
-register(_function, torch.stack, copies=True, workless=True)
-register(_function, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
-register(_method, *METHODS, workless=True)
-register(_method, "repeat", copies=True, workless=True)
-register(_method, "transpose", "swapaxes", "t", transposes=True, workless=True)
-register(_module, *MODULES, workless=True)
+register(itself, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold what they are given
+register(itself, torch.stack, copies=True, workless=True)
+register(itself, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
+register(itself, *METHODS, workless=True)
+register(itself, "repeat", copies=True, workless=True)
+register(itself, "transpose", "swapaxes", "t", transposes=True, workless=True)
+register(itself, *MODULES, workless=True)
 
 
 @rule("view", "reshape", torch.reshape, workless=True)

@@ -4,7 +4,6 @@ Over positions each channel is summarised alone. Over a part of a channel axis t
 parts come and go together. Over a channel axis itself the result changes with every channel that goes, so none may.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -90,7 +89,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
         Family.MIXED if mixes else family,
         out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
         ties=ties,
-        apply=None if mixes else _applied(call),
+        apply=None if mixes else call.function,
         homogeneous=homogeneous and not mixes,
     )
 
@@ -99,15 +98,6 @@ def _plain(call: Call) -> Any:
     if isinstance(call.node.target, str):
         return getattr(call.args[0], call.node.target)(*call.args[1:], **call.kwargs)
     return call.node.target(*call.args, **call.kwargs)
-
-
-def _applied(call: Call) -> Callable[..., Any]:
-    if call.module is not None:
-        return call.module
-    if isinstance(call.node.target, str):
-        name = call.node.target
-        return lambda x, *rest, **named: getattr(x, name)(*rest, **named)
-    return call.node.target
 
 
 def order(call: Call) -> Effect:
@@ -144,7 +134,7 @@ def _normalised(call: Call, dims: set[int]) -> Effect:
     name = call.path if call.module is not None else call.node.name
     ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
     return Effect(
-        Family.MIXED, out=leads(labels, dims), ties=ties, pins=pins, apply=None if ties or pins else _applied(call)
+        Family.MIXED, out=leads(labels, dims), ties=ties, pins=pins, apply=None if ties or pins else call.function
     )
 
 

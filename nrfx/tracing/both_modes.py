@@ -16,7 +16,7 @@ from nrfx.errors import TraceError
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.leaves import Leaves
-from nrfx.tracing.modes import merged
+from nrfx.tracing.modes import unified
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
@@ -64,7 +64,7 @@ def combined(
     constants = {mode: dict(captures[mode].constants) for mode in MODES}
     one = None
     if _same_constants(constants["train"], constants["eval"]):
-        one = merged(captures["train"].graph, captures["eval"].graph, root)
+        one = unified(captures["train"].graph, captures["eval"].graph, root)
     else:
         _rename(captures["train"].graph, constants["train"])
     for name, value in (constants["train"] | constants["eval"]).items():
@@ -81,11 +81,15 @@ def combined(
 
 
 def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
-    """The graph of the model in one mode, on arguments of the given shapes; checked, every node can be run on them."""
+    """The graph of the model in one mode, on arguments of the given shapes.
+
+    Args:
+        check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
+    """
     root = shell_of(model).train(mode == "train")
     left = unmoved(root, mode)
     recorder = Recorder(arguments, mode == "train", leaves)
-    with random_state_kept(), torch.enable_grad():
+    with random_state_kept(), torch.enable_grad():  # a forward may ask torch.is_grad_enabled(): recorded as in training
         graph = recorder.trace(root)
         if check:
             recorder.check()
@@ -95,7 +99,7 @@ def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, c
 
 
 def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
-    """The submodules of a model that was switched to a mode which are in the other one."""
+    """The paths of the submodules that are not in this mode although the model was switched to it."""
     return tuple(path for path, module in root.named_modules() if module.training != (mode == "train"))
 
 
@@ -109,6 +113,7 @@ _QUANTIZED = (
 
 
 def refuse_unsupported(model: nn.Module) -> None:
+    """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
     for path, module in model.named_modules():
@@ -134,6 +139,7 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 
 def shell_of(model: nn.Module) -> Any:
+    """A copy of the modules of `model` around the same tensors (see clone.py)."""
     try:
         return shell(model, same)
     except Exception as error:
@@ -145,6 +151,7 @@ def shell_of(model: nn.Module) -> Any:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
+    """Sets the random generators of Python and torch back at the end. GPUs count where CUDA is in use already."""
     devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
     state = random.getstate()
     with torch.random.fork_rng(devices=devices):
@@ -171,7 +178,7 @@ def _rename(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
 
 
 def _rebind_numbers(graph: fx.Graph) -> None:
-    """`n += 1` changes nothing that is not a tensor: there it gives a new value."""
+    """Makes `n += 1` on a number `n + 1`: it is recorded as a change in place, which only tensors have."""
     for node in graph.nodes:
         if node.target in AUGMENTED and not isinstance(_val(node.args[0]), Tensor):
             node.target = AUGMENTED[node.target]
@@ -182,7 +189,7 @@ def _val(argument: Any) -> Any:
 
 
 def _erase_decided(graph: fx.Graph) -> None:
-    """Removes what only an `if` has read: sizes and flags that no node uses."""
+    """Removes sizes and flags that no node uses: the forward asked for them in an `if`, which is decided."""
     for node in reversed(graph.nodes):
         pure = node.op in ("call_function", "call_method")
         if pure and not node.users and isinstance(node.meta["val"], DECIDED):

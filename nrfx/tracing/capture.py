@@ -6,7 +6,7 @@ Python wants as a plain number (range, int) becomes that number and a check.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
 regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and
-quantized modules. Models with such places can be traced in parts (partial.py).
+quantized modules. Models with such places can be traced in parts (partition.py).
 """
 
 from collections.abc import Iterable
@@ -38,11 +38,11 @@ def trace(
 
     Args:
         example_inputs: a tensor, or a tuple of tensors, one per argument.
-        partial: where the model cannot be traced whole (detection, control flow on values), its largest submodules
-            that can be. The result then runs the model's own code with these parts as graphs, and what they give to
-            that code keeps its width. For this a copy of the model is run once, in eval mode, on the example inputs,
-            which may be whatever its forward takes: a tuple holds the arguments, anything else is the only one. Flops
-            are those of the parts in that run: give it one example.
+        partial: for a model that cannot be traced whole (detection, control flow on values): trace the largest
+            submodules that can be. The result runs the model's own code with these parts as graphs; values that pass
+            between the two keep their width. For this a copy of the model is run once, in eval mode, on the example
+            inputs, which may be anything that its forward takes: a tuple holds the arguments, anything else is the only
+            one. Flops are those of the parts in this run: give it one example.
         leaves: modules that are not looked into, as classes, modules or paths: each call of one is a node of its own.
             Without a rule for its class (`nrfx.rules.rule`), a leaf pins whatever it touches. Modules of torch.nn and
             classes with a rule are leaves already.

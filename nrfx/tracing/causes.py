@@ -15,6 +15,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or tor
 
 def user_line() -> str | None:
     """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+    # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
@@ -31,6 +32,8 @@ _PLAIN = (
     "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
     "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
 )
+# What Python, torch or fx says in each case -> what the forward does. The first key that is in the message counts, so
+# that "Proxy", which many messages name, comes last.
 _CAUSES = {
     "cannot be iterated": _LOOP,
     "control flow": "an `if`, `while` or assert depends on the values of a tensor. Use torch.where, or "
@@ -50,6 +53,7 @@ _CAUSES = {
 
 
 def explained(path: str, kind: str, error: Exception) -> TraceError:
+    """The error of a forward that cannot be recorded, with the module, the cause and a way out."""
     said = " ".join(str(error).split())
     itself = f"{type(error).__name__}: {said}"
     if isinstance(error, TypeError):
@@ -59,4 +63,5 @@ def explained(path: str, kind: str, error: Exception) -> TraceError:
 
 
 def place(path: str, kind: str) -> str:
+    """A module in words: its path and class, or "The model" for the root."""
     return f"{path} ({kind})" if path else f"The model ({kind})"

@@ -15,7 +15,7 @@ from nrfx.tracing.module import ByMode
 _COSMETIC = frozenset(
     {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__", "__deepcopy__"}
 )
-
+"""Methods that a forward does not call."""
 
 COMPOSED = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
@@ -25,7 +25,7 @@ COMPOSED = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether the module's forward is torch's own (or ours), and so known by its class."""
+    """Whether the module runs the forward of its class, and this is torch's own or ours."""
     if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
         return False
     kind: Any = type(module)
@@ -35,8 +35,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def has_known_forward(kind: Any) -> bool:
-    """Whether a class runs a forward of torch.nn, of nrfx.nn or of a class with a rule, and no subclass changed a
-    method that forward may call."""
+    """Whether a class runs a forward of torch.nn, of nrfx.nn or of a class with a rule, and overrides no method that
+    this forward may call."""
     if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
         return True
     ruled = next((base for base in kind.__mro__ if has_rule(base)), None)
@@ -50,6 +50,7 @@ def _runs_forward_of(kind: Any, ruled: Any) -> bool:
         return _unchanged_since(kind, ruled)
     origin = next(base for base in kind.__mro__ if "forward" in vars(base))
     known = origin.__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    # nn.Module has a forward that raises; a Sequential only calls others, which are recorded one by one
     if not known or origin is nn.Module or issubclass(kind, nn.Sequential):
         return False
     return _unchanged_since(kind, origin)

@@ -15,7 +15,7 @@ class _StructureDiffers(Exception):
     """The two modes do not run the same operations."""
 
 
-def merged(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph | None:
+def unified(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph | None:
     """One graph for both modes, or None where their structure differs.
 
     Only booleans and floats may differ: an integer is an index or a size, and two structures are analysed as
@@ -66,7 +66,7 @@ def _blend(a: Any, b: Any, twin: Mapping[fx.Node, fx.Node], differing: Callable[
         return b
     if isinstance(b, bool | float) and type(a) is type(b):
         return b if a == b else differing(a, b)
-    if type(a) is not type(b):
+    if type(a) is not type(b):  # 1 == True == 1.0, so that a == b alone does not tell
         raise _StructureDiffers
     if isinstance(b, tuple | list):
         if len(a) != len(b):

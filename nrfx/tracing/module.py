@@ -20,11 +20,11 @@ from nrfx.rules import op_of
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part")
-"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partial.py)."""
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py)."""
 
 
 class ByMode(nn.Module):
-    """A constant that depends on the mode, as a module without parameters or state.
+    """Gives one of two constants by the mode, as a module without parameters or state.
 
     >>> ByMode().eval()(0.5, 0.0)
     0.0
@@ -42,11 +42,11 @@ class Facts:
     gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
         not 0.
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
-    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partial.py).
+    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partition.py).
     outside: what runs outside of the parts, "path (class): why".
     leaves: the paths of the modules that the trace was asked not to look into.
-    literals: mode -> node -> argument, by index or name -> what rewrites have made of the widths that the model's code
-        states as numbers; within a list, None for what is as it was.
+    literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
+        width as a number; in a list of sizes, None where the size stays.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -68,6 +68,7 @@ class TracedModule(fx.GraphModule):
 
     def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
         """Takes over the registered contents of `root`, and the graphs by mode ("train", "eval")."""
+        # fx would copy only what the graph reads; here everything that is registered in `root` is taken over
         super().__init__(nn.Module(), fx.Graph(), name)
         self.__dict__.update({field: vars(root)[field] for field in vars(nn.Module())})
         self.__dict__.update({key: value for key, value in vars(root).items() if isinstance(value, Tensor)})
@@ -101,7 +102,7 @@ class TracedModule(fx.GraphModule):
 
     @classmethod
     def _kind(cls) -> "type[TracedModule]":
-        """The class that this one, which fx made for one graph, is derived from."""
+        """The class in nrfx that this one is derived from: fx makes a class of its own for each graph module."""
         return next(kind for kind in cls.__mro__ if kind.__module__.startswith("nrfx."))
 
     def __copy__(self) -> "TracedModule":
@@ -141,7 +142,7 @@ def propagate(traced: TracedModule) -> None:
         TraceError: a node cannot be run on the shapes it gets.
     """
     for mode, graph in traced.graphs.items():
-        if mode == "train" and graph is traced.graphs["eval"]:
+        if mode == "train" and graph is traced.graphs["eval"]:  # "eval" comes first and has done it
             continue
         for node in graph.nodes:
             node.meta.pop("val", None)
@@ -234,7 +235,7 @@ def _named(function: Any) -> Any:
 
 
 def _imported(qualname: str) -> Any:
-    """What a dotted name means: the longest importable module, then attributes."""
+    """The object of a dotted name. Modules on the way are imported where they are no attributes yet."""
     first, *rest = qualname.split(".")
     value: Any = importlib.import_module(first)
     path = first
@@ -268,7 +269,7 @@ def _loaded(
 
 
 def constants_at_trace(root: nn.Module) -> dict[str, float]:
-    """Weight name -> value, for the norms whose weights are all equal and not zero (one device sync)."""
+    """Weight name -> the value of all its elements, for norms where these are equal and not 0."""
     names = {id(p): name for name, p in root.named_parameters()}
     weights: dict[str, Tensor] = {}
     for module in root.modules():
@@ -278,5 +279,6 @@ def constants_at_trace(root: nn.Module) -> dict[str, float]:
             weights[names[id(weight)]] = weight.detach()
     if not weights:
         return {}
+    # minimum and maximum of each, stacked on the device: one transfer for all
     ends = torch.stack([torch.stack(w.aminmax()).double().cpu() for w in weights.values()]).tolist()
     return {name: low for name, (low, high) in zip(weights, ends, strict=True) if low == high != 0}

@@ -1,22 +1,20 @@
 """Tracing a model in parts: the largest submodules that can be traced, where the model cannot be traced whole.
 
-A copy of the model is run once on the example inputs, in eval mode, and every call of a submodule is written down. A
-submodule is a part if it was called with tensors (or lists, tuples, dicts of them), gives such, can be traced on the
-shapes of each of its calls, with the same graph for all, and if nothing outside reads its parameters. Where a submodule
-is no part, its children are asked.
+A copy of the model is run once on the example inputs, in eval mode, and every call of a submodule is recorded
+(calls.py). A submodule is a part if it takes and gives tensors (or lists, tuples, dicts of them), can be traced on the
+shapes of each of its calls with the same graph for all, and if nothing outside of it reads its parameters. Where a
+submodule is no part, its children may be.
 
 Not handled: submodules that are called through methods other than their forward, and those that the run does not reach.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from nrfx.errors import TraceError
 from nrfx.tracing.both_modes import (
@@ -24,22 +22,18 @@ from nrfx.tracing.both_modes import (
     Capture,
     capture,
     combined,
-    random_state_kept,
     refuse_unsupported,
     shell_of,
     trace_whole,
     unmoved,
 )
+from nrfx.tracing.calls import Record, recorded
 from nrfx.tracing.causes import place
-from nrfx.tracing.clone import shell
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
-from nrfx.tracing.parts import Part, PartialModule
+from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.recorder import Arguments
-from nrfx.tracing.shapes import InputSpec
-
-_LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
 
 
 def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
@@ -56,7 +50,7 @@ def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> Traced
             return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args), leaves)
         except TraceError as error:
             why = str(error)
-    choice = _Choice(model, _recorded(model, args), leaves)
+    choice = _Choice(model, recorded(model, args), leaves)
     choice.make()
     if not choice.parts:
         obstacles = "".join(f"\n  {line}" for line in choice.outside[:5])
@@ -77,126 +71,10 @@ def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> Traced
     )
 
 
-# The run --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A call of a submodule: None where the values are more than tensors and constants."""
-
-    arguments: Arguments | None
-    output: pytree.TreeSpec | None
-
-
-@dataclass
-class _Record:
-    """What a run of the model did.
-
-    calls: of each submodule, in order.
-    reads: for each parameter and buffer, the submodules that were running, outermost first, when an operation took it.
-    """
-
-    calls: dict[str, list[_Call]] = field(default_factory=dict)
-    reads: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
-
-
-def _recorded(model: nn.Module, args: tuple[Any, ...]) -> _Record:
-    root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
-    record, stack = _Record(), list[str]()
-    names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-    given = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, args)
-    with torch.no_grad(), random_state_kept(), _watched(root, record, stack), _Reads(names, record, stack):
-        try:
-            root(*given)
-        except Exception as error:
-            kind = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            raise TraceError(
-                f"{type(model).__name__} does not run on the example inputs in eval mode ({kind}). To be traced in "
-                "parts it must: a tuple holds the arguments, anything else is the only one."
-            ) from error
-    return record
-
-
-@contextmanager
-def _watched(root: nn.Module, record: _Record, stack: list[str]) -> Iterator[None]:
-    """Hooks that write down the calls of every submodule."""
-
-    def before(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stack.append(path)
-            record.calls.setdefault(path, []).append(_Call(_arguments(path, args, kwargs), None))
-
-        return hook
-
-    def after(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            stack.pop()
-            calls = record.calls[path]
-            calls[-1] = replace(calls[-1], output=_structure(output))
-
-        return hook
-
-    with ExitStack() as handles:
-        for path, module in root.named_modules():
-            if path:
-                handles.callback(module.register_forward_pre_hook(before(path), with_kwargs=True).remove)
-                handles.callback(
-                    module.register_forward_hook(after(path), prepend=True, with_kwargs=True, always_call=True).remove
-                )
-        yield
-
-
-def _arguments(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-    leaves, structure = pytree.tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    if not tensors or not all(isinstance(leaf, _LEAVES) for leaf in leaves):
-        return None
-    constants = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
-    stem = path.replace(".", "_")
-    names = tuple(f"{stem}_{index}" for index in range(len(tensors)))
-    return Arguments(tuple(_spec(tensor) for tensor in tensors), constants, structure, names)
-
-
-def _spec(tensor: Tensor) -> InputSpec:
-    """An empty batch (no detections) is traced as a batch of one, which has channels."""
-    return tuple(size or 1 for size in tensor.shape), tensor.dtype
-
-
-def _structure(output: Any) -> pytree.TreeSpec | None:
-    leaves, structure = pytree.tree_flatten(output)
-    return structure if all(isinstance(leaf, _LEAVES) for leaf in leaves) else None
-
-
-_ABOUT = {
-    *("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "element_size", "__len__"),
-    *("get_device", "__hash__", "__repr__", "__format__"),
-}
-_VIEWS = {"data", "T", "mT", "H", "mH", "real", "imag"}
-
-
-class _Reads(TorchFunctionMode):
-    """Writes down which parameters and buffers operations take, and where."""
-
-    def __init__(self, names: dict[int, str], record: _Record, stack: list[str]) -> None:
-        super().__init__()
-        self._names, self._record, self._stack = names, record, stack
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        about = name in _ABOUT or (name == "__get__" and func.__self__.__name__ not in _VIEWS)
-        for leaf in () if about else pytree.tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and id(leaf) in self._names:
-                self._record.reads.setdefault(self._names[id(leaf)], set()).add(tuple(self._stack))
-        return func(*args, **(kwargs or {}))
-
-
-# The choice -----------------------------------------------------------------------------------------------------------
-
-
 class _Choice:
     """Which submodules are parts, with their graphs, and why the others are not."""
 
-    def __init__(self, model: nn.Module, record: _Record, leaves: Leaves) -> None:
+    def __init__(self, model: nn.Module, record: Record, leaves: Leaves) -> None:
         self.model, self.record, self.leaves = model, record, leaves
         self.parts: list[str] = []
         self.outside: list[str] = []
@@ -204,7 +82,10 @@ class _Choice:
         self._known: dict[str, dict[str, list[tuple[Arguments, Capture]]] | str] = {}
 
     def make(self) -> None:
-        """Chooses, and again without the parts whose parameters something outside reads, until there are none."""
+        """Chooses the parts; and again without those whose parameters something outside reads, until there are none.
+
+        Each round but the last bars a part for good, so that the loop ends.
+        """
         while True:
             self.parts, self.outside = [], []
             seen: set[nn.Module] = set()
@@ -215,17 +96,18 @@ class _Choice:
                 return
             self._read_outside |= leaks
 
-    def calls(self, path: str) -> list[Part]:
+    def calls(self, path: str) -> list[PartCall]:
         """The calls of a part."""
-        return [Part(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
+        return [PartCall(path, call.arguments, call.output) for call in self.record.calls[path]]  # type: ignore[arg-type]
 
-    def captured(self, part: Part, mode: str) -> Capture:
+    def captured(self, part: PartCall, mode: str) -> Capture:
         """The graph of a call in a mode."""
         known = self._known[part.path]
         assert not isinstance(known, str)
         return next(capture for arguments, capture in known[mode] if arguments == part.arguments)
 
     def _ask(self, path: str, module: nn.Module, seen: set[nn.Module]) -> None:
+        """Makes the module a part, or asks its children; a module without parameters is of no interest."""
         if module in seen or next(module.parameters(), None) is None:
             return
         seen.add(module)
@@ -237,11 +119,13 @@ class _Choice:
         before = len(self.outside)
         for name, child in module.named_children():
             self._ask(f"{path}.{name}", child, seen)
+        # a child that has the same obstacle says it more precisely
         theirs = any(line.endswith(f": {obstacle}") for line in self.outside[before:])
         if not theirs and (path in self.record.calls or next(module.children(), None) is None):
             self.outside.insert(before, f"{path} ({type(module).__name__}): {obstacle}")
 
     def _obstacle(self, path: str, module: nn.Module) -> str | None:
+        """Why the module cannot be a part, None where it can. Its graphs are captured once and remembered."""
         calls = self.record.calls.get(path)
         if not calls:
             return "the run on the example inputs does not call it."
@@ -310,10 +194,7 @@ def _kinds(arguments: Arguments) -> list[tuple[int, torch.dtype]]:
     return [(len(shape), dtype) for shape, dtype in arguments.inputs]
 
 
-# The graph ------------------------------------------------------------------------------------------------------------
-
-
-def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: str) -> Capture:
+def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode: str) -> Capture:
     """The graphs of all calls in one, names as the whole model has them."""
     graph = fx.Graph()
     constants: dict[str, Tensor] = {}
@@ -323,7 +204,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: st
         own: dict[fx.Node, fx.Node] = {}
         for node in captured.graph.nodes:
             if node.op == "placeholder":
-                own[node] = graph.placeholder(f"{part.path.replace('.', '_')}_{len(own)}_of_{index}")
+                own[node] = graph.placeholder(f"part_{part.path.replace('.', '_')}_{len(own)}_of_{index}")
                 own[node].meta["part"] = index
         nodes.append(own)
     outputs = [
@@ -337,9 +218,9 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[Part, ...], mode: st
 
 
 def _append(
-    graph: fx.Graph, index: int, part: Part, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
+    graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
 ) -> Any:
-    """Copies the nodes of a call to the end of the graph; what the call gives."""
+    """Copies the nodes of a call to the end of the graph; returns the call's output."""
     result: Any = None
     for node in captured.graph.nodes:
         if node.op == "output":
@@ -361,5 +242,5 @@ def _stack(path: str, kind: type[nn.Module], inner: Any) -> Iterable[tuple[str, 
         yield f"{path}.{key}", (f"{path}.{own}", module)
 
 
-def _constant(part: Part, name: str) -> str:
+def _constant(part: PartCall, name: str) -> str:
     return f"_{part.path.replace('.', '_')}{name}"

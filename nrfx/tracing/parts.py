@@ -1,9 +1,9 @@
-"""A model of which parts are graphs: its own code runs, and calls them in the places of its submodules.
+"""A model of which parts are graphs: its own code runs, and calls the graphs in the places of its submodules.
 
 The parts stand one after the other in one graph, one for each call that was recorded, so that every analysis and
-rewrite sees them as one network with many inputs and outputs. What the model's own code gives to a part is an input,
-what it gets back is an output; both keep their widths. A part runs as the graph of its first call; the graphs of its
-other calls are the same on other shapes.
+rewrite sees them as one network with many inputs and outputs. Values that the model's own code gives to a part are its
+inputs, values that it gets back are outputs; both keep their widths. A part runs as the graph of its first call; the
+graphs of its other calls are the same on other shapes.
 """
 
 import copy
@@ -21,8 +21,8 @@ from nrfx.tracing.recorder import Arguments
 
 
 @dataclass(frozen=True)
-class Part:
-    """One call of a submodule: its path, what it was called with, and the structure of what it gave in eval mode."""
+class PartCall:
+    """One call of a submodule: its path, the arguments, and the structure of the output in eval mode."""
 
     path: str
     arguments: Arguments
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a part gave when the model was run."""
+    """The output of a part for the arguments of one call, when the model was run."""
 
     path: str
     args: tuple[Any, ...]
@@ -72,7 +72,7 @@ class PartialModule(TracedModule):
         return code
 
     def answers(self, *args: Any) -> list[Answer]:
-        """What every part gives, call by call, when the model is run on these arguments."""
+        """The arguments and output of every part, call by call, when the model is run on these arguments."""
         answers: list[Answer] = []
         self.__dict__["_log"] = answers
         try:
@@ -103,14 +103,19 @@ def _run_host(self: PartialModule, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Runner:
-    """What stands for the forward of a part: its graph. A copy belongs to no module; the module that takes it over
-    puts its own there."""
+    """Runs the graph of a part, in the place of the submodule's forward.
+
+    A copy has no module (`traced` is None): the PartialModule that takes over the copied submodules sets runners of its
+    own.
+    """
 
     def __init__(self, traced: PartialModule | None, path: str) -> None:
         self.traced = traced
         self.path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # pytree flattens the arguments of this call as those of the recorded one, so that the tensors are the inputs of
+        # the part's graph in order, and constants can be compared: the graph has them built in
         traced = self.traced
         assert traced is not None
         part = next(part for part in traced.facts.parts if part.path == self.path)
@@ -153,7 +158,7 @@ def _shown(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 
 def part_of(graph: fx.Graph) -> dict[fx.Node, int]:
-    """The part that each node but the output belongs to; one that a rewrite added belongs to that of its neighbours."""
+    """Node -> the index of its part, for all nodes but the output. A node that a rewrite added takes a neighbour's."""
     part_of_node: dict[fx.Node, int] = {}
     unknown = []
     for node in graph.nodes:

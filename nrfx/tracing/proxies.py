@@ -1,8 +1,8 @@
-"""Proxies: what a forward computes with while it is recorded.
+"""Proxies: the values that a forward computes with while it is recorded.
 
-Beyond torch.fx's own they record what is done to a value in place (`y += 1`, `y[:, 0] = 1`), which changes the values
-that share its memory as well, and they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the
-example inputs say which.
+Beyond torch.fx's own they record changes in place (`y += 1`, `y[:, 0] = 1`), which change other values in the same
+memory as well. And they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the example inputs
+say which.
 """
 
 import operator
@@ -23,7 +23,7 @@ AUGMENTED: dict[Any, Any] = {
 }
 """Each augmented assignment, with the operator that it is where the value is not a tensor."""
 
-_OWN = frozenset({"node", "tracer", "root", "attr", "_node"})
+_OWN = frozenset({"node", "tracer", "root", "attr", "_node"})  # attributes that fx sets on proxies itself
 
 
 class SizedProxy(fx.Proxy):
@@ -32,6 +32,7 @@ class SizedProxy(fx.Proxy):
     tracer: Any
 
     def __getattr__(self, name: str) -> "SizedAttribute":
+        # hasattr() in a forward must be answered as for the value: fx's own proxies have every attribute
         if not hasattr(Tensor, name) and not hasattr(self.tracer.value(self), name):
             raise AttributeError(f"{self.node.name} has no attribute {name}")
         return SizedAttribute(self, name)
@@ -72,7 +73,7 @@ class SizedProxy(fx.Proxy):
 
 
 def is_instance(value: Any, kinds: Any) -> bool:
-    """isinstance, of what a proxy stands for."""
+    """isinstance for a forward that is recorded: a proxy counts as the value that it stands for."""
     if isinstance(value, SizedProxy) and isinstance(value.tracer.value(value), kinds):
         return True
     return isinstance(value, kinds)
@@ -103,5 +104,6 @@ def writes(node: fx.Node) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in _WRITING_METHODS
 
 
+# Python looks up operators on the class, not in __getattr__: each needs a method
 for _inplace in AUGMENTED:
     setattr(SizedProxy, f"__{_inplace.__name__}__", _augmented(_inplace))

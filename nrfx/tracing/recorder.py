@@ -1,4 +1,4 @@
-"""Records one forward of a model as a graph, on proxies that know the shapes of what they stand for.
+"""Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
 random numbers that do not depend on the input.
@@ -29,7 +29,7 @@ from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
 
 def _ambient() -> tuple[object, ...]:
-    """What a `with` block in a forward may change, and fx does not record."""
+    """The modes of torch that a `with` block in a forward may change, which fx does not record."""
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -41,7 +41,7 @@ def _ambient() -> tuple[object, ...]:
 
 
 def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
-    """In a forward, autocast changes what an operation computes, also enabled=False: under the autocast of a caller."""
+    """Stands for autocast's methods in a forward. enabled=False is refused too: a caller may have autocast enabled."""
     raise TraceError(
         f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
         "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
@@ -53,27 +53,29 @@ def cuda_is_used() -> bool:
 
 
 def _random_state() -> tuple[object, ...]:
+    """The states of the generators that a forward may draw from without a traced tensor."""
     cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), cuda
 
 
 DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
+"""Values that follow from the shapes of the inputs: an `if` on one is decided while the forward is recorded."""
 
 
 _ENTERED = ("torchvision.models.", "timm.")
-"""Where functions marked with torch.fx.wrap are traced into: attention that a graph should show, for its weights and
-multiply-adds. Those of others stay one call, as their authors ask for."""
+"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
+that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a forward is recorded on: the shape and dtype of each tensor, and the arguments that hold them.
+    """The arguments of the forward that is recorded: tensors by shape and dtype, all else as constants of the graph.
 
     Attributes:
-        inputs: of the tensors, in order.
-        leaves: of the flattened (args, kwargs): None for a tensor, else a constant of the graph, as (value,).
-        structure: that of (args, kwargs).
-        names: of the placeholders; () for those of the forward's arguments.
+        inputs: shape and dtype of each tensor, in order.
+        leaves: the leaves of the flattened (args, kwargs): None for a tensor, (value,) for a constant.
+        structure: the structure of (args, kwargs).
+        names: a name for each tensor's placeholder; () takes the names of the forward's arguments.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -83,7 +85,7 @@ class Arguments:
 
     @classmethod
     def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
-        """Positional tensors."""
+        """The arguments of a call with these tensors, all of them positional."""
         structure = pytree.tree_structure(((0,) * len(inputs), {}))
         return cls(inputs, (None,) * len(inputs), structure)
 
@@ -103,6 +105,8 @@ class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
     def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+        # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
+        # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
         super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
         self._autowrap_search.append(torch)
         self._arguments = arguments
@@ -111,6 +115,7 @@ class Recorder(fx.Tracer):
         self._baked: set[fx.Node] = set()
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        # reversed, so that of several names of one tensor the first is written last and stays
         self._names = {
             id(tensor): name
             for name, tensor in (
@@ -181,6 +186,7 @@ class Recorder(fx.Tracer):
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
@@ -210,10 +216,8 @@ class Recorder(fx.Tracer):
     def _enter(self, module: nn.Module) -> None:
         """Prepares for the forward of a module that is recorded op by op."""
         if module._backward_hooks or module._backward_pre_hooks:
-            place_ = place((self.submodule_paths or {}).get(module, ""), type(module).__name__)
-            raise TraceError(
-                f"{place_} has backward hooks, which a graph does not record: register them after tracing."
-            )
+            where = place((self.submodule_paths or {}).get(module, ""), type(module).__name__)
+            raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
         scope = getattr(module.forward, "__globals__", None)
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
@@ -224,11 +228,11 @@ class Recorder(fx.Tracer):
             patcher.patch(scope, "isinstance", is_instance)
 
     def _check_assignments(self, root: nn.Module) -> None:
-        """A buffer that gets a new value in the forward must be that buffer, changed in place."""
+        """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
         for name, now in _registered(root).items():
             before = self._registered.get(name)
             source = now.node if isinstance(now, fx.Proxy) else now
-            while isinstance(source, fx.Node) and writes(source):
+            while isinstance(source, fx.Node) and writes(source):  # buffer += 1 assigns the result of a change in place
                 source = source.args[0]
             kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
             if not kept:
@@ -247,11 +251,11 @@ class Recorder(fx.Tracer):
         return parameter_proxy_cache[name]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """A proxy that records what is done to a value in place."""
+        """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """The truth of a python value that follows from sizes; that of a tensor is not known."""
+        """The truth of a value that follows from sizes. fx raises for all others: a tensor has no values here."""
         value = self.value(obj)
         if value is None or isinstance(value, DECIDED):
             return bool(value)

@@ -21,7 +21,8 @@ InputSpec = tuple[tuple[int, ...], torch.dtype]
 
 _NEEDS_VALUES = (
     "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
-    "Write it with torch.where or masks of fixed size, or move it out of the forward."
+    "Write it with torch.where or masks of fixed size, or move it out of the forward. A layer of your own whose result "
+    "has the shape of its input can stay as it is: nrfx.rules.opaque(ItsClass, keeps_shape=True)."
 )
 
 
@@ -44,7 +45,7 @@ class Shapes:
         Raises:
             TraceError: a node cannot be run on the shapes it gets; names the node, its module and the shapes.
         """
-        with torch.no_grad():
+        with torch.no_grad():  # or each value would keep an autograd graph of all before it
             for node in self._new(graph):
                 if node.op == "placeholder":
                     given = next(self._left, None)
@@ -55,12 +56,14 @@ class Shapes:
             raise TraceError(f"{extra} of {len(self._inputs)} example inputs are more than the graph takes.")
 
     def _new(self, graph: fx.Graph) -> Iterator[fx.Node]:
+        """The nodes behind the last one done: while a forward is recorded, the graph grows between two calls."""
         node = graph._root if self._last is None else self._last
         while (node := node.next) is not graph._root:
             yield node
             self._last = node
 
     def _value(self, node: fx.Node) -> Any:
+        """The value of a node, from those of its inputs."""
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
         try:
             return _RUN[node.op](self, node, args, kwargs)
@@ -186,7 +189,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
-    """The check that a norm which is not called would have made."""
+    """Raises the ValueError that a norm would raise for this input if it were called."""
     if not op.norm:
         return
     if callable(check_dims := getattr(module, "_check_input_dim", None)):

@@ -63,7 +63,7 @@ def _check_norm(path: str, module: Any, source: Tensor) -> None:
     wrong = next((t.numel() for t in tensors if t is not None and t.numel() != width), None)
     if wrong is not None:
         kind = type(module).__name__
-        raise TraceError(f"{path} ({kind}) is over {wrong} channels and the graph gives it {width}. {_AGAIN}")
+        raise TraceError(f"{path} ({kind}) normalises {wrong} channels, and the graph gives it {width}. {_AGAIN}")
 
 
 def _is_unbatched(module: Any, source: Tensor) -> bool:

@@ -1,1 +1,1 @@
-"""What accompanies a user's own loop: the Rejuvenator, the lambda schedule, the optimizer's state, baselines."""
+"""For a training loop of the user's own: the Rejuvenator, the lambda schedule, the optimizer's state, baselines."""

@@ -1,8 +1,8 @@
 """The two methods closest to Neural Rejuvenation, as short compositions of the same passes.
 
 Network Slimming    train with an equal pull on all gammas, drop the weakest of the whole network (`slim`), fine-tune
-MorphNet            train with a pull by what each channel costs, widen what is left by one factor to a budget
-                    (`morph`), train that from scratch; as often as one likes
+MorphNet            train with a pull in proportion to what each channel costs, widen the live layers by one factor to a
+                    budget (`morph`), train the result from scratch; repeat
 
 Both pull on the gammas in each step (`gamma_weights`, `penalize`). Neither has an adaptive lambda or keeps its new
 channels apart. Not handled: MorphNet's one strength for channels that an add ties (here each of their gammas is pulled
@@ -43,12 +43,12 @@ def gamma_weights(
     residual: Residual = "live",
     example_inputs: Any = None,
 ) -> dict[str, Tensor]:
-    """How strongly each gamma that can die is pulled: float32 [channels] by parameter name, 0 for those that cannot.
+    """How strongly each gamma is pulled: parameter name -> float32 [channels], 0 for gammas that cannot die.
 
-        None        1                                                                             Network Slimming
-        measure     what the live channels around it spend on the channel / cost of the whole     MorphNet
+        None        1                                                                               Network Slimming
+        measure     cost of the channel in the live network / cost of the whole network             MorphNet
 
-    The second changes as channels die: take it anew from time to time, once an epoch or so.
+    MorphNet's changes as channels die: compute it again from time to time, once an epoch or so.
 
     Raises:
         TrainingError: no gamma can die, or the measure is not one of those above.
@@ -79,7 +79,7 @@ def gamma_weights(
     weights = {}
     for name, mask in masks.items():
         at = channels.channels_along(channels.norms[name]).clamp(min=0)
-        each = torch.bincount(at)[at]  # gammas of one group stand and fall together, and share what it costs
+        each = torch.bincount(at)[at]  # several gammas of one channel share its cost, for they live and die together
         weights[name] = torch.where(mask, shares[at] / each, 0.0)
     return weights
 
@@ -114,10 +114,10 @@ def slim(
 ) -> Rejuvenation:
     """Network Slimming: the network without the weakest `fraction` of all gammas that can die, whatever their layers.
 
-    One threshold holds for the whole network: the gamma at that rank; what equals it stays. Of the channels that share
-    a width the one whose weakest gamma is largest always stays, so that no layer is ever empty. A channel that cannot
-    go without changing the function keeps its gamma, and a note counts those. `gm` is left as it is; the result's
-    function is that of `gm` with the removed gammas at 0, and its `before` sees those as dead.
+    One threshold holds for the whole network: the size of the gamma at that rank; gammas of equal size stay. In each
+    space the channel whose weakest gamma is largest always stays, so that no layer is ever empty. A channel that cannot
+    go without changing the function keeps its gamma, and a note counts these gammas. `gm` is left as it is; the
+    result's function is that of `gm` with the removed gammas at 0, and its `before` counts them as dead.
 
     Args:
         fraction: of the gammas that can die, in [0, 1).
@@ -143,6 +143,8 @@ def slim(
     channels = channels_of(traced)
     liveness_of(traced, channels, residual=residual)  # raises for a gamma that is not finite
     weak = _weakest(traced, channels, prunable_gammas(traced, residual), fraction)
+    # Once with all weak gammas at 0, to see which of their channels can go; then with those alone, so that the others
+    # keep their values.
     result = compact(_with_zeros(traced, weak), residual=residual, threshold=ZERO_ONLY, constants=constants)
     gone = {name: mask & result.removed.get(name, torch.zeros_like(mask)) for name, mask in weak.items()}
     kept = sum(int(mask.sum()) for mask in weak.values()) - sum(int(mask.sum()) for mask in gone.values())
@@ -194,10 +196,10 @@ def morph(
 
 
 def _shares(traced: TracedModule, channels: Channels, live: Tensor, measure: Measure) -> Tensor:
-    """float32 [channels]: what the live network spends on each channel, as a share of the whole network's cost.
+    """float32 [channels]: the cost of each channel in the live network, as a share of the whole network's cost.
 
-    Every number and every multiply-add lies on some axes; a channel on one of them accounts for as many as the live
-    widths of the others multiply to.
+    A parameter, or a piece of work, costs a factor times the widths of its axes. A channel on one axis costs this
+    factor times the live widths of the other axes.
     """
     width_of = LayoutWidths(channels, live)
     spent = torch.zeros(channels.space_of.numel()).double()
@@ -212,7 +214,7 @@ def _shares(traced: TracedModule, channels: Channels, live: Tensor, measure: Mea
 
 
 def _products(traced: TracedModule, channels: Channels, measure: Measure) -> Iterator[tuple[int, list[Tensor]]]:
-    """(a factor, the axes whose widths it is multiplied by) of every parameter, or of every piece of work."""
+    """(factor, axes) of every parameter, or of every piece of work, whose cost is factor * the widths of the axes."""
     if measure == "flops":
         for step in eval_steps(channels):
             for work in step.effect.work:
@@ -227,12 +229,12 @@ def _products(traced: TracedModule, channels: Channels, measure: Measure) -> Ite
 def _weakest(
     traced: TracedModule, channels: Channels, masks: Mapping[str, Tensor], fraction: float
 ) -> dict[str, Tensor]:
-    """Per gamma parameter, bool [channels]: below the gamma at that rank in the whole network, and not one to keep."""
+    """Gamma parameter -> bool of its shape: smaller than the gamma at that rank, and not its space's strongest."""
     sizes = {name: traced.get_parameter(name).detach().abs().double().cpu() for name in channels.norms}
-    mortal = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
-    if not mortal.numel():
+    prunable = torch.cat([torch.zeros(0).double(), *(sizes[name][mask] for name, mask in masks.items())]).sort().values
+    if not prunable.numel():
         return {}
-    threshold = mortal[int(round(fraction * mortal.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
+    threshold = prunable[int(round(fraction * prunable.numel(), 6))]  # 0.29 * 100 is 28.999... in floats
     strongest = _strongest(channels, sizes)
     return {
         name: mask & (sizes[name] < threshold) & ~among(channels.channels_along(channels.norms[name]), strongest)
@@ -254,7 +256,7 @@ def _strongest(channels: Channels, sizes: Mapping[str, Tensor]) -> Tensor:
 
 
 def _with_zeros(traced: TracedModule, masks: Mapping[str, Tensor]) -> TracedModule:
-    """A copy in which the gammas that the masks name are 0."""
+    """A copy in which the gammas are 0 where the masks are True."""
     twin = copy.deepcopy(traced)
     with torch.no_grad():
         for name, mask in masks.items():

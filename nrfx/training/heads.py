@@ -10,14 +10,14 @@ from nrfx.rewrite.heads import Heads, heads
 
 
 class HeadLoss:
-    """The criterion of each head's output, added up; of a network without heads the criterion of its output.
+    """The sum of the criterion over all heads' outputs; for a network without heads the criterion of its output.
 
     It takes the place of `criterion(module(x), y)` in a loop, from the first step on, before and after every event.
     `module(x)` itself goes on returning the sum of the heads.
 
     Args:
-        criterion: what the loop used: a function of (output, *targets), where the output has the structure of what the
-            network returns.
+        criterion: the criterion of the loop: a function of (output, *targets). Each head's output has the structure of
+            the network's own.
 
     >>> import nrfx, torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
@@ -42,10 +42,10 @@ class HeadLoss:
         self.criterion = criterion
 
     def __call__(self, module: nn.Module, inputs: Tensor | tuple[Any, ...], *targets: Any) -> Tensor:
-        """The loss of `module(inputs)`, a tuple of inputs being its arguments.
+        """The loss of `module(inputs)`, or of `module(*inputs)` for a tuple.
 
         Args:
-            module: `nr.module`, or what `nrfx.heads` made of it, compiled or wrapped for several devices.
+            module: `nr.module`; or the result of `nrfx.heads` on it, perhaps compiled or wrapped for several devices.
 
         Raises:
             RewriteError: a network with heads is wrapped in another module, so that its heads cannot be taken.

@@ -1,8 +1,8 @@
 """The state of an optimizer, carried across a rejuvenation.
 
 A parameter scaled by f has its gradient scaled by 1 / f, and so has every running mean of gradients: exp_avg and
-momentum buffers are divided by f, running means of squared gradients by f squared (`POWERS`). Positions that are new,
-and those whose value was rewritten, start again from zero. Adam's `step` belongs to a whole parameter and is not
+momentum buffers are divided by f, running means of squared gradients by f squared (`POWERS`). The state starts from
+zero at new positions, and where a value was written anew. Adam's `step` belongs to a whole parameter and is not
 restarted: the first steps of new channels are up to 6 times longer than usual. Not handled: optimizers that are not in
 `POWERS`.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from nrfx.errors import TrainingError
-from nrfx.plan.origins import gather, scaled
+from nrfx.plan.origins import Factors, Origins, gather, scaled
 from nrfx.rewrite.result import Rejuvenation
 
 POWERS: Mapping[type[Optimizer], Mapping[str, int]] = {
@@ -24,14 +24,14 @@ POWERS: Mapping[type[Optimizer], Mapping[str, int]] = {
     Adam: {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
     AdamW: {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
 }
-"""Per optimizer, its state tensors of the parameter's shape, and the power of 1 / f that each is scaled by."""
+"""Optimizer -> its state tensors of the parameter's shape -> the power of 1 / f that the tensor is multiplied by."""
 
 State = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """What follows one old parameter in its group: the new parameters, by name, with their state."""
+    """The new parameters that take the place of an old one in its group: names, parameters, states."""
 
     names: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
@@ -90,10 +90,8 @@ def _names(module: nn.Module) -> dict[nn.Parameter, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
-# Which new parameters follow which old one
-
-
 def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
+    """Old parameter -> the new parameters that take its place, for the parameters that the optimizer holds."""
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     new = dict(result.module.named_parameters())
     successors = _successors(old, result, tuple(new))
@@ -108,6 +106,7 @@ def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[n
 
 def _successors(old: nn.Module, result: Rejuvenation, names: tuple[str, ...]) -> dict[nn.Parameter, tuple[str, ...]]:
     """Old parameter -> the names of the new parameters that take its place in its group."""
+    # with every name of a tied parameter: an origin may point into any of them
     by_name = dict(old.named_parameters(remove_duplicate=False))
     ancestors = {name: parent for name in names if (parent := result.parents.get(name)) is not None}
     successors: dict[nn.Parameter, tuple[str, ...]] = {}
@@ -147,9 +146,6 @@ def _following(
     yield from zip(slots[parameter].parameters, slots[parameter].names, strict=True)
 
 
-# What becomes of the state
-
-
 def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimizer, result: Rejuvenation) -> State:
     """The state of a new parameter; empty, as before a first step, where it has no ancestor."""
     if result.parents.get(name) is None or old not in optimizer.state:
@@ -168,12 +164,12 @@ def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimi
 def _carried(
     value: Tensor,
     new: nn.Parameter,
-    origins: tuple[Tensor | None, ...],
-    factors: tuple[Tensor | None, ...],
+    origins: Origins,
+    factors: Factors,
     power: int,
 ) -> Tensor:
-    """A state tensor gathered along every dim by origins (-1: zero) and divided by the factors to a power (0: zero)."""
-    shrinks = [None if f is None else torch.where(f == 0, 0.0, f.double() ** -power) for f in factors]
+    """A state tensor gathered by origins and divided by the factors to a power; 0 where a position or factor is new."""
+    shrinks = tuple(None if f is None else torch.where(f == 0, 0.0, f.double() ** -power) for f in factors)
     carried = scaled(gather(value, origins), shrinks)
     assert carried.shape == new.shape, f"origins give {list(carried.shape)}, the parameter has {list(new.shape)}"
     return torch.empty_like(new, dtype=value.dtype, requires_grad=False).copy_(carried)

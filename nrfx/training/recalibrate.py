@@ -1,9 +1,9 @@
 """Running statistics of batch norms, taken anew from a few batches.
 
 After a rewrite the norms of new channels start with mean 0 and variance 1, and follow the data only as fast as their
-momentum lets them. Recalibration runs some batches and writes the plain average of what each norm sees. The pass is
-one in eval mode (dropout and the like do nothing, as wherever these statistics will be used), but for the batch norms:
-those normalise with the statistics of the batch, as in training.
+momentum lets them. Recalibration runs some batches and writes the plain average of the batches' statistics. The
+network runs in eval mode (no dropout, as wherever the statistics will be used), but its batch norms normalise with the
+statistics of the batch, as in training.
 
 Not handled: instance norms that keep running statistics. Frozen norms normalise as they always do and stay as they are.
 """
@@ -21,16 +21,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nrfx.errors import TrainingError
-from nrfx.plan.origins import NEW
+from nrfx.plan.origins import NEW, Origins
 from nrfx.tracing import PartialModule, TracedModule
 
-Origins = Mapping[str, tuple[Tensor | None, ...]]
 
-
-def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | None = None) -> tuple[str, ...]:
+def recalibrate(
+    module: nn.Module, batches: Iterable[Any], origins: Mapping[str, Origins] | None = None
+) -> tuple[str, ...]:
     """Writes running means and variances from batches, in place, and returns the paths of the norms that got them.
 
-        mean, var = the averages over all batches of mean(x) and var(x)          x: what the norm is given
+        mean, var = the averages over all batches of mean(x) and var(x)          x: the input of the norm
 
     Where only new channels are recalibrated, a network that comes from `rejuvenate` keeps its function: nothing old
     reads a new channel yet. Parameters, gradients, momenta, modes and the counts of batches stay as they are, and no
@@ -45,8 +45,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | No
         origins: `result.origins`: only channels that are new there get new statistics. None: all channels.
 
     Raises:
-        TrainingError: there is no batch, one does not go through the module, a norm sees one value a channel, or what
-            it sees is not finite; or the origins are none, or those of another module. Nothing was changed.
+        TrainingError: there is no batch, one does not go through the module, a norm's input has one value a channel or
+            one that is not finite; or the origins are no origins, or those of another module. Nothing was changed.
 
     Source: the cumulative average is that of `torch.nn.BatchNorm2d(momentum=None)`. Neural Rejuvenation has no such
     step.
@@ -78,7 +78,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Any], origins: Origins | No
 
 @dataclass(frozen=True, eq=False)
 class _Norm:
-    """A batch norm that keeps statistics: `fresh` says which of its channels are to be written."""
+    """A batch norm with running statistics; `fresh` is bool [channels], whether the channel's will be written."""
 
     path: str
     mean: Tensor
@@ -86,8 +86,8 @@ class _Norm:
     fresh: Tensor
 
 
-def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
-    """By the identity of its running mean, every norm whose statistics follow the data; frozen ones do not."""
+def _norms(module: nn.Module, origins: Mapping[str, Origins] | None) -> dict[int, _Norm]:
+    """id of its running mean -> every norm with running statistics that is not frozen."""
     norms: dict[int, _Norm] = {}
     names = set()
     for path, owner in module.named_modules():
@@ -105,7 +105,8 @@ def _norms(module: nn.Module, origins: Origins | None) -> dict[int, _Norm]:
     return norms
 
 
-def _fresh(mean: Tensor, name: str, origins: Origins | None) -> Tensor:
+def _fresh(mean: Tensor, name: str, origins: Mapping[str, Origins] | None) -> Tensor:
+    """bool [channels]: whether the channel gets new statistics: all do without origins, and new ones with them."""
     if origins is None:
         return torch.ones_like(mean, dtype=torch.bool)
     if name not in origins or origins[name][0] is None:
@@ -141,6 +142,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _run(module: nn.Module, batch: Any, index: int) -> None:
+    """Runs the module on a batch that is moved to its device; raises TrainingError with the batch's index."""
     device = next((parameter.device for parameter in module.parameters()), None)
     inputs = tree_map_only(Tensor, lambda x: x.to(device), _inputs(module, batch, index))
     try:
@@ -156,7 +158,7 @@ def _run(module: nn.Module, batch: Any, index: int) -> None:
 
 
 def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
-    """What the module is called with: as many tensors of the batch as it takes."""
+    """The arguments for the module: as many tensors from the start of the batch as it takes."""
     if isinstance(module, PartialModule):
         return batch if isinstance(batch, tuple) else (batch,)
     given = [batch] if isinstance(batch, Tensor) else batch
@@ -183,10 +185,10 @@ class _Sum:
 
 
 class _BatchStatistics(TorchFunctionMode):
-    """While active, the given norms normalise with the statistics of what they are given, and these are summed up.
+    """While active, the given norms normalise with the statistics of their input, and these are summed up.
 
-    Every batch norm of torch, synchronised ones and those of other packages included, ends in F.batch_norm in eval
-    mode; it is known by the running mean that it is given.
+    Every batch norm of torch, synchronised ones and those of other packages included, calls F.batch_norm in eval mode.
+    The norm is known by the running mean that it passes, so that no module needs a hook.
     """
 
     def __init__(self, norms: Mapping[int, _Norm]) -> None:
@@ -213,6 +215,7 @@ class _BatchStatistics(TorchFunctionMode):
                 f"{norm.path} sees one value a channel in a batch (input {list(x.shape)}), which has no variance: give "
                 "larger batches. Nothing was changed."
             )
+        # var_mean of half precision would be rounded to it, and the average with it
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         var, mean = torch.var_mean(wide, [dim for dim in range(x.dim()) if dim != 1])
         total = self.sums.setdefault(norm.path, _Sum(torch.zeros_like(mean).double(), torch.zeros_like(var).double()))

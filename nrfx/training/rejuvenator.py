@@ -6,35 +6,39 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
 """
 
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import TypedDict
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
+from nrfx.files import parsed
 from nrfx.plan.budget import Budget
-from nrfx.plan.options import Options
-from nrfx.rewrite.rejuvenate import rejuvenate, rewritten
+from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.training.arguments import check_numbers, check_objects, checked_options
 from nrfx.training.forecast import dying_time, search_forecast
 from nrfx.training.optimizer import check_state, migrate
 from nrfx.training.recalibrate import recalibrate
-from nrfx.training.restart import check_restartable, restart
+from nrfx.training.restart import restart
 from nrfx.training.schedule import LambdaSchedule
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the monitor saw at a step. `note` is empty, or says in a sentence why no rejuvenation will come of it."""
+    """A measurement without a rejuvenation: the step, the utilization, r, and lambda after it.
+
+    `note` says in sentences why no rejuvenation will come, or is empty.
+    """
 
     step: int
     utilization: Utilization
@@ -45,12 +49,24 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Event:
-    """A rejuvenation: the step, the r that triggered it, its result, and the lambda up to it (it is 0 from here on)."""
+    """A rejuvenation: the step, the r below the trigger, the result, and the lambda before it (afterwards it is 0)."""
 
     step: int
     r: float
     result: Rejuvenation
     lam: float
+
+
+class State(TypedDict):
+    steps: int
+    events: int
+    lam: float
+    previous_r: float | None
+    note: str
+    betas: dict[str, list[int]]
+
+
+"""What a resumed Rejuvenator needs."""
 
 
 class Rejuvenator:
@@ -60,8 +76,8 @@ class Rejuvenator:
     it. Take `module` anew in every step: an event replaces it. The optimizer stays the same object.
 
     Args:
-        gm: what is trained: a traced module, a GraphModule, or any module with `example_inputs`. It shares its
-            parameters with the model that was traced, so that the optimizer may hold those of either.
+        gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`. A traced module
+            shares its parameters with the model, so that the optimizer may be built over either.
         optimizer: SGD, Adam or AdamW over the parameters.
         budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
             of both.
@@ -70,8 +86,8 @@ class Rejuvenator:
         delta_lambda, delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
-        shrink_beta: the pull on the betas of gamma-dead channels that their constant alone holds (behind gates and
-            padded depthwise convolutions), in units of lambda; 0 for none, 1 for as strong as on the gammas. A beta
+        shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
+            alone (behind gates and padded depthwise convolutions); 0 for none, 1 for as strong as on the gammas. A beta
             that is pulled across 0 stays 0 as long as its gamma is dead: the channel can then go.
         scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
         calibration: batches, as for `nrfx.recalibrate`, from which each event takes the running statistics of the new
@@ -114,9 +130,9 @@ class Rejuvenator:
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> None:
-        _check_numbers(trigger, interval, max_events, until, shrink_beta)
-        _check_objects(budget, optimizer, scheduler, calibration)
-        self._options = _checked(options)
+        check_numbers(trigger, interval, max_events, until, shrink_beta)
+        check_objects(budget, optimizer, scheduler, calibration)
+        self._options = checked_options(options)
         self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
@@ -153,7 +169,7 @@ class Rejuvenator:
 
     @property
     def searching(self) -> bool:
-        """Whether the penalty acts in the step that is under way."""
+        """Whether the penalty acts in the next call of `penalize`."""
         return self._searches(self.steps + 1)
 
     @property
@@ -183,7 +199,7 @@ class Rejuvenator:
         self._signs = {name: self._pull(name, mask, self.lam * self.shrink_beta) for name, mask in self._betas.items()}
 
     def _pull(self, name: str, mask: Tensor, strength: float) -> Tensor:
-        """Adds strength * sign to the gradient where the mask says, and returns the signs."""
+        """Adds strength * sign to the gradient where the mask is True, and returns the signs."""
         parameter = self._module.get_parameter(name)
         signs = parameter.sign() * mask.to(parameter.device, non_blocking=True)
         if parameter.grad is not None:
@@ -192,7 +208,10 @@ class Rejuvenator:
 
     @torch.no_grad()
     def _stop_betas_at_zero(self) -> None:
-        """Sets to 0 the betas that the step took across it, or away from it: the proximal step of the pull."""
+        """Sets betas to 0 that the optimizer's step took across 0, or away from 0: the proximal step of the pull.
+
+        A subgradient alone would let them swing around 0 by lr * lambda.
+        """
         for name, signs in self._signs.items():
             beta = self._module.get_parameter(name)
             beta.masked_fill_(self._betas[name].to(beta.device) & (beta.sign() != signs), 0.0)
@@ -202,7 +221,7 @@ class Rejuvenator:
         """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
 
         Raises:
-            TrainingError: the optimizer's state cannot be carried over. Found at the first measurement already.
+            TrainingError: the optimizer's state cannot be carried over. This is checked at every measurement.
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self.steps += 1
@@ -220,7 +239,7 @@ class Rejuvenator:
         self._betas = self._betas_of(self._module)
         return self._measurement(measured, r)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
         return {
             "steps": self.steps,
@@ -235,37 +254,31 @@ class Rejuvenator:
         """Goes on from a `state_dict`, with another module if one is given (that of the checkpoint).
 
         Raises:
-            TrainingError: a value is missing or unknown. Nothing was changed.
+            TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        expected = self.state_dict().keys()
-        keys = sorted(map(str, state)) if isinstance(state, Mapping) else [type(state).__name__]
-        if keys != sorted(expected):
-            raise TrainingError(
-                f"The state of a Rejuvenator holds {', '.join(sorted(expected))}; found "
-                f"{', '.join(keys) or 'nothing'}. Load what Rejuvenator.state_dict returned."
-            )
-        r = state["previous_r"]
+        saved = parsed(State, state, "The state of a Rejuvenator (what state_dict returned)", TrainingError)
+        schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
+        trained = self._module if module is None else module
         try:
-            schedule = replace(self._schedule, value=float(state["lam"]), previous_r=None if r is None else float(r))
-            steps, events, note = int(state["steps"]), int(state["events"]), str(state["note"])
-            trained = self._module if module is None else module
-            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in state["betas"].items()}
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in saved["betas"].items()}
+        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
             raise TrainingError(
-                f"The state of a Rejuvenator holds numbers, and betas of its module; found {dict(state)!r}. Load what "
-                "Rejuvenator.state_dict returned."
+                f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(saved['betas'])}. "
+                "Load what Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
             self._module, self._prunable = module, self._prunable_of(module)
         self._betas, self._signs = masks, {}
-        self._schedule, self.steps, self.events, self.note = schedule, steps, events, note
+        self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
         return within and (self.max_events is None or self.events < self.max_events)
 
     def _event(self, r: float, result: Rejuvenation) -> Event:
+        """Puts the result in the place of the module."""
         event = Event(self.steps, r, result, self.lam)
+        # what can raise comes before the first change, so that an event that fails leaves everything as it was
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
         prunable, betas = self._prunable_of(result.module), self._betas_of(result.module)
@@ -309,7 +322,7 @@ class Rejuvenator:
             )
 
     def _check_budget(self) -> None:
-        """At an event, r is just below the trigger: what is alive then must fit."""
+        """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
         now = self._measured()
         for measure in ("params", "flops"):
             bound, total = getattr(self.budget, measure), getattr(now, measure).total
@@ -321,6 +334,7 @@ class Rejuvenator:
                 )
 
     def _never(self, r: float) -> str:
+        """That the search ends without a rejuvenation, and what to change, in sentences."""
         dying = dying_time(self.optimizer, self._gammas(), self.lam)
         return (
             f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
@@ -335,63 +349,13 @@ class Rejuvenator:
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
-    """bool, of the parameter's shape: whether its position is listed."""
+    """bool of the parameter's shape: whether the position is listed."""
     mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
     mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
     return mask
 
 
 def _ratio(measured: Utilization, budget: Budget) -> float:
-    """r in the budget's measure; the larger one of two."""
+    """r in the measure that the budget bounds; the larger r where it bounds both."""
     measures = {"params": measured.params.ratio, "flops": measured.flops.ratio}
     return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)
-
-
-def _check_numbers(
-    trigger: float, interval: int, max_events: int | None, until: int | None, shrink_beta: float
-) -> None:
-    if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
-        raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
-    for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
-    if until is not None and until < interval:
-        raise TrainingError(
-            f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
-        )
-    if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
-        raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
-
-
-def _check_objects(budget: Any, optimizer: Any, scheduler: Any, calibration: Any) -> None:
-    if not isinstance(budget, Budget):
-        raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
-    if not isinstance(optimizer, Optimizer):
-        raise TrainingError(
-            f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
-        )
-    if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
-        raise TrainingError(
-            f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
-        )
-    if scheduler is not None:
-        check_restartable(scheduler)
-        if scheduler.optimizer is not optimizer:
-            raise TrainingError(
-                f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
-            )
-
-
-def _checked(options: Mapping[str, Any]) -> Options:
-    """The options of `nrfx.rejuvenate` as one value.
-
-    Raises:
-        TrainingError: `nrfx.rejuvenate` has no option of that name.
-        AnalysisError: an option has a value that it does not take.
-    """
-    known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
-    if unknown := sorted(options.keys() - known):
-        raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
-    checked = Options(**options)
-    checked.check()
-    return checked

@@ -24,7 +24,7 @@ RESTARTABLE: tuple[type[LRScheduler], ...] = (
     schedules.SequentialLR,
     schedules.StepLR,
 )
-"""Schedules whose learning rates follow from the epoch and the initial learning rates alone."""
+"""Schedules whose learning rates depend on the epoch and the initial learning rates alone."""
 
 
 def restart(scheduler: LRScheduler) -> None:
@@ -48,7 +48,7 @@ def restart(scheduler: LRScheduler) -> None:
     check_restartable(scheduler)
     parts = tuple(_leaves(scheduler))
     for part in parts:
-        part.last_epoch = -1
+        part.last_epoch = -1  # as before a scheduler's first step, which _initial_step takes
     for group, lr in zip(scheduler.optimizer.param_groups, parts[0].base_lrs, strict=True):
         _set_lr(group, lr)
     parts[0]._initial_step()
@@ -71,6 +71,7 @@ def check_restartable(scheduler: LRScheduler) -> None:
 
 
 def _leaves(scheduler: LRScheduler) -> Iterator[LRScheduler]:
+    """The schedulers in it that are no sequences of others, in order."""
     if isinstance(scheduler, SequentialLR):
         for part in scheduler._schedulers:
             yield from _leaves(part)
@@ -79,6 +80,7 @@ def _leaves(scheduler: LRScheduler) -> Iterator[LRScheduler]:
 
 
 def _set_lr(group: dict[str, Any], lr: float | Tensor) -> None:
+    """Sets the learning rate of a group, in place where it is a tensor (as under capturable or compiled optimizers)."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)
     else:

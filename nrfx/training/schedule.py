@@ -1,6 +1,6 @@
 """The sparsity coefficient lambda, which finds its own value, and how long dying takes under it.
 
-A gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum): that is all that the penalty does.
+Under the penalty alone a gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum).
 """
 
 import math
@@ -16,8 +16,8 @@ class LambdaSchedule:
 
         value += delta_lambda, unless r < previous_r - delta_r
 
-    The first observation has nothing to compare with and only remembers r. Each observation that does not raise lambda
-    saw r fall by more than delta_r, so that there are at most 1 + raises + (all falls of r) / delta_r of them.
+    The first observation has nothing to compare with and leaves lambda. Each other one that leaves lambda saw r fall by
+    more than delta_r. So of n observations at least n - 1 - (sum of all falls of r) / delta_r raise lambda.
 
     Args:
         delta_lambda: what lambda rises by, per unit of gamma in the loss; above 0.
@@ -99,8 +99,11 @@ def steps_of_search(
     pulls = _pulls_to_die(lr, gamma, threshold, momentum)
     if delta_lambda <= 0 or pulls == math.inf:
         return math.inf
-    units = pulls / delta_lambda  # so many steps under a lambda of delta_lambda would do
-    whole = int((1 + math.sqrt(1 + 8 * units / interval)) / 2)  # intervals that lambda has been rising for
+    units = pulls / delta_lambda  # the steps that it would take under a lambda of delta_lambda
+    # lambda / delta_lambda is 0, 0, 1, 2, ... in successive intervals: w + 1 of them do interval * w (w - 1) / 2 units.
+    # `whole` is the largest w that does not do too much, by the root of the quadratic. The loop corrects a root
+    # that was rounded up.
+    whole = int((1 + math.sqrt(1 + 8 * units / interval)) / 2)
     while interval * whole * (whole - 1) / 2 > units:
         whole -= 1
     rest = math.ceil(round((units - interval * whole * (whole - 1) / 2) / whole, 6))

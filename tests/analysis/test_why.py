@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 import nrfx
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
-from nrfx.analysis.why import Part, Why, why
+from nrfx.analysis.why import AxisPart, Why, why
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError, UsageError
 from nrfx.report import render, why_report
@@ -25,12 +25,12 @@ def asked(model: nn.Module, layer: str, shape: tuple[int, ...] = zoo.IMAGE, resi
     return why(nrfx.trace(model, torch.zeros(shape)), layer, residual=residual)
 
 
-def side(answer: Why, axis: str) -> Part:
+def side(answer: Why, axis: str) -> AxisPart:
     (part,) = [part for part in answer.parts if part.axis == axis]
     return part
 
 
-def nodes(part: Part) -> list[str]:
+def nodes(part: AxisPart) -> list[str]:
     return [link.node for link in part.chain]
 
 
@@ -250,7 +250,7 @@ def test_without_a_layer_the_whole_network_is_told() -> None:
 # The laws
 
 
-def every(answer: Why) -> list[Part]:
+def every(answer: Why) -> list[AxisPart]:
     return [part for layer in answer.layers for part in layer.parts]
 
 

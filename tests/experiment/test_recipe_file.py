@@ -1,5 +1,7 @@
 """Recipe files: one clear error for what is wrong, and that every shipped one is whole."""
 
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -19,20 +21,26 @@ LEAST = {"row": "NR", "model": "resnet18"}
     ({**LEAST, "colour": 3}, "'colour' is unknown. Known are row, model"),
     ({**LEAST, "bugdet": "params=1.0x"}, "'bugdet' is unknown; close to it: budget"),
     ({**LEAST, "row": "NR-XX"}, "no row 'NR-XX'"),
+    ({**LEAST, "seed": date(2024, 5, 1)}, "seed is '2024-05-01'; expected a whole number"),
     ({**LEAST, "seed": True}, "seed is True; expected a whole number"),
     ({**LEAST, "train": 3}, "train is 3; expected a table"),
-    ({**LEAST, "train": {"epochs": 2.5}}, r"\[train\]: epochs is 2.5; expected a whole number"),
+    ({**LEAST, "train": {"epochs": 2.5}}, r"train\.epochs is 2.5; expected a whole number"),
+    ({**LEAST, "train": {"milestones": [30, 6.5]}}, r"train\.milestones\.1 is 6.5; expected a whole number"),
+    ({**LEAST, "train": {"lr": float("inf")}}, "the recipe: lr is inf; expected a positive number"),
+    ({**LEAST, "train": {"seed": 1}}, r"'train\.seed' is unknown"),
+    ({**LEAST, "train": {"milestones": [30]}}, r"the recipe: milestones are \[30\] for schedule 'cosine'"),
+    ({**LEAST, "modle": "resnet18"}, "'modle' is unknown; close to it: model"),
     ({**LEAST, "train": {"lr": "fast"}}, "lr is 'fast'; expected a number"),
     ({**LEAST, "train": {"restart": 1}}, "restart is 1; expected true or false"),
     ({**LEAST, "train": {"schedule": "linear"}}, "expected 'cosine' or 'steps'"),
-    ({**LEAST, "train": {"milestones": 30}}, "expected a list, each of it a whole number"),
+    ({**LEAST, "train": {"milestones": 30}}, r"train\.milestones is 30; expected a list"),
     ({**LEAST, "train": {"max_events": "many"}}, "max_events is 'many'; expected a whole number or 'unlimited'"),
-    ({**LEAST, "train": {"epochs": -1}}, "epochs is -1; expected a positive number"),
+    ({**LEAST, "train": {"epochs": -1}}, "the recipe: epochs is -1; expected a positive number"),
     ({**LEAST, "train": {"scheme": "dense"}}, "'scheme' is decided by the row"),
     ({**LEAST, "train": {"epochs": 5, "window": 6}}, "window is 6 of 5 epochs"),
     ({**LEAST, "train": {"window": 5, "search": 0.5}}, "no `search` beside it"),
-    ({**LEAST, "data": {"root": 3}}, r"\[data\]: root is 3; expected a text"),
-    ({**LEAST, "data": {"folder": "x"}}, "'folder' is unknown"),
+    ({**LEAST, "data": {"root": 3}}, r"data\.root is 3; expected a text"),
+    ({**LEAST, "data": {"folder": "x"}}, r"'data\.folder' is unknown. Known are name, root"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_place(content: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -46,6 +54,13 @@ def test_a_file_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> None:
         read("mine.toml")
     (tmp_path / "broken.toml").write_text("row = NR")
     with pytest.raises(UsageError, match=r"broken.toml is not TOML: .* line 1"):
+        read(tmp_path / "broken.toml")
+    for text in ("row = " + "[" * 9_000, "row = 0x" + "f" * 9_000, "row = " + "9" * 9_000):
+        (tmp_path / "broken.toml").write_text(text)
+        with pytest.raises(UsageError, match=r"broken.toml is not TOML: "):
+            read(tmp_path / "broken.toml")
+    (tmp_path / "broken.toml").write_bytes(b"row = '\xff'")
+    with pytest.raises(UsageError, match=r"broken.toml cannot be read: .*0xff"):
         read(tmp_path / "broken.toml")
 
 
@@ -65,8 +80,9 @@ def test_a_file_becomes_the_settings_of_its_row(tmp_path: Path) -> None:
 def test_another_row_changes_what_the_row_decides_and_nothing_else() -> None:
     file = parse({**LEAST, "train": {"epochs": 7, "dsd": 0.4}})
     assert file.config.dsd == 0.0
-    other = file.with_row(recipe("NR-IP"))
+    other = replace(file, row=recipe("NR-IP"))
     assert (other.config.reallocate, other.config.epochs, other.row.name) == (False, 7, "NR-IP")
+    assert replace(file, row=recipe("NR+DSD")).config.dsd == 0.4
     assert parse({**LEAST, "row": "NR+DSD", "train": {"dsd": 0.4}}).config.dsd == 0.4
 
 

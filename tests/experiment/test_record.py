@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nrfx
+from nrfx.cli.train import resumed
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.loop import Run, train
@@ -59,8 +60,11 @@ def test_a_run_that_is_over_cannot_be_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("state", "words"), [
     ("{", "state.json cannot be read"),
-    ("[]", "holds no JSON object"),
-    ('{"lines": 1}', "is not the state of a run"),
+    ("[]", r"state.json is \[\]; expected a table"),
+    ('{"lines": 1}', "state.json lacks 'checkpoint'"),
+    ('{"checkpoint": 3}', "state.json: checkpoint is 3; expected a text"),
+    ('{"linse": 1}', "'linse' is unknown; close to it: lines"),
+    ('{"random": ' + "[" * 999, "state.json cannot be read as JSON: recursion limit"),
 ])  # fmt: skip
 def test_a_state_that_is_none_is_refused(state: str, words: str, tmp_path: Path) -> None:
     begun(tmp_path, after=3)
@@ -88,6 +92,14 @@ def test_a_resumed_run_ends_as_it_would_have(after: int, restart: bool, tmp_path
     )
 
 
+def test_a_run_that_still_searches_is_resumed_and_searches_on(tmp_path: Path) -> None:
+    config = replace(CONFIG, trigger=0.01)
+    begun(tmp_path, after=3, config=config)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert (state["fall_from"], state["searched"]) == (None, None)
+    assert len(went_on(tmp_path, config).epochs) == 4
+
+
 def _timeless(epoch: Epoch) -> dict[str, float]:
     return {name: value for name, value in asdict(epoch).items() if name != "seconds"}
 
@@ -113,7 +125,9 @@ def test_a_log_is_read_as_what_was_logged(tmp_path: Path) -> None:
     ("line", "error", "words"),
     [
         ("nonsense", CheckpointError, "line 1"),
-        ('{"kind": "epoch"}', CheckpointError, "lacks fields"),
+        ('{"kind": "epoch"}', CheckpointError, "line 1 lacks 'epoch'"),
+        ('{"kind": "batch"}', CheckpointError, "line 1: kind is 'batch'; expected 'epoch' or 'event'"),
+        ('{"kind": "event", "r_parms": 1}', CheckpointError, "'r_parms' is unknown; close to it: r_params"),
         (None, UsageError, "holds no run"),
     ],
 )
@@ -124,6 +138,25 @@ def test_a_log_that_is_none_is_refused_by_its_line(
         (tmp_path / "log.jsonl").write_text(line + "\n")
     with pytest.raises(error, match=words):
         read_log(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"epochs": "3"}, "config.json: epochs is '3'; expected a whole number"),
+    ({"lr": -1}, "config.json: lr is -1.0; expected a positive number"),
+    ({"epoch": 3}, "config.json: 'epoch' is unknown; close to it: epochs"),
+    ({"row": "NR-XX"}, "config.json: There is no row 'NR-XX'"),
+    ({"data": {"nmae": "digits"}}, "'data.nmae' is unknown; close to it: name"),
+    ({"budget": {"params": -1}}, "config.json: Budget params=-1; expected a positive integer"),
+    ({"milestones": [2, 1]}, r"config.json: milestones are \[2, 1\] for schedule 'steps'"),
+])  # fmt: skip
+def test_settings_of_a_run_that_were_changed_into_none_are_refused(
+    change: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    told = json.loads((Path(__file__).parent / "data" / "saved" / "run" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, **change}))
+    (tmp_path / "state.json").touch()
+    with pytest.raises(CheckpointError, match=words):
+        resumed(tmp_path, {"data_root": None})
 
 
 def test_every_line_of_the_log_is_json_with_a_kind(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ MODELS = {
     ),
     "a norm exchanged for a wider one": row(
         lambda: with_module("5", nn.BatchNorm2d(20)), nrfx.utilization, TraceError,
-        "5 (BatchNorm2d) is over 20 channels", "gives it 12",
+        "5 (BatchNorm2d) normalises 20 channels", "gives it 12",
     ),
     "a head with more classes": row(
         lambda: with_module("13", nn.Linear(64, 100)), lambda gm: nrfx.rejuvenate(gm, nrfx.Budget(params=9_999)),

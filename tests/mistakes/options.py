@@ -136,11 +136,11 @@ TRAINING = {
     ),
     "the state of something else": row(
         traced, lambda gm: rejuvenator(gm).load_state_dict({"epoch": 3}),
-        TrainingError, "found epoch", "state_dict returned"
+        TrainingError, "'epoch' is unknown", "state_dict returned"
     ),
-    "no state": row(traced, lambda gm: rejuvenator(gm).load_state_dict(None), TrainingError, "found NoneType"),
+    "no state": row(traced, lambda gm: rejuvenator(gm).load_state_dict(None), TrainingError, "None; expected a table"),
     "a state that holds no numbers": row(
         traced, lambda gm: rejuvenator(gm).load_state_dict({**rejuvenator(gm).state_dict(), "steps": "many"}),
-        TrainingError, "holds numbers", "'steps': 'many'",
+        TrainingError, "steps is 'many'; expected a whole number",
     ),
 }  # fmt: skip

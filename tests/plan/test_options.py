@@ -12,6 +12,11 @@ def test_a_switch_takes_true_or_false_alone(name: str) -> None:
         Options(**{name: 1}).check()
 
 
+def test_an_unknown_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="shceme"):
+        Options(shceme="dense")
+
+
 def test_the_function_is_kept_unless_constants_are_dropped_or_weights_start_anew() -> None:
     assert Options().keeps_function
     assert not Options(constants=False).keeps_function

@@ -101,7 +101,7 @@ class Router(nn.Module):
         return x.flip(1) if float(x.sum()) > 0 else x
 
 
-opaque(Router, reason="it chooses by the values of its input")
+opaque(Router, reason="it chooses by the values of its input", keeps_shape=True)
 
 
 class Untaught(Strongest):

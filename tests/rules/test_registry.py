@@ -14,6 +14,7 @@ import nrfx
 from nrfx.errors import UsageError
 from nrfx.rules import OPS, Call, Effect, elementwise, op_of, register, rule
 from tests.rules import outside
+from tests.tracing.models import Function
 
 IMAGE = (2, 3, 5, 5)
 
@@ -151,3 +152,19 @@ def test_an_op_is_known_by_the_name_of_a_package_that_is_not_imported() -> None:
     from torchvision.ops import StochasticDepth, stochastic_depth  # noqa: PLC0415
 
     assert op_of(stochastic_depth) is not None and op_of(StochasticDepth(0.1, "row")) is not None
+
+
+def test_a_subclass_has_the_rule_of_its_nearest_parent() -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    assert op_of(Own(3, 4, 1)) is OPS[nn.Conv2d]
+
+
+@pytest.mark.parametrize(("op", "said"), [
+    (lambda m, x: torch.cummax(x, 1)[0], "cummax looks at values"), (lambda m, x: x.erfinv(), "no rule for erfinv"),
+])  # fmt: skip
+def test_an_op_without_a_rule_is_named(op: Callable[[nn.Module, Tensor], Tensor], said: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), Function(op))
+    (pin,) = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3))).pins
+    assert pin.space == "0" and said in pin.reason

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from nrfx.tracing import ByMode, trace
-from nrfx.tracing.modes import alike, merged
+from nrfx.tracing.modes import alike, unified
 from tests.tracing.models import AuxHead, Function, FunctionalDropout, output
 
 
@@ -46,14 +46,14 @@ def graph_of(function: object) -> fx.Graph:
 
 def test_a_number_that_may_be_an_index_makes_two_structures() -> None:
     rows, columns = graph_of(lambda m, x: x.sum(0)), graph_of(lambda m, x: x.sum(1))
-    assert merged(rows, columns, nn.Module()) is None
+    assert unified(rows, columns, nn.Module()) is None
     assert not alike(rows, columns)
 
 
 @pytest.mark.parametrize("other", [lambda m, x: x.relu(), lambda m, x: (x * 0.5).exp(), lambda m, x: x * 0.5 + x])
 def test_other_operations_or_operands_make_two_structures(other: object) -> None:
     one, two = graph_of(lambda m, x: (x * 0.5).relu()), graph_of(other)
-    assert merged(one, two, nn.Module()) is None and not alike(one, two)
+    assert unified(one, two, nn.Module()) is None and not alike(one, two)
 
 
 def test_other_operands_of_the_same_operations_make_two_structures() -> None:
@@ -70,7 +70,7 @@ def test_graphs_are_alike_with_the_same_constants_alone() -> None:
 
 def test_two_fractions_become_one_call_that_follows_the_mode() -> None:
     root = nn.Module()
-    graph = merged(graph_of(lambda m, x: x * 0.5), graph_of(lambda m, x: x * 0.25), root)
+    graph = unified(graph_of(lambda m, x: x * 0.5), graph_of(lambda m, x: x * 0.25), root)
     assert graph is not None
     gm = fx.GraphModule(root, graph)
     assert gm.train()(torch.ones(1)) == 0.5 and gm.eval()(torch.ones(1)) == 0.25

@@ -19,7 +19,7 @@ def traced() -> nrfx.TracedModule:
 
 @pytest.mark.parametrize(("path", "module", "message"), [
     ("0", nn.Conv2d(3, 9, 3), "0 .Conv2d. takes 3 channels and gives 9, and in the graph 3 and 8"),
-    ("1", nn.BatchNorm2d(9), "1 .BatchNorm2d. is over 9 channels and the graph gives it 8"),
+    ("1", nn.BatchNorm2d(9), "1 .BatchNorm2d. normalises 9 channels, and the graph gives it 8"),
     ("2", nn.Conv2d(4, 8, 3, groups=4), "2 .Conv2d. takes 4 channels"),
     ("6", nn.Linear(8, 3), "6 .Linear. takes 8 channels and gives 3, and in the graph 8 and 2"),
 ])  # fmt: skip
@@ -33,7 +33,7 @@ def test_a_layer_of_another_width_is_named_with_both_widths(path: str, module: n
 def test_running_statistics_of_another_width_are_a_norm_of_another_width() -> None:
     gm = traced()
     gm.get_submodule("1").running_var = torch.ones(7)
-    with pytest.raises(TraceError, match="is over 7 channels"):
+    with pytest.raises(TraceError, match="normalises 7 channels"):
         check_layers(gm)
 
 

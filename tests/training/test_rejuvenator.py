@@ -309,9 +309,18 @@ def test_a_search_that_ends_after_an_event_has_nothing_to_excuse() -> None:
 def test_a_state_that_is_not_a_rejuvenators_is_refused_and_nothing_changes() -> None:
     nr, _ = set_up()
     before = nr.state_dict()
-    with pytest.raises(TrainingError, match=r"holds betas, events, lam, note, previous_r, steps; found nothing"):
-        nr.load_state_dict({})
-    assert nr.state_dict() == before
+    for change, words in (
+        ({}, "lacks 'steps'. Known are steps, events, lam, previous_r, note, betas"),
+        ({**before, "lamda": 0.1}, "'lamda' is unknown; close to it: lam"),
+        ({**before, "steps": "3"}, "steps is '3'; expected a whole number"),
+        ({**before, "betas": {"1.bias": [0.5]}}, r"betas\.1\.bias\.0 is 0\.5; expected a whole number"),
+        ({**before, "betas": {"gone": [0]}}, r"holds betas that its module has not: {'gone': \[0\]}"),
+        ({**before, "betas": {"1.bias": [99]}}, r"holds betas that its module has not: {'1.bias': \[99\]}"),
+        ({**before, "betas": {"1.bias": [2**70]}}, "holds betas that its module has not"),
+    ):
+        with pytest.raises(TrainingError, match=rf"The state of a Rejuvenator.* ?{words}"):
+            nr.load_state_dict(change)
+        assert nr.state_dict() == before
 
 
 def test_a_resumed_search_goes_on_as_the_one_that_was_saved() -> None:

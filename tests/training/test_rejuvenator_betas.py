@@ -1,6 +1,7 @@
 """Betas that hold gamma-dead channels: shrink_beta pulls them to 0, and the channels go."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -98,6 +99,10 @@ def test_a_search_resumed_between_measurements_pulls_the_same_betas() -> None:
 
 def test_a_state_whose_betas_do_not_fit_is_refused() -> None:
     nr, _ = set_up(gated(), shrink_beta=1.0)
-    for betas in ({"9.bias": [0]}, {"1.2.bias": [99]}, [3]):
-        with pytest.raises(TrainingError, match="betas of its module"):
+    for betas, words in (
+        ({"9.bias": [0]}, "betas that its module has not: {'9.bias': [0]}"),
+        ({"1.2.bias": [99]}, "betas that its module has not: {'1.2.bias': [99]}"),
+        ([3], "betas is [3]; expected a table"),
+    ):
+        with pytest.raises(TrainingError, match=re.escape(words)):
             nr.load_state_dict({**nr.state_dict(), "betas": betas})

@@ -1,0 +1,90 @@
+"""The effect of one node: that of its op's rule, of a placeholder or an output, or a Python value made of sizes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from nrfx.rules import Call, Effect, Family, attempt, counted, op_of, rule_of, tensors
+from nrfx.tracing import has_known_forward
+from nrfx.tracing.module import ByMode
+
+
+def is_workless(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the op is known to do no multiply-adds that count; what has a forward of its own may do any."""
+    kind: Any = type(module)
+    if module is not None and not has_known_forward(kind):
+        return False
+    op = op_of(node.target if module is None else module) if node.op.startswith("call_") else None
+    return op is not None and op.workless
+
+
+def effect_of(call: Call) -> Effect:
+    return _BY_OP[call.node.op](call)
+
+
+def _placeholder(call: Call) -> Effect:
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the network's input"))
+
+
+def _output(call: Call) -> Effect:
+    pins = tuple(call.pin(labels, "the network's output") for labels in tensors(call.args))
+    return Effect(Family.SINK, out=call.args[0], pins=pins)
+
+
+def _called(call: Call) -> Effect:
+    if isinstance(call.module, ByMode):
+        return Effect(Family.VALUE, out=call.argument(1, "eval"))
+    if call.module is None and _asks_for_sizes(call):
+        return Effect(Family.VALUE, out=attempt(_run, call))
+    obstacle = _obstacle(call.module)
+    if obstacle is not None:
+        return counted(call, obstacle, rule_of(call.node, call.module))
+    return rule_of(call.node, call.module)(call)
+
+
+def _obstacle(module: nn.Module | None) -> str | None:
+    """What stands between a module and its class's rule."""
+    if module is None:
+        return None
+    kind: Any = type(module)
+    if not has_known_forward(kind) or "forward" in vars(module):
+        return f"{kind.__name__} has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has forward hooks, which may do anything"
+    computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
+    return f"its {computed[0]} is computed from other tensors" if computed else None
+
+
+def _holds(module: nn.Module, name: str) -> bool:
+    """Whether an attribute that is no parameter is a tensor, or a property that gives one (a parametrization)."""
+    own = vars(module).get(name, getattr(type(module), name, None))
+    return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
+
+
+SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
+
+
+def _asks_for_sizes(call: Call) -> bool:
+    """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
+    if call.node.op == "call_method":
+        return call.node.target in SIZES
+    if call.node.target is getattr:
+        return call.args[1] in ("shape", "ndim", "device", "dtype")
+    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
+
+
+def _run(call: Call) -> Any:
+    target: Callable[..., Any] | str = call.node.target
+    if isinstance(target, str):
+        return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
+    return target(*call.args, **call.kwargs)
+
+
+_BY_OP: dict[str, Callable[[Call], Effect]] = {
+    "placeholder": _placeholder,
+    "output": _output,
+    "call_module": _called,
+    "call_function": _called,
+    "call_method": _called,
+}

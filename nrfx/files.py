@@ -1,0 +1,116 @@
+# ruff: noqa: PLC0415  pydantic takes 50 ms to import, and only reading a file needs it
+"""Files: written whole or not at all, and read as values of a class whose annotations say what may stand in them."""
+
+import os
+import reprlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from typing_extensions import is_typeddict
+
+from nrfx.errors import CheckpointError, NrfxError
+
+Location = str | os.PathLike[str]
+T = TypeVar("T")
+
+LIMIT = 64 * 2**20
+"""Characters that are read at most. The metadata of a ResNet-50 with its AdamW have a thousandth of them."""
+
+WORDS = {"bool": "true or false", "float": "a number", "int": "a whole number", "string": "a text"}
+WORDS |= dict.fromkeys(("dataclass", "dict"), "a table") | dict.fromkeys(("list", "tuple"), "a list")
+"""What is expected, by pydantic's names of types; for the rest, its own words are said."""
+
+
+def write(path: Location, content: bytes) -> None:
+    """Replaces the file in one step, on the disk before it has its name; a CheckpointError leaves what was there."""
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"The path is {path!r}; expected the name of a file.")
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise CheckpointError(
+            f"{os.fspath(path)} cannot be written: there is no folder {target.parent}. Make it first."
+        )
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)} cannot be written ({error.strerror or error}); what was there is as it was. "
+            "Choose a place that is writable and has room."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def text_of(path: Path, error: type[NrfxError]) -> str:
+    """The text in a file; `error` where it cannot be read, or is longer than LIMIT."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise error(f"{path} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as found:
+        raise error(f"{path} cannot be read: {found}.") from found
+
+
+def parsed(
+    kind: Callable[..., T], content: str | Mapping[str, Any], place: str, error: type[NrfxError], **how: Any
+) -> T:
+    """The value of a dataclass that JSON describes, or of a TypedDict that a Mapping does; nothing is made to fit.
+
+    Raises:
+        NrfxError: of the class `error`: place and field, what was found there, what was expected.
+    """
+    from pydantic import ValidationError
+
+    if isinstance(content, str) and len(content) > LIMIT:
+        raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
+    validate = _adapter(kind).validate_json if isinstance(content, str) else _adapter(kind).validate_python
+    try:
+        found: T = validate(content, **{"strict": True, "extra": "forbid", **how})
+    except ValidationError as problem:
+        raise error(place + _sentence(problem, kind)) from problem
+    except NrfxError as problem:
+        raise error(f"{place}: {problem}") from problem
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _sentence(problem: Any, kind: Any) -> str:
+    """What goes on behind the place: the first that is wrong, unknown fields before what they may have meant to be."""
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = min(problem.errors(include_url=False), key=lambda each: each["type"] not in unknown)
+    reason, path, at = first["type"], first["loc"], ".".join(map(str, first["loc"]))
+    if reason == "json_invalid":
+        return f" cannot be read as JSON: {first['ctx']['error']}."
+    if reason in (*unknown, "missing"):
+        known = _fields(kind, [step for step in path[:-1] if isinstance(step, str)])
+        close = get_close_matches(str(path[-1]), known, n=1)
+        state = (
+            f" lacks {at!r}" if reason == "missing" else f": {'; close to it: '.join([f'{at!r} is unknown', *close])}"
+        )
+        return f"{state}. Known are {', '.join(known)}."
+    expected = WORDS.get(reason[:-5], first["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+    return f"{at and f': {at}'} is {reprlib.repr(first['input'])}; expected {expected}."
+
+
+def _fields(hint: Any, path: list[str]) -> list[str]:
+    """The fields of the class in a type, or of the one in it to which the path leads."""
+    if is_dataclass(hint) or is_typeddict(hint):
+        hints = get_type_hints(hint)
+        return _fields(hints.get(path[0]), path[1:]) if path else list(hints)
+    return next(filter(None, (_fields(inner, path) for inner in get_args(hint))), [])

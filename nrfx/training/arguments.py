@@ -1,0 +1,64 @@
+"""The arguments of a Rejuvenator, checked: each error names the argument, its value, and a value to give instead."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
+from typing import Any
+
+from torch.optim import Optimizer
+
+from nrfx.errors import TrainingError
+from nrfx.plan.budget import Budget
+from nrfx.plan.options import Options
+from nrfx.rewrite.rejuvenate import rejuvenate
+from nrfx.training.restart import check_restartable
+
+
+def check_numbers(trigger: float, interval: int, max_events: int | None, until: int | None, shrink_beta: float) -> None:
+    """Raises TrainingError for the first number that is out of range."""
+    if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
+        raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
+    for name, value in {"interval": interval, "max_events": max_events, "until": until}.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise TrainingError(f"{name} is {value!r}; expected a whole number of 1 or more.")
+    if until is not None and until < interval:
+        raise TrainingError(
+            f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
+        )
+    if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
+        raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
+
+
+def check_objects(budget: Any, optimizer: Any, scheduler: Any, calibration: Any) -> None:
+    """Raises TrainingError for the first object of another class, or one that does not go with the others."""
+    if not isinstance(budget, Budget):
+        raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
+    if not isinstance(optimizer, Optimizer):
+        raise TrainingError(
+            f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
+        )
+    if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
+        raise TrainingError(
+            f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
+        )
+    if scheduler is not None:
+        check_restartable(scheduler)
+        if scheduler.optimizer is not optimizer:
+            raise TrainingError(
+                f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
+            )
+
+
+def checked_options(options: Mapping[str, Any]) -> Options:
+    """The options of `nrfx.rejuvenate` as one value.
+
+    Raises:
+        TrainingError: `nrfx.rejuvenate` has no option of that name.
+        AnalysisError: an option has a value that it does not take.
+    """
+    known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
+    if unknown := sorted(options.keys() - known):
+        raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
+    checked = Options(**options)
+    checked.check()
+    return checked

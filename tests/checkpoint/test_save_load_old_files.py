@@ -1,0 +1,157 @@
+"""Files that earlier versions of nrfx.save and nrfx train wrote, kept in data/saved: they load, and mean what they did.
+
+Beside each network are an input x and what came of it: `given` in the mode as saved, `eval` after that, and `trained`
+in eval mode after three more steps of its optimizer and Rejuvenator.
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+import nrfx
+from nrfx.cli.train import resumed
+from nrfx.experiment.record import read_log
+from nrfx.training.rejuvenator import Rejuvenator
+
+SAVED = Path(__file__).parent.parent / "data" / "saved"
+
+
+class Viewed(nn.Module):
+    """States widths as numbers, has norms without parameters, and heads that share their weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.bare, self.second, self.last = nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6)
+        self.hidden, self.a, self.b = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bare(self.norm(self.first(x)).relu())
+        x = self.last(self.second(x.view(-1, 8, 4, 4))).relu()
+        x = self.hidden(x.reshape((x.shape[0], 6, 16)).mean(2))
+        return self.a(x) + self.b(x).tanh()
+
+
+class Deep(nn.Module):
+    """A padded depthwise convolution, behind which channels are held by their betas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.each, self.last = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8)
+        self.second, self.third = nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.each(self.norm(self.first(x)).relu())).relu()
+        return self.head(self.third(self.second(x)).relu().mean((2, 3)))
+
+
+def plain() -> nn.Module:
+    layers: list[nn.Module] = []
+    for i, o in ((3, 8), (8, 8), (8, 6)):
+        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+def sgd(model: nn.Module) -> Optimizer:
+    return SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+
+def adamw(model: nn.Module) -> Optimizer:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() == 1]
+    return AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, amsgrad=True)
+
+
+def rejuvenator(model: nn.Module, optimizer: Optimizer, scheme: str) -> Rejuvenator:
+    return Rejuvenator(
+        model, optimizer, nrfx.Budget.relative(model, params=0.7), 0.6, 2, max_events=2, shrink_beta=0.5, scheme=scheme
+    )
+
+
+MAKE: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Optimizer]]] = {
+    "attention": (plain, sgd),
+    "removed": (plain, adamw),
+    "dense": (Deep, sgd),
+    "compact": (Viewed, sgd),
+}
+
+
+def train(module: nn.Module, optimizer: Optimizer, steps: range, nr: Rejuvenator | None) -> None:
+    for step in steps:
+        module = module if nr is None else nr.module
+        x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        loss = nn.functional.cross_entropy(module(x), torch.arange(4))
+        optimizer.zero_grad()
+        loss.backward()
+        if nr is not None:
+            nr.penalize()
+        optimizer.step()
+        if nr is not None:
+            nr.step()
+
+
+def metadata(path: Path) -> Any:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["nrfx"])
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str, tmp_path: Path) -> None:
+    make, optimizer_of = MAKE[name]
+    fresh = nrfx.trace(make(), torch.zeros(2, 3, 4, 4))
+    optimizer = optimizer_of(fresh)
+    nr = None if name == "compact" else rejuvenator(fresh, optimizer, name)
+    loaded = nrfx.load(SAVED / f"{name}.safetensors", fresh, optimizer, nr)
+    expected = load_file(SAVED / f"{name}.expected.safetensors")
+    assert loaded.training
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(expected["x"]), expected["given"])
+        torch.testing.assert_close(copy.deepcopy(loaded).eval()(expected["x"]), expected["eval"])
+    nrfx.save(tmp_path / "again", loaded, optimizer, nr)
+    assert metadata(tmp_path / "again") == metadata(SAVED / f"{name}.safetensors")
+    if nr is None:
+        assert loaded.get_parameter("first.weight").is_contiguous(memory_format=torch.channels_last)
+        assert loaded.get_parameter("a.weight") is loaded.get_parameter("b.weight")
+        assert not loaded.get_parameter("a.bias").requires_grad
+    else:
+        assert (nr.events, nr.module) == (1, loaded)
+        assert nr.state_dict()["betas"] == ({"norm.bias": [0, 1]} if name == "dense" else {})
+    train(loaded, optimizer, range(5, 8), nr)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(expected["x"]), expected["trained"])
+
+
+def test_the_log_of_an_earlier_version_is_read() -> None:
+    lines = [json.loads(line) for line in (SAVED / "run" / "log.jsonl").read_text().splitlines()]
+    log = read_log(SAVED / "run")
+    assert [line["kind"] for line in lines] == ["event", "epoch", "epoch"]
+    for line, record in zip(lines, (*log.events, *log.epochs), strict=True):
+        assert {name: getattr(record, name) for name in line if name not in ("kind", "notes")} == {
+            name: value for name, value in line.items() if name not in ("kind", "notes")
+        }
+    assert log.events[0].notes == ()
+
+
+def test_the_settings_of_a_run_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    shutil.copy(SAVED / "run" / "config.json", tmp_path)
+    (tmp_path / "state.json").touch()
+    job = resumed(tmp_path, {"data_root": None})
+    told = json.loads((SAVED / "run" / "config.json").read_text())
+    config = json.loads(json.dumps(asdict(job.recipe.config)))
+    assert config == {name: told[name] for name in config}
+    assert job.to_plain() == {name: told[name] for name in job.to_plain()}
+    assert (job.recipe.row.name, config["milestones"], config["max_events"]) == ("NR+DSD", [1, 2], None)

@@ -1,0 +1,104 @@
+"""Slips of a rule: each is an error that names the node, the rule and what is missing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nrfx
+from nrfx.rules import OPS, Call, Effect, Family, Norm, Site, along, elementwise, layout
+from tests.rules import outside
+
+
+class Twisted(nn.Module):
+    """A network of a convolution and one op of the user's own."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.first, self.own = nn.Conv2d(3, 8, 1), own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(self.first(x).mean((2, 3)))
+
+
+def without_bias_site(call: Call) -> Effect:
+    effect = outside.mirror(call)
+    return replace(effect, sites=effect.sites[:2])
+
+
+def with_rows_and_columns_exchanged(call: Call) -> Effect:
+    effect = outside.mirror(call)
+    assert effect.reading is not None
+    return replace(effect, reading=replace(effect.reading, rows=effect.reading.cols, cols=effect.reading.rows))
+
+
+def with_a_site_on_one_axis(call: Call) -> Effect:
+    effect = outside.mirror(call)
+    return replace(effect, sites=(effect.sites[0], effect.sites[2]))
+
+
+def with_a_site_of_another_width(call: Call) -> Effect:
+    effect = outside.mirror(call)
+    rows = effect.sites[0].layout
+    return replace(effect, sites=(*effect.sites, Site("own.offset", 0, rows[:-1])))
+
+
+def with_a_site_on_a_dim_that_is_not_there(call: Call) -> Effect:
+    return replace(outside.mirror(call), sites=(Site("own.offset", 1, layout(call.args[0], 1)),))
+
+
+def with_labels_of_another_shape(call: Call) -> Effect:
+    return elementwise(call)
+
+
+def as_a_norm_without_a_site(call: Call) -> Effect:
+    channels = layout(call.args[0], 1)
+    norm = Norm(*("own", "own", channels, 1, "own.offset"), beta=None, mean=None, var=None, eps=0.0)
+    return Effect(Family.NORM, out=along(channels[:1].expand(5), 1, call.val.shape), norm=norm)
+
+
+@pytest.mark.parametrize(("rule", "said"), [
+    (without_bias_site, r"the bias own\.offset has no site: Site\('own\.offset', 0, rows\)"),
+    (with_rows_and_columns_exchanged, "own.matrix has 5 rows and 8 columns a group, and the reading 8 rows, 5 columns"),
+    (with_a_site_on_one_axis, r"the weight own\.matrix has sites on dims \[0\] alone"),
+    (with_a_site_of_another_width, r"dim 0 of own\.offset has 5 positions, and the layout of its site 4"),
+    (with_a_site_on_a_dim_that_is_not_there, r"dim 1 of own\.offset has a site, and its shape is \[5\]"),
+    (with_labels_of_another_shape, r"its labels have shape \[2, 8\], and its result \[2, 5\]"),
+    (as_a_norm_without_a_site, r"own\.offset of the norm has no site"),
+])  # fmt: skip
+def test_a_slip_is_an_error_and_not_a_wrong_network(
+    rule: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPS, outside.Mirror, replace(OPS[outside.Mirror], rule=rule))
+    gm = nrfx.trace(Twisted(outside.Mirror(8, 5)), torch.zeros(2, 3, 4, 4))
+    with pytest.raises(nrfx.AnalysisError, match=f"Node own: the effect of its rule \\({rule.__name__}\\).*{said}"):
+        nrfx.utilization(gm)
+
+
+def test_a_parameter_beside_others_with_sites_is_named_or_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.own = nn.Conv2d(3, 8, 1), outside.Forgetful(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.own(self.first(x))
+
+    gm = nrfx.trace(Net(), torch.zeros(2, 3, 4, 4))
+    with pytest.raises(nrfx.AnalysisError, match=r"own\.shift has no site; if it keeps its shape.*fixed=\('shift',\)"):
+        nrfx.utilization(gm)
+
+    def with_shift_fixed(call: Call) -> Effect:
+        return replace(outside.forgetful(call), fixed=("shift",))
+
+    monkeypatch.setitem(OPS, outside.Forgetful, replace(OPS[outside.Forgetful], rule=with_shift_fixed))
+    assert nrfx.utilization(gm).params.total == 8 * 4 + 16
+
+
+def test_a_right_rule_of_a_layer_with_a_weight_passes() -> None:
+    model: Any = Twisted(outside.Mirror(8, 5))
+    usage = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3, 4, 4)))
+    assert usage.params.total == 8 * 4 + 5 * 9 and usage.flops.total == 8 * 3 * 16 + 5 * 8
