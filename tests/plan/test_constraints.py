@@ -23,7 +23,7 @@ def analysed() -> tuple[Channels, Tensor, Tensor, Mismatch]:
 def test_a_space_that_is_fixed_already_is_an_error() -> None:
     channels, kept, width, mismatch = analysed()
     constraints = WidthConstraints(no_change={"0.0": "once", "1.0": "once"})
-    with pytest.raises(RewriteError, match="_2: 8 do not meet 9. All spaces concerned keep their width already"):
+    with pytest.raises(RewriteError, match=r"_2: 8 do not meet 9\. All spaces concerned keep their width already"):
         constraints.add(channels, kept, width, mismatch)
 
 

@@ -60,7 +60,7 @@ def test_other_operands_of_the_same_operations_make_two_structures() -> None:
     one, two = graph_of(lambda m, x: x.exp() + x.relu()), graph_of(lambda m, x: x.exp() + x.relu())
     added = next(node for node in two.nodes if node.op == "call_function")
     added.args = (added.args[1], added.args[0])
-    assert merged(one, two, nn.Module()) is None and not alike(one, two)
+    assert unified(one, two, nn.Module()) is None and not alike(one, two)
 
 
 def test_graphs_are_alike_with_the_same_constants_alone() -> None:
