@@ -19,7 +19,7 @@ def test_channels_last_is_told_by_strides_which_differ_for_a_kernel_of_one_too(s
     last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
     assert is_channels_last(torch.zeros(shape).to(memory_format=last))
     assert not is_channels_last(torch.zeros(shape))
-    assert not is_channels_last(torch.zeros(shape[:2]))
+    assert not is_channels_last(torch.zeros(shape[:2])) and not is_channels_last(torch.zeros(1, 1, 1, 1))
 
 
 def test_a_tensor_that_is_not_there_has_a_relative_in_its_layer() -> None:

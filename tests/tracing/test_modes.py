@@ -56,6 +56,13 @@ def test_other_operations_or_operands_make_two_structures(other: object) -> None
     assert unified(one, two, nn.Module()) is None and not alike(one, two)
 
 
+def test_other_operands_of_the_same_operations_make_two_structures() -> None:
+    one, two = graph_of(lambda m, x: x.exp() + x.relu()), graph_of(lambda m, x: x.exp() + x.relu())
+    added = next(node for node in two.nodes if node.op == "call_function")
+    added.args = (added.args[1], added.args[0])
+    assert unified(one, two, nn.Module()) is None and not alike(one, two)
+
+
 def test_graphs_are_alike_with_the_same_constants_alone() -> None:
     half = graph_of(lambda m, x: x * 0.5)
     assert alike(half, graph_of(lambda m, x: x * 0.5)) and not alike(half, graph_of(lambda m, x: x * 0.25))
