@@ -44,7 +44,7 @@ class Attend(torch.autograd.Function):
 
 
 class DirectConvolution(torch.autograd.Function):
-    """The whole layer by the kernels in direct.c. See native.Direct."""
+    """The whole layer by the direct kernels. See native.Direct."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, form: Form, keep: bool) -> Tensor:

@@ -157,7 +157,7 @@ def _suits_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
 
 
 def _fits_direct(x: Tensor, form: Form) -> bool:
-    """Whether the kernels in direct.c can do it: stride 1 (or a kernel of one), and long enough rows."""
+    """Whether the direct kernels can do it: stride 1 (or a kernel of one), and long enough rows."""
     flat = _flat_form(form)
     return flat is not None and native.takes(_flat_shape(x, form), flat)
 

@@ -93,7 +93,7 @@ def row_length(positions: int) -> int | None:
 
 
 class Direct:
-    """One call of the kernels in direct.c.
+    """One call of the direct kernels (kernels/direct.h says what they do).
 
     x: [batch, in, h, w], float32, contiguous or channels_last; so is the output. form and x: as `takes` wants them.
     """
