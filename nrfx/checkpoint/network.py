@@ -92,7 +92,7 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        return as_traced(model if fits else shell(model, cast), examples)
+        return as_traced(model if fits else shell(model, cast), examples, stored.plan.leaves)
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
 

@@ -30,7 +30,7 @@ class Plan:
 
     inputs: shapes and names of dtypes. aliases: name -> first name, of tied parameters and buffers.
     frozen, channels_last: first names.
-    other_mode: the submodules whose mode is not that of the root. literals: as Facts.literals.
+    other_mode: the submodules whose mode is not that of the root. literals, leaves: as in Facts.
     norms: the widths of norms without parameters, by path.
     """
 
@@ -43,6 +43,7 @@ class Plan:
     training: bool
     other_mode: tuple[str, ...]
     literals: Literals = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,7 @@ class Plan:
             training=traced.training,
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
             literals=traced.facts.literals,
+            leaves=traced.facts.leaves,
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
@@ -207,6 +207,7 @@ def _recomputes(channels: int, flat: Form) -> bool:
     return flat.pointwise and channels <= _RECOMPUTE
 
 
+@lru_cache(maxsize=1024)
 def _flat_form(form: Form) -> Form | None:
     """The form with two spatial dims; None where there is none."""
     if form.pointwise:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def _library() -> ctypes.CDLL:
 # The whole convolution
 
 
+@lru_cache(maxsize=1024)
 def row_length(positions: int) -> int | None:
     """How to cut the positions of a map into equal rows for a kernel of one; None where no cut is good.
 
@@ -105,13 +107,10 @@ class Direct:
         self.x_shape, self.form = x.shape, form
         self.out_shape, rows = shapes(x.shape, form)
         sizes = (len(x), x.shape[1], sum(form.rows), *rows, *form.kernel, *(form.pads or ()), *form.dilation)
-        slots = [(width, form.inputs.index(generation)) for generation, width in form.runs]
-        own = [slot for width, slot in zip(form.rows, form.own, strict=True) for _ in range(width)]
         band = _band_rows(rows, x.shape[1] + len(form.inputs) * sum(form.rows))
         threads = min(torch.get_num_threads(), len(x) * -(-rows[0] // band))
         last = int(self.layout is not torch.contiguous_format)
-        self._runs = _integers(*[value for run in slots for value in run])
-        self._own = (ctypes.c_int32 * len(own))(*own)
+        self._runs, self._own = _runs_and_own(form)
         self._shape = _integers(*sizes, last, len(form.inputs), len(form.runs), threads, band)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -155,6 +154,14 @@ class Direct:
         pointers = [_pointer(x, shape, torch.float32, _CPU, *layout) for x, shape, *layout in operands]
         if getattr(_library(), name)(ctypes.byref(self._shape), self._runs, self._own, *pointers):
             raise MemoryError("There was no memory for the scratch space of a cross convolution.")
+
+
+@lru_cache(maxsize=1024)
+def _runs_and_own(form: Form) -> tuple[ctypes.Array[ctypes.c_int64], ctypes.Array[ctypes.c_int32]]:
+    """(width, input) of each run, and the own input of each output channel, as direct.h wants them."""
+    runs = [value for generation, width in form.runs for value in (width, form.inputs.index(generation))]
+    own = [slot for width, slot in zip(form.rows, form.own, strict=True) for _ in range(width)]
+    return _integers(*runs), (ctypes.c_int32 * len(own))(*own)
 
 
 def takes(x: Sequence[int], form: Form) -> bool:

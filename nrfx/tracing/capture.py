@@ -66,13 +66,15 @@ def trace(
     return trace_parts(model, example_inputs, Leaves.of(model, leaves))
 
 
-def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None = None) -> TracedModule:
+def as_traced(
+    gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None = None, leaves: Iterable[str] = ()
+) -> TracedModule:
     """`gm` as a traced module: itself if it is one, an fx.GraphModule by its graph, another module by
     tracing.
 
     A GraphModule of the user's own is neither touched nor traced again: its graph is copied and used in both
     modes, its tensors are shared. Without example inputs, shapes come from the "val" or "tensor_meta" of its
-    placeholders.
+    placeholders. `leaves`: as for `trace`, where it is traced.
 
     Raises:
         TraceError: no example inputs and no shapes, the module cannot be captured, or its layers changed since.
@@ -87,7 +89,7 @@ def as_traced(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None 
             raise TraceError(
                 f"{type(gm).__name__} is not traced, and its input shapes are unknown: pass example_inputs=."
             )
-        return trace(gm, example_inputs)
+        return trace(gm, example_inputs, leaves=leaves)
     inputs = _placeholder_specs(gm) if example_inputs is None else _specs(example_inputs)
     graph = copied(gm.graph)
     contents = nn.Module()

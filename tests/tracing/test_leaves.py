@@ -1,6 +1,7 @@
 """leaves= of nrfx.trace: modules that are not looked into."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,3 +71,14 @@ def test_what_is_no_module_of_the_model_is_refused(wrong: object) -> None:
 def test_leaves_below_a_submodule_have_paths_of_their_own() -> None:
     leaves = Leaves(paths=frozenset({"body.3", "body", "head.0"}))
     assert leaves.below("body") == Leaves(paths=frozenset({"3"}))
+
+
+def test_a_saved_network_is_loaded_with_its_leaves(tmp_path: Path) -> None:
+    gm = nrfx.trace(model(), torch.zeros(IMAGE), leaves=[Block])
+    with torch.no_grad():
+        gm.get_parameter("4.weight")[:2] = 0
+    result = nrfx.compact(gm)
+    nrfx.save(tmp_path / "net.safetensors", result.module)
+    again = nrfx.load(tmp_path / "net.safetensors", model())
+    x = torch.randn(IMAGE)
+    assert again.facts.leaves == ("2",) and torch.equal(again.eval()(x), result.module.eval()(x))

@@ -1,0 +1,280 @@
+"""save and load: what does not fit is refused by name, and changes nothing."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+import nrfx
+from nrfx.errors import CheckpointError
+from nrfx.training.rejuvenator import Rejuvenator
+from tests.checkpoint.saved import damage, image, rejuvenated
+from tests.zoo import calibrated, resnet
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    gm = rejuvenated(resnet, "removed")
+    path = tmp_path_factory.mktemp("original") / "net.safetensors"
+    nrfx.save(path, gm, SGD(gm.parameters(), lr=0.1, momentum=0.9))
+    return path
+
+
+@pytest.fixture
+def file(original: Path, tmp_path: Path) -> Path:
+    """A file of its own of a rejuvenated ResNet, with an SGD over it."""
+    return Path(shutil.copy(original, tmp_path))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"There is no file .*gone\.safetensors"):
+        nrfx.load(tmp_path / "gone.safetensors", resnet())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 99, None], ids=["empty", "text", "truncated"])
+def test_a_file_that_is_no_whole_safetensors_file_is_refused(file: Path, content: bytes | None) -> None:
+    file.write_bytes(file.read_bytes()[:-10] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"net\.safetensors is not a complete safetensors file"):
+        nrfx.load(file, resnet())
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a complete safetensors file"):
+        nrfx.load(tmp_path, resnet())
+
+
+def test_plain_weights_are_refused_with_the_way_to_load_them(tmp_path: Path) -> None:
+    save_file(resnet().state_dict(), tmp_path / "plain.safetensors")
+    with pytest.raises(CheckpointError, match=r"not written by nrfx\.save.*load_state_dict"):
+        nrfx.load(tmp_path / "plain.safetensors", resnet())
+
+
+def test_a_newer_format_is_refused_with_both_versions(file: Path) -> None:
+    damage(file, lambda content, _: content.update(version=99))
+    with pytest.raises(CheckpointError, match="format version 99, and this nrfx reads up to 1"):
+        nrfx.load(file, resnet())
+
+
+@pytest.mark.parametrize("part", ["plan", "version", "optimizer"])
+def test_a_plan_with_a_part_missing_is_refused(file: Path, part: str) -> None:
+    damage(file, lambda content, _: content.pop(part))
+    with pytest.raises(CheckpointError, match=rf"metadata of .*net\.safetensors lacks '{part}'"):
+        nrfx.load(file, resnet())
+
+
+def nested(depth: int) -> list[Any]:
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c.update(version=0), r"has format version 0, and this nrfx reads up to 1\."),
+    (lambda c: c.update(version="1"), "version is '1'; expected a whole number"),
+    (lambda c: c.update(format="onnx"), "format is 'onnx'; expected 'nrfx'"),
+    (lambda c: c.update(digest=1), "'digest' is unknown. Known are format, version, plan, optimizer, rejuvenator"),
+    (lambda c: c.update(plan=[]), r"plan is \[\]; expected a table"),
+    (lambda c: c["plan"].update(forzen=[]), "'plan.forzen' is unknown; close to it: frozen"),
+    (lambda c: c["plan"].update(frozen="fc"), "plan.frozen is 'fc'; expected a list"),
+    (lambda c: c["plan"].update(training=1), "plan.training is 1; expected true or false"),
+    (lambda c: c["plan"]["gamma0"].update(bn1=None), "plan.gamma0.bn1 is None; expected a number"),
+    (lambda c: c["plan"]["norms"].update(bn1=2.5), "plan.norms.bn1 is 2.5; expected a whole number"),
+    (lambda c: c["plan"]["layers"][0].pop("paths"), "lacks 'plan.layers.0.paths'"),
+    (lambda c: c["plan"].update(inputs=[[[2, "3"], "float32"]]), "plan.inputs.0.0.1 is '3'; expected a whole number"),
+    (lambda c: c["plan"].update(inputs=[[[2], "float99"]]), "expected inputs of dtypes that torch has, not 'float99'"),
+    (lambda c: c["plan"].update(inputs=[[[2, -1], "float32"]]), r"sizes that a tensor can have, not \[2, -1\]"),
+    (lambda c: c["plan"].update(inputs=[[[2**40, 2**40], "float32"]]), "inputs of sizes that a tensor can have"),
+    (lambda c: c["plan"]["aliases"].update({"fc.bias": "fc.gone"}), "fc.gone is tied to another name"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(scheme=3), "its layer .* cannot be made"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(out_generations=[2**70]), "its layer .* cannot be made"),
+    (lambda c: c["plan"].update(literals={"eval": {"gone": {"0": 1}}}), "the sizes that its rewritten graph states"),
+    (lambda c: c["plan"].update(norms=nested(300)), "cannot be read as JSON: recursion limit"),
+])  # fmt: skip
+def test_metadata_that_are_not_those_of_a_network_are_refused_by_their_field(
+    file: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    damage(file, lambda content, _: change(content))
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(file, resnet())
+
+
+def test_metadata_that_are_too_long_are_not_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nrfx.files.LIMIT", 1000)
+    with pytest.raises(CheckpointError, match=r"net\.safetensors is longer than 1,000 characters"):
+        nrfx.load(file, resnet())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda o: o.pop("groups"), "its optimizer lacks 'groups'. Known are class, groups, state"),
+    (lambda o: o.update(clas="SGD"), "'clas' is unknown; close to it: class"),
+    (lambda o: o["groups"][0]["dict"].update(names=[1]), "groups.0.names.0 is 1; expected a text"),
+    (lambda o: o["groups"][0]["dict"].pop("options"), "lacks 'groups.0.options'. Known are names, options"),
+    (lambda o: o["groups"][0]["dict"]["names"].append("fc.gone"), "trains what the network does not have: fc.gone"),
+    (lambda o: o.update(state={"dict": {"fc.bias": 3}}), "state.fc.bias is 3; expected a table"),
+    (lambda o: o.update(state={"tensor": "gone"}), "its optimizer/state is {'tensor': 'gone'}; expected a tuple"),
+    (lambda o: o.update(state={"set": []}), r"its optimizer/state is {'set': \[\]}; expected a tuple, a dict"),
+    (lambda o: o.update(state={"tuple": "ab"}), "its optimizer/state is {'tuple': 'ab'}; expected a tuple, a dict"),
+])  # fmt: skip
+def test_an_optimizer_that_is_none_is_refused_by_its_field(
+    file: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    damage(file, lambda content, _: change(content["optimizer"]["dict"]))
+    model = resnet()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(file, model, optimizer)
+    assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True))
+
+
+def test_what_is_no_model_is_refused(file: Path) -> None:
+    with pytest.raises(CheckpointError, match="an instance of the model; it got a function"):
+        nrfx.load(file, resnet)  # type: ignore[arg-type]
+
+
+def test_a_plan_names_no_class_of_its_own_choice(file: Path) -> None:
+    damage(file, lambda content, _: content["plan"]["layers"][0]["config"].update(type="Popen"))
+    with pytest.raises(CheckpointError, match="of type 'Popen'"):
+        nrfx.load(file, resnet())
+
+
+def test_missing_and_unexpected_tensors_are_counted_and_named(file: Path) -> None:
+    def change(_: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors["fc.scale"] = tensors.pop("fc.bias")
+
+    damage(file, change)
+    with pytest.raises(CheckpointError, match=r"lacks 1 that the model has: fc\.bias.*has 1 that.*lacks: fc\.scale"):
+        nrfx.load(file, resnet())
+
+
+def test_a_model_of_another_depth_is_refused(file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"layer2\.1\.\S+ is CrossConv2d.* in the file and missing in the model"):
+        nrfx.load(file, resnet((1, 1)))
+
+
+def test_a_model_with_other_outputs_is_refused_with_both_shapes(file: Path) -> None:
+    with pytest.raises(
+        CheckpointError,
+        match=r"fc\.weight is \[5, \d+\] in the file and \[7, 16\] in the model|fc\.bias is \[5\].*\[7\]",
+    ):
+        nrfx.load(file, resnet(classes=7))
+
+
+def test_a_model_with_another_kernel_is_refused(file: Path) -> None:
+    model = resnet()
+    model.conv1 = nn.Conv2d(3, 8, 5, padding=2, bias=False)
+    with pytest.raises(CheckpointError, match=r"conv1\S* is \[\d+, 3, 3, 3\] in the file and \[8, 3, 5, 5\]"):
+        nrfx.load(file, model)
+
+
+def test_a_model_with_another_dilation_in_a_cross_layer_is_refused(file: Path) -> None:
+    model = resnet()
+    model.layer2[1].conv1 = nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False)
+    with pytest.raises(
+        CheckpointError, match=r"layer2\.1\.conv1 is CrossConv2d.*in the file and Conv2d.*dilation=\(2, 2\)"
+    ):
+        nrfx.load(file, model)
+
+
+def test_a_model_that_has_cross_layers_already_is_refused_where_the_file_has_none(tmp_path: Path) -> None:
+    gm = nrfx.trace(calibrated(resnet()), image())
+    nrfx.save(tmp_path / "plain", gm)
+    with pytest.raises(CheckpointError, match="is a cross layer in the model and a plain one in the file"):
+        nrfx.load(tmp_path / "plain", rejuvenated(resnet))
+
+
+def test_widths_that_do_not_meet_are_refused_by_the_node(file: Path) -> None:
+    def change(_: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("bn1.") and tensors[name].dim()]:
+            tensors[name] = tensors[name][:-1].clone()
+
+    damage(file, change)
+    with pytest.raises(CheckpointError, match=r"Node bn1 .*a norm over \[\d+\] got \[\d+\]"):
+        nrfx.load(file, resnet())
+
+
+def test_blocks_that_are_not_those_of_their_cross_layer_are_refused(file: Path) -> None:
+    def change(_: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        name = next(name for name in tensors if name.endswith("weights.0") and "/" not in name)
+        tensors[name] = tensors[name][:-1].clone()
+
+    damage(file, change)
+    with pytest.raises(CheckpointError, match=r"weights\.0 is \["):
+        nrfx.load(file, resnet())
+
+
+def test_an_optimizer_that_does_not_fit_is_refused_and_left_alone(file: Path) -> None:
+    model, other = resnet(), resnet()
+    two = [{"params": [p]} for p in model.parameters()]
+    cases: list[tuple[Optimizer, str]] = [
+        (AdamW(model.parameters()), "holds the state of a SGD, and the optimizer is a AdamW"),
+        (SGD(two, lr=0.1), r"has 1 groups of parameters, and the one given has \d+"),
+        (SGD(other.parameters(), lr=0.1), "that the module does not have"),
+    ]
+    for optimizer, message in cases:
+        before = [list(group["params"]) for group in optimizer.param_groups]
+        with pytest.raises(CheckpointError, match=message):
+            nrfx.load(file, model, optimizer)
+        assert all(
+            a is b
+            for x, y in zip(before, optimizer.param_groups, strict=True)
+            for a, b in zip(x, y["params"], strict=True)
+        )
+
+
+def test_an_optimizer_or_rejuvenator_that_was_not_saved_is_refused(file: Path, tmp_path: Path) -> None:
+    gm = nrfx.trace(resnet().double(), image())
+    optimizer = SGD(gm.parameters(), lr=0.1)
+    nr = Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0))
+    with pytest.raises(CheckpointError, match="holds no rejuvenator"):
+        nrfx.load(file, gm, optimizer, nr)
+    nrfx.save(tmp_path / "bare", gm)
+    with pytest.raises(CheckpointError, match="holds no optimizer"):
+        nrfx.load(tmp_path / "bare", gm, optimizer)
+
+
+def test_what_does_not_belong_together_is_not_saved(tmp_path: Path) -> None:
+    gm, other = nrfx.trace(resnet(), image(torch.float32)), nrfx.trace(resnet(), image(torch.float32))
+    optimizer = SGD(gm.parameters(), lr=0.1)
+    nr = Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0))
+    for arguments, message in (
+        ((other, optimizer), "trains 26 parameters that the module does not have"),
+        ((other, SGD(other.parameters(), lr=0.1), nr), r"save rejuvenator\.module"),
+        ((gm, None, nr), "pass optimizer="),
+        ((resnet(),), "got a ResNet, which is not a traced module"),
+        ((fx.symbolic_trace(resnet()),), r"Trace its model with nrfx\.trace"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            nrfx.save(tmp_path / "net", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"net cannot be written: there is no folder .*missing"):
+        nrfx.save(tmp_path / "missing" / "net", nrfx.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "net").write_text("old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CheckpointError, match=r"net cannot be written .No space left on device"):
+        nrfx.save(tmp_path / "net", nrfx.trace(nn.Linear(2, 2), torch.zeros(1, 2)))
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+    assert (tmp_path / "net").read_text() == "old"
+
+
+def test_a_value_that_is_no_number_or_text_is_not_pickled(tmp_path: Path) -> None:
+    gm = nrfx.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+    optimizer = SGD(gm.parameters(), lr=0.1)
+    optimizer.param_groups[0]["rule"] = re.compile("x")
+    with pytest.raises(CheckpointError, match=r"optimizer/groups/0/options/rule is a Pattern"):
+        nrfx.save(tmp_path / "net", gm, optimizer)
