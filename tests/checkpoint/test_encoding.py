@@ -20,7 +20,7 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_what_is_encoded_is_decoded_to_the_same_value_with_copies_of_its_tensors(name: str) -> None:
     tensors = tensors_in(VALUES[name], "state")
-    again = decoded(json.loads(json.dumps(encoded(VALUES[name], "state"))), tensors)
+    again = decoded(json.loads(json.dumps(encoded(VALUES[name], "state"))), tensors, "state")
     assert_same(again, VALUES[name])
     copies = tensors_in(again, "state")
     assert copies.keys() == tensors.keys()
