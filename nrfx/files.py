@@ -57,8 +57,8 @@ def text_of(path: Path, error: type[NrfxError]) -> str:
         if path.stat().st_size > LIMIT:
             raise error(f"{path} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as found:
-        raise error(f"{path} cannot be read: {found}.") from found
+    except (OSError, UnicodeDecodeError) as failure:
+        raise error(f"{path} cannot be read: {failure}.") from failure
 
 
 def parsed(
@@ -75,12 +75,12 @@ def parsed(
         raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
     validate = _adapter(kind).validate_json if isinstance(content, str) else _adapter(kind).validate_python
     try:
-        found: T = validate(content, **{"strict": True, "extra": "forbid", **how})
+        value: T = validate(content, **{"strict": True, "extra": "forbid", **how})
     except ValidationError as problem:
         raise error(place + _sentence(problem, kind)) from problem
     except NrfxError as problem:
         raise error(f"{place}: {problem}") from problem
-    return found
+    return value
 
 
 @cache

@@ -71,15 +71,15 @@ def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous tensors on the CPU, no two in one storage."""
-    found, storages = {}, set()
+    whole, storages = {}, set()
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
         storage = value.untyped_storage()
         if storage.nbytes() != value.nbytes or storage.data_ptr() in storages:
             value = value.clone()
         storages.add(value.untyped_storage().data_ptr())
-        found[name] = value
-    return found
+        whole[name] = value
+    return whole
 
 
 def read(path: Location) -> Stored:

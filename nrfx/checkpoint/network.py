@@ -98,10 +98,10 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
 
 
 def _dtype_for(stored: Stored, name: str, tensor: Tensor) -> torch.dtype:
-    found = relative_of(stored.plan.aliases.get(name, name), stored.tensors)
-    if found is None or found.is_floating_point() != tensor.is_floating_point():
+    stored_one = relative_of(stored.plan.aliases.get(name, name), stored.tensors)
+    if stored_one is None or stored_one.is_floating_point() != tensor.is_floating_point():
         return tensor.dtype
-    return found.dtype
+    return stored_one.dtype
 
 
 def _put_layers(stored: Stored, twin: TracedModule) -> None:
@@ -120,8 +120,8 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
             raise stored.misfit(f"its layer {', '.join(entry.paths)} cannot be made. {error}") from error
         for path in entry.paths:
             if not _is_form_of(layer, places.get(path)):
-                found, expected = _described(layer), _described(places.get(path))
-                raise stored.misfit(f"{path} is {found} in the file and {expected} in the model.")
+                actual, expected = _described(layer), _described(places.get(path))
+                raise stored.misfit(f"{path} is {actual} in the file and {expected} in the model.")
             twin.set_submodule(path, layer)
 
 
@@ -152,21 +152,21 @@ def _check_shapes(stored: Stored, fresh: TracedModule, twin: TracedModule) -> No
     """Refuses a tensor that differs from the model's along a dim that no rewrite changes."""
     blocks = {name for layer in stored.plan.layers for name in _block_names(layer, stored)}
     expected, made = registered(fresh), registered(twin)
-    found = {name: tuple(stored.tensor(name).shape) for name in stored.names - blocks}
-    found |= {name: shape for name, shape in _dense_shapes(stored, twin).items() if name in expected}
-    wanted = {name: tuple((expected[name] if name in expected else made[name]).shape) for name in found}
+    shapes = {name: tuple(stored.tensor(name).shape) for name in stored.names - blocks}
+    shapes |= {name: shape for name, shape in _dense_shapes(stored, twin).items() if name in expected}
+    wanted = {name: tuple((expected[name] if name in expected else made[name]).shape) for name in shapes}
     wanted |= {name: tuple(made[name].shape) for name in blocks}
-    found |= {name: tuple(stored.tensor(name).shape) for name in blocks}
-    differing = [name for name in found if found[name] != wanted[name]]
+    shapes |= {name: tuple(stored.tensor(name).shape) for name in blocks}
+    differing = [name for name in shapes if shapes[name] != wanted[name]]
     resizable = _resizable(stored, fresh) if set(differing) - blocks else {}
     for name in stored.names:
         kind, other = stored.tensor(name), made[name]
         if kind.is_floating_point() != other.is_floating_point():
             raise stored.misfit(f"{name} is {kind.dtype} in the file and {other.dtype} in the model.")
     for name in sorted(differing):
-        if not _differ_where(found[name], wanted[name], resizable.get(name, (False,) * len(wanted[name]))):
+        if not _differ_where(shapes[name], wanted[name], resizable.get(name, (False,) * len(wanted[name]))):
             raise stored.misfit(
-                f"{name} is {list(found[name])} in the file and {list(wanted[name])} in the model, whose graph fixes "
+                f"{name} is {list(shapes[name])} in the file and {list(wanted[name])} in the model, whose graph fixes "
                 "that width. Pass an instance of the architecture that was saved."
             )
 
@@ -186,26 +186,26 @@ def _dense_shapes(stored: Stored, twin: TracedModule) -> dict[str, tuple[int, ..
     }
 
 
-def _differ_where(found: tuple[int, ...], wanted: tuple[int, ...], may: tuple[bool, ...]) -> bool:
+def _differ_where(shape: tuple[int, ...], wanted: tuple[int, ...], may: tuple[bool, ...]) -> bool:
     """Whether the shapes have as many dims, and differ only in those that may."""
-    if len(found) != len(wanted):
+    if len(shape) != len(wanted):
         return False
-    return all(a == b or free for a, b, free in zip(found, wanted, may, strict=True))
+    return all(a == b or free for a, b, free in zip(shape, wanted, may, strict=True))
 
 
 def _resizable(stored: Stored, fresh: TracedModule) -> dict[str, tuple[bool, ...]]:
     """For each parameter and buffer, whether a rewrite may change its dims."""
     try:
-        found = channels_of(fresh)
+        channels = channels_of(fresh)
     except NrfxError as error:
         raise stored.misfit(f"it has other widths than the model, which cannot be analysed. {error}") from error
 
     def may(layout: Tensor | None) -> bool:
-        spaces = () if layout is None else found.spaces_along(layout).unique().tolist()
-        return any(found.spaces[space].free for space in spaces if space >= 0)
+        spaces = () if layout is None else channels.spaces_along(layout).unique().tolist()
+        return any(channels.spaces[space].free for space in spaces if space >= 0)
 
-    by_first = {name: tuple(may(layout) for layout in layouts) for name, layouts in found.layouts.items()}
-    return {name: by_first[first] for name, first in found.aliases.items() if first in by_first}
+    by_first = {name: tuple(may(layout) for layout in layouts) for name, layouts in channels.layouts.items()}
+    return {name: by_first[first] for name, first in channels.aliases.items() if first in by_first}
 
 
 def _put_tensors(stored: Stored, twin: TracedModule, fresh: Mapping[str, Tensor]) -> None:

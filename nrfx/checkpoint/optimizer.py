@@ -130,12 +130,12 @@ class Refill:
 
 
 def _check_kind(stored: Stored, optimizer: Optimizer, saved: State) -> None:
-    kind, count, found = type(optimizer).__qualname__, len(saved["groups"]), len(optimizer.param_groups)
+    kind, count, here = type(optimizer).__qualname__, len(saved["groups"]), len(optimizer.param_groups)
     if saved["class"] != kind:
         raise stored.misfit(f"it holds the state of a {saved['class']}, and the optimizer is a {kind}.")
-    if found not in (1, count):
+    if here not in (1, count):
         raise stored.misfit(
-            f"its optimizer has {count} groups of parameters, and the one given has {found}. "
+            f"its optimizer has {count} groups of parameters, and the one given has {here}. "
             f"Build it with {count} groups, or with one."
         )
 

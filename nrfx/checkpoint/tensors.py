@@ -51,5 +51,5 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 def listed(names: Iterable[str]) -> str:
     """The first four in order, and how many more there are."""
-    found = sorted(names)
-    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    ordered = sorted(names)
+    return ", ".join(ordered[:4]) + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")

@@ -113,10 +113,10 @@ def check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
         raise UsageError(
             f"A batch of {config.batch_size} is larger than the training part of {data.name}: {len(data.train)} images."
         )
-    wanted, found = list(gm.inputs[0][0][1:]), list(data.train.shape)
-    if wanted != found:
+    wanted, actual = list(gm.inputs[0][0][1:]), list(data.train.shape)
+    if wanted != actual:
         raise UsageError(
-            f"The network was traced for images of {wanted}, and {data.name} has {found}: make one fit the other."
+            f"The network was traced for images of {wanted}, and {data.name} has {actual}: make one fit the other."
         )
     output = next(iter(reversed(gm.graphs["eval"].nodes))).meta["val"]
     logits = output.shape if isinstance(output, Tensor) else None

@@ -134,8 +134,8 @@ def parse(content: Mapping[str, Any], place: str = "the recipe") -> RecipeFile:
     Raises:
         UsageError: a key is unknown or missing, or a value has another type or is out of range.
 
-    >>> found = parse({"row": "NR-BR", "model": "resnet18", "train": {"epochs": 90, "window": 30}})
-    >>> found.config.scheme, found.config.rescale, round(found.config.search, 3)
+    >>> file = parse({"row": "NR-BR", "model": "resnet18", "train": {"epochs": 90, "window": 30}})
+    >>> file.config.scheme, file.config.rescale, round(file.config.search, 3)
     ('dense', True, 0.333)
     """
     training = content.get("train")

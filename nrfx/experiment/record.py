@@ -146,8 +146,8 @@ class Silent:
 def check_free(out: Path) -> None:
     """Raises UsageError where a run's folder holds a run already, or is a file."""
     if (out / "log.jsonl").exists() or out.is_file():
-        found = "is a file" if out.is_file() else "holds a run already"
-        raise UsageError(f"{out} {found}: choose another folder, remove it, or go on with it (--resume {out}).")
+        state = "is a file" if out.is_file() else "holds a run already"
+        raise UsageError(f"{out} {state}: choose another folder, remove it, or go on with it (--resume {out}).")
 
 
 def check_resumable(out: Path) -> None:

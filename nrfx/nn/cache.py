@@ -23,11 +23,11 @@ def folder() -> Path:
     Raises:
         OSError: there is none that only the user can write.
     """
-    found = _wanted().resolve()  # a link that is changed later leads nowhere else
-    for place in (*reversed(found.parents), found):
+    folder = _wanted().resolve()  # a link that is changed later leads nowhere else
+    for place in (*reversed(folder.parents), folder):
         place.mkdir(mode=0o700, exist_ok=True)
-    refuse_strangers(found)
-    return found
+    refuse_strangers(folder)
+    return folder
 
 
 def _wanted() -> Path:

@@ -209,9 +209,9 @@ class Cross(nn.Module):
         (weight,) = self._weights()
         inputs = by_generation(x, self.in_runs, self.channel_dim)
         columns = by_generation(weight, self.in_runs, 1)
-        found = {j: self.form.contract(inputs[j], columns[j]) for j in generations if j in inputs}
-        like = next(iter(found.values()))
-        first, *others = (found[j] if j in found else torch.zeros_like(like) for j in generations)
+        products = {j: self.form.contract(inputs[j], columns[j]) for j in generations if j in inputs}
+        like = next(iter(products.values()))
+        first, *others = (products[j] if j in products else torch.zeros_like(like) for j in generations)
         return with_bias(first, self.bias, self.form), *others
 
     def dense_weight(self) -> Tensor:
@@ -313,7 +313,7 @@ class Cross(nn.Module):
 
 def _classes(kind: type[_Kind]) -> list[type[_Kind]]:
     """The layers among a class and those made from it: the ones that know where their channels are."""
-    below = [found for child in kind.__subclasses__() for found in _classes(child)]
+    below = [known for child in kind.__subclasses__() for known in _classes(child)]
     return [kind, *below] if hasattr(kind, "channel_dim") else below
 
 
@@ -330,10 +330,10 @@ def _copied(value: Tensor, requires_grad: bool) -> nn.Parameter:
 
 
 def check_widths(layer: Cross, widths: tuple[int, int], dense: nn.Module) -> None:
-    found = sum(layer.in_generations), sum(layer.out_generations)
-    if found != widths:
+    own = sum(layer.in_generations), sum(layer.out_generations)
+    if own != widths:
         raise RewriteError(
             f"{dense} maps {widths[0]} channels to {widths[1]}, but the generations "
-            f"{layer.in_generations} -> {layer.out_generations} map {found[0]} to {found[1]}: "
+            f"{layer.in_generations} -> {layer.out_generations} map {own[0]} to {own[1]}: "
             "their sums must be the layer's widths."
         )

@@ -60,8 +60,8 @@ class DirectConvolution(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         grad_bias = grad.sum([dim for dim in range(grad.dim()) if dim != 1]) if needs_bias else None
         if torch.is_grad_enabled() or is_watched(grad, x, weight, kept):
-            found = differentiable(lambda x, weight: attention(x, weight, ctx.form), (x, weight), grad)
-            return *found, grad_bias, None, None
+            gradients = differentiable(lambda x, weight: attention(x, weight, ctx.form), (x, weight), grad)
+            return *gradients, grad_bias, None, None
         return *ctx.call.backward(grad, x, weight, kept, (needs_x, needs_weight)), grad_bias, None, None
 
 
@@ -70,5 +70,5 @@ def differentiable(function: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> t
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=again))
-    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+        gradients = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=again))
+    return tuple(next(gradients) if tensor.requires_grad else None for tensor in inputs)

@@ -53,10 +53,10 @@ def checked_runs(in_runs: Iterable[Sequence[int]] | None, in_generations: tuple[
             merged[-1] = (generation, merged[-1][1] + width)
         elif width:
             merged.append((generation, width))
-    found = tuple(sum(w for g, w in merged if g == j) for j in range(len(in_generations)))
-    if found != in_generations or sum(found) != sum(width for _, width in merged):
+    totals = tuple(sum(w for g, w in merged if g == j) for j in range(len(in_generations)))
+    if totals != in_generations or sum(totals) != sum(width for _, width in merged):
         raise RewriteError(
-            f"in_runs {tuple(merged)} holds {found} channels per generation, but in_generations is "
+            f"in_runs {tuple(merged)} holds {totals} channels per generation, but in_generations is "
             f"{in_generations}: every input channel must lie in exactly one run."
         )
     return tuple(merged)
@@ -94,11 +94,11 @@ def pieces(runs: Runs, generations: set[int]) -> Pieces:
     >>> pieces(((0, 30), (1, 10), (2, 5), (0, 20)), {0, 1})
     ((0, 40), (45, 20))
     """
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     start = 0
     for generation, width in runs:
         if generation in generations:
-            touches = found and sum(found[-1]) == start
-            found[-1:] = [(found[-1][0], found[-1][1] + width)] if touches else [*found[-1:], (start, width)]
+            touches = spans and sum(spans[-1]) == start
+            spans[-1:] = [(spans[-1][0], spans[-1][1] + width)] if touches else [*spans[-1:], (start, width)]
         start += width
-    return tuple(found)
+    return tuple(spans)

@@ -42,16 +42,16 @@ _one_at_a_time = threading.Lock()
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had."""
     with _one_at_a_time:
-        return _found()
+        return _loaded_once()
 
 
 def forget() -> None:
     """Lets the next call of library() look again. For tests."""
-    _found.cache_clear()
+    _loaded_once.cache_clear()
 
 
 @cache
-def _found() -> ctypes.CDLL | None:
+def _loaded_once() -> ctypes.CDLL | None:
     if os.environ.get("NRFX_NATIVE") == "0" or os.name != "posix":
         return None
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), *_COMPILERS))), None)
@@ -89,22 +89,22 @@ def _from_cache(compiler: str) -> ctypes.CDLL:
                 return load(kept.keep(folder, name, built.read_bytes()))
             except OSError as error:
                 trouble = error
-        found = load(built)  # and what is loaded stays when its file goes
+        kernels = load(built)  # and what is loaded stays when its file goes
     _warn(
         f"The kernels of cross layers are compiled in each process anew, because {trouble}. "
         "Let NRFX_CACHE name a folder that only you can write, below folders that nobody else can write."
     )
-    return found
+    return kernels
 
 
 def load(path: Path) -> ctypes.CDLL:
     """A compiled library, with what its functions return."""
-    found = ctypes.CDLL(str(path))
+    kernels = ctypes.CDLL(str(path))
     for name in ("direct_forward", "direct_backward"):
-        getattr(found, name).restype = ctypes.c_int
+        getattr(kernels, name).restype = ctypes.c_int
     for name in ("attend_forward", "attend_backward"):
-        getattr(found, name).restype = None
-    return found
+        getattr(kernels, name).restype = None
+    return kernels
 
 
 def build(compiler: str, target: Path, more: Sequence[str] = ()) -> None:

@@ -75,9 +75,9 @@ def attend_backward(grad: Tensor, ys: Sequence[Tensor], form: Form, layout: torc
 
 
 def _library() -> ctypes.CDLL:
-    found = library()
-    assert found is not None
-    return found
+    compiled = library()
+    assert compiled is not None
+    return compiled
 
 
 # The whole convolution

@@ -57,10 +57,10 @@ def check_input(x: Tensor, form: Form) -> None:
     if leading not in (1, 2) if spatial else leading < 1:
         wanted = _DIMS.get(spatial, "[N, {0}, D, H, W] or [{0}, D, H, W]").format(channels)
         raise RuntimeError(f"A {_name(form)} expected an input {wanted}, but got one of shape {list(x.shape)}.")
-    found = x.shape[-1 - spatial]
-    if found != channels:
+    width = x.shape[-1 - spatial]
+    if width != channels:
         raise RuntimeError(
-            f"A {_name(form)} expected an input of {channels} channels in dim {-1 - spatial}, but got {found} channels "
+            f"A {_name(form)} expected an input of {channels} channels in dim {-1 - spatial}, but got {width} channels "
             f"in one of shape {list(x.shape)}."
         )
 
@@ -177,10 +177,10 @@ def described(
         RuntimeError: the maps are not those of the form, or of a dtype that the kernels do not know.
     """
     shape, dtype = ys[0].shape, ys[0].dtype
-    found, expected = (len(ys), shape[form.channel_dim]), (len(form.inputs), form.weight_shape[0])
-    if found != expected or dtype not in dtypes:
+    actual, expected = (len(ys), shape[form.channel_dim]), (len(form.inputs), form.weight_shape[0])
+    if actual != expected or dtype not in dtypes:
         raise RuntimeError(
-            f"The attention got {found[0]} maps of {found[1]} channels in {dtype}, expected {expected[0]} of "
+            f"The attention got {actual[0]} maps of {actual[1]} channels in {dtype}, expected {expected[0]} of "
             f"{expected[1]} in one of {list(dtypes)}."
         )
     return shape, dtype, device, layout

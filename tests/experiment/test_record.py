@@ -152,7 +152,7 @@ def test_a_log_that_is_none_is_refused_by_its_line(
 def test_settings_of_a_run_that_were_changed_into_none_are_refused(
     change: dict[str, object], words: str, tmp_path: Path
 ) -> None:
-    told = json.loads((Path(__file__).parent / "data" / "saved" / "run" / "config.json").read_text())
+    told = json.loads((Path(__file__).parent.parent / "data" / "saved" / "run" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**told, **change}))
     (tmp_path / "state.json").touch()
     with pytest.raises(CheckpointError, match=words):
