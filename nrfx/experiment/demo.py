@@ -26,6 +26,7 @@ from nrfx.experiment.data import Dataset, digits
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.record import check_free
+from nrfx.files import write
 from nrfx.plan.budget import Budget
 from nrfx.report import RULED
 from nrfx.tracing import trace
@@ -134,7 +135,7 @@ def demo(
         budget = Budget(params=plain.params)
         rejuvenated = _run("NR", data, config, budget, out / "nr", console)
     result = Demo(plain, rejuvenated, budget, out)
-    (out / "result.json").write_text(result.to_json() + "\n")
+    write(out / "result.json", f"{result.to_json()}\n".encode())
     console.print(comparison(result), "", result.verdict(), f"Saved in {out}", sep="\n", highlight=False)
     return result
 

@@ -48,19 +48,7 @@ def _scale_widths(scale: Any, _: int | None) -> dict[str, int]:
 )
 def batch_norm(call: Call) -> Effect:
     labels: Tensor = call.args[0]
-    channels = layout(labels, AXIS)
-    norm = Norm(
-        path=call.path,
-        key=call.path,
-        layout=channels,
-        axis=AXIS,
-        gamma=call.own("weight"),
-        beta=call.own("bias"),
-        mean=call.own("running_mean"),
-        var=call.own("running_var"),
-        eps=float(call.module.eps),  # type: ignore[union-attr, arg-type]
-    )
-    return _normed(labels, norm, ties_along(labels, AXIS))
+    return _normed(labels, _of_module(call, layout(labels, AXIS), AXIS), ties_along(labels, AXIS))
 
 
 @rule(
@@ -108,20 +96,8 @@ def instance_norm(call: Call) -> Effect:
     """Each channel by its own statistics, over positions of the example; running ones only where it keeps them."""
     module: Any = call.module
     labels: Tensor = call.args[0]
-    axis = labels.dim() - int(type(module).__name__[-2]) - 1
-    channels = layout(labels, axis)
-    norm = Norm(
-        path=call.path,
-        key=call.path,
-        layout=channels,
-        axis=axis,
-        gamma=call.own("weight"),
-        beta=call.own("bias"),
-        mean=call.own("running_mean"),
-        var=call.own("running_var"),
-        eps=float(module.eps),
-    )
-    return _normed(labels, norm, (), ties_along(labels, axis))
+    axis = labels.dim() - module._get_no_batch_dim()
+    return _normed(labels, _of_module(call, layout(labels, axis), axis), (), ties_along(labels, axis))
 
 
 @rule(nn.GroupNorm, norm=True, keeps_shape=True, workless=True, widths=_group_widths)
@@ -167,6 +143,13 @@ def _by_groups(
 def _owner(call: Call, names: tuple[str | None, str | None]) -> str:
     owned = next((name for name in names if name is not None), None)
     return call.path if call.module is not None or owned is None else owned.rpartition(".")[0]
+
+
+def _of_module(call: Call, channels: Tensor, axis: int) -> Norm:
+    """The norm that the called module is, with the parameters and statistics that it has."""
+    module: Any = call.module
+    gamma, beta, mean, var = map(call.own, ("weight", "bias", "running_mean", "running_var"))
+    return Norm(call.path, call.path, channels, axis, gamma, beta, mean, var, eps=float(module.eps))
 
 
 def _normed(labels: Tensor, norm: Norm, *ties: tuple[tuple[Tensor, Tensor], ...]) -> Effect:

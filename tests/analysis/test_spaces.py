@@ -155,3 +155,14 @@ def test_the_two_graphs_of_a_network_with_auxiliary_heads_share_their_channels()
     channels = analysed(SMALL["aux_net"](), IMAGE)
     assert {step.mode for step in channels.steps} == {"eval", "train"}
     assert sum(space.pinned is None for space in channels.spaces) >= 2
+
+
+def test_a_subclass_of_an_instance_norm_is_known_by_its_dims_and_not_by_its_name() -> None:
+    class Renamed(nn.InstanceNorm2d):
+        pass
+
+    for shape in ((2, 3, 5, 5), (3, 5, 5)):
+        channels = channels_of(
+            nrfx.trace(nn.Sequential(nn.Conv2d(3, 6, 1), Renamed(6, affine=True)), torch.zeros(shape))
+        )
+        assert channels.norms["1.weight"].tolist() == channels.births["0"].tolist()
