@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.patterns.pattern import Op, Pattern
+from tests.patterns.pattern import Op, Pattern, parameter
 from tests.zoo import cbr, conv_bn
 
 
@@ -48,6 +48,18 @@ def residual(m: Op, x: Tensor) -> Tensor:
 
 def option_a(m: Op, x: Tensor) -> Tensor:
     return torch.relu(m.body(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)))
+
+
+def columns(weight: int = 8, **window: Any) -> Pattern:
+    """A convolution written as F.unfold and a product with a matrix."""
+
+    def run(m: Op, x: Tensor) -> Tensor:
+        y = m.weight @ F.unfold(x, **window)
+        return y.view(x.size(0), -1, 8, 8)
+
+    taps = torch.zeros(1, 1, 8, 8)
+    rows = F.unfold(taps, **window).shape[1]
+    return Pattern(run, lambda: {"weight": parameter(6, 8 * rows)}, free="before.0 op")
 
 
 MOVEMENT = {
@@ -157,5 +169,49 @@ MOVEMENT = {
     ),
     "tokens": Pattern(lambda m, x: x.flatten(2).transpose(1, 2), free="before.0"),
     "squeeze": Pattern(lambda m, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1), free="before.0"),
+    "unfold": Pattern(lambda m, x: F.unfold(x, 3, padding=1).transpose(1, 2), free="before.0"),
+    "unfold without padding": Pattern(lambda m, x: F.unfold(x, 3).transpose(1, 2), free="before.0"),
+    "unfold module": Pattern(
+        lambda m, x: m.unfold(x).mT, lambda: {"unfold": nn.Unfold((3, 1), stride=(2, 1), dilation=2)}, free="before.0"
+    ),
+    "unfold of one image": Pattern(
+        lambda m, x: (F.unfold(x, 2, stride=2) + F.unfold(x[0], 2, 1, 0, 2)).mT, free="before.0"
+    ),
+    "W @ unfold": columns(kernel_size=3, padding=1),
+    "W @ unfold without padding": columns(kernel_size=(1, 1)),
+    "unfold @ W": Pattern(
+        lambda m, x: F.unfold(x, 3, padding=(1, 0)).mT @ m.weight, lambda: {"weight": parameter(72, 6)}, free="before.0"
+    ),
+    "einsum of unfold": Pattern(
+        lambda m, x: torch.einsum("oc,ncl->nol", m.weight, F.unfold(x, 2, stride=2)).mT,
+        lambda: {"weight": parameter(6, 32)},
+        free="before.0",
+    ),
+    "unfold and fold": Pattern(lambda m, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2), free="before.0"),
+    "unfold and fold with overlap": Pattern(
+        lambda m, x: m.fold(m.unfold(x)),
+        lambda: {"unfold": nn.Unfold(3, padding=1), "fold": nn.Fold((8, 8), 3, padding=1)},
+        free="before.0",
+    ),
+    "fold of a linear layer": Pattern(
+        lambda m, x: F.fold(m.linear(x.flatten(2).mT).mT, (8, 8), 3, padding=1),
+        lambda: {"linear": nn.Linear(8, 54)},
+        free="before.0 op.linear",
+    ),
+    "fold of a norm": Pattern(
+        lambda m, x: F.fold(m.norm(m.linear(x.flatten(2).mT).mT).relu(), (8, 8), 3, padding=1),
+        lambda: {"linear": nn.Linear(8, 54), "norm": nn.BatchNorm1d(54)},
+        free="before.0 op.linear",
+    ),
+    "fold of patches": Pattern(
+        lambda m, x: F.fold(m.norm(m.linear(F.unfold(x, 2, stride=2).mT).mT).relu(), (8, 8), 2, stride=2),
+        lambda: {"linear": nn.Linear(32, 24), "norm": nn.BatchNorm1d(24)},
+        free="before.0 op.linear",
+    ),
+    "tensor unfold": Pattern(lambda m, x: x.unfold(2, 2, 2).mean(-1), free="before.0"),
+    "tensor unfold of patches": Pattern(
+        lambda m, x: x.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2),
+        free="before.0",
+    ),
     "rearrange by reshape": Pattern(lambda m, x: x.reshape(x.shape[0], x.shape[1], -1).mT),
 }
