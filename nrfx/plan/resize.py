@@ -14,8 +14,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
 from nrfx.analysis.interpret import relabel
-from nrfx.labels import NONE
-from nrfx.plan.origins import occurrence
+from nrfx.labels import NONE, occurrence
 from nrfx.rules import Family, Reading
 from nrfx.tracing import TracedModule
 

@@ -111,6 +111,19 @@ MOVEMENT = {
     ),
     "pad channels": Pattern(lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 1)), free="before.0"),
     "pad positions": Pattern(lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.5), free="before.0"),
+    "pad and convolve": Pattern(
+        lambda m, x: m.conv(F.pad(x, (1, 1, 0, 2))), lambda: {"conv": nn.Conv2d(8, 6, 3)}, free="before.0 op.conv"
+    ),
+    "pad and convolve in depth": Pattern(
+        lambda m, x: m.conv(F.pad(x, (1, 1, 1, 1))),
+        lambda: {"conv": nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8))},
+        free="before.0",
+    ),
+    "pad, add, convolve": Pattern(
+        lambda m, x: m.conv(torch.relu(F.pad(x, (1, 1, 1, 1)) + m.wide(x))),
+        lambda: {"wide": nn.Conv2d(8, 8, 1, padding=1), "conv": nn.Conv2d(8, 6, 3)},
+        free="before.0",
+    ),
     "pad module": Pattern(
         lambda m, x: m.zero(m.reflect(x)),
         lambda: {"reflect": nn.ReflectionPad2d(1), "zero": nn.ZeroPad2d((1, 0, 1, 0))},
