@@ -119,6 +119,10 @@ MOVEMENT = {
         lambda: {"conv": nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8))},
         free="before.0",
     ),
+    "pad halves differently": Pattern(
+        lambda m, x: m.conv(torch.cat([F.pad(x[:, ::2], (1, 0)), F.pad(x[:, 1::2], (0, 1))], 1)),
+        lambda: {"conv": nn.Conv2d(8, 6, 1)},
+    ),
     "pad, add, convolve": Pattern(
         lambda m, x: m.conv(torch.relu(F.pad(x, (1, 1, 1, 1)) + m.wide(x))),
         lambda: {"wide": nn.Conv2d(8, 8, 1, padding=1), "conv": nn.Conv2d(8, 6, 3)},

@@ -332,3 +332,31 @@ def test_padding_before_a_layer_is_that_of_the_layer(scheme: str) -> None:
         assert nrfx.verify(gm, result, images) < 1e-12
         made.append((nrfx.utilization(gm).params.live, result.after, result.notes))
     assert made[0][0] < 8 * 27 + 16 + 6 * 72 + 12 and made[0] == made[1]
+
+
+@pytest.mark.parametrize("treat", [
+    lambda x: torch.cat([x[:, ::2].tanh(), x[:, 1::2]], 1),
+    lambda x: torch.cat([x.chunk(2, 1)[0].tanh(), x.chunk(2, 1)[1]], 1),
+    lambda x: torch.cat([x[:, ::2].flip(2), x[:, 1::2]], 1),
+    lambda x: torch.cat([F.pad(x[:, ::2], (1, 0)), F.pad(x[:, 1::2], (0, 1))], 1),
+    lambda x: torch.cat([x.view(x.size(0), 2, -1, *x.shape[2:])[:, 0].sigmoid(), x[:, x.size(1) // 2 :]], 1),
+])  # fmt: skip
+@pytest.mark.parametrize("dead", [[0], [0, 3, 6], [0, 1]])
+def test_no_channel_changes_from_one_part_of_an_axis_to_another(
+    treat: Callable[[Tensor], Tensor], dead: list[int]
+) -> None:
+    class Treated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = zoo.cbr(3, 8), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(treat(self.before(x)))
+
+    model = calibrated(Treated())
+    with torch.no_grad():
+        model.before[1].weight[dead], model.before[1].bias[dead] = 0, 0
+    sample = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    gm = nrfx.trace(model, sample)
+    for result in (nrfx.compact(gm), nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))):
+        assert nrfx.verify(gm, result, sample) < 1e-12
