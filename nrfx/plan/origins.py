@@ -33,6 +33,19 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(ordered[place] == new_keys, order[place], NEW)
 
 
+def first_place(layout: Tensor, labels: Tensor) -> Tensor:
+    """[len labels] int64: where each label stands first in the layout, NEW where it does not.
+
+    >>> first_place(torch.tensor([3, 4, 3]), torch.tensor([4, 4, 3, 9]))
+    tensor([ 1,  1,  0, -1])
+    """
+    if not layout.numel():
+        return torch.full_like(labels, NEW)
+    ordered, order = torch.sort(layout, stable=True)
+    place = torch.searchsorted(ordered, labels).clamp(max=layout.numel() - 1)
+    return torch.where(ordered[place] == labels, order[place], NEW)
+
+
 def gather(tensor: Tensor, origins: Origins) -> Tensor:
     """The tensor with each dim resized by its origins; new positions are zero.
 

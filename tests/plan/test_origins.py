@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nrfx.plan.origins import NEW, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, first_place, gather, is_whole, origin, scaled
 
 
 def drawn(seed: int, most: int = 12) -> torch.Tensor:
@@ -20,6 +20,15 @@ def test_the_n_th_of_a_label_comes_from_the_n_th_before_and_is_new_where_there_w
         same = (old == new[at]).nonzero().flatten().tolist()
         rank = int((new[:at] == new[at]).sum())
         assert place == (same[rank] if rank < len(same) else NEW)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_first_place_of_a_label_is_where_it_stands_first(seed: int) -> None:
+    layout, labels = drawn(seed), drawn(seed + 1000)
+    known = layout.tolist()
+    assert first_place(layout, labels).tolist() == [
+        known.index(label) if label in known else NEW for label in labels.tolist()
+    ]
 
 
 def test_gather_takes_each_dim_by_its_origins_and_leaves_zeros_where_new() -> None:

@@ -360,3 +360,18 @@ def test_no_channel_changes_from_one_part_of_an_axis_to_another(
     gm = nrfx.trace(model, sample)
     for result in (nrfx.compact(gm), nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))):
         assert nrfx.verify(gm, result, sample) < 1e-12
+
+
+def test_a_norm_behind_a_flatten_takes_the_constant_at_every_position_of_a_channel() -> None:
+    model = calibrated(
+        nn.Sequential(
+            *(*zoo.cbr(3, 8), nn.Conv2d(8, 4, 1, bias=False), nn.Flatten(), nn.BatchNorm1d(4 * 256)),
+            *(nn.ReLU(), nn.Linear(4 * 256, 3)),
+        )
+    )
+    with torch.no_grad():
+        model[1].weight[:3], model[1].bias[:3] = 0, 0.5
+    sample = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    gm = nrfx.trace(model, sample)
+    result = nrfx.compact(gm)
+    assert result.changed and nrfx.verify(gm, result, sample) < 1e-12
