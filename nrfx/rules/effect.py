@@ -140,6 +140,7 @@ class Effect:
     pins: tuple[Pin, ...] = ()
     work: tuple[Work, ...] = ()
     reading: Reading | None = None
+    also: tuple[Reading, ...] = ()  # further weights that read the same input
     norm: Norm | None = None
     apply: Callable[..., Any] | None = field(default=None, repr=False)  # the op on values other than labels
     homogeneous: bool = False  # op(s * x) = s * op(x) for every s > 0
