@@ -223,10 +223,10 @@ class _Propagation:
         values = tensors((args, kwargs))[reading.operand]
         labels = tensors(operands(step, self.labels))[reading.operand]
         if reading.padded and self.padded_alike(labels, reading):
-            constant = _same(spread_inside(values, labels, reading.axis, 0.0))
+            rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
-            constant = uniform(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(constant)
+            rows = spread(values, reading.axis)
+        self.read.setdefault(reading.key, []).append(_same(reading.by_columns(rows)))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -239,7 +239,7 @@ class _Propagation:
         channel = self.channel_of[reading.cols[known]]
         column = torch.stack([self.channels.space_of[channel], occurrence(channel)])
         _, kind = torch.unique(column, dim=1, return_inverse=True)
-        zeros = (spread(labels, reading.axis) == NONE)[known]
+        zeros = reading.by_columns(spread(labels, reading.axis) == NONE)[known]
         place = torch.arange(kind.numel())
         first = torch.full_like(place, kind.numel()).scatter_reduce(0, kind, place, "amin")
         return bool((zeros == zeros[first[kind]]).all())

@@ -199,7 +199,7 @@ class Tracking:
         Padded zeros are zeros at any scale.
         """
         labels = tensors(operands(step, self.labels))[reading.operand]
-        key, rows = reading.key, spread_inside(value, labels, reading.axis, ONE)
+        key, rows = reading.key, reading.by_columns(spread_inside(value, labels, reading.axis, ONE))
         self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
         ids = rows[:, 0].contiguous()
         if reading.weight in self.channels.shared:

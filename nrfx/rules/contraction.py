@@ -37,6 +37,7 @@ class Layer:
     functional: bool = False
     transposed: bool = False
     operand: int = 0
+    flat: bool = False  # read as a matrix: a channel fills one place of the axis for each place of the kernel
 
     @classmethod
     def held(cls, call: Call) -> Self:
@@ -240,6 +241,8 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
 def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
     """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
     cols = layout(labels, axis)
+    if layer.flat:
+        cols = attempt(cols.view, -1, prod(layer.kernel))[:, 0]
     rows = call.birth(layer.key, layer.shape[0])
     return Effect(
         Family.CONTRACTION,

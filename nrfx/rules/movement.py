@@ -18,12 +18,11 @@ from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
-from nrfx.rules.registry import register, rule
+from nrfx.rules.registry import gives_matrix, reads_as_weight, register, rule
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
     *(
-        torch.flatten,
         torch.permute,
         torch.squeeze,
         torch.unsqueeze,
@@ -46,7 +45,7 @@ FUNCTIONS = (
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
-    *("flatten", "unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
+    *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
     *("expand", "expand_as", "tile", "repeat_interleave"),
@@ -95,12 +94,13 @@ register(itself, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold w
 register(itself, torch.stack, copies=True, workless=True)
 register(itself, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
 register(itself, *METHODS, workless=True)
+register(itself, torch.flatten, "flatten", flattens=True, workless=True)
 register(itself, "repeat", copies=True, workless=True)
 register(itself, "transpose", "swapaxes", "t", transposes=True, workless=True)
 register(itself, *MODULES, workless=True)
 
 
-@rule("view", "reshape", torch.reshape, workless=True)
+@rule("view", "reshape", torch.reshape, flattens=True, workless=True)
 def view(call: Call) -> Effect:
     """A view by sizes. A size that states a width as a number is written anew where the width changes."""
     sizes = call.args[1:] or (call.kwargs.get("shape", call.kwargs.get("size")),)
@@ -110,7 +110,17 @@ def view(call: Call) -> Effect:
     shape = list(sizes if flat else sizes[0])
     if call.before is None:
         return moved(call, partial(_shaped, shape))
+    if _of_weight(call.node):
+        rows, *others = call.args[0].shape
+        matrix = [rows, prod(others)]
+        return replace(moved(call, partial(_shaped, matrix)), literals=_literals(call, shape, matrix, flat) or {})
     return _resized_view(call, call.before, shape, flat)
+
+
+def _of_weight(node: fx.Node) -> bool:
+    """Whether a weight [rows, columns, *kernel] is viewed as a matrix for an op that reads it so."""
+    source = node.all_input_nodes[0]
+    return gives_matrix(node) and source.op == "get_attr" and reads_as_weight(source, node)
 
 
 def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> Effect:

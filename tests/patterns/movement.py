@@ -50,16 +50,15 @@ def option_a(m: Op, x: Tensor) -> Tensor:
     return torch.relu(m.body(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)))
 
 
-def columns(weight: int = 8, **window: Any) -> Pattern:
-    """A convolution written as F.unfold and a product with a matrix."""
+def columns(multiply: Callable[[Tensor, Tensor], Tensor], *shape: int, **window: Any) -> Pattern:
+    """A convolution written as F.unfold and a product with a weight of that shape; a norm and a relu behind it."""
 
     def run(m: Op, x: Tensor) -> Tensor:
-        y = m.weight @ F.unfold(x, **window)
-        return y.view(x.size(0), -1, 8, 8)
+        return torch.relu(m.norm(multiply(m.weight, F.unfold(x, **window)).view(x.size(0), -1, 8, 8)))
 
-    taps = torch.zeros(1, 1, 8, 8)
-    rows = F.unfold(taps, **window).shape[1]
-    return Pattern(run, lambda: {"weight": parameter(6, 8 * rows)}, free="before.0 op")
+    return Pattern(
+        run, lambda: {"weight": parameter(*shape), "norm": nn.BatchNorm2d(shape[0])}, free="before.0 op op.norm"
+    )
 
 
 MOVEMENT = {
@@ -194,8 +193,42 @@ MOVEMENT = {
     "unfold of one image": Pattern(
         lambda m, x: (F.unfold(x, 2, stride=2) + F.unfold(x[0], 2, 1, 0, 2)).mT, free="before.0"
     ),
-    "W @ unfold": columns(kernel_size=3, padding=1),
-    "W @ unfold without padding": columns(kernel_size=(1, 1)),
+    "W @ unfold": columns(lambda w, x: w @ x, 6, 72, kernel_size=3, padding=1),
+    "W @ unfold without padding": columns(lambda w, x: w @ x, 6, 8, kernel_size=(1, 1)),
+    "kernel.view @ unfold": columns(lambda w, x: w.view(6, -1) @ x, 6, 8, 3, 3, kernel_size=3, padding=1),
+    "kernel.view of numbers @ unfold": columns(
+        lambda w, x: torch.matmul(w.view(6, 72), x), 6, 8, 3, 3, kernel_size=3, dilation=2, padding=2
+    ),
+    "kernel.view of a list @ unfold": columns(
+        lambda w, x: w.reshape([-1, 40]) @ x, 6, 8, 1, 5, kernel_size=(1, 5), padding=(0, 2)
+    ),
+    "kernel.view of a size @ unfold": columns(
+        lambda w, x: w.view(w.size(0), -1) @ x, 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "kernel.flatten @ unfold": columns(lambda w, x: w.flatten(1) @ x, 6, 8, 3, 1, kernel_size=(3, 1), padding=(1, 0)),
+    "unfold @ kernel.t": columns(
+        lambda w, x: (x.mT @ torch.flatten(w, 1).t()).mT, 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "einsum of kernel.view and unfold": columns(
+        lambda w, x: torch.einsum("oc,ncl->nol", w.view(6, -1), x), 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "kernel.view @ many channels": Pattern(
+        lambda m, x: (m.weight.view(6, -1) @ x.flatten(2)).mT, lambda: {"weight": parameter(6, 2, 4)}, pinned="before.0"
+    ),
+    "kernel.view of another order @ unfold": Pattern(
+        lambda m, x: (m.weight.view(8, -1).t() @ F.unfold(x, 1)).mT,
+        lambda: {"weight": parameter(8, 2, 3)},
+    ),
+    "F.linear of kernel.view": Pattern(
+        lambda m, x: F.linear(F.unfold(x, 3).mT, m.weight.view(6, -1)),
+        lambda: {"weight": parameter(6, 8, 3, 3)},
+        pinned="before.0",
+    ),
+    "kernel.view read twice": Pattern(
+        lambda m, x: (m.weight.view(6, -1) @ F.unfold(x, 3) + m.weight.view(6, -1) @ F.unfold(x.flip(2), 3)).mT,
+        lambda: {"weight": parameter(6, 8, 3, 3)},
+        free="before.0",
+    ),
     "unfold @ W": Pattern(
         lambda m, x: F.unfold(x, 3, padding=(1, 0)).mT @ m.weight, lambda: {"weight": parameter(72, 6)}, free="before.0"
     ),
