@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.patterns.pattern import Last, Op, Pattern
@@ -56,7 +57,7 @@ RECURRENT = {
         lambda m, x: m.rnn(sequence(x))[0] + m.rnn(x[0].amax(1).t())[0], of_rnn(), free="before.0"
     ),
     "LSTM called twice": Pattern(
-        lambda m, x: m.rnn(sequence(x))[0] + m.rnn(x.amax(3).mT)[0], of_rnn(nn.LSTM), free="before.0"
+        lambda m, x: m.rnn(sequence(x))[0] + m.rnn(x.amax(3).mT)[0], of_rnn(), free="before.0"
     ),
     "LSTM without bias before a norm": Pattern(
         lambda m, x: m.norm(m.rnn(sequence(x))[0].mT).mT,
@@ -65,6 +66,12 @@ RECURRENT = {
     ),
     "LSTM of flattened rows": Pattern(
         lambda m, x: m.rnn(x.permute(0, 2, 1, 3).flatten(2))[0], of_rnn(size=64), free="before.0"
+    ),
+    "LSTM of padded steps": Pattern(
+        lambda m, x: m.rnn(F.pad(sequence(x), (0, 0, 2, 1)))[0], of_rnn(bidirectional=True), free="before.0"
+    ),
+    "LSTM of unfolded patches": Pattern(
+        lambda m, x: m.rnn(F.unfold(x, 3, padding=1, stride=2).mT)[0], of_rnn(size=72), free="before.0"
     ),
     "GRU": Pattern(run, of_rnn(nn.GRU), free="before.0"),
     "GRU of both directions": Pattern(run, of_rnn(nn.GRU, bidirectional=True, num_layers=2), free="before.0"),
