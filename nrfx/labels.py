@@ -77,6 +77,22 @@ def tally(numbers: Tensor) -> tuple[Tensor, Tensor]:
     return values, torch.zeros_like(values).index_add_(0, run_of, lengths)
 
 
+def occurrence(layout: Tensor) -> Tensor:
+    """[len] int64: how many times the same label stands earlier in the layout.
+
+    >>> occurrence(torch.tensor([4, 7, 4, 4]))
+    tensor([0, 0, 1, 2])
+    """
+    # stable: equal labels stay in their order, so that the rank among them is the distance to the first
+    order = torch.argsort(layout, stable=True)
+    ordered = layout[order]
+    place = torch.arange(layout.numel())
+    first = torch.searchsorted(ordered, ordered, side="left")
+    rank = torch.empty_like(order)
+    rank[order] = place - first
+    return rank
+
+
 def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
     view = [1] * len(shape)
@@ -97,6 +113,24 @@ def spread(labels: Tensor, dim: int) -> Tensor:
     small = collapse(labels).movedim(dim, 0)
     rows = small.reshape(small.shape[0], -1)
     return rows.expand(labels.shape[dim], -1)
+
+
+def spread_inside(values: Tensor, labels: Tensor, dim: int, zero: float) -> Tensor:
+    """As `spread(values, dim)`, with each padded zero in the place of what it pads: where the label is NONE and the
+    value `zero`, the first value of the same index that is not such a one.
+
+    >>> padded = torch.tensor([[NONE, 4, 4], [NONE, 5, 5]])
+    >>> spread_inside(torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.7, 0.0]]), padded, 0, 0.0)
+    tensor([[0.5000, 0.5000, 0.5000],
+            [0.7000, 0.7000, 0.0000]])
+    """
+    if not bool((collapse(labels) == NONE).any()):
+        return spread(values, dim)
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    known, rows = (part.movedim(dim, 0).flatten(1) if part.dim() > 1 else part[:, None] for part in (small, value))
+    border = (known == NONE) & (rows == zero)
+    first = rows.gather(1, (~border).int().argmax(1, keepdim=True))
+    return torch.where(border, first, rows).expand(labels.shape[dim], -1)
 
 
 def lies_along(labels: Tensor, dim: int) -> bool:

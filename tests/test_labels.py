@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from nrfx.labels import NONE, OPAQUE, along, coalesce, collapse, components, layout
+from nrfx.labels import NONE, OPAQUE, along, coalesce, collapse, components, layout, occurrence, spread_inside
 
 
 def test_components_join_through_chains_in_any_order() -> None:
@@ -28,3 +29,17 @@ def test_repeated_dims_cost_no_memory_and_collapse_to_one() -> None:
 def test_a_layout_of_an_axis_that_shares_labels_takes_a_channel_over_padding() -> None:
     labels = torch.tensor([[0, NONE], [1, OPAQUE]])
     assert layout(labels, 0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_occurrence_counts_the_earlier_ones(seed: int) -> None:
+    layout = torch.randint(0, 6, (12,), generator=torch.Generator().manual_seed(seed))
+    assert occurrence(layout).tolist() == [int((layout[:at] == label).sum()) for at, label in enumerate(layout)]
+
+
+def test_padded_zeros_take_the_value_beside_them_and_other_zeros_stay() -> None:
+    labels = torch.tensor([[NONE, 3, 3], [NONE, NONE, NONE], [4, 4, NONE]])
+    values = torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    expected = [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]]
+    assert spread_inside(values, labels, 0, 0.0).tolist() == expected
+    assert spread_inside(values.mT[None], labels.mT[None], 2, 0.0).tolist() == expected

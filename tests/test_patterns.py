@@ -259,7 +259,7 @@ def test_what_cannot_be_traced_is_refused_and_left_alone(name: str) -> None:
     assert unchanged(before, state(model))
 
 
-@pytest.mark.filterwarnings("ignore:SyncBatchNorm")
+@pytest.mark.filterwarnings("ignore:SyncBatchNorm", "ignore:LSTM with projections")
 @pytest.mark.parametrize("number", range(len(TRACED)), ids=list(TRACED))
 def test_pattern(number: int) -> None:
     name, pattern = list(TRACED.items())[number]

@@ -22,7 +22,8 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties movement pointwise pooling contraction reduction norm product by_value boxes",
+    "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
+    "by_value boxes",
     "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
     "partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "

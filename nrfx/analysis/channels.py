@@ -1,13 +1,13 @@
 """Steps, channels and spaces: what a graph looks like once its labels are known (see spaces.py)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, fx
 
-from nrfx.rules import Effect, Family, Norm, Pin, Reading
+from nrfx.rules import Effect, Family, Norm, Pin, Reading, op_of, reads_as_weight
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,20 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
     for (mode, node), _ in known.items():
         if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
-            for user in node.users:
+            for user in _reading_users(node):
                 if known[mode, user].family is not Family.VALUE and name not in {
                     site.parameter for site in known[mode, user].sites
                 }:
                     direct.append((name, user.name))
     return direct
+
+
+def _reading_users(node: fx.Node) -> Iterator[fx.Node]:
+    """The users of a tensor that the graph reads; behind a transposition or a view of a weight, the users of that."""
+    for user in node.users:
+        op = op_of(user.target) if user.op in ("call_function", "call_method") else None
+        passes = op is not None and (op.transposes or op.flattens) and reads_as_weight(node, user)
+        yield from _reading_users(user) if passes else (user,)
 
 
 def readers(steps: Iterable[Step]) -> dict[str, Step]:

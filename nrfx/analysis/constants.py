@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.reinterpret import flow, like, operands
-from nrfx.labels import NONE, along, collapse, layout, spread
+from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
 from nrfx.rules import Family, Norm, Reading, tensors
 
 NAN = float("nan")
@@ -88,7 +88,11 @@ def constants_of(
 
 def uniform(values: Tensor, axis: int) -> Tensor:
     """The one value that each index of `axis` has at all its positions; NaN where they differ."""
-    rows = spread(values, axis)
+    return _same(spread(values, axis))
+
+
+def _same(rows: Tensor) -> Tensor:
+    """The one value of each row, NaN where it has several."""
     if rows.shape[1] == 1:
         return rows[:, 0]
     # NaN equals nothing, itself included: an index with a NaN at one position varies
@@ -123,7 +127,7 @@ class _Propagation:
         self.affine, self.weight, self.bias = affine, weight, bias
         self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
         self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # for `lose`, which leaves it all False
-        self.channel_of = channels.channel_of
+        self.channels, self.channel_of = channels, channels.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
         self.read: dict[str, list[Tensor]] = {}
         self.lost = torch.full(channels.space_of.shape, -1)
@@ -220,8 +224,29 @@ class _Propagation:
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading
         assert reading is not None
-        self.read.setdefault(reading.key, []).append(uniform(tensors((args, kwargs))[reading.operand], reading.axis))
+        values = tensors((args, kwargs))[reading.operand]
+        labels = tensors(operands(step, self.labels))[reading.operand]
+        if reading.padded and self.padded_alike(labels, reading):
+            rows = spread_inside(values, labels, reading.axis, 0.0)
+        else:
+            rows = spread(values, reading.axis)
+        self.read.setdefault(reading.key, []).append(_same(reading.by_columns(rows)))
         return self.varying(step, args, kwargs)
+
+    def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
+        """Whether the zeros among the labels stand at the same places for all channels of a space, column by column:
+        a carrier then reads the same map of ones and zeros as those that it stands for.
+        """
+        if not bool((collapse(labels) == NONE).any()):
+            return True
+        known = reading.cols >= 0
+        channel = self.channel_of[reading.cols[known]]
+        column = torch.stack([self.channels.space_of[channel], occurrence(channel)])
+        _, kind = torch.unique(column, dim=1, return_inverse=True)
+        zeros = reading.by_columns(spread(labels, reading.axis) == NONE)[known]
+        place = torch.arange(kind.numel())
+        first = torch.full_like(place, kind.numel()).scatter_reduce(0, kind, place, "amin")
+        return bool((zeros == zeros[first[kind]]).all())
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""

@@ -117,6 +117,9 @@ class LabelInterpreter:
                 elif node.op == "placeholder" or self.is_reached(node):
                     self.reached.add(node)
                 yield step
+                for reading in step.effect.also:  # a step for each, so that whoever looks for readings finds all
+                    own = Effect(step.effect.family, step.effect.out, step.effect.sites, reading=reading)
+                    yield Step(mode, node, reading.path, own)
 
     def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any]) -> Step:
         module = self.modules[str(node.target)] if node.op == "call_module" else None

@@ -250,7 +250,7 @@ def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
     """Module path -> the sum of the costs of its nodes in the eval graph."""
     total: dict[str, int] = {}
     for step in steps:
-        if step.mode == "eval" and step.node.name in cost:
+        if step.mode == "eval" and step.effect.work:
             total[step.path] = total.get(step.path, 0) + cost[step.node.name]
     return total
 

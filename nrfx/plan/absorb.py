@@ -113,6 +113,8 @@ def _absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] |
         return None
     if reading.bias is not None:
         return None if reading.bias in channels.shared else ()
+    if bool((reading.rows < 0).any()):  # what the layer gives is not its rows alone (a gate), or is not understood
+        return None
     visited = [other for other in channels.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(channels, other)]
     if any(norm is None for norm in norms) or not norms:

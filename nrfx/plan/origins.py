@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from nrfx.labels import occurrence
+
 NEW = -1
 
 Origins = tuple[Tensor | None, ...]
@@ -10,22 +12,6 @@ Origins = tuple[Tensor | None, ...]
 
 Factors = tuple[Tensor | None, ...]
 """For each dim of a tensor, float64: what each position is multiplied by; None for 1 everywhere."""
-
-
-def occurrence(layout: Tensor) -> Tensor:
-    """[len] int64: how many times the same label stands earlier in the layout.
-
-    >>> occurrence(torch.tensor([4, 7, 4, 4]))
-    tensor([0, 0, 1, 2])
-    """
-    # stable: equal labels stay in their order, so that the rank among them is the distance to the first
-    order = torch.argsort(layout, stable=True)
-    ordered = layout[order]
-    place = torch.arange(layout.numel())
-    first = torch.searchsorted(ordered, ordered, side="left")
-    rank = torch.empty_like(order)
-    rank[order] = place - first
-    return rank
 
 
 def origin(old: Tensor, new: Tensor) -> Tensor:
@@ -45,6 +31,19 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     if not old.numel():
         return torch.full_like(new, NEW)
     return torch.where(ordered[place] == new_keys, order[place], NEW)
+
+
+def first_place(layout: Tensor, labels: Tensor) -> Tensor:
+    """[len labels] int64: where each label stands first in the layout, NEW where it does not.
+
+    >>> first_place(torch.tensor([3, 4, 3]), torch.tensor([4, 4, 3, 9]))
+    tensor([ 1,  1,  0, -1])
+    """
+    if not layout.numel():
+        return torch.full_like(labels, NEW)
+    ordered, order = torch.sort(layout, stable=True)
+    place = torch.searchsorted(ordered, labels).clamp(max=layout.numel() - 1)
+    return torch.where(ordered[place] == labels, order[place], NEW)
 
 
 def gather(tensor: Tensor, origins: Origins) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import Liveness
 from nrfx.analysis.reinterpret import flow, like, operands
-from nrfx.labels import along, among, collapse, spread
-from nrfx.rules import Family, tensors
+from nrfx.labels import along, among, collapse, spread_inside
+from nrfx.rules import Family, Reading, tensors
 
 ONE = -1
 """No gamma: stands in the place of an id, and has the factor 1."""
@@ -184,7 +184,7 @@ class Tracking:
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
         reading = step.effect.reading
         assert reading is not None
-        self.record(self.columns, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
+        self.record(self.columns, reading, step, tensors((args, kwargs))[reading.operand])
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -193,16 +193,19 @@ class Tracking:
         assert reading is not None
         if reading.cols is not reading.rows:
             return self.barring(step, args, kwargs)
-        self.record(self.rows, reading.key, step, tensors((args, kwargs))[reading.operand], reading.axis)
+        self.record(self.rows, reading, step, tensors((args, kwargs))[reading.operand])
         return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
 
-    def record(self, into: dict[str, Tensor], key: str, step: Step, value: Tensor, axis: int) -> None:
-        """Remembers which gamma scales each column; it must be the same one at all positions and in every visit."""
-        rows = spread(value, axis)
+    def record(self, into: dict[str, Tensor], reading: Reading, step: Step, value: Tensor) -> None:
+        """Remembers which gamma scales each column; it must be the same one at all positions and in every visit.
+
+        Padded zeros are zeros at any scale.
+        """
+        labels = tensors(operands(step, self.labels))[reading.operand]
+        key, rows = reading.key, reading.by_columns(spread_inside(value, labels, reading.axis, ONE))
         self.bar(rows[(rows != rows[:, :1]).any(1)], f"{_title(step)} reads it together with another")
         ids = rows[:, 0].contiguous()
-        reading = step.effect.reading
-        if reading is not None and reading.weight in self.channels.shared:
+        if reading.weight in self.channels.shared:
             self.bar(ids, f"{reading.weight} is read elsewhere too")
         if key in into:
             differs = into[key] != ids

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
 from nrfx.analysis.interpret import Relabeler
-from nrfx.labels import NONE
-from nrfx.plan.origins import occurrence
-from nrfx.rules import Family, Reading
+from nrfx.labels import NONE, collapse, occurrence
+from nrfx.rules import Family, Reading, tensors
 from nrfx.tracing import TracedModule
 
 
@@ -78,6 +77,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
         _check_numbers(old, new)
+        _check_parts(old, new, channel_of, channels.space_of.numel())
         expected.check(old, new, channel_of)
     return resized
 
@@ -211,6 +211,20 @@ def _check_numbers(old: Step, new: Step) -> None:
     if old.effect.numbers != new.effect.numbers:
         reason = f"it computes with a width ({old.effect.numbers} became {new.effect.numbers})"
         raise Mismatch(new.node.name, reason, ())
+
+
+def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
+    """Raises Mismatch where a part of an axis (a slice, a chunk) holds a channel that was in another part.
+
+    What is done to one part alone, a tanh, would be done to other channels, and no weight would tell. `count`: of the
+    old channels; new ones may come into any part.
+    """
+    if old.effect.family is not Family.MOVEMENT:
+        return
+    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+        before, after = (channel_of[small[small >= 0]] for small in (collapse(was), collapse(now)))
+        if not bool(torch.isin(after[after < count], before).all()):
+            raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))
 
 
 def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels
+from nrfx.labels import occurrence
 from nrfx.plan.absorb import Absorption
-from nrfx.plan.origins import occurrence
 from nrfx.rules import Reading
 
 

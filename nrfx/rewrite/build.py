@@ -16,7 +16,7 @@ from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin, scaled
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offset, with_carriers
 from nrfx.rewrite.cross_layers import cross_layer
@@ -92,7 +92,7 @@ class _Builder:
             for norm in norms:
                 assert norm.mean is not None
                 # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
-                at = origin(reading.rows, norm.layout)
+                at = first_place(reading.rows, norm.layout)  # behind a flatten several places belong to one row
                 shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
                 added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
         return added

@@ -5,7 +5,7 @@ docs/extending.md has worked examples. What else is exported here is what a rule
 """
 
 from nrfx.labels import along, layout
-from nrfx.rules import by_value, contraction, movement, norm, pointwise, pooling, product, reduction
+from nrfx.rules import by_value, contraction, movement, norm, pointwise, pooling, product, recurrent, reduction
 from nrfx.rules.boxes import channelwise, opaque
 from nrfx.rules.check import check_effect
 from nrfx.rules.contraction import Layer, weighted
@@ -34,5 +34,5 @@ __all__ = [
     "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",
     "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
     "layout", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product", "reads_as_weight",
-    "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown", "weighted",
+    "recurrent", "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown", "weighted",
 ]  # fmt: skip

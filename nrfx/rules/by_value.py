@@ -71,7 +71,7 @@ register(not_followed, operator.setitem, in_place=True, workless=True)
 register(
     not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
 )
-register(not_described, F.grid_sample, F.affine_grid, F.fold, nn.Fold, F.unfold, nn.Unfold, "unfold", workless=True)
+register(not_described, F.grid_sample, F.affine_grid, workless=True)
 register(not_followed, torch._assert, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(

@@ -6,9 +6,11 @@ if it were an ordinary tensor) is an error that names it, and never a silent mis
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, fx
 
 from nrfx.errors import AnalysisError
+from nrfx.labels import joined
 from nrfx.rules.effect import Call, Effect, Family, Norm, Reading
 from nrfx.rules.registry import op_of, reads_as_weight
 
@@ -37,8 +39,12 @@ def _slips(call: Call, effect: Effect) -> Iterator[str]:
                 f"dim {site.dim} of {site.parameter} has {shape[site.dim]} positions, and the layout of its site "
                 f"{site.layout.numel()}"
             )
-    if effect.reading is not None:
-        yield from _reading_slips(call, effect, effect.reading)
+    if effect.reading is None and effect.family in (Family.CONTRACTION, Family.GROUPED):
+        yield f"an effect of Family.{effect.family.name} has a reading (`weighted` makes one)"
+    for reading in (effect.reading, *effect.also):
+        if reading is not None:
+            yield from _reading_slips(call, effect, reading)
+    yield from _unread(call, effect)
     if effect.norm is not None:
         yield from _norm_slips(effect, effect.norm)
     yield from _forgotten(call, effect)
@@ -59,6 +65,25 @@ def _reading_slips(call: Call, effect: Effect, reading: Reading) -> Iterator[str
     own = {dim for parameter, dim in sites if parameter == reading.weight}
     if not own >= ({0} if reading.groups > 1 else {0, 1}):
         yield f"the weight {reading.weight} has sites on dims {sorted(own)} alone"
+
+
+def _unread(call: Call, effect: Effect) -> Iterator[str]:
+    """Weights that no reading names, though they sum over channels: what they read of a dead channel would be lost.
+
+    A vector is no such weight, and neither is what meets channels that are pinned here or acts on each alone.
+    """
+    readings = [reading for reading in (effect.reading, *effect.also) if reading is not None]
+    if effect.family not in (Family.MIXED, Family.CONTRACTION) or any(each.weight is None for each in readings):
+        return
+    read = {reading.weight for reading in readings}
+    pinned = joined([pin.labels.flatten() for pin in effect.pins])[0]
+    for site in effect.sites:
+        free = (site.layout >= 0) & ~torch.isin(site.layout, pinned)
+        if site.parameter not in read and call.parameter(site.parameter).dim() > 1 and bool(free.any()):
+            yield (
+                f"dim {site.dim} of {site.parameter} follows channels, and no reading names it: add a Reading to "
+                "`reading` or `also`, or pin the channels"
+            )
 
 
 def _norm_slips(effect: Effect, norm: Norm) -> Iterator[str]:

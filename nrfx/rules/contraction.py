@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import along, layout
+from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, tensors, unknown
 from nrfx.rules.registry import rule
@@ -37,6 +37,7 @@ class Layer:
     functional: bool = False
     transposed: bool = False
     operand: int = 0
+    flat: bool = False  # read as a matrix: a channel fills one place of the axis for each place of the kernel
 
     @classmethod
     def held(cls, call: Call) -> Self:
@@ -223,6 +224,14 @@ def pads(padding: Any, kernel: tuple[int, ...]) -> bool:
     return any(padding) if isinstance(padding, tuple | list) else bool(padding)
 
 
+def reads_zeros(labels: Tensor, axis: int) -> bool:
+    """Whether an op before padded the positions of channels with zeros, which the weights then read."""
+    if not bool((collapse(labels) == NONE).any()):
+        return False
+    rows = spread(labels, axis)
+    return bool(((rows >= 0).any(1, keepdim=True) & (rows == NONE)).any())
+
+
 def _shape(call: Call, axis: int, width: int) -> list[int]:
     shape = list(call.val.shape)
     shape[axis] = width
@@ -232,6 +241,8 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
 def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
     """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
     cols = layout(labels, axis)
+    if layer.flat:
+        cols = attempt(cols.view, -1, prod(layer.kernel))[:, 0]
     rows = call.birth(layer.key, layer.shape[0])
     return Effect(
         Family.CONTRACTION,
@@ -239,7 +250,7 @@ def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
         sites=layer.sites(rows, cols),
         ties=ties_along(labels, axis),
         work=(Work(_taps(call, layer, axis), rows, cols),),
-        reading=layer.reading(rows, cols, axis),
+        reading=replace(layer.reading(rows, cols, axis), padded=layer.padded or reads_zeros(labels, axis)),
     )
 
 
@@ -275,7 +286,7 @@ def _cross(call: Call, axis: int) -> Effect:
     rows = call.birth(call.path, sum(module.out_generations))
     out = along(rows, axis, _shape(call, axis, rows.numel()))
     ties = ties_along(labels, axis)
-    padded = is_padded(module)
+    padded = is_padded(module) or reads_zeros(labels, axis)
     reading = Reading(call.path, call.path, None, call.own("bias"), rows, cols, axis, padded)
     if call.resized:  # the blocks of the new widths are the rewrite's to lay out
         return Effect(Family.CONTRACTION, out=out, ties=ties, reading=reading)

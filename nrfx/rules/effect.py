@@ -115,6 +115,10 @@ class Reading:
     transposed: bool = False
     operand: int = 0  # which tensor among the arguments they read
 
+    def by_columns(self, places: Tensor) -> Tensor:
+        """[places on the axis, m] as [columns, m * places of a column]: an unfolded channel fills several places."""
+        return places.reshape(self.cols.numel(), -1)
+
     def by_rows(self, weight: Tensor) -> Tensor:
         """The weight as [rows, columns of a group, *kernel]; also the way back."""
         if not self.transposed:
@@ -140,6 +144,7 @@ class Effect:
     pins: tuple[Pin, ...] = ()
     work: tuple[Work, ...] = ()
     reading: Reading | None = None
+    also: tuple[Reading, ...] = ()  # further weights that read the same input
     norm: Norm | None = None
     apply: Callable[..., Any] | None = field(default=None, repr=False)  # the op on values other than labels
     homogeneous: bool = False  # op(s * x) = s * op(x) for every s > 0

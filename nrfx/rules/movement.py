@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from nrfx.labels import NONE, coalesce, collapse, repeated
+from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
-from nrfx.rules.registry import register, rule
+from nrfx.rules.registry import gives_matrix, reads_as_weight, register, rule
+from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
     *(
-        torch.flatten,
         torch.permute,
         torch.squeeze,
         torch.unsqueeze,
@@ -45,9 +45,9 @@ FUNCTIONS = (
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
-    *("flatten", "unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
+    *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
-    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
+    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
     *("expand", "expand_as", "tile", "repeat_interleave"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
@@ -94,12 +94,13 @@ register(itself, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold w
 register(itself, torch.stack, copies=True, workless=True)
 register(itself, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
 register(itself, *METHODS, workless=True)
+register(itself, torch.flatten, "flatten", flattens=True, workless=True)
 register(itself, "repeat", copies=True, workless=True)
 register(itself, "transpose", "swapaxes", "t", transposes=True, workless=True)
 register(itself, *MODULES, workless=True)
 
 
-@rule("view", "reshape", torch.reshape, workless=True)
+@rule("view", "reshape", torch.reshape, flattens=True, workless=True)
 def view(call: Call) -> Effect:
     """A view by sizes. A size that states a width as a number is written anew where the width changes."""
     sizes = call.args[1:] or (call.kwargs.get("shape", call.kwargs.get("size")),)
@@ -109,7 +110,17 @@ def view(call: Call) -> Effect:
     shape = list(sizes if flat else sizes[0])
     if call.before is None:
         return moved(call, partial(_shaped, shape))
+    if _of_weight(call.node):
+        rows, *others = call.args[0].shape
+        matrix = [rows, prod(others)]
+        return replace(moved(call, partial(_shaped, matrix)), literals=_literals(call, shape, matrix, flat) or {})
     return _resized_view(call, call.before, shape, flat)
+
+
+def _of_weight(node: fx.Node) -> bool:
+    """Whether a weight [rows, columns, *kernel] is viewed as a matrix for an op that reads it so."""
+    source = node.all_input_nodes[0]
+    return gives_matrix(node) and source.op == "get_attr" and reads_as_weight(source, node)
 
 
 def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> Effect:
@@ -301,3 +312,60 @@ def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
         homogeneous=value == 0,
         keeps_constants=False,
     )
+
+
+@rule(F.unfold, nn.Unfold, workless=True)
+def unfold(call: Call) -> Effect:
+    """[N, C, H, W] to [N, C * taps, positions]: a channel fills `taps` rows, one for each place of the kernel."""
+    window = _window(call, first=1)
+    columns = partial(_columns, window)
+    labels: Tensor = call.args[0]
+    axis = labels.dim() - 3
+    if not lies_along(labels, axis) or any(_pair(window["padding"])):
+        return replace(moved(call, columns), keeps_constants=not any(_pair(window["padding"])))
+    rows = layout(labels, axis).repeat_interleave(_taps(window))
+    out = along(rows, axis, [*call.val.shape[:axis], rows.numel(), call.val.shape[-1]])  # the same, without copying
+    return Effect(Family.MOVEMENT, out=out, apply=columns, homogeneous=True)
+
+
+def _columns(window: dict[str, Any], x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """F.unfold of labels, ids of gammas (a padded zero is NONE of both) and constants, of one example for all."""
+    small = collapse(x)
+    one = small.expand(*small.shape[:-3], *x.shape[-3:])
+    down, across = _pair(window["padding"])
+    padded = F.pad(one, (across, across, down, down), value=0.0 if x.is_floating_point() else NONE)
+    columns: Tensor = attempt(F.unfold, padded.double(), **{**window, "padding": 0}).to(x.dtype)
+    return columns.expand(*x.shape[:-3], *columns.shape[-2:])
+
+
+@rule(F.fold, nn.Fold, workless=True)
+def fold(call: Call) -> Effect:
+    """[N, C * taps, positions] to [N, C, H, W]: the `taps` rows of a channel are added up, and are one channel."""
+    window = _window(call, first=2)
+    size: Any = call.argument(1, "output_size") if call.module is None else call.module.output_size
+    labels: Tensor = call.args[0]
+    axis = labels.dim() - 2
+    groups = attempt(layout(labels, axis).view, -1, _taps(window))
+    lead = groups.amax(1)
+    return Effect(
+        Family.MIXED,
+        out=along(lead, axis, [*call.val.shape[:axis], lead.numel(), *call.val.shape[-2:]]),
+        ties=(*ties_along(labels, axis), (lead[:, None].expand_as(groups), groups)),
+        apply=lambda x, *_, **__: F.fold(x, size, **window),
+    )
+
+
+def _window(call: Call, first: int) -> dict[str, Any]:
+    """The arguments that unfold and fold share, of a call of the function or of its module."""
+    names = {"kernel_size": None, "dilation": 1, "padding": 0, "stride": 1}
+    if call.module is not None:
+        return {name: getattr(call.module, name) for name in names}
+    return {name: call.argument(index, name, value) for index, (name, value) in enumerate(names.items(), start=first)}
+
+
+def _taps(window: dict[str, Any]) -> int:
+    return prod(_pair(window["kernel_size"]))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

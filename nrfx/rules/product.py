@@ -19,7 +19,7 @@ from nrfx.labels import coalesce, collapse, layout
 from nrfx.rules.contraction import Layer, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
 from nrfx.rules.reduction import leads, together, varying
-from nrfx.rules.registry import op_of, rule
+from nrfx.rules.registry import gives_matrix, op_of, rule
 
 SUMMED = "its channels are summed over without learnt weights"
 CROSSED = "it multiplies channels with other channels"
@@ -172,7 +172,10 @@ def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, give
 
 
 def weight(call: Call, index: int) -> tuple[str, bool] | None:
-    """(name, whether transposed) of a parameter given at `index`, also through one transposition; None for others."""
+    """(name, whether transposed) of a parameter given at `index`, None for others.
+
+    Transpositions and the view of a kernel as a matrix may lie between: [rows, columns, *kernel] to [rows, the rest].
+    """
     if len(call.node.args) <= index and not isinstance(call.node.args[-1], tuple | list):
         return None
     args = call.node.args if len(call.node.args) > index else (call.node.args[0], *call.node.args[1])  # type: ignore[misc]
@@ -180,6 +183,8 @@ def weight(call: Call, index: int) -> tuple[str, bool] | None:
     flipped = False
     while isinstance(node, fx.Node) and _transposes(node):
         node, flipped = node.args[0], not flipped
+    if isinstance(node, fx.Node) and _flattens(node) and gives_matrix(node):
+        node = node.args[0]
     if not (isinstance(node, fx.Node) and node.op == "get_attr"):
         return None
     return call.name(str(node.target)), flipped
@@ -188,6 +193,11 @@ def weight(call: Call, index: int) -> tuple[str, bool] | None:
 def _transposes(node: fx.Node) -> bool:
     op = op_of(node.target) if node.op in ("call_function", "call_method") else None
     return op is not None and op.transposes
+
+
+def _flattens(node: fx.Node) -> bool:
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    return op is not None and op.flattens
 
 
 def _linear(call: Call, at: int, given: Any) -> Effect:
@@ -204,20 +214,30 @@ def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: i
     name, flipped = given
     shape = call.parameter(name).shape
     rows_dim = cols if flipped else 1 - cols
+    kernel = tuple(shape[2:])
     layer = Layer(
         path=name.rpartition(".")[0],
         weight=name,
         bias=None,
         shape=tuple(shape) if rows_dim == 0 else (shape[1], shape[0]),
+        kernel=kernel,
+        flat=bool(kernel),
         functional=True,
         transposed=rows_dim == 1,
         operand=1 - at,
     )
-    if not isinstance(call.parameter(name), nn.Parameter) or len(shape) != 2:
+    if not isinstance(call.parameter(name), nn.Parameter) or len(shape) < 2 or (kernel and rows_dim != 0):
         return unknown(call, f"a product with {name}, which is no matrix of parameters")
+    if kernel and not _fills(layout(labels, axis), prod(kernel)):
+        return unknown(call, f"a product with {name} as a matrix, whose kernel meets several channels")
     if axis != out_axis:
         return unknown(call, "a product with a parameter that moves dims too")
     return weighted(call, layer, labels, axis)
+
+
+def _fills(cols: Tensor, places: int) -> bool:
+    """Whether each channel fills so many places side by side."""
+    return cols.numel() % places == 0 and bool((cols.view(-1, places) == cols[::places, None]).all())
 
 
 @rule(F.scaled_dot_product_attention)

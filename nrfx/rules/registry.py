@@ -13,10 +13,11 @@ An op without an entry pins whatever it touches, and says so.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any, TypeVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from nrfx.errors import UsageError
 from nrfx.rules.effect import Call, Effect, unknown
@@ -39,6 +40,8 @@ class Op:
         in_place: it changes its first argument. Names that end with "_" and `inplace=True` say so themselves.
         copies: the result never lies in the memory of the first argument.
         transposes: of a matrix it gives the transpose, so that a weight may pass through it.
+        flattens: it may give a weight [rows, columns, *kernel] as the matrix [rows, columns * kernel], so that a weight
+            may pass through it.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
@@ -53,6 +56,7 @@ class Op:
     in_place: bool = False
     copies: bool = False
     transposes: bool = False
+    flattens: bool = False
     makes: bool = False
     norm: bool = False
     widths: Widths | None = None
@@ -127,10 +131,17 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
     op = op_of(user.target) if user.op in ("call_function", "call_method") else None
     if op is None:
         return False
-    if op.transposes:
+    if op.transposes or (op.flattens and gives_matrix(user)):
         return any(reads_as_weight(user, next_user) for next_user in user.users)
     places = (*enumerate(user.args), *user.kwargs.items())
     return any(place in op.weights and _holds(value, node) for place, value in places)
+
+
+def gives_matrix(node: fx.Node) -> bool:
+    """Whether the node gives its first input, [rows, columns, *kernel], as the matrix [rows, columns * kernel]."""
+    was, now = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
+    sizes = [tuple(val.shape) for val in (was, now) if isinstance(val, Tensor)]
+    return len(sizes) == 2 and len(sizes[0]) > 2 and sizes[1] == (sizes[0][0], prod(sizes[0][1:]))
 
 
 def _holds(value: Any, node: fx.Node) -> bool:

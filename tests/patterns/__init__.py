@@ -7,6 +7,7 @@ from tests.patterns.movement import MOVEMENT
 from tests.patterns.norm import NORM
 from tests.patterns.parameters import PARAMETER
 from tests.patterns.pattern import Pattern
+from tests.patterns.recurrent import RECURRENT
 from tests.patterns.reduction import REDUCTION
 
-PATTERNS: dict[str, Pattern] = MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | GRAPH
+PATTERNS: dict[str, Pattern] = MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | RECURRENT | GRAPH

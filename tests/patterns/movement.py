@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.patterns.pattern import Op, Pattern
+from tests.patterns.pattern import Op, Pattern, parameter
 from tests.zoo import cbr, conv_bn
 
 
@@ -48,6 +48,17 @@ def residual(m: Op, x: Tensor) -> Tensor:
 
 def option_a(m: Op, x: Tensor) -> Tensor:
     return torch.relu(m.body(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)))
+
+
+def columns(multiply: Callable[[Tensor, Tensor], Tensor], *shape: int, **window: Any) -> Pattern:
+    """A convolution written as F.unfold and a product with a weight of that shape; a norm and a relu behind it."""
+
+    def run(m: Op, x: Tensor) -> Tensor:
+        return torch.relu(m.norm(multiply(m.weight, F.unfold(x, **window)).view(x.size(0), -1, 8, 8)))
+
+    return Pattern(
+        run, lambda: {"weight": parameter(*shape), "norm": nn.BatchNorm2d(shape[0])}, free="before.0 op op.norm"
+    )
 
 
 MOVEMENT = {
@@ -99,6 +110,23 @@ MOVEMENT = {
     ),
     "pad channels": Pattern(lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 1)), free="before.0"),
     "pad positions": Pattern(lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.5), free="before.0"),
+    "pad and convolve": Pattern(
+        lambda m, x: m.conv(F.pad(x, (1, 1, 0, 2))), lambda: {"conv": nn.Conv2d(8, 6, 3)}, free="before.0 op.conv"
+    ),
+    "pad and convolve in depth": Pattern(
+        lambda m, x: m.conv(F.pad(x, (1, 1, 1, 1))),
+        lambda: {"conv": nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8))},
+        free="before.0",
+    ),
+    "pad halves differently": Pattern(
+        lambda m, x: m.conv(torch.cat([F.pad(x[:, ::2], (1, 0)), F.pad(x[:, 1::2], (0, 1))], 1)),
+        lambda: {"conv": nn.Conv2d(8, 6, 1)},
+    ),
+    "pad, add, convolve": Pattern(
+        lambda m, x: m.conv(torch.relu(F.pad(x, (1, 1, 1, 1)) + m.wide(x))),
+        lambda: {"wide": nn.Conv2d(8, 8, 1, padding=1), "conv": nn.Conv2d(8, 6, 3)},
+        free="before.0",
+    ),
     "pad module": Pattern(
         lambda m, x: m.zero(m.reflect(x)),
         lambda: {"reflect": nn.ReflectionPad2d(1), "zero": nn.ZeroPad2d((1, 0, 1, 0))},
@@ -157,5 +185,83 @@ MOVEMENT = {
     ),
     "tokens": Pattern(lambda m, x: x.flatten(2).transpose(1, 2), free="before.0"),
     "squeeze": Pattern(lambda m, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1), free="before.0"),
+    "unfold": Pattern(lambda m, x: F.unfold(x, 3, padding=1).transpose(1, 2), free="before.0"),
+    "unfold without padding": Pattern(lambda m, x: F.unfold(x, 3).transpose(1, 2), free="before.0"),
+    "unfold module": Pattern(
+        lambda m, x: m.unfold(x).mT, lambda: {"unfold": nn.Unfold((3, 1), stride=(2, 1), dilation=2)}, free="before.0"
+    ),
+    "unfold of one image": Pattern(
+        lambda m, x: (F.unfold(x, 2, stride=2) + F.unfold(x[0], 2, 1, 0, 2)).mT, free="before.0"
+    ),
+    "W @ unfold": columns(lambda w, x: w @ x, 6, 72, kernel_size=3, padding=1),
+    "W @ unfold without padding": columns(lambda w, x: w @ x, 6, 8, kernel_size=(1, 1)),
+    "kernel.view @ unfold": columns(lambda w, x: w.view(6, -1) @ x, 6, 8, 3, 3, kernel_size=3, padding=1),
+    "kernel.view of numbers @ unfold": columns(
+        lambda w, x: torch.matmul(w.view(6, 72), x), 6, 8, 3, 3, kernel_size=3, dilation=2, padding=2
+    ),
+    "kernel.view of a list @ unfold": columns(
+        lambda w, x: w.reshape([-1, 40]) @ x, 6, 8, 1, 5, kernel_size=(1, 5), padding=(0, 2)
+    ),
+    "kernel.view of a size @ unfold": columns(
+        lambda w, x: w.view(w.size(0), -1) @ x, 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "kernel.flatten @ unfold": columns(lambda w, x: w.flatten(1) @ x, 6, 8, 3, 1, kernel_size=(3, 1), padding=(1, 0)),
+    "unfold @ kernel.t": columns(
+        lambda w, x: (x.mT @ torch.flatten(w, 1).t()).mT, 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "einsum of kernel.view and unfold": columns(
+        lambda w, x: torch.einsum("oc,ncl->nol", w.view(6, -1), x), 6, 8, 3, 3, kernel_size=3, padding=1
+    ),
+    "kernel.view @ many channels": Pattern(
+        lambda m, x: (m.weight.view(6, -1) @ x.flatten(2)).mT, lambda: {"weight": parameter(6, 2, 4)}, pinned="before.0"
+    ),
+    "kernel.view of another order @ unfold": Pattern(
+        lambda m, x: (m.weight.view(8, -1).t() @ F.unfold(x, 1)).mT,
+        lambda: {"weight": parameter(8, 2, 3)},
+    ),
+    "F.linear of kernel.view": Pattern(
+        lambda m, x: F.linear(F.unfold(x, 3).mT, m.weight.view(6, -1)),
+        lambda: {"weight": parameter(6, 8, 3, 3)},
+        pinned="before.0",
+    ),
+    "kernel.view read twice": Pattern(
+        lambda m, x: (m.weight.view(6, -1) @ F.unfold(x, 3) + m.weight.view(6, -1) @ F.unfold(x.flip(2), 3)).mT,
+        lambda: {"weight": parameter(6, 8, 3, 3)},
+        free="before.0",
+    ),
+    "unfold @ W": Pattern(
+        lambda m, x: F.unfold(x, 3, padding=(1, 0)).mT @ m.weight, lambda: {"weight": parameter(72, 6)}, free="before.0"
+    ),
+    "einsum of unfold": Pattern(
+        lambda m, x: torch.einsum("oc,ncl->nol", m.weight, F.unfold(x, 2, stride=2)).mT,
+        lambda: {"weight": parameter(6, 32)},
+        free="before.0",
+    ),
+    "unfold and fold": Pattern(lambda m, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2), free="before.0"),
+    "unfold and fold with overlap": Pattern(
+        lambda m, x: m.fold(m.unfold(x)),
+        lambda: {"unfold": nn.Unfold(3, padding=1), "fold": nn.Fold((8, 8), 3, padding=1)},
+        free="before.0",
+    ),
+    "fold of a linear layer": Pattern(
+        lambda m, x: F.fold(m.linear(x.flatten(2).mT).mT, (8, 8), 3, padding=1),
+        lambda: {"linear": nn.Linear(8, 54)},
+        free="before.0 op.linear",
+    ),
+    "fold of a norm": Pattern(
+        lambda m, x: F.fold(m.norm(m.linear(x.flatten(2).mT).mT).relu(), (8, 8), 3, padding=1),
+        lambda: {"linear": nn.Linear(8, 54), "norm": nn.BatchNorm1d(54)},
+        free="before.0 op.linear",
+    ),
+    "fold of patches": Pattern(
+        lambda m, x: F.fold(m.norm(m.linear(F.unfold(x, 2, stride=2).mT).mT).relu(), (8, 8), 2, stride=2),
+        lambda: {"linear": nn.Linear(32, 24), "norm": nn.BatchNorm1d(24)},
+        free="before.0 op.linear",
+    ),
+    "tensor unfold": Pattern(lambda m, x: x.unfold(2, 2, 2).mean(-1), free="before.0"),
+    "tensor unfold of patches": Pattern(
+        lambda m, x: x.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2),
+        free="before.0",
+    ),
     "rearrange by reshape": Pattern(lambda m, x: x.reshape(x.shape[0], x.shape[1], -1).mT),
 }

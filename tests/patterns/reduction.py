@@ -43,9 +43,6 @@ REDUCTION = {
     "position of channel": Pattern(lambda m, x: x * torch.arange(x.size(1), dtype=x.dtype).view(1, -1, 1, 1)),
     "interpolate": Pattern(lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), free="before.0"),
     "interpolate to a size": Pattern(lambda m, x: F.interpolate(x, size=x.shape[2:]) + x, free="before.0"),
-    "unfold": Pattern(lambda m, x: F.unfold(x, 3, padding=1).transpose(1, 2)),
-    "unfold and fold": Pattern(lambda m, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
-    "tensor unfold": Pattern(lambda m, x: x.unfold(2, 2, 2).mean(-1)),
     "max_pool with indices": Pattern(lambda m, x: F.max_pool2d(x, 2, return_indices=True)[0]),
     "lp_pool": Pattern(lambda m, x: F.lp_pool2d(x, 2, 2)),
     "pool pyramid": Pattern(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nrfx.plan.origins import NEW, gather, is_whole, occurrence, origin, scaled
+from nrfx.plan.origins import NEW, first_place, gather, is_whole, origin, scaled
 
 
 def drawn(seed: int, most: int = 12) -> torch.Tensor:
@@ -23,9 +23,12 @@ def test_the_n_th_of_a_label_comes_from_the_n_th_before_and_is_new_where_there_w
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_occurrence_counts_the_earlier_ones(seed: int) -> None:
-    layout = drawn(seed)
-    assert occurrence(layout).tolist() == [int((layout[:at] == label).sum()) for at, label in enumerate(layout)]
+def test_the_first_place_of_a_label_is_where_it_stands_first(seed: int) -> None:
+    layout, labels = drawn(seed), drawn(seed + 1000)
+    known = layout.tolist()
+    assert first_place(layout, labels).tolist() == [
+        known.index(label) if label in known else NEW for label in labels.tolist()
+    ]
 
 
 def test_gather_takes_each_dim_by_its_origins_and_leaves_zeros_where_new() -> None:

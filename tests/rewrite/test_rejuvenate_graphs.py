@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import nrfx
+from tests import zoo
 from tests.rewrite.rewriting import SCHEMES, Weird, counted_flops, difference, images, unit
 from tests.zoo import SMALL, calibrated, norms, with_dead
 
@@ -298,3 +300,78 @@ def test_a_weight_that_a_function_reads_too_takes_no_cross_form() -> None:
     for scheme in SCHEMES:
         result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual="coupled")
         assert difference(model, result.module) < 1e-12
+
+
+class Padded(nn.Module):
+    """A padded convolution, written in three ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.before, self.way = zoo.cbr(3, 8), way
+        self.weight, self.norm = nn.Parameter(torch.randn(6, 8, 3, 3)), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        if self.way == "conv":
+            return self.norm(F.conv2d(x, self.weight, padding=1))
+        return self.norm(F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight))
+
+
+@pytest.mark.parametrize("scheme", ["dense", "attention", "removed"])
+def test_padding_before_a_layer_is_that_of_the_layer(scheme: str) -> None:
+    made = []
+    for way in ("conv", "pad"):
+        torch.manual_seed(0)
+        model = Padded(way).double().eval()
+        with torch.no_grad():
+            model.before[1].weight[:] = torch.tensor([0, 0, 0, 1, 0.3, 1, 1, 1])
+            model.before[1].bias[:] = torch.linspace(0.1, 1, 8)
+        images = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+        gm = nrfx.trace(model, images)
+        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
+        assert nrfx.verify(gm, result, images) < 1e-12
+        made.append((nrfx.utilization(gm).params.live, result.after, result.notes))
+    assert made[0][0] < 8 * 27 + 16 + 6 * 72 + 12 and made[0] == made[1]
+
+
+@pytest.mark.parametrize("treat", [
+    lambda x: torch.cat([x[:, ::2].tanh(), x[:, 1::2]], 1),
+    lambda x: torch.cat([x.chunk(2, 1)[0].tanh(), x.chunk(2, 1)[1]], 1),
+    lambda x: torch.cat([x[:, ::2].flip(2), x[:, 1::2]], 1),
+    lambda x: torch.cat([F.pad(x[:, ::2], (1, 0)), F.pad(x[:, 1::2], (0, 1))], 1),
+    lambda x: torch.cat([x.view(x.size(0), 2, -1, *x.shape[2:])[:, 0].sigmoid(), x[:, x.size(1) // 2 :]], 1),
+])  # fmt: skip
+@pytest.mark.parametrize("dead", [[0], [0, 3, 6], [0, 1]])
+def test_no_channel_changes_from_one_part_of_an_axis_to_another(
+    treat: Callable[[Tensor], Tensor], dead: list[int]
+) -> None:
+    class Treated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.after = zoo.cbr(3, 8), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.after(treat(self.before(x)))
+
+    model = calibrated(Treated())
+    with torch.no_grad():
+        model.before[1].weight[dead], model.before[1].bias[dead] = 0, 0
+    sample = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    gm = nrfx.trace(model, sample)
+    for result in (nrfx.compact(gm), nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))):
+        assert nrfx.verify(gm, result, sample) < 1e-12
+
+
+def test_a_norm_behind_a_flatten_takes_the_constant_at_every_position_of_a_channel() -> None:
+    model = calibrated(
+        nn.Sequential(
+            *(*zoo.cbr(3, 8), nn.Conv2d(8, 4, 1, bias=False), nn.Flatten(), nn.BatchNorm1d(4 * 256)),
+            *(nn.ReLU(), nn.Linear(4 * 256, 3)),
+        )
+    )
+    with torch.no_grad():
+        model[1].weight[:3], model[1].bias[:3] = 0, 0.5
+    sample = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    gm = nrfx.trace(model, sample)
+    result = nrfx.compact(gm)
+    assert result.changed and nrfx.verify(gm, result, sample) < 1e-12
