@@ -28,6 +28,7 @@ from nrfx.rules import (
     unknown,
 )
 from nrfx.rules.reduction import varying
+from nrfx.rules.registry import name_of
 from nrfx.tracing import TracedModule
 from nrfx.tracing.module import ByMode
 
@@ -37,9 +38,8 @@ class RuleWarning(UserWarning):
 
 
 def _defect(call: Call) -> str:
-    rule: Any = rule_of(call.node, call.module)
-    name = getattr(rule, "__qualname__", type(rule).__name__)
-    return f"The rule {getattr(rule, '__module__', '?')}.{name} failed at node {call.node.name}, which is pinned"
+    rule = name_of(rule_of(call.node, call.module))
+    return f"The rule {rule} failed at node {call.node.name}, which is pinned"
 
 
 class _OtherAxis(Exception):

@@ -1,6 +1,7 @@
 """Ops of a user's own, with rules that are registered from outside of the package: what docs/extending.md tells of."""
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,24 @@ def doubled_linear_rule(call: Call) -> Effect:
     layer = Layer.given(call)
     assert layer is not None
     return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
+
+
+def smooth(x: Tensor, strength: float = 1.0) -> Tensor:
+    """A function without a weight; sin has no rule."""
+    return x + strength * x.sin()
+
+
+@rule(smooth, keeps_shape=True, workless=True)
+def smooth_rule(call: Call) -> Effect:
+    return elementwise(call)
+
+
+class Kept:
+    """The same function in other places than under a global name."""
+
+    static = staticmethod(smooth)
+    table: ClassVar = {"smooth": smooth}
+    partial = partial(smooth, strength=0.5)
 
 
 class SignedRoot(torch.autograd.Function):
