@@ -206,6 +206,94 @@ def test_a_subclass_of_an_autograd_function_keeps_its_own_backward(kind: Any) ->
         del OPS[Tripled]
 
 
+def test_a_layer_of_ones_own_may_hold_its_numbers_as_it_likes() -> None:
+    """Its weight under another name, its channels on another axis: no check of torch's layers is meant for it."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), Function(lambda _, x: x.movedim(1, -1)), outside.LastNorm(8))
+    net.extend([outside.Mirror(8, 6), nn.LayerNorm(6)]).double()
+    with torch.no_grad():
+        net[2].weight[:3], net[2].bias[:] = 0, 0.5
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(net, x)
+    result = nrfx.compact(gm)
+    assert nrfx.verify(gm, result, x) < 1e-12
+    layer: Any = result.module.get_submodule("3")
+    assert (layer.in_features, layer.out_features) == (5, 6)
+
+
+class Rectified(torch.autograd.Function):
+    """max(x, 0), which gives 0 for NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, torch.zeros_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+rule(Rectified)(outside.signed_root_rule)
+
+
+def in_half(x: Tensor) -> Tensor:
+    """An op of half precision alone, as kernels for GPUs are."""
+    if x.dtype is torch.float64 and not x.is_meta:
+        raise RuntimeError("no kernel for double")
+    return x.sin()
+
+
+rule(in_half, keeps_shape=True)(outside.signed_root_rule)
+
+
+def test_what_varies_is_no_constant_although_the_op_forgets_it() -> None:
+    """Behind a padded convolution constants vary at the border."""
+    padded = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    model, x = Between(nn.Sequential(padded, Function(lambda _, x: Rectified.apply(x)))), torch.randn(IMAGE).double()
+    with torch.no_grad():
+        model.norm.bias.fill_(1), padded.weight.abs_()
+    gm = nrfx.trace(model, x)
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+
+
+def test_an_op_that_cannot_be_run_on_a_constant_holds_it() -> None:
+    gm = nrfx.trace(Between(in_half), torch.zeros(IMAGE, dtype=torch.float64))
+    assert nrfx.utilization(gm).held == (("in_half cannot be run on its constant (no kernel for double)", 4),)
+
+
+class Gated(nn.Module):
+    """A module of two tensors."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * torch.sigmoid(gate)
+
+
+rule(Gated, keeps_shape=True, workless=True)(outside.signed_root_rule)
+
+
+def test_a_module_may_take_its_tensors_by_name() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gated = Gated()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gated(gate=x, x=x)
+
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(Between(Both()), x)
+    assert nrfx.utilization(gm).held == () and nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+
+
+def test_a_leaf_with_a_forward_of_its_own_is_not_counted_as_its_base() -> None:
+    class Twice(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))
+
+    model = Between(Twice(8, 8, 1))
+    usage = nrfx.utilization(nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=[Twice]))
+    assert usage.uncounted == ("between: Twice has a forward of its own",)
+
+
 def test_a_subclass_that_changes_the_forward_has_no_part_in_the_rule() -> None:
     gm = nrfx.trace(Between(outside.Untaught()), torch.zeros(IMAGE, dtype=torch.float64))
     assert any("sort" in str(node.target) for node in gm.graph.nodes)
