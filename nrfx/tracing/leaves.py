@@ -33,8 +33,12 @@ class Leaves:
         """What a user asks for, as classes, modules of the model or their paths.
 
         Raises:
-            TraceError: one of them is something else, or is not in the model.
+            TraceError: `wanted` is no list of them; one of them is something else, or is not in the model.
         """
+        if isinstance(wanted, str | type | nn.Module) or not isinstance(wanted, Iterable):
+            raise TraceError(
+                f"leaves is a {type(wanted).__name__}; expected a list of classes, modules or paths: leaves=[...]."
+            )
         path_of = {id(module): path for path, module in model.named_modules() if path}
         kinds, paths = [], []
         for item in wanted:
@@ -62,8 +66,8 @@ class Leaves:
         return type(self)(self.kinds, frozenset(inner))
 
     def in_model(self, model: nn.Module) -> tuple[str, ...]:
-        """The paths of all of them in a model."""
-        return tuple(path for path, module in model.named_modules() if self.has(module, path))
+        """The paths of all of them in a model, which is itself always looked into."""
+        return tuple(path for path, module in model.named_modules() if path and self.has(module, path))
 
 
 @contextmanager
