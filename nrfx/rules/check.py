@@ -26,7 +26,7 @@ NEEDED: Mapping[Family, str] = {
 
 def check_effect(call: Call, effect: Effect) -> None:
     """Raises AnalysisError, with the node and the rule, for an effect that contradicts the op that it describes."""
-    if call.resized or (isinstance(effect, Effect) and effect.family is Family.UNKNOWN):
+    if isinstance(effect, Effect) and (call.resized or effect.family is Family.UNKNOWN):
         return
     slip = next(_slips(call, effect), None)
     if slip is not None:

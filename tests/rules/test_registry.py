@@ -358,13 +358,21 @@ def test_a_weight_that_its_entry_does_not_name_is_an_error_and_not_a_wrong_count
         nrfx.utilization(gm)
 
 
-def test_a_rule_that_raises_pins_its_op_and_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(call: Call) -> Effect:
-        return elementwise(call, typo=1)  # type: ignore[call-arg]
+def broken(call: Call) -> Effect:
+    return elementwise(call, typo=1)  # type: ignore[call-arg]
 
+
+def divided(call: Call) -> Effect:
+    return elementwise(call, times=bool(1 / len(call.kwargs)))
+
+
+@pytest.mark.parametrize(("broken", "said"), [(broken, "TypeError.*typo"), (divided, "ZeroDivisionError")])
+def test_a_rule_that_raises_pins_its_op_and_is_a_warning(
+    broken: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(OPS, outside.SignedRoot, type(OPS[outside.SignedRoot])(broken))
     gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
-    with pytest.warns(UserWarning, match=r"broken failed at node signed_root, which is pinned \(TypeError.*typo"):
+    with pytest.warns(nrfx.RuleWarning, match=f"failed at node signed_root, which is pinned .{said}"):
         usage = nrfx.utilization(gm)
     assert "signed_root" in {pin.node for pin in usage.pins}
 
@@ -389,3 +397,13 @@ def test_an_op_without_a_rule_is_named(op: Callable[[nn.Module, Tensor], Tensor]
     model = nn.Sequential(nn.Linear(3, 4), Function(op))
     (pin,) = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3))).pins
     assert pin.space == "0" and said in pin.reason
+
+
+def test_a_rule_that_gives_nothing_at_other_widths_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(call: Call) -> Any:
+        return None if call.resized else elementwise(call)
+
+    monkeypatch.setitem(OPS, outside.SignedRoot, type(OPS[outside.SignedRoot])(forgetful))
+    gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
+    with pytest.raises(nrfx.AnalysisError, match=r"signed_root.*forgetful.*it is None, and an Effect is expected"):
+        nrfx.compact(gm)
