@@ -46,6 +46,15 @@ def smooth_rule(call: Call) -> Effect:
     return elementwise(call)
 
 
+def named(x: Tensor) -> Tensor:
+    """A function whose rule knows it by name."""
+    return x.sin()
+
+
+rule("tests.rules.outside:named", keeps_shape=True)(smooth_rule)
+rule("tests.rules.nowhere:named")(smooth_rule)
+
+
 class Kept:
     """The same function in other places than under a global name."""
 

@@ -157,6 +157,11 @@ def test_a_function_in_a_closure_of_its_own_may_have_a_rule() -> None:
         del OPS[powered]
 
 
+def test_a_function_may_be_named_by_its_package() -> None:
+    gm = nrfx.trace(Between(outside.named), torch.zeros(IMAGE, dtype=torch.float64))
+    assert [pin.node for pin in nrfx.utilization(gm).pins] == ["output"]
+
+
 def test_a_function_that_is_marked_with_fx_wrap_has_its_rule() -> None:
     gm = nrfx.trace(Between(lambda x: marked(-x)), torch.zeros(IMAGE, dtype=torch.float64))
     assert [pin.node for pin in nrfx.utilization(gm).pins] == ["output"]
