@@ -9,6 +9,8 @@ NrfxError
 |-- TrainingError        an optimizer or a loop that does not fit its module
 |-- CheckpointError      a file that cannot be read, or does not fit
 `-- UsageError           a name, in a call or on the command line, of something that does not exist
+
+RuleWarning              a rule of the user's own raised; its op is pinned
 """
 
 
@@ -46,3 +48,7 @@ class CheckpointError(NrfxError):
 
 class UsageError(NrfxError):
     """A name, in a call or on the command line, is of something that does not exist."""
+
+
+class RuleWarning(UserWarning):
+    """A rule raised instead of giving an effect. Its op is pinned, which is sound, until the rule is mended."""

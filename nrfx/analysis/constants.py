@@ -5,8 +5,7 @@ tensors shaped like the label tensors: the constant, or NaN for a value that var
 weight that reads it reads a constant; the constant then goes into a bias, a running mean or a carrier (plan/absorb.py).
 
 NaN is right for what varies because arithmetic hands it on: a result with a NaN among its operands is NaN. Where it is
-not (x ** 0), the result is the same for every x, and so a constant indeed. Ops that would lose a NaN, or keep one for
-nothing, see to it in their rules (rules/pointwise.py): comparisons give NaN, 0 * NaN gives 0.
+not, rules see to it (rules/pointwise.py): whatever an op makes of a NaN, its result is NaN there; 0 * NaN gives 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.reinterpret import flow, like, operands
 from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
-from nrfx.rules import Family, Norm, Reading, tensors
+from nrfx.rules import Family, Norm, Reading, Unfit, tensors
 
 NAN = float("nan")
 
@@ -135,7 +134,13 @@ class _Propagation:
         self.places: list[str] = []
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+        try:
+            return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+        except Unfit as error:
+            out = self.varying(step, args, kwargs)
+            if isinstance(out, Tensor):
+                self.lose(step, args, out, f"{step.node.name} cannot be run on its constant ({error})")
+            return out
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))

@@ -5,15 +5,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from nrfx.rules import Call, Effect, Family, attempt, counted, op_of, rule_of, tensors
-from nrfx.tracing import has_known_forward
+from nrfx.rules import Call, Effect, Family, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
 
 
 def is_workless(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether the op is known to do no multiply-adds that count; what has a forward of its own may do any."""
-    kind: Any = type(module)
-    if module is not None and not has_known_forward(kind):
+    if module is not None and not runs_known_forward(module):
         return False
     op = op_of(node.target if module is None else module) if node.op.startswith("call_") else None
     return op is not None and op.workless
@@ -37,6 +36,8 @@ def _called(call: Call) -> Effect:
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
     if call.module is None and _asks_for_sizes(call):
         return Effect(Family.VALUE, out=attempt(_run, call))
+    if call.module is not None and not runs_known_forward(call.module):
+        return unknown(call, f"{type(call.module).__name__} has a forward of its own")
     obstacle = _obstacle(call.module)
     if obstacle is not None:
         return counted(call, obstacle, rule_of(call.node, call.module))
@@ -47,9 +48,6 @@ def _obstacle(module: nn.Module | None) -> str | None:
     """What stands between a module and its class's rule."""
     if module is None:
         return None
-    kind: Any = type(module)
-    if not has_known_forward(kind) or "forward" in vars(module):
-        return f"{kind.__name__} has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has forward hooks, which may do anything"
     computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from nrfx.rules import Family, op_of
@@ -28,7 +29,7 @@ class Memory:
         if not (works_in_place(writer, module) and writer.all_input_nodes):
             return None
         now = self.place[writer]
-        shared, queue = set(), [writer.all_input_nodes[0]]
+        shared, queue = set(), writer.all_input_nodes if _writes_by_schema(writer) else writer.all_input_nodes[:1]
         while queue:
             node = queue.pop()
             shared.add(node)
@@ -48,9 +49,20 @@ class Memory:
         return self.families[node] in (Family.MOVEMENT, Family.IDENTITY) or works_in_place(node, module)
 
 
+def _writes_by_schema(node: fx.Node) -> bool:
+    """Whether the node calls an op of torch.library, or of torch, that says it changes some of its arguments."""
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return any(getattr(target, overload)._schema.is_mutable for overload in target.overloads())
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
 def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
-        return bool(getattr(module, "inplace", False))
+        op = op_of(module)
+        return bool(getattr(module, "inplace", False)) or (op is not None and op.in_place)
+    if _writes_by_schema(node):
+        return True
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -12,6 +12,7 @@ from nrfx.analysis.effects import SIZES, effect_of, is_workless
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
+from nrfx.errors import RuleWarning
 from nrfx.labels import OPAQUE, along
 from nrfx.rules import (
     Before,
@@ -28,18 +29,17 @@ from nrfx.rules import (
     unknown,
 )
 from nrfx.rules.reduction import varying
+from nrfx.rules.registry import name_of
 from nrfx.tracing import TracedModule
 from nrfx.tracing.module import ByMode
 
-
-class RuleWarning(UserWarning):
-    """A rule raised instead of giving an effect. Its op is pinned, which is sound, until the rule is mended."""
+_DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+"""What a rule raises by mistake."""
 
 
 def _defect(call: Call) -> str:
-    rule: Any = rule_of(call.node, call.module)
-    name = getattr(rule, "__qualname__", type(rule).__name__)
-    return f"The rule {getattr(rule, '__module__', '?')}.{name} failed at node {call.node.name}, which is pinned"
+    rule = name_of(rule_of(call.node, call.module))
+    return f"The rule {rule} failed at node {call.node.name}, which is pinned"
 
 
 class _OtherAxis(Exception):
@@ -176,7 +176,7 @@ class LabelInterpreter:
             check_effect(call, effect)
         except Unfit as error:
             return self.unfit(call, error)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        except _DEFECTS as error:
             # an error in tests, where warnings are: whoever has a network to look at gets a sound answer all the same
             warnings.warn(f"{_defect(call)} ({type(error).__name__}: {_first_line(error)}).", RuleWarning, stacklevel=2)
             return self.unfit(call, error)

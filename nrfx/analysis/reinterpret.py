@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_map
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.rules import Family
+from nrfx.rules.registry import is_of_torch
 
 
 def flow(channels: Channels, value: Callable[[Step, tuple[Any, ...], dict[str, Any]], Any]) -> None:
@@ -36,9 +37,9 @@ def operands(step: Step, values: Mapping[tuple[str, str], Any]) -> tuple[tuple[A
 
 
 def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The node's arguments, with `input`, `tensors` and `other` in their places where they were passed by name."""
-    if not node.kwargs:
-        return node.args, {}
+    """The node's arguments, with `input`, `tensors` and `other` of torch in their places, if passed by name."""
+    if not node.kwargs or (node.op == "call_function" and not is_of_torch(node.target)):
+        return node.args, node.kwargs
     args, kwargs = list(node.args), dict(node.kwargs)
     for index, names in enumerate((("input", "tensors"), ("other",))):
         name = next((name for name in names if name in kwargs), None)

@@ -1,7 +1,9 @@
 """One rule an op: what it does to channels, what it costs, what it reads. One family a file; registry.py has the table.
 
-Public: `rule` teaches nrfx an op of your own, from your own code; `channelwise` and `opaque` do it in one line.
-docs/extending.md has worked examples. What else is exported here is what a rule is written with, and stable too.
+Public and stable: `rule` teaches nrfx an op of your own, from your own code; `channelwise` and `opaque` do it in one
+line. So is what a rule is written with: `Call`, `Effect` and its parts, `elementwise`, `moved`, `weighted` and `Layer`,
+`unknown`, `attempt`, `tensors`, `layout`, `along` and `ties_along`; docs/extending.md has worked examples. The table
+(`OPS`, `op_of` and the like) and the files of the families are for the rest of nrfx.
 """
 
 from nrfx.labels import along, layout

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nrfx.labels import along, layout
-from nrfx.rules.effect import Call, Effect, Family, Unfit, attempt, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import register
 from nrfx.rules.ties import ties_along
 
@@ -65,22 +65,23 @@ def _channelwise(call: Call, axis: int) -> Effect:
     if len(inputs) != 1 or not isinstance(call.val, Tensor):
         return unknown(call, "a channelwise op takes one tensor and gives one")
     (labels,) = inputs
-    at = axis % labels.dim()
+    if not all(-dims <= axis < dims for dims in (labels.dim(), call.val.dim())):
+        return unknown(call, f"channelwise(axis={axis}), and there is no such axis")
+    at, later = axis % labels.dim(), axis % call.val.dim()
     channels = layout(labels, at)
-    shape = [*call.val.shape[:at], channels.numel(), *call.val.shape[at + 1 :]]
-    out = along(channels, at, shape)
-    return Effect(Family.MIXED, out=out, ties=ties_along(labels, at), apply=partial(_on_constants, call.function, at))
+    shape = [*call.val.shape[:later], channels.numel(), *call.val.shape[later + 1 :]]
+    apply = partial(_on_constants, call.function, at, later)
+    return Effect(Family.MIXED, out=along(channels, later, shape), ties=ties_along(labels, at), apply=apply)
 
 
-def _on_constants(op: Callable[..., Any], axis: int, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+def _on_constants(op: Callable[..., Any], axis: int, later: int, *args: Any, **kwargs: Any) -> Tensor:
     """What the op makes of constants, channel by channel: NaN, a value that varies, stays NaN in the whole channel."""
+    (x,) = tensors((args, kwargs))
     others = [dim for dim in range(x.dim()) if dim != axis]
-    varies = x.isnan().flatten().any() if not others else x.isnan().amax(others)
-    try:
-        result: Tensor = attempt(op, torch.where(x.isnan(), 0.0, x), *rest, **named)
-    except Unfit:
-        return torch.full_like(x, float("nan"))
-    return torch.where(along(varies, axis, result.shape), float("nan"), result.double())
+    varies = x.isnan().amax(others) if others else x.isnan()
+    given, named = without_nan((args, kwargs))
+    result: Tensor = attempt(op, *given, **named)
+    return torch.where(along(varies, later, result.shape), float("nan"), result.double())
 
 
 def _opaque(call: Call, reason: str) -> Effect:

@@ -4,34 +4,91 @@ Checked at the widths of the trace, on every node, so that a slip in a rule (a b
 if it were an ordinary tensor) is an error that names it, and never a silent mistake.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from nrfx.errors import AnalysisError
 from nrfx.labels import joined
-from nrfx.rules.effect import Call, Effect, Family, Norm, Reading
-from nrfx.rules.registry import op_of, reads_as_weight
+from nrfx.rules.effect import Call, Effect, Family, Norm, Reading, tensors
+from nrfx.rules.registry import name_of, reads_as_weight, rule_of
+
+NEEDED: Mapping[Family, str] = {
+    Family.CONTRACTION: "reading",
+    Family.GROUPED: "reading",
+    Family.NORM: "norm",
+    Family.POINTWISE: "apply",
+    Family.MOVEMENT: "apply",
+}
+"""What the effects of a family have, for that is how they are followed."""
 
 
 def check_effect(call: Call, effect: Effect) -> None:
     """Raises AnalysisError, with the node and the rule, for an effect that contradicts the op that it describes."""
-    if effect.family is Family.UNKNOWN or call.resized:
+    if isinstance(effect, Effect) and (call.resized or effect.family is Family.UNKNOWN):
         return
     slip = next(_slips(call, effect), None)
     if slip is not None:
-        op = op_of(call.node.target if call.module is None else call.module)
-        name = getattr(op.rule, "__name__", "rule") if op is not None else "rule"
-        raise AnalysisError(f"Node {call.node.name}: the effect of its rule ({name}) does not fit: {slip}.")
+        rule = name_of(rule_of(call.node, call.module))
+        raise AnalysisError(f"Node {call.node.name}: the effect of its rule ({rule}) does not fit: {slip}.")
 
 
 def _slips(call: Call, effect: Effect) -> Iterator[str]:
+    if not isinstance(effect, Effect):
+        yield f"it is {effect!r}, and an Effect is expected"
+        return
     yield from _unsaid_weights(call, effect)
-    if isinstance(call.val, Tensor) and isinstance(effect.out, Tensor) and effect.out.shape != call.val.shape:
-        yield f"its labels have shape {list(effect.out.shape)}, and its result {list(call.val.shape)}"
+    yield from _label_slips(call, effect)
+    yield from _family_slips(effect)
+    yield from _site_slips(call, effect)
+    for reading in (effect.reading, *effect.also):
+        if reading is not None:
+            yield from _reading_slips(call, effect, reading)
+            yield from _axis_slips(call, reading.operand, reading.axis, reading.cols)
+    yield from _unread(call, effect)
+    if effect.norm is not None:
+        yield from _norm_slips(effect, effect.norm)
+        yield from _axis_slips(call, 0, effect.norm.axis, effect.norm.layout)
+    yield from _forgotten(call, effect)
+
+
+def _label_slips(call: Call, effect: Effect) -> Iterator[str]:
+    labels, values = tensors(effect.out), tensors(call.val)
+    if len(labels) != len(values) or isinstance(effect.out, Tensor) is not isinstance(call.val, Tensor):
+        yield f"its labels are {_told(effect.out)}, and its result is {_told(call.val)}"
+    for own, value in zip(labels, values, strict=False):
+        if own.shape != value.shape:
+            yield f"its labels have shape {list(own.shape)}, and its result {list(value.shape)}"
+        if own.dtype != torch.int64:
+            yield f"its labels are {own.dtype}, and int64 is expected"
+
+
+def _told(nest: Any) -> str:
+    return "a tensor" if isinstance(nest, Tensor) else f"a {type(nest).__name__} of {len(tensors(nest))} tensors"
+
+
+def _family_slips(effect: Effect) -> Iterator[str]:
+    family, needed = effect.family.name, NEEDED.get(effect.family)
+    if needed is not None and getattr(effect, needed) is None:
+        yield f"its family is {family}, and it has no {needed}"
+    for field in ("reading", "norm"):
+        if getattr(effect, field) is not None and field != needed:
+            yield f"it has a {field}, and its family is {family}"
+    if effect.reading is not None and (effect.reading.groups > 1) is not (effect.family is Family.GROUPED):
+        yield f"its reading has {effect.reading.groups} groups, and its family is {family}"
+    if effect.reading is not None and not effect.work:
+        yield "it has a reading and no work: Work(times, rows, cols)"
+
+
+def _site_slips(call: Call, effect: Effect) -> Iterator[str]:
     for site in effect.sites:
-        shape = call.parameter(site.parameter).shape
+        try:
+            shape = call.parameter(site.parameter).shape
+        except KeyError:
+            yield f"a site names {site.parameter!r}, and there is no such parameter: call.own(name) gives the full name"
+            continue
         if not site.dim < len(shape):
             yield f"dim {site.dim} of {site.parameter} has a site, and its shape is {list(shape)}"
         elif shape[site.dim] != site.layout.numel():
@@ -39,19 +96,10 @@ def _slips(call: Call, effect: Effect) -> Iterator[str]:
                 f"dim {site.dim} of {site.parameter} has {shape[site.dim]} positions, and the layout of its site "
                 f"{site.layout.numel()}"
             )
-    if effect.reading is None and effect.family in (Family.CONTRACTION, Family.GROUPED):
-        yield f"an effect of Family.{effect.family.name} has a reading (`weighted` makes one)"
-    for reading in (effect.reading, *effect.also):
-        if reading is not None:
-            yield from _reading_slips(call, effect, reading)
-    yield from _unread(call, effect)
-    if effect.norm is not None:
-        yield from _norm_slips(effect, effect.norm)
-    yield from _forgotten(call, effect)
 
 
 def _reading_slips(call: Call, effect: Effect, reading: Reading) -> Iterator[str]:
-    sites = {(site.parameter, site.dim) for site in effect.sites}
+    sites = {(site.parameter, site.dim): site.layout for site in effect.sites}
     if reading.bias is not None and (reading.bias, 0) not in sites:
         yield f"the bias {reading.bias} has no site: Site({reading.bias!r}, 0, rows)"
     if reading.weight is None:
@@ -65,6 +113,17 @@ def _reading_slips(call: Call, effect: Effect, reading: Reading) -> Iterator[str
     own = {dim for parameter, dim in sites if parameter == reading.weight}
     if not own >= ({0} if reading.groups > 1 else {0, 1}):
         yield f"the weight {reading.weight} has sites on dims {sorted(own)} alone"
+    first, second = (reading.cols, reading.rows) if reading.transposed else (reading.rows, reading.cols)
+    followed = {(reading.weight, 0): first, (reading.weight, 1): second, (reading.bias, 0): reading.rows}
+    for place in sites.keys() & followed.keys():
+        if not torch.equal(sites[place], followed[place]):
+            yield f"the site on dim {place[1]} of {place[0]} has not the layout of the reading"
+
+
+def _axis_slips(call: Call, operand: int, axis: int, layout: Tensor) -> Iterator[str]:
+    shape = tensors((call.args, call.kwargs))[operand].shape
+    if not (0 <= axis < len(shape) and shape[axis] == layout.numel()):
+        yield f"it reads {layout.numel()} channels on axis {axis}, and its operand has shape {list(shape)}"
 
 
 def _unread(call: Call, effect: Effect) -> Iterator[str]:
@@ -114,11 +173,11 @@ def _places(node: fx.Node, source: fx.Node) -> str:
 
 
 def _forgotten(call: Call, effect: Effect) -> Iterator[str]:
-    """Parameters of the module without a site, beside others that have one."""
-    named = {site.parameter for site in effect.sites} | {call.name(f"{call.path}.{name}") for name in effect.fixed}
-    if call.module is None or not effect.sites:
+    """Parameters of more than one number without a site, where others have one or channels pass freely."""
+    if call.module is None or (effect.pins and not effect.sites):
         return
+    named = {site.parameter for site in effect.sites} | {call.name(f"{call.path}.{name}") for name in effect.fixed}
     for name, parameter in call.module.named_parameters():
         full = call.name(f"{call.path}.{name}" if call.path else name)
-        if parameter.dim() and full not in named:
+        if parameter.numel() > 1 and full not in named:
             yield f"{full} has no site; if it keeps its shape at any width, name it in the effect: fixed=({name!r},)"

@@ -4,9 +4,11 @@ A rule describes one op by its effect on label tensors. Everything else (costs, 
 generic consumer of effects, so that an op is described once, here.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -222,9 +224,11 @@ class Call:
 
     @property
     def function(self) -> Callable[..., Any]:
-        """The op itself, on tensors of the user's own."""
+        """The op itself, on tensors of one's own. A module of the user's own runs as a copy in eval mode: it may keep a
+        state."""
         if self.module is not None:
-            return self.module
+            torchs = type(self.module).__module__.startswith("torch.nn.")
+            return self.module if torchs else partial(_on_a_copy, self.module)
         if isinstance(self.node.target, str):
             name = self.node.target
             return lambda x, *rest, **named: getattr(x, name)(*rest, **named)
@@ -239,6 +243,18 @@ class Call:
         return torch.utils._pytree.tree_map(
             lambda leaf: fill(code, leaf.shape) if isinstance(leaf, Tensor) else leaf, val
         )
+
+
+def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    with torch.no_grad():
+        return copy.deepcopy(module).eval()(*args, **kwargs)
+
+
+def without_nan(nest: Any) -> Any:
+    """A copy of the values in a nest of arguments, with 0 for what varies."""
+    return torch.utils._pytree.tree_map(
+        lambda leaf: torch.where(leaf.isnan(), 0.0, leaf) if isinstance(leaf, Tensor) else leaf, nest
+    )
 
 
 def tensors(nest: Any) -> list[Tensor]:

@@ -180,7 +180,7 @@ def _over_last(call: Call, count: int) -> Effect:
     last = set(range(labels.dim() - count, labels.dim()))
     if varying(labels) & last:
         return _mixing(call, labels, f"{_title(call)} normalises over its channels")
-    return Effect(Family.MIXED, out=labels)
+    return Effect(Family.MIXED, out=labels, fixed=("weight", "bias"))
 
 
 @rule(nn.LocalResponseNorm, F.local_response_norm, keeps_shape=True, workless=True)

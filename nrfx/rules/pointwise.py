@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import coalesce, collapse, layout
-from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import register, rule
 from nrfx.rules.ties import ties_along
 
@@ -69,17 +69,14 @@ def detached(call: Call) -> Effect:
     )
 
 
-def out_of_place(call: Call) -> Callable[..., Any]:
-    """The op itself, out of place, on float64 values. It must not depend on the mode."""
-    if call.module is not None:
-        module = call.module
-        return lambda x: module(x.clone())
-    if call.node.op == "call_method":
-        name = str(call.node.target)
-        return lambda x, *rest, **named: getattr(x.clone(), name)(*rest, **named)
-    target = call.node.target
-    assert callable(target)
-    return lambda x, *rest, **named: target(x.clone() if isinstance(x, Tensor) else x, *rest, **named)
+def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    """What the op makes of constants, out of place. NaN, a value that varies, stays NaN, also where the op would lose
+    it, as torch.where(x > 0, x, 0) does. Raises Unfit where the op refuses float64 values."""
+    given, named = without_nan((args, kwargs))
+    result: Tensor = attempt(op, *given, **named)
+    for values in tensors((args, kwargs)):
+        result = torch.where(values.isnan(), float("nan"), result)
+    return result.double()
 
 
 def elementwise(
@@ -97,7 +94,7 @@ def elementwise(
         return Effect(Family.VALUE, out=_plain(call))
     if "out" in call.kwargs:
         return unknown(call, "it writes its result into another tensor")
-    apply = apply or (_product if times else out_of_place(call))
+    apply = apply or (_product if times else partial(_followed, call.function))
     numbers = tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float))
     if len(operands) == 1 and not adds:  # nothing to meet
         return Effect(

@@ -10,6 +10,8 @@ once, under the key of the op:
 An op without an entry pins whatever it touches, and says so.
 """
 
+import builtins
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,8 @@ from nrfx.rules.effect import Call, Effect, unknown
 Rule = Callable[[Call], Effect]
 AnyRule = TypeVar("AnyRule", bound=Rule)
 Widths = Callable[[Any, int | None], dict[str, int]]
+
+_TORCH_OPS = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,32 @@ def register(rule: Rule, *keys: Any, **facts: Any) -> None:
     A rule may be registered again under its own name, as a notebook does when a cell is run twice.
 
     Raises:
-        UsageError: a key is none of the kinds above, or has a rule of another name.
+        UsageError: a key is none of the kinds above, or has a rule of another name; `weights` is no tuple.
     """
+    weights = facts.get("weights", ())
+    if not isinstance(weights, tuple | list):
+        raise UsageError(
+            f"weights={weights!r}: expected a tuple of places or names of arguments, such as ({weights!r},)."
+        )
     for key in dict.fromkeys(keys):  # some functions of torch have two names
-        if not (callable(key) or isinstance(key, str)):
-            raise UsageError(f"{key!r} cannot have a rule: expected a module class, a function, or a method's name.")
-        if key in OPS and _name(OPS[key].rule) != _name(rule):
-            raise UsageError(f"{key!r} has a rule already, {_name(OPS[key].rule)}: an op has one rule.")
+        if not _is_key(key):
+            raise UsageError(
+                f"{key!r} cannot have a rule: expected a module class, a function, a class of autograd functions, an "
+                "op such as torch.ops.mylib.my_op, or the name of a method of tensors."
+            )
+        if key in OPS and name_of(OPS[key].rule) != name_of(rule):
+            raise UsageError(f"{key!r} has a rule already, {name_of(OPS[key].rule)}: an op has one rule.")
         OPS[key] = Op(rule, **facts)
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a graph can call what the key stands for. Instances, bound methods and partials would never be found."""
+    if isinstance(key, str):
+        return ":" in key or hasattr(Tensor, key)
+    if isinstance(key, type):
+        return issubclass(key, nn.Module | torch.autograd.Function) or key.__module__ == builtins.__name__
+    of_a_class = isinstance(getattr(key, "__self__", None), type)  # SomeFunction.apply
+    return isinstance(key, types.FunctionType | types.BuiltinFunctionType | _TORCH_OPS) and not of_a_class
 
 
 def rule(*keys: Any, **facts: Any) -> Callable[[AnyRule], AnyRule]:
@@ -133,8 +155,10 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
         return False
     if op.transposes or (op.flattens and gives_matrix(user)):
         return any(reads_as_weight(user, next_user) for next_user in user.users)
+    names = parameters_of(user.target)
+    weights = {names.index(place) if place in names else place for place in op.weights}
     places = (*enumerate(user.args), *user.kwargs.items())
-    return any(place in op.weights and _holds(value, node) for place, value in places)
+    return any(place in weights and _holds(value, node) for place, value in places)
 
 
 def gives_matrix(node: fx.Node) -> bool:
@@ -159,6 +183,11 @@ class AppliedFunction:
     def __call__(self, *args: Any) -> Any:
         return self.function.apply(*args)
 
+    @property
+    def is_new_style(self) -> bool:
+        """Whether its forward takes no ctx."""
+        return self.function.setup_context is not torch.autograd.Function.setup_context
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AppliedFunction) and other.function is self.function
 
@@ -167,6 +196,43 @@ class AppliedFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return AppliedFunction, (self.function,)
+
+
+def is_of_torch(function: Any) -> bool:
+    """Whether a function is one of torch or Python, which torch itself records."""
+    return str(function.__module__).partition(".")[0] in ("torch", "_operator", "builtins")
+
+
+def parameters_of(target: Any) -> tuple[str, ...]:
+    """The names of the arguments by position of a custom op, or of a function or class of the user's own; else ()."""
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        overloads = target.overloads()
+        return parameters_of(getattr(target, overloads[0])) if len(overloads) == 1 else ()
+    if isinstance(target, torch._ops.OpOverload):
+        return tuple(argument.name for argument in target._schema.arguments if not argument.kwarg_only)
+    function, own = target, 0
+    if isinstance(target, AppliedFunction):
+        function, own = target.function.forward, 0 if target.is_new_style else 1  # ctx
+    elif isinstance(target, type) and issubclass(target, nn.Module):
+        function, own = target.forward, 1  # self
+    if not isinstance(function, types.FunctionType) or is_of_torch(function):
+        return ()
+    return function.__code__.co_varnames[own : function.__code__.co_argcount]
+
+
+def in_order(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, by position where they were passed by name, so that a rule finds them in one place.
+
+    >>> def scaled(x, weight, bias=None): ...
+    >>> in_order(scaled, (), {"weight": 2, "x": 1})
+    ((1, 2), {})
+    """
+    given, named = list(args), dict(kwargs)
+    for name in parameters_of(target)[len(args) :]:
+        if name not in named:
+            break
+        given.append(named.pop(name))
+    return tuple(given), named
 
 
 def _keys(target: Any) -> Iterator[Any]:
@@ -188,7 +254,8 @@ def _dotted(kind: Any) -> str:
     return f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', '')}"
 
 
-def _name(rule: Any) -> str:
+def name_of(rule: Any) -> str:
+    """The name of a rule, with its module."""
     rule = rule.func if isinstance(rule, partial) else rule
     return f"{rule.__module__}.{getattr(rule, '__qualname__', type(rule).__name__)}"
 

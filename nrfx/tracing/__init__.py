@@ -1,8 +1,8 @@
 """From an nn.Module and example inputs to a graph that knows its shapes and behaves like it in both modes."""
 
 from nrfx.tracing.capture import as_traced, trace
-from nrfx.tracing.known_forward import has_known_forward
+from nrfx.tracing.known_forward import runs_known_forward
 from nrfx.tracing.module import ByMode, TracedModule, propagate
 from nrfx.tracing.parts import PartialModule
 
-__all__ = ["ByMode", "PartialModule", "TracedModule", "as_traced", "has_known_forward", "propagate", "trace"]
+__all__ = ["ByMode", "PartialModule", "TracedModule", "as_traced", "propagate", "runs_known_forward", "trace"]

@@ -9,6 +9,7 @@ regions inside forward (fx would drop them in silence), random numbers drawn out
 quantized modules. Models with such places can be traced in parts (partition.py).
 """
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,9 @@ from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied,
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
+
+_TRACING = threading.RLock()
+"""Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""
 
 
 def trace(
@@ -58,12 +62,13 @@ def trace(
     (1, 8, 7, 7)
     """
     refuse_unsupported(model)
-    if not partial:
-        inputs = _specs(example_inputs)
-        traced = trace_whole(model, inputs, Leaves.of(model, leaves))
-        check_dtypes(traced)
-        return traced
-    return trace_parts(model, example_inputs, Leaves.of(model, leaves))
+    wanted = Leaves.of(model, leaves)
+    with _TRACING:
+        if partial:
+            return trace_parts(model, example_inputs, wanted)
+        traced = trace_whole(model, _specs(example_inputs), wanted)
+    check_dtypes(traced)
+    return traced
 
 
 def as_traced(

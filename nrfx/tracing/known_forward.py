@@ -5,6 +5,7 @@ Their class tells what they compute, so that a rule can describe them. All other
 """
 
 import functools
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -26,12 +27,23 @@ COMPOSED = (
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether the module runs the forward of its class, and this is torch's own or ours."""
-    if "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module):
+    if nn.utils.parametrize.is_parametrized(module) or type(module) in COMPOSED:
         return False
+    return runs_known_forward(module)
+
+
+def runs_known_forward(module: nn.Module) -> bool:
+    """Whether the class of a module has a known forward, and no attribute of the module hides a method of it."""
     kind: Any = type(module)
-    if kind in COMPOSED:
-        return False
-    return has_known_forward(kind)
+    return has_known_forward(kind) and _methods(kind).isdisjoint(vars(module))
+
+
+@functools.cache
+def _methods(kind: Any) -> frozenset[str]:
+    """The methods that a class and its bases have beyond nn.Module, and the forward."""
+    bases = (base for base in kind.__mro__ if base not in nn.Module.__mro__)
+    functions = {name for base in bases for name, value in vars(base).items() if isinstance(value, FunctionType)}
+    return frozenset(functions | {"forward"})
 
 
 def has_known_forward(kind: Any) -> bool:

@@ -1,14 +1,14 @@
 """Which modules and functions are recorded as one call: those that are asked for, and those that have a rule.
 
-What has a rule of the user's own is recorded as one call wherever the forward calls it from: functions are exchanged in
-every file that names them while a forward is recorded, and autograd functions get another `forward`.
+What has a rule of the user's own is recorded as one call wherever the forward calls it from: functions, and `apply` of
+autograd functions, run other code while a forward is recorded.
 """
 
 import functools
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from torch.fx import _symbolic_trace
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS
-from nrfx.rules.registry import AppliedFunction
+from nrfx.rules.registry import AppliedFunction, is_of_torch
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,12 @@ class Leaves:
         """What a user asks for, as classes, modules of the model or their paths.
 
         Raises:
-            TraceError: one of them is something else, or is not in the model.
+            TraceError: `wanted` is no list of them; one of them is something else, or is not in the model.
         """
+        if isinstance(wanted, str | type | nn.Module) or not isinstance(wanted, Iterable):
+            raise TraceError(
+                f"leaves is a {type(wanted).__name__}; expected a list of classes, modules or paths: leaves=[...]."
+            )
         path_of = {id(module): path for path, module in model.named_modules() if path}
         kinds, paths = [], []
         for item in wanted:
@@ -62,58 +66,90 @@ class Leaves:
         return type(self)(self.kinds, frozenset(inner))
 
     def in_model(self, model: nn.Module) -> tuple[str, ...]:
-        """The paths of all of them in a model."""
-        return tuple(path for path, module in model.named_modules() if self.has(module, path))
+        """The paths of all of them in a model, which is itself always looked into."""
+        return tuple(path for path, module in model.named_modules() if path and self.has(module, path))
 
 
 @contextmanager
 def ruled_functions_recorded() -> Iterator[None]:
     """Functions and autograd functions with a rule of the user's own are recorded as calls in here."""
-    functions = [key for key in OPS if isinstance(key, types.FunctionType) and not _is_of_torch(key)]
-    applied = [key for key in OPS if isinstance(key, type) and issubclass(key, torch.autograd.Function)]
-    undo: list[Callable[[], None]] = []
-    try:
-        for kind in applied:
-            undo.append(_exchanged_forward(kind))
-        for restore in _exchanged_names(functions) if functions else ():
-            undo.append(restore)
+    functions = {id(function): function for key in OPS if (function := _function(key)) is not None}
+    with ExitStack() as exchanged:
+        for function in functions.values():
+            exchanged.enter_context(_exchanged(function, _recorded))
+        for kind in _applied():
+            exchanged.callback(_exchanged_forward(kind))
         yield
-    finally:
-        for restore in reversed(undo):
-            restore()
 
 
-def _is_of_torch(function: Any) -> bool:
-    """Whether torch itself records the function: what works on proxies needs no help."""
-    return str(function.__module__).partition(".")[0] in ("torch", "_operator", "builtins")
+def _function(key: Any) -> types.FunctionType | None:
+    """The function of the user's own that a key of a rule stands for, if it is loaded."""
+    if isinstance(key, str):
+        package, _, name = key.partition(":")
+        key = functools.reduce(
+            lambda owner, part: getattr(owner, part, None), name.split("."), sys.modules.get(package)
+        )
+    return key if isinstance(key, types.FunctionType) and not is_of_torch(key) else None
 
 
-def _recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, but a call on traced values becomes a node of the graph."""
+def _recorded(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes the place of a function: a call on traced values becomes a node of the graph."""
 
-    @functools.wraps(original, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         proxy = _symbolic_trace._find_proxy(args, kwargs)
         if proxy is None:
             return original(*args, **kwargs)
-        return proxy.tracer.create_proxy("call_function", original, args, kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
 
     return call
 
 
+def _applied() -> list[Any]:
+    """The autograd functions that run the forward of a class with a rule."""
+    kinds: list[Any] = [key for key in OPS if isinstance(key, type) and issubclass(key, torch.autograd.Function)]
+    for kind in kinds:  # it grows: a subclass has a backward of its own, which its node must name
+        kinds += [own for own in kind.__subclasses__() if own.forward is kind.forward and own not in kinds]
+    return kinds
+
+
+def _calls_instead(*args: Any, instead_: Callable[..., Any], **kwargs: Any) -> Any:
+    return instead_(*args, **kwargs)
+
+
+@contextmanager
+def _exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Exchanges what a function does. Its code is exchanged, for the function itself may be kept under any name, in any
+    table, class or closure."""
+    code, named = function.__code__, function.__kwdefaults__
+    original = types.FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    original.__kwdefaults__ = named
+    # in this order, and back in the other: another thread may call the function in between
+    function.__kwdefaults__ = {**(named or {}), "instead_": instead(function, original)}
+    function.__code__ = _calls_instead.__code__.replace(co_freevars=code.co_freevars)
+    try:
+        yield
+    finally:
+        function.__code__ = code
+        function.__kwdefaults__ = named
+
+
 def _exchanged_forward(kind: Any) -> Callable[[], None]:
-    """Exchanges the forward of an autograd function, which whatever `apply` was kept under some name ends in."""
+    """Exchanges the forward of an autograd function, in which whatever `apply` was kept under some name ends."""
     own = {name: vars(kind)[name] for name in ("forward", "setup_context") if name in vars(kind)}
     forward, setup = kind.forward, kind.setup_context
-    new_style = setup is not torch.autograd.Function.setup_context  # forward then takes no ctx
+    function = AppliedFunction(kind)
+    new_style = function.is_new_style
 
+    @functools.wraps(forward)  # `apply` asks for its signature
     def recorded(*args: Any) -> Any:
         given = args if new_style else args[1:]
         proxy = _symbolic_trace._find_proxy(given)
         if proxy is None:
             return forward(*args)
         with torch.enable_grad():  # which `apply` switches off
-            return proxy.tracer.create_proxy("call_function", AppliedFunction(kind), given, {})
+            return proxy.tracer.create_proxy("call_function", function, given, {})
 
     def set_up(ctx: Any, inputs: Any, output: Any) -> None:
         if _symbolic_trace._find_proxy(inputs) is None:
@@ -131,14 +167,3 @@ def _exchanged_forward(kind: Any) -> Callable[[], None]:
                 delattr(kind, name)
 
     return restore
-
-
-def _exchanged_names(functions: list[Any]) -> Iterator[Callable[[], None]]:
-    """Exchanges the functions under every global name that they have."""
-    exchange = {id(function): _recorded(function) for function in functions}
-    for module in list(sys.modules.values()):
-        names = vars(module) if type(module) is types.ModuleType else {}
-        for name, value in list(names.items()):
-            if id(value) in exchange:
-                names[name] = exchange[id(value)]
-                yield functools.partial(names.__setitem__, name, value)

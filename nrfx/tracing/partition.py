@@ -111,6 +111,9 @@ class _Choice:
         if module in seen or next(module.parameters(), None) is None:
             return
         seen.add(module)
+        if self.leaves.has(module, path):
+            self.outside.append(f"{path} ({type(module).__name__}): it is a leaf.")
+            return
         obstacle = self._obstacle(path, module)
         if obstacle is None:
             self.parts.append(path)
@@ -129,8 +132,8 @@ class _Choice:
         calls = self.record.calls.get(path)
         if not calls:
             return "the run on the example inputs does not call it."
-        if path in self._read_outside or self.leaves.has(module, path):
-            return "something outside of it reads its parameters." if path in self._read_outside else "it is a leaf."
+        if path in self._read_outside:
+            return "something outside of it reads its parameters."
         first = calls[0].arguments
         if first is None or any(call.arguments is None for call in calls):
             return "it takes more than tensors and constants."

@@ -21,6 +21,7 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
+from nrfx.rules.registry import in_order
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
@@ -139,6 +140,9 @@ class Recorder(fx.Tracer):
         for node in graph.nodes:
             if node.op == "call_function" and op_of(node.target) is not None:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
+            if node.kwargs:
+                called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
+                node.args, node.kwargs = in_order(called, node.args, node.kwargs)
         return graph
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, has_rule, op_of
+from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.clone import on_meta, shell
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
@@ -189,8 +190,8 @@ def _is_float(value: Any) -> bool:
 
 
 def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
-    """Raises the ValueError that a norm would raise for this input if it were called."""
-    if not op.norm:
+    """Raises the ValueError that a norm of torch would raise for this input if it were called."""
+    if not (op.norm and is_of_torch(module.forward)):
         return
     if callable(check_dims := getattr(module, "_check_input_dim", None)):
         check_dims(x)

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.rules import op_of
-from nrfx.rules.registry import Widths
+from nrfx.rules import Op, op_of
+from nrfx.rules.registry import Widths, is_of_torch
 from nrfx.tracing.module import TracedModule
 
 _AGAIN = "Trace the model again after a change of its layers."
@@ -21,7 +21,7 @@ _AGAIN = "Trace the model again after a change of its layers."
 def check_layers(traced: TracedModule) -> None:
     """Raises TraceError unless each layer and tensor that the graphs read is there and as wide as they say.
 
-    Convolutions, linear layers, batch, instance and group norms have a width that is checked.
+    The convolutions, linear layers, batch, instance and group norms of torch have a width that is checked.
     """
     modules = dict(traced.named_modules())
     for graph in dict.fromkeys(traced.graphs.values()):
@@ -50,11 +50,16 @@ def _check_read(traced: TracedModule, name: str) -> None:
 
 
 def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
-    op = op_of(module)
+    op = _op_of_torch(module)
     if op is not None and op.norm and not hasattr(module, "normalized_shape"):
         _check_norm(path, module, source)
     elif op is not None and op.widths is not None and not op.norm:
         _check_layer(path, module, op.widths, source, result)
+
+
+def _op_of_torch(module: nn.Module) -> Op | None:
+    """The entry of a module that runs a forward of torch: other classes hold their parameters as they like."""
+    return op_of(module) if is_of_torch(module.forward) else None
 
 
 def _check_norm(path: str, module: Any, source: Tensor) -> None:
@@ -102,18 +107,15 @@ def check_dtypes(traced: TracedModule) -> None:
         for node in graph.nodes:
             module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
-            if isinstance(source, Tensor) and _has_widths(module) and _is_layer(module):
-                weight: Any = module.weight
-                if weight.dtype != source.dtype:
-                    raise TraceError(
-                        f"{node.target} ({type(module).__name__}) reads {_named(source.dtype)} and its weight is "
-                        f"{_named(weight.dtype)}. Pass example_inputs of the model's dtype, or convert the whole model."
-                    )
-
-
-def _has_widths(module: nn.Module) -> bool:
-    op = op_of(module)
-    return op is not None and op.widths is not None
+            if not isinstance(source, Tensor):
+                continue
+            op = _op_of_torch(module)
+            if op is not None and op.widths is not None and _is_layer(module) and module.weight.dtype != source.dtype:
+                raise TraceError(
+                    f"{node.target} ({type(module).__name__}) reads {_named(source.dtype)} and its weight is "
+                    f"{_named(module.weight.dtype)}. Pass example_inputs of the model's dtype, or convert the whole "
+                    "model."
+                )
 
 
 def _named(dtype: Any) -> str:

@@ -1,5 +1,6 @@
 """Ops that write into what they are given, and who reads it later."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -8,11 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.in_place import Memory, works_in_place
-from nrfx.rules import Family
+from nrfx.rules import OPS, Family
+from tests.rules import outside
 
 
 def graph_of(function: Callable[[Tensor], Tensor]) -> fx.Graph:
     return fx.symbolic_trace(function).graph
+
+
+def memory_of(graph: fx.Graph) -> Memory:
+    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY}
+    families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
+    return Memory({node: index for index, node in enumerate(graph.nodes)}, families, {})
 
 
 @pytest.mark.parametrize(("function", "writes"), [
@@ -28,6 +36,30 @@ def test_what_writes_into_its_first_argument(function: Callable[[Tensor], Tensor
 def test_a_module_says_so_itself() -> None:
     node = next(iter(graph_of(lambda x: x).nodes))
     assert works_in_place(node, nn.ReLU(inplace=True)) and not works_in_place(node, nn.ReLU())
+
+
+def test_the_rule_of_a_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, outside.Strongest, dataclasses.replace(OPS[outside.Strongest], in_place=True))
+    assert works_in_place(next(iter(graph_of(lambda x: x).nodes)), outside.Strongest())
+
+
+@torch.library.custom_op("nrfx_tests::shift", mutates_args=("by",))
+def shift(x: Tensor, by: Tensor) -> Tensor:
+    by += x
+    return x.clone()
+
+
+def test_the_schema_of_a_custom_op_says_so_of_any_argument() -> None:
+    """It changes its second argument, which a later node reads."""
+
+    def function(x: Tensor) -> Tensor:
+        total = x.exp()
+        torch.ops.nrfx_tests.shift(x, total)
+        return total.sum()
+
+    graph = graph_of(function)
+    writer = next(node for node in graph.nodes if node.target is torch.ops.nrfx_tests.shift)
+    assert works_in_place(writer, None) and memory_of(graph).later_reader(writer) == "sum_1"
 
 
 def nobody(x: Tensor) -> Tensor:
@@ -65,8 +97,5 @@ def test_the_value_or_a_view_of_it_may_be_read_later_and_a_copy_is_not_it(
     function: Callable[[Tensor], Tensor], reader: str | None
 ) -> None:
     graph = graph_of(function)
-    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY}
-    families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
-    place = {node: index for index, node in enumerate(graph.nodes)}
     (writer,) = (node for node in graph.nodes if node.target == "add_")
-    assert Memory(place, families, {}).later_reader(writer) == reader
+    assert memory_of(graph).later_reader(writer) == reader

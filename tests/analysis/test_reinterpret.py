@@ -52,6 +52,15 @@ def test_operands_that_were_passed_by_name_stand_in_their_places() -> None:
     assert arguments(alone) == ((), {"other": y})
 
 
+def test_names_of_a_function_of_the_user_s_own_are_its_own() -> None:
+    def mixed(x: torch.Tensor, k: float = 1.0, *, other: torch.Tensor) -> torch.Tensor:
+        return k * x + other
+
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    assert arguments(graph.call_function(mixed, (x,), {"other": x})) == ((x,), {"other": x})
+
+
 def test_like_replaces_the_tensors_of_a_nest_and_keeps_the_rest() -> None:
     nest = (torch.tensor(1), [torch.tensor(2), "text"], {"key": (torch.tensor(3), None)})
     assert like(nest, lambda labels: 10 * labels) == (10, [20, "text"], {"key": (30, None)})

@@ -1,12 +1,27 @@
 """Ops of a user's own, with rules that are registered from outside of the package: what docs/extending.md tells of."""
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.rules import Call, Effect, Family, Layer, Site, channelwise, elementwise, opaque, rule, weighted
+from nrfx.rules import (
+    Call,
+    Effect,
+    Family,
+    Layer,
+    Norm,
+    Site,
+    along,
+    channelwise,
+    elementwise,
+    layout,
+    opaque,
+    rule,
+    weighted,
+)
 
 
 def doubled_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -19,6 +34,33 @@ def doubled_linear_rule(call: Call) -> Effect:
     layer = Layer.given(call)
     assert layer is not None
     return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
+
+
+def smooth(x: Tensor, strength: float = 1.0) -> Tensor:
+    """A function without a weight; sin has no rule."""
+    return x + strength * x.sin()
+
+
+@rule(smooth, keeps_shape=True, workless=True)
+def smooth_rule(call: Call) -> Effect:
+    return elementwise(call)
+
+
+def named(x: Tensor) -> Tensor:
+    """A function whose rule knows it by name."""
+    return x.sin()
+
+
+rule("tests.rules.outside:named", keeps_shape=True)(smooth_rule)
+rule("tests.rules.nowhere:named")(smooth_rule)
+
+
+class Kept:
+    """The same function in other places than under a global name."""
+
+    static = staticmethod(smooth)
+    table: ClassVar = {"smooth": smooth}
+    partial = partial(smooth, strength=0.5)
 
 
 class SignedRoot(torch.autograd.Function):
@@ -64,6 +106,7 @@ class Mirror(nn.Module):
 
     def __init__(self, into: int, out: int) -> None:
         super().__init__()
+        self.in_features, self.out_features = into, out
         self.matrix = nn.Parameter(torch.randn(out, into) / into**0.5)
         self.offset = nn.Parameter(torch.randn(out))
 
@@ -71,7 +114,11 @@ class Mirror(nn.Module):
         return x @ self.matrix.t() + self.offset
 
 
-@rule(Mirror)
+def _mirror_widths(layer: Any, _: int | None) -> dict[str, int]:
+    return {"in_features": layer.matrix.shape[1], "out_features": layer.matrix.shape[0]}
+
+
+@rule(Mirror, widths=_mirror_widths)
 def mirror(call: Call) -> Effect:
     assert isinstance(call.module, Mirror)
     layer = Layer(
@@ -125,6 +172,25 @@ class Forgetful(nn.Module):
 
 @rule(Forgetful)
 def forgetful(call: Call) -> Effect:
-    from nrfx.rules import layout  # noqa: PLC0415
-
     return Effect(Family.MIXED, out=call.args[0], sites=(Site(f"{call.path}.slope", 0, layout(call.args[0], 1)),))
+
+
+class LastNorm(nn.Module):
+    """A norm with its channels on the last axis: each is divided by its own root mean square."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.square().mean((1, 2), keepdim=True) + 1e-6) + self.bias
+
+
+@rule(LastNorm, norm=True, keeps_shape=True, workless=True)
+def last_norm(call: Call) -> Effect:
+    channels = layout(call.args[0], 3)
+    gamma, beta = call.own("weight"), call.own("bias")
+    assert gamma is not None and beta is not None
+    norm = Norm(call.path, call.path, channels, 3, gamma, beta, mean=None, var=None, eps=1e-6)
+    sites = (Site(gamma, 0, channels), Site(beta, 0, channels))
+    return Effect(Family.NORM, out=along(channels, 3, call.args[0].shape), sites=sites, norm=norm)

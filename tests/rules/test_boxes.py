@@ -60,3 +60,61 @@ def test_a_function_can_be_opaque_too() -> None:
         assert ("both", "it doubles") in {(pin.node, pin.reason) for pin in usage.pins}
     finally:
         del OPS[both]
+
+
+class Strongest(outside.Strongest):
+    """With a state, another mode in training, and a helper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return nn.functional.dropout(self.sort(x), 0.5, self.training)
+
+    def sort(self, x: Tensor) -> Tensor:
+        return x.flatten(2).sort(2).values
+
+
+channelwise(Strongest)
+
+
+def test_analyses_change_no_state_of_a_box_and_mean_its_eval_mode() -> None:
+    model = Between(Strongest()).train()
+    gm = nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64))
+    usage = nrfx.utilization(gm)
+    assert usage.held == () and usage.params.live < usage.params.total
+    assert model.between.calls == 0 and model.between.training
+
+
+def test_a_method_that_is_exchanged_on_the_instance_is_looked_into() -> None:
+    model = Between(Strongest())
+    model.between.sort = lambda x: x.flip(1).flatten(2)
+    gm = nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=())
+    assert "flip" in [node.name for node in gm.graph.nodes]
+    leaf = nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=["between"])
+    usage = nrfx.utilization(leaf)
+    assert usage.uncounted == ("between: Strongest has a forward of its own",)
+
+
+def pooled(scale: float, x: Tensor) -> Tensor:
+    """[N, positions, C] -> [N, C]: the largest value of each channel."""
+    return scale * x.sort(1).values[:, -1]
+
+
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_an_axis_is_counted_in_input_and_result(axis: int) -> None:
+    channelwise(pooled, axis=axis)
+    try:
+        net = nn.Sequential(nn.Linear(6, 8), Tilt(), nn.Linear(8, 4)).double().eval()
+        x = torch.randn(2, 5, 6, dtype=torch.float64)
+        reasons = {pin.reason for pin in nrfx.utilization(nrfx.trace(net, x)).pins}
+        assert ("channelwise(axis=2), and there is no such axis" in reasons) is (axis == 2)
+    finally:
+        del OPS[pooled]
+
+
+class Tilt(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return pooled(2.0, x)

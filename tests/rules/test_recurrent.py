@@ -151,7 +151,7 @@ def without_bias(effect: Effect) -> Effect:
     (lambda effect: without(effect, "bias"), "the bias rnn.bias_ih_l0 has no site"),
     (lambda effect: without(effect, "reverse"), "rnn.bias_ih_l0_reverse has no site"),
     (lambda effect: replace(effect, also=()), "dim 1 of rnn.weight_ih_l0_reverse follows channels, and no reading"),
-    (lambda effect: replace(effect, reading=None, also=()), "an effect of Family.CONTRACTION has a reading"),
+    (lambda effect: replace(effect, reading=None, also=()), "its family is CONTRACTION, and it has no reading"),
     (
         lambda effect: replace(effect, family=Family.MIXED, reading=None, also=()),
         "dim 1 of rnn.weight_ih_l0 follows channels, and no reading names it",

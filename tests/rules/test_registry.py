@@ -1,8 +1,10 @@
 """Rules that are registered from outside: exact counts, a kept function; and what is refused."""
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -100,10 +102,201 @@ def test_what_holds_an_autograd_function_copies_pickles_and_trains() -> None:
 
 
 def test_tracing_leaves_functions_as_they_were() -> None:
-    before = outside.doubled_linear, outside.signed_root
+    class Broken(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError(super().forward(x))
+
+    def state() -> list[object]:
+        functions = (outside.doubled_linear, outside.smooth)
+        return [*((f.__code__, f.__kwdefaults__) for f in functions), dict(vars(outside.SignedRoot))]
+
+    before = state()
     nrfx.trace(Weighted(), torch.zeros(2, 6, dtype=torch.float64))
-    assert (outside.doubled_linear, outside.signed_root) == before
-    assert "apply" not in vars(outside.SignedRoot)
+    with pytest.raises(nrfx.TraceError):
+        nrfx.trace(Broken(), torch.zeros(2, 6, dtype=torch.float64))
+    assert state() == before
+
+
+def from_a_closure() -> Callable[[Tensor], Tensor]:
+    smooth = outside.smooth
+    return lambda x: smooth(-x)
+
+
+def by_default(x: Tensor, function: Callable[[Tensor], Tensor] = outside.smooth) -> Tensor:
+    return function(x)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [*(outside.smooth, outside.Kept.static, outside.Kept.table["smooth"], outside.Kept.partial, from_a_closure()),
+     by_default, lambda x: outside.smooth(strength=2.0, x=x)],
+    ids=["itself", "static", "table", "partial", "closure", "default", "by_name"],
+)  # fmt: skip
+def test_a_function_with_a_rule_is_one_call_wherever_it_is_kept(between: Callable[[Tensor], Tensor]) -> None:
+    model, x = Between(between), torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(model, x)
+    (node,) = (node for node in gm.graph.nodes if node.target is outside.smooth)
+    assert len(node.all_input_nodes) == 1 and "x" not in node.kwargs and torch.equal(gm(x), model(x))
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+    again = nrfx.trace(gm, x)  # the code of a graph has globals of its own
+    assert [node.name for node in again.graph.nodes] == [node.name for node in gm.graph.nodes]
+
+
+def test_a_function_in_a_closure_of_its_own_may_have_a_rule() -> None:
+    power = 2
+
+    def powered(x: Tensor, *, shift: float = 1.0) -> Tensor:
+        return x.sin() ** power + shift
+
+    rule(powered)(outside.smooth_rule)
+    try:
+        gm = nrfx.trace(Between(lambda x: powered(x, shift=3.0)), torch.zeros(IMAGE, dtype=torch.float64))
+        assert powered in [node.target for node in gm.graph.nodes]
+        assert torch.equal(powered(torch.zeros(3)), torch.ones(3))
+    finally:
+        del OPS[powered]
+
+
+def test_a_function_may_be_named_by_its_package() -> None:
+    gm = nrfx.trace(Between(outside.named), torch.zeros(IMAGE, dtype=torch.float64))
+    assert [pin.node for pin in nrfx.utilization(gm).pins] == ["output"]
+
+
+def test_a_function_that_is_marked_with_fx_wrap_has_its_rule() -> None:
+    gm = nrfx.trace(Between(lambda x: marked(-x)), torch.zeros(IMAGE, dtype=torch.float64))
+    assert [pin.node for pin in nrfx.utilization(gm).pins] == ["output"]
+    assert [node.target for node in pickle.loads(pickle.dumps(gm)).graph.nodes if node.name == "marked"] == [marked]
+
+
+@torch.fx.wrap
+def marked(x: Tensor) -> Tensor:
+    return x.sin()
+
+
+rule(marked)(outside.smooth_rule)
+
+
+class Tripled(torch.autograd.Function):
+    """3 x, in the new style: an argument by name, and one with a default."""
+
+    @staticmethod
+    def forward(x: Tensor, factor: float = 1.0, times: float = 3.0) -> Tensor:
+        return x * factor * times
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.factor = inputs[1] * inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * ctx.factor, None, None
+
+
+class Stopped(Tripled):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad * 0, None, None
+
+
+@pytest.mark.parametrize("kind", [Tripled, Stopped])
+def test_a_subclass_of_an_autograd_function_keeps_its_own_backward(kind: Any) -> None:
+    rule(Tripled)(outside.signed_root_rule)
+    try:
+        model, x = Between(lambda x: kind.apply(x, factor=2.0)), torch.randn(IMAGE, dtype=torch.float64)
+        gm = nrfx.trace(model, x)
+        assert torch.equal(gm(x), model(x)) and nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+        grads = [torch.autograd.grad(net(x).sum(), model.first.weight)[0] for net in (model, gm)]
+        assert torch.equal(*grads) and bool(grads[0].any()) is (kind is Tripled)
+    finally:
+        del OPS[Tripled]
+
+
+def test_a_layer_of_ones_own_may_hold_its_numbers_as_it_likes() -> None:
+    """Its weight under another name, its channels on another axis: no check of torch's layers is meant for it."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), Function(lambda _, x: x.movedim(1, -1)), outside.LastNorm(8))
+    net.extend([outside.Mirror(8, 6), nn.LayerNorm(6)]).double()
+    with torch.no_grad():
+        net[2].weight[:3], net[2].bias[:] = 0, 0.5
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(net, x)
+    result = nrfx.compact(gm)
+    assert nrfx.verify(gm, result, x) < 1e-12
+    layer: Any = result.module.get_submodule("3")
+    assert (layer.in_features, layer.out_features) == (5, 6)
+
+
+class Rectified(torch.autograd.Function):
+    """max(x, 0), which gives 0 for NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, torch.zeros_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+rule(Rectified)(outside.signed_root_rule)
+
+
+def in_half(x: Tensor) -> Tensor:
+    """An op of half precision alone, as kernels for GPUs are."""
+    if x.dtype is torch.float64 and not x.is_meta:
+        raise RuntimeError("no kernel for double")
+    return x.sin()
+
+
+rule(in_half, keeps_shape=True)(outside.signed_root_rule)
+
+
+def test_what_varies_is_no_constant_although_the_op_forgets_it() -> None:
+    """Behind a padded convolution constants vary at the border."""
+    padded = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    model, x = Between(nn.Sequential(padded, Function(lambda _, x: Rectified.apply(x)))), torch.randn(IMAGE).double()
+    with torch.no_grad():
+        model.norm.bias.fill_(1), padded.weight.abs_()
+    gm = nrfx.trace(model, x)
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+
+
+def test_an_op_that_cannot_be_run_on_a_constant_holds_it() -> None:
+    gm = nrfx.trace(Between(in_half), torch.zeros(IMAGE, dtype=torch.float64))
+    assert nrfx.utilization(gm).held == (("in_half cannot be run on its constant (no kernel for double)", 4),)
+
+
+class Gated(nn.Module):
+    """A module of two tensors."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * torch.sigmoid(gate)
+
+
+rule(Gated, keeps_shape=True, workless=True)(outside.signed_root_rule)
+
+
+def test_a_module_may_take_its_tensors_by_name() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gated = Gated()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gated(gate=x, x=x)
+
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    gm = nrfx.trace(Between(Both()), x)
+    assert nrfx.utilization(gm).held == () and nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
+
+
+def test_a_leaf_with_a_forward_of_its_own_is_not_counted_as_its_base() -> None:
+    class Twice(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))
+
+    model = Between(Twice(8, 8, 1))
+    usage = nrfx.utilization(nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=[Twice]))
+    assert usage.uncounted == ("between: Twice has a forward of its own",)
 
 
 def test_a_subclass_that_changes_the_forward_has_no_part_in_the_rule() -> None:
@@ -114,8 +307,17 @@ def test_a_subclass_that_changes_the_forward_has_no_part_in_the_rule() -> None:
 def test_an_op_has_one_rule_and_a_key_is_of_a_known_kind() -> None:
     with pytest.raises(UsageError, match=r"relu.* has a rule already, nrfx.rules.pointwise.elementwise"):
         register(outside.wave_rule, F.relu)
-    with pytest.raises(UsageError, match="3 cannot have a rule: expected a module class"):
-        register(outside.wave_rule, 3)
+    with pytest.raises(UsageError, match=r"weights=1: expected a tuple .*such as \(1,\)"):
+        register(outside.wave_rule, from_a_closure, weights=1)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [3, nn.ReLU(), outside.SignedRoot.apply, outside.wave, outside.Kept.partial, "erfinvv", Tensor, Tensor.erfinv],
+)
+def test_what_no_graph_calls_is_refused_as_a_key(key: object) -> None:
+    with pytest.raises(UsageError, match=r"cannot have a rule: expected a module class, a function.*torch\.ops\.mylib"):
+        register(outside.wave_rule, key)
 
 
 def test_a_rule_may_be_registered_again_under_its_own_name() -> None:
@@ -125,6 +327,30 @@ def test_a_rule_may_be_registered_again_under_its_own_name() -> None:
         rule(outside.SignedRoot)(outside.signed_root_rule)
     finally:
         OPS[outside.SignedRoot] = before
+
+
+@pytest.mark.parametrize("places", [(1, 2), ("weight", "bias"), ("bias", 1)])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_weights_are_named_by_place_or_name_however_they_are_passed(
+    places: tuple[int | str, ...], by_name: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.norm(self.first(x)))
+            weights = {"bias": self.bias, "weight": self.weight}
+            y = (
+                outside.doubled_linear(**weights, x=y)
+                if by_name
+                else outside.doubled_linear(y, *reversed(weights.values()))
+            )
+            return self.last(torch.relu(self.inner(y)))
+
+    op = dataclasses.replace(OPS[outside.doubled_linear], weights=places)
+    monkeypatch.setitem(OPS, outside.doubled_linear, op)
+    model, x = Named(), torch.randn(2, 6, dtype=torch.float64)
+    gm = nrfx.trace(model, x)
+    assert nrfx.utilization(gm).flops.total == counted(model, x)
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12
 
 
 def test_a_weight_that_its_entry_does_not_name_is_an_error_and_not_a_wrong_count(
@@ -137,13 +363,21 @@ def test_a_weight_that_its_entry_does_not_name_is_an_error_and_not_a_wrong_count
         nrfx.utilization(gm)
 
 
-def test_a_rule_that_raises_pins_its_op_and_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(call: Call) -> Effect:
-        return elementwise(call, typo=1)  # type: ignore[call-arg]
+def broken(call: Call) -> Effect:
+    return elementwise(call, typo=1)  # type: ignore[call-arg]
 
+
+def divided(call: Call) -> Effect:
+    return elementwise(call, times=bool(1 / len(call.kwargs)))
+
+
+@pytest.mark.parametrize(("broken", "said"), [(broken, "TypeError.*typo"), (divided, "ZeroDivisionError")])
+def test_a_rule_that_raises_pins_its_op_and_is_a_warning(
+    broken: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(OPS, outside.SignedRoot, type(OPS[outside.SignedRoot])(broken))
     gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
-    with pytest.warns(UserWarning, match=r"broken failed at node signed_root, which is pinned \(TypeError.*typo"):
+    with pytest.warns(nrfx.RuleWarning, match=f"failed at node signed_root, which is pinned .{said}"):
         usage = nrfx.utilization(gm)
     assert "signed_root" in {pin.node for pin in usage.pins}
 
@@ -168,3 +402,13 @@ def test_an_op_without_a_rule_is_named(op: Callable[[nn.Module, Tensor], Tensor]
     model = nn.Sequential(nn.Linear(3, 4), Function(op))
     (pin,) = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3))).pins
     assert pin.space == "0" and said in pin.reason
+
+
+def test_a_rule_that_gives_nothing_at_other_widths_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(call: Call) -> Any:
+        return None if call.resized else elementwise(call)
+
+    monkeypatch.setitem(OPS, outside.SignedRoot, type(OPS[outside.SignedRoot])(forgetful))
+    gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
+    with pytest.raises(nrfx.AnalysisError, match=r"signed_root.*forgetful.*it is None, and an Effect is expected"):
+        nrfx.compact(gm)

@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +14,23 @@ from nrfx.tracing import as_traced, trace
 from tests.tracing.models import SMALL, AuxHead, Function, Tied, assert_behaves_like, vals
 
 # What must not happen
+
+
+def test_threads_that_trace_at_once_wait_for_each_other() -> None:
+    """torch.fx exchanges methods of nn.Module while it traces; two traces at once would leave them exchanged."""
+    models = [SMALL[name] for name in list(SMALL)[:4]]
+    built = [(build(), torch.zeros(shape)) for build, shape in models for _ in range(3)]
+    before = nn.Module.__call__, nn.Module.__getattr__
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            traced = list(pool.map(lambda pair: trace(*pair), built))
+    finally:
+        sys.setswitchinterval(interval)
+    assert (nn.Module.__call__, nn.Module.__getattr__) == before
+    names = [[node.name for node in gm.graph.nodes] for gm in traced]
+    assert names == [[node.name for node in trace(*pair).graph.nodes] for pair in built]
 
 
 @pytest.mark.parametrize("name", SMALL)

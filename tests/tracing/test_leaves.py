@@ -68,6 +68,30 @@ def test_what_is_no_module_of_the_model_is_refused(wrong: object) -> None:
         nrfx.trace(model(), torch.zeros(IMAGE), leaves=[wrong])
 
 
+@pytest.mark.parametrize("wrong", [Block, "2", nn.Sequential(Block()), None, 3])
+def test_what_is_no_list_is_refused(wrong: object) -> None:
+    with pytest.raises(TraceError, match=r"leaves is a .*; expected a list of classes, modules or paths"):
+        nrfx.trace(model(), torch.zeros(IMAGE), leaves=wrong)
+
+
+def test_the_model_itself_is_no_leaf_and_a_leaf_outside_of_all_parts_stays_whole() -> None:
+    gm = nrfx.trace(model(), torch.zeros(IMAGE), leaves=[nn.Sequential, Block])
+    assert gm.facts.leaves == ("2",)
+
+    class Chooser(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = model(), nn.Conv2d(5, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return self.head(y if float(y.sum()) > 0 else -y)
+
+    parts = nrfx.trace(Chooser().eval(), torch.zeros(IMAGE), partial=True, leaves=["body"])
+    assert [part.path for part in parts.facts.parts] == ["head"]
+    assert "body (Sequential): it is a leaf." in parts.facts.outside
+
+
 def test_leaves_below_a_submodule_have_paths_of_their_own() -> None:
     leaves = Leaves(paths=frozenset({"body.3", "body", "head.0"}))
     assert leaves.below("body") == Leaves(paths=frozenset({"3"}))
