@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.reinterpret import flow, like, operands
+from nrfx.analysis.reinterpret import flow, joined_by, like, operands
 from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.rules import Family, Norm, Reading, tensors
 
@@ -170,16 +170,18 @@ class _Propagation:
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The constant of each channel at the channel's new positions.
 
-        The pool itself is not run: a label's constant is looked up at each element of the output's labels.
+        The pool itself is not run: a label's constant is looked up at each element of the output's labels. Labels that
+        the pool ties must all have that constant.
         """
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
-        labels = tensors(operands(step, self.labels))[0]
-        table = _by_label(_with_padding(labels, source), source)
+        labels = _with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
+        count = self.channel_of.numel()
+        table = _by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
             table = torch.where(table == 0, table, NAN)
-        small = collapse(step.effect.out)
+        small = joined_by(step, collapse(step.effect.out), count)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
         self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
         return value
@@ -251,15 +253,17 @@ class _Propagation:
         return self.channel_of[small[mask & (small >= 0)]]
 
 
-def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
-    """The labels, with padded zeros (NONE) counted to the channel at their index of dim 1: a pool mixes them into it.
+def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
+    """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
+    them into it. `pooled`, the labels of the result, vary along that axis alone.
 
     Padding of minus infinity stays NONE, for it changes no maximum.
     """
     small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
     if not bool((small == NONE).any()):
         return labels
-    own = along(layout(labels, 1)[: small.shape[1]], 1, small.shape)
+    axis = next((dim for dim, size in enumerate(collapse(pooled).shape) if size > 1), 1)
+    own = along(layout(labels, axis)[: small.shape[axis]], axis, small.shape)
     return torch.where((small == NONE) & (value != -torch.inf), own, small)
 
 

@@ -92,8 +92,7 @@ class _Builder:
             for norm in norms:
                 assert norm.mean is not None
                 # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
-                at = origin(reading.rows, norm.layout)
-                shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
+                shift = _at_labels(rows, reading.rows, norm.layout)
                 added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
         return added
 
@@ -333,6 +332,14 @@ class _Builder:
                 target[attribute] = parameter
             else:
                 setattr(target, attribute, parameter)
+
+
+def _at_labels(values: Tensor, labels: Tensor, layout: Tensor) -> Tensor:
+    """[len layout]: the value of the label at each position, 0 where it is none of `labels`, which are distinct."""
+    ordered, order = torch.sort(labels)
+    place = torch.searchsorted(ordered, layout.contiguous()).clamp(max=labels.numel() - 1)
+    found = (ordered[place] == layout).to(values.device)
+    return torch.where(found, values[order[place].to(values.device)], 0.0)
 
 
 def _values(factor: Tensor | None) -> Tensor | None:
