@@ -1,7 +1,8 @@
 """Ops that act on each element alone: they tie their operands element by element.
 
 Rescaling a channel by s > 0 passes through the homogeneous ones (op(s x) = s op(x)); constants pass through all. An
-operand that is broadcast over channels (a spatial gate) is not tied to them: its own single channel is pinned instead.
+operand that is broadcast over all channels (a spatial gate) is not tied to them: its own single channel is pinned
+instead.
 """
 
 import operator
@@ -49,6 +50,8 @@ DROPOUT = (
 CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as")
 COPIES = ("contiguous", "clone", torch.clone)
 DROP_PATH = ("torchvision.ops.stochastic_depth:stochastic_depth", "torchvision.ops.stochastic_depth:StochasticDepth")
+
+CROSSED = "it multiplies channels with other channels"
 
 
 def identity(call: Call) -> Effect:
@@ -112,7 +115,7 @@ def elementwise(
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
     if not tied:
-        return unknown(call, "it multiplies channels with other channels")
+        return unknown(call, CROSSED)
     ties = tuple((tied[0], other) for other in tied[1:])
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
@@ -142,15 +145,25 @@ def _plain(call: Call) -> Any:
 def _split_broadcast(
     call: Call, operands: list[Tensor], small: list[Tensor], shape: torch.Size
 ) -> tuple[list[Tensor], tuple[Pin, ...]]:
-    """The operands to tie, and pins for those that are broadcast over a dim along which another's channels vary."""
+    """The operands to tie, and pins for those that are broadcast over a dim along which another's channels vary.
+
+    One that also meets these channels one by one, along another dim, is tied all the same: of a mask for each of
+    several sources, times one map, channel k of the map meets channel k of each mask.
+    """
+    along = [{dim for dim, size in enumerate(cut.shape) if size > 1} for cut in small]
     tied, pins = [], []
-    for labels, cut in zip(operands, small, strict=True):
+    for index, (labels, cut, own) in enumerate(zip(operands, small, along, strict=True)):
         padded = (1,) * (len(shape) - labels.dim()) + labels.shape
-        over = [dim for dim, size in enumerate(shape) if padded[dim] == 1 and size > 1]
-        if any(other.shape[dim] > 1 for dim in over for other in small if other is not cut):
-            pins.append(call.pin(cut, "it is broadcast over the channels that it meets"))
-        else:
+        over = {dim for dim, size in enumerate(shape) if padded[dim] == 1 and size > 1}
+        wide = {dim for dim, size in enumerate(padded) if size > 1}
+        others = [other for other, dims in enumerate(along) if other != index and over & dims]
+        met = [other for other in others if wide & along[other]]
+        if not others or (met and all(own <= along[other] for other in met)):
             tied.append(cut)
+        else:
+            pins.append(call.pin(cut, "it is broadcast over the channels that it meets"))
+            # those that it meets along some of its own dims alone must keep their order too
+            pins += [call.pin(small[other], CROSSED) for other in met]
     return tied, tuple(pins)
 
 
