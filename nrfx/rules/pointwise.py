@@ -47,8 +47,9 @@ DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
 )
-CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as")
-COPIES = ("contiguous", "clone", torch.clone)
+CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous")
+"""Of what already has the dtype, the device or the order in memory they give the tensor itself, no copy."""
+COPIES = ("clone", torch.clone)
 DROP_PATH = ("torchvision.ops.stochastic_depth:stochastic_depth", "torchvision.ops.stochastic_depth:StochasticDepth")
 
 CROSSED = "it multiplies channels with other channels"

@@ -57,15 +57,21 @@ def the_value_of_a_copy(x: Tensor) -> Tensor:
     return y.sum()
 
 
+def the_value_itself(x: Tensor) -> Tensor:
+    y = x.exp()
+    y.contiguous().add_(1)
+    return y.sum()
+
+
 @pytest.mark.parametrize(("function", "reader"), [
-    (nobody, None), (the_value, "add"), (another_value, None),
+    (the_value_itself, "sum_1"), (nobody, None), (the_value, "add"), (another_value, None),
     (the_value_of_a_view, "sum_1"), (the_value_of_a_copy, None),
 ])  # fmt: skip
 def test_the_value_or_a_view_of_it_may_be_read_later_and_a_copy_is_not_it(
     function: Callable[[Tensor], Tensor], reader: str | None
 ) -> None:
     graph = graph_of(function)
-    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY}
+    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY, "contiguous": Family.IDENTITY}
     families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
     place = {node: index for index, node in enumerate(graph.nodes)}
     (writer,) = (node for node in graph.nodes if node.target == "add_")

@@ -37,6 +37,12 @@ def in_place_chain(m: Op, x: Tensor) -> Tensor:
     return m.body(x).mul_(0.5).add_(x).clamp_(max=2.0)
 
 
+def read_after_write_to_itself(m: Op, x: Tensor) -> Tensor:
+    y = m.body(x)
+    y.contiguous().relu_()  # no copy
+    return y
+
+
 def read_after_write(m: Op, x: Tensor) -> Tensor:
     y = m.body(x)
     z = y.view(x.size(0), -1)
@@ -251,6 +257,7 @@ GRAPH = {
     ),
     "in-place chain": Pattern(in_place_chain, linear_body, free="before.0 op.body.0"),
     "read after write": Pattern(read_after_write, linear_body),
+    "read after write to itself": Pattern(read_after_write_to_itself, linear_body),
     "written slice": Pattern(written_slice, lambda: body(3)),
     "written value": Pattern(written_value, body, free="before.0"),
     "out argument": Pattern(out_argument, body, trains=False),
