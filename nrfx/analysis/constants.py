@@ -131,7 +131,9 @@ class _Propagation:
         self.places: list[str] = []
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+        result = _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+        # an op with a dtype of its own (sum(dtype=torch.int64)) rounds, and integers have no NaN
+        return like(result, lambda x: x if x.is_floating_point() else _varying(x.shape))
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))

@@ -47,8 +47,8 @@ DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
 )
-CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous")
-"""Of what already has the dtype, the device or the order in memory they give the tensor itself, no copy."""
+CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
+"""Like `contiguous`, of what already is as they make it they give the tensor itself, no copy."""
 COPIES = ("clone", torch.clone)
 DROP_PATH = ("torchvision.ops.stochastic_depth:stochastic_depth", "torchvision.ops.stochastic_depth:StochasticDepth")
 
@@ -60,8 +60,18 @@ def identity(call: Call) -> Effect:
 
 
 register(identity, *DROPOUT, keeps_shape=True, workless=True)
-register(identity, *CASTS, *DROP_PATH, workless=True)
+register(identity, torch.dropout, "contiguous", *DROP_PATH, workless=True)
 register(identity, *COPIES, copies=True, workless=True)
+
+
+@rule(*CASTS, workless=True)
+def cast(call: Call) -> Effect:
+    """The values themselves; but a cast to integers or bool rounds, and no constant is followed through it."""
+    if not isinstance(call.val, Tensor):
+        return unknown(call, "it asks for a type")
+    if call.val.is_floating_point() or call.val.is_complex():
+        return identity(call)
+    return Effect(Family.POINTWISE, out=call.args[0], apply=_varying)
 
 
 @rule("detach", torch.detach, workless=True)

@@ -39,7 +39,7 @@ def in_place_chain(m: Op, x: Tensor) -> Tensor:
 
 def read_after_write_to_itself(m: Op, x: Tensor) -> Tensor:
     y = m.body(x)
-    y.contiguous().relu_()  # no copy
+    y.contiguous().sigmoid_()  # no copy
     return y
 
 
@@ -287,6 +287,18 @@ GRAPH = {
     "if on sizes": Pattern(by_size, body, free="before.0 op.body.0"),
     "if on values": Pattern(by_value, body, refused="depends on the values"),
     "cast": Pattern(lambda m, x: m.body(x.to(torch.float64).type_as(x)), body, free="op.body.0"),
+    "cast to integers": Pattern(
+        lambda m, x: m.body((3 * x).to(torch.int64).to(x.dtype)), body, free="before.0 op.body.0", trains=False
+    ),
+    "cast like integers": Pattern(
+        lambda m, x: m.body((3 * x).type_as(m.ids).type_as(x)),
+        lambda: {"ids": torch.arange(3)} | body(),
+        free="before.0 op.body.0",
+        trains=False,
+    ),
+    "sum of integers": Pattern(
+        lambda m, x: m.body((x * 3).sum(3, keepdim=True, dtype=torch.int64).to(x.dtype)), body, trains=False
+    ),
     "clone and contiguous": Pattern(lambda m, x: m.body(x.clone().contiguous()), body, free="before.0 op.body.0"),
     "checked sizes": Pattern(
         lambda m, x: m.body(x) if x.dim() == 4 and x.ndim == 4 else x, body, free="before.0 op.body.0"
