@@ -77,7 +77,7 @@ def constants_of(
         affine: key of a norm -> its values in eval mode.
         weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
-    propagation = _Propagation(channels, affine, weight, bias)
+    propagation = Propagation(channels, affine, weight, bias)
     flow(channels, propagation.value)
     return Constants(
         *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
@@ -112,7 +112,9 @@ def _varies(values: Tensor) -> bool:
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
-class _Propagation:
+class Propagation:
+    """One interpretation of the graphs on constants; it fills `read`, `lost`, `causes` and `places`."""
+
     def __init__(
         self,
         channels: Channels,
@@ -281,16 +283,16 @@ def _by_label(labels: Tensor, values: Tensor) -> Tensor:
     return torch.where(low == high, low, NAN)
 
 
-_BY_FAMILY: dict[Family, Callable[[_Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: _Propagation.varying,
-    Family.UNKNOWN: _Propagation.varying,
-    Family.SINK: _Propagation.varying,
-    Family.IDENTITY: _Propagation.identity,
-    Family.MOVEMENT: _Propagation.movement,
-    Family.POINTWISE: _Propagation.pointwise,
-    Family.NORM: _Propagation.norm,
-    Family.POOL: _Propagation.pool,
-    Family.GROUPED: _Propagation.grouped,
-    Family.MIXED: _Propagation.mixed,
-    Family.CONTRACTION: _Propagation.contraction,
+_BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
+    Family.SOURCE: Propagation.varying,
+    Family.UNKNOWN: Propagation.varying,
+    Family.SINK: Propagation.varying,
+    Family.IDENTITY: Propagation.identity,
+    Family.MOVEMENT: Propagation.movement,
+    Family.POINTWISE: Propagation.pointwise,
+    Family.NORM: Propagation.norm,
+    Family.POOL: Propagation.pool,
+    Family.GROUPED: Propagation.grouped,
+    Family.MIXED: Propagation.mixed,
+    Family.CONTRACTION: Propagation.contraction,
 }

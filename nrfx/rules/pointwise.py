@@ -28,11 +28,13 @@ SATURATING = (
     *("sigmoid", "tanh", "sigmoid_", "tanh_"),
 )
 FUNCTIONS = (
-    *(torch.exp, torch.log, torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg),
-    *(operator.neg, operator.pow, "exp", "log", "abs", "clamp", "clamp_", "sqrt", "rsqrt", "square", "pow", "neg"),
+    *(torch.exp, torch.abs, torch.clamp, torch.square, torch.neg, operator.neg),
+    *("exp", "abs", "clamp", "clamp_", "square", "neg"),
 )
+UNDEFINED = (torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow")
+"""They have no value at some numbers."""
 SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
-TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp")
+TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")
 COMPARISON = (
     *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne, "gt", "ge", "lt", "le", "eq", "ne"),
     *(operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne),
@@ -103,6 +105,7 @@ def elementwise(
     adds: bool = False,
     times: bool = False,
     positive_only: bool = False,
+    undefined: bool = False,
     apply: Callable[..., Any] | None = None,
 ) -> Effect:
     """The effect of any element-wise op on one or more tensors and numbers."""
@@ -120,6 +123,7 @@ def elementwise(
             apply=apply,
             homogeneous=homogeneous,
             positive_only=positive_only,
+            undefined=undefined,
             numbers=numbers,
         )
     shape = attempt(torch.broadcast_tensors, *operands)[0].shape
@@ -141,6 +145,7 @@ def elementwise(
         apply=apply,
         homogeneous=homogeneous and (not adds or plain),
         positive_only=positive_only,
+        undefined=undefined,
         adds=adds and len(tied) > 1,
         numbers=numbers,
     )
@@ -221,6 +226,11 @@ def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
+def quotient(call: Call) -> Effect:
+    """Undefined where a divisor is 0, which a number is not."""
+    return elementwise(call, undefined=isinstance(call.argument(1, "other"), Tensor))
+
+
 SCALING = partial(elementwise, homogeneous=True, positive_only=True)
 ADDING = partial(elementwise, homogeneous=True, adds=True)
 MULTIPLYING = partial(elementwise, times=True)
@@ -228,8 +238,10 @@ MULTIPLYING = partial(elementwise, times=True)
 register(SCALING, *HOMOGENEOUS, keeps_shape=True, workless=True)
 register(SCALING, *EXTREMUM, workless=True)
 register(elementwise, *SATURATING, keeps_shape=True, workless=True)
-register(elementwise, *FUNCTIONS, *QUOTIENT, *TERNARY, workless=True)
-register(elementwise, operator.itruediv, in_place=True, workless=True)
+register(elementwise, *FUNCTIONS, *TERNARY, workless=True)
+register(partial(elementwise, undefined=True), *UNDEFINED, torch.addcdiv, "addcdiv", workless=True)
+register(quotient, *QUOTIENT, workless=True)
+register(quotient, operator.itruediv, in_place=True, workless=True)
 register(ADDING, *SUM, workless=True)
 register(ADDING, operator.iadd, operator.isub, in_place=True, workless=True)
 register(MULTIPLYING, *PRODUCT, workless=True)
