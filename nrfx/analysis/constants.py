@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.reinterpret import flow, like, operands
+from nrfx.analysis.reinterpret import flow, joined_by, like, operands
 from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
 from nrfx.rules import Family, Norm, Reading, Unfit, tensors
 
@@ -76,7 +76,7 @@ def constants_of(
         affine: key of a norm -> its values in eval mode.
         weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
-    propagation = _Propagation(channels, affine, weight, bias)
+    propagation = Propagation(channels, affine, weight, bias)
     flow(channels, propagation.value)
     return Constants(
         *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
@@ -115,7 +115,9 @@ def _varies(values: Tensor) -> bool:
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
-class _Propagation:
+class Propagation:
+    """One interpretation of the graphs on constants; it fills `read`, `lost`, `causes` and `places`."""
+
     def __init__(
         self,
         channels: Channels,
@@ -135,12 +137,13 @@ class _Propagation:
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+            result = _BY_FAMILY[step.effect.family](self, step, args, kwargs)
         except Unfit as error:
-            out = self.varying(step, args, kwargs)
-            if isinstance(out, Tensor):
-                self.lose(step, args, out, f"{step.node.name} cannot be run on its constant ({error})")
-            return out
+            result = self.varying(step, args, kwargs)
+            if isinstance(result, Tensor):
+                self.lose(step, args, result, f"{step.node.name} cannot be run on its constant ({error})")
+        # an op with a dtype of its own (sum(dtype=torch.int64)) rounds, and integers have no NaN
+        return like(result, lambda x: x if x.is_floating_point() else _varying(x.shape))
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))
@@ -179,16 +182,18 @@ class _Propagation:
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The constant of each channel at the channel's new positions.
 
-        The pool itself is not run: a label's constant is looked up at each element of the output's labels.
+        The pool itself is not run: a label's constant is looked up at each element of the output's labels. Labels that
+        the pool ties must all have that constant.
         """
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
-        labels = tensors(operands(step, self.labels))[0]
-        table = _by_label(_with_padding(labels, source), source)
+        labels = _with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
+        count = self.channel_of.numel()
+        table = _by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
             table = torch.where(table == 0, table, NAN)
-        small = collapse(step.effect.out)
+        small = joined_by(step, collapse(step.effect.out), count)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
         self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
         return value
@@ -281,15 +286,17 @@ class _Propagation:
         return self.channel_of[small[mask & (small >= 0)]]
 
 
-def _with_padding(labels: Tensor, values: Tensor) -> Tensor:
-    """The labels, with padded zeros (NONE) counted to the channel at their index of dim 1: a pool mixes them into it.
+def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
+    """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
+    them into it. `pooled`, the labels of the result, vary along that axis alone.
 
     Padding of minus infinity stays NONE, for it changes no maximum.
     """
     small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
     if not bool((small == NONE).any()):
         return labels
-    own = along(layout(labels, 1)[: small.shape[1]], 1, small.shape)
+    axis = next((dim for dim, size in enumerate(collapse(pooled).shape) if size > 1), 1)
+    own = along(layout(labels, axis)[: small.shape[axis]], axis, small.shape)
     return torch.where((small == NONE) & (value != -torch.inf), own, small)
 
 
@@ -305,16 +312,16 @@ def _by_label(labels: Tensor, values: Tensor) -> Tensor:
     return torch.where(low == high, low, NAN)
 
 
-_BY_FAMILY: dict[Family, Callable[[_Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: _Propagation.varying,
-    Family.UNKNOWN: _Propagation.varying,
-    Family.SINK: _Propagation.varying,
-    Family.IDENTITY: _Propagation.identity,
-    Family.MOVEMENT: _Propagation.movement,
-    Family.POINTWISE: _Propagation.pointwise,
-    Family.NORM: _Propagation.norm,
-    Family.POOL: _Propagation.pool,
-    Family.GROUPED: _Propagation.grouped,
-    Family.MIXED: _Propagation.mixed,
-    Family.CONTRACTION: _Propagation.contraction,
+_BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
+    Family.SOURCE: Propagation.varying,
+    Family.UNKNOWN: Propagation.varying,
+    Family.SINK: Propagation.varying,
+    Family.IDENTITY: Propagation.identity,
+    Family.MOVEMENT: Propagation.movement,
+    Family.POINTWISE: Propagation.pointwise,
+    Family.NORM: Propagation.norm,
+    Family.POOL: Propagation.pool,
+    Family.GROUPED: Propagation.grouped,
+    Family.MIXED: Propagation.mixed,
+    Family.CONTRACTION: Propagation.contraction,
 }

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.labels import components
 from nrfx.rules import Family
 from nrfx.rules.registry import is_of_torch
 
@@ -46,6 +48,23 @@ def arguments(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if name is not None and len(args) == index:
             args.append(kwargs.pop(name))
     return tuple(args), kwargs
+
+
+def joined_by(step: Step, labels: Tensor, count: int) -> Tensor:
+    """The labels, with one for all of those that the step ties: its result carries one label in their place.
+
+    A pool behind a pixel shuffle reads several labels as one channel: what holds of the one must hold of them all.
+
+    Args:
+        count: labels of the network.
+    """
+    pairs = [torch.broadcast_tensors(*tie) for tie in step.effect.ties]
+    if not pairs:
+        return labels
+    left, right = (torch.cat([side.reshape(-1) for side in sides]) for sides in zip(*pairs, strict=True))
+    both = (left >= 0) & (right >= 0)
+    root = components(count, left[both], right[both])
+    return torch.where(labels >= 0, root[labels.clamp(min=0)], labels) if count else labels
 
 
 def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from nrfx.analysis.channels import Channels, Step, readers
 from nrfx.analysis.constants import Affine, constants_of
 from nrfx.analysis.liveness import Liveness, live_along, reader
-from nrfx.labels import among
+from nrfx.labels import among, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
 
@@ -79,7 +79,7 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
     ]
     carriers, carrier_of = _choose(channels, dead, needs, readings, before)
     after = _constants_after(traced, channels, liveness, carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of, dead)}
+    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of)}
     return Absorption(carriers, absorbers, before, after, carrier_of, hold)
 
 
@@ -131,14 +131,19 @@ def _takes_offsets(channels: Channels, norm: Norm) -> bool:
 
 
 def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
-    """The norms that read a step's output, perhaps through ops that pass an offset on; None for each other reader."""
+    """The norms that read a step's output, perhaps through ops that pass an offset on; None for each other reader.
+
+    None too where labels are tied on the way: rows with offsets of their own would share a mean.
+    """
     steps = {other.node: other for other in channels.steps if other.mode == step.mode}
     norms: list[Norm | None] = []
     queue: list[fx.Node] = list(step.node.users)
     while queue:
         reader_step = steps[queue.pop()]
         effect = reader_step.effect
-        if effect.family is Family.NORM:
+        if effect.ties:
+            norms.append(None)
+        elif effect.family is Family.NORM:
             norms.append(effect.norm)
         elif effect.family in (Family.IDENTITY, Family.MOVEMENT, Family.POOL) and effect.keeps_constants:
             queue.extend(reader_step.node.users)
@@ -231,24 +236,37 @@ def _unreached(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     carrier_of: Tensor,
-    dead: Tensor,
 ) -> dict[int, str]:
     """Dead channels whose constant no carrier can stand for, or whose carrier is not constant."""
     hold = {}
     for key, step in readings.items():
         reading = step.effect.reading
         assert reading is not None
-        reach = torch.zeros(dead.shape).double()
+        reason = f"no carrier has a constant at {step.path} that could take the place of its own"
         known = reading.cols >= 0
-        reach[channels.channel_of[reading.cols[known]]] = after[key][known]
-        bad = (before[key] != 0) & known if key not in absorbers else torch.zeros_like(known)
-        bad = bad | after[key].isnan()  # the carrier itself varies here
-        for channel in channels.channel_of[reading.cols[bad & known]].tolist():
-            carrier = int(carrier_of[channel])
-            reason = f"no carrier has a constant at {step.path} that could take the place of its own"
-            if carrier < 0 or float(reach[carrier]) == 0:
-                hold[channel] = reason
-            elif not bool(reach[carrier].isfinite()):
-                # the carrier is not constant here: every channel that it stands for is held
-                hold.update(dict.fromkeys((carrier_of == carrier).nonzero().flatten().tolist(), reason))
+        channel = channels.channels_along(reading.cols)
+        # a carrier that varies here can stand for none of its channels, at this weight or another
+        varying = channel[after[key].isnan() & known]
+        hold.update(dict.fromkeys(torch.isin(carrier_of, varying).nonzero().flatten().tolist(), reason))
+        if key not in absorbers:
+            stands = carrier_columns(channels, reading.cols, carrier_of)
+            carried = torch.where(stands >= 0, after[key][stands.clamp(min=0)], 0.0)
+            unable = (before[key] != 0) & known & (carried == 0)
+            hold.update(dict.fromkeys(channel[unable].tolist(), reason))
     return hold
+
+
+def carrier_columns(channels: Channels, cols: Tensor, carrier_of: Tensor) -> Tensor:
+    """int64 [columns]: the column of the carrier that stands for each column of a weight, -1 for none.
+
+    After a flatten a channel has a column for each position: the n-th column of the channel goes to the n-th of its
+    carrier.
+    """
+    channel = channels.channels_along(cols)
+    carrier = torch.where(channel >= 0, carrier_of[channel.clamp(min=0)], -1)
+    # (channel, occurrence) as one number, as in origins.origin
+    times, rank = channel.numel() + 1, occurrence(channel)
+    ordered, order = torch.sort(channel * times + rank)
+    wanted = carrier * times + rank
+    place = torch.searchsorted(ordered, wanted).clamp(max=channel.numel() - 1)
+    return torch.where((carrier >= 0) & (ordered[place] == wanted), order[place], -1)

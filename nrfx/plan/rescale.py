@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import Liveness
-from nrfx.analysis.reinterpret import flow, like, operands
+from nrfx.analysis.reinterpret import flow, joined_by, like, operands
 from nrfx.labels import along, among, collapse, spread_inside
 from nrfx.rules import Family, Reading, tensors
 
@@ -167,18 +167,19 @@ class Tracking:
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Gives each element of the output the id of its label in the input, if all elements of the label have it."""
-        labels = tensors(operands(step, self.labels))[0]
+        count = self.channels.channel_of.numel()
+        labels = joined_by(step, tensors(operands(step, self.labels))[0], count)
         source, labels = torch.broadcast_tensors(collapse(tensors((args, kwargs))[0]), collapse(labels))
         source, labels = source.reshape(-1), labels.reshape(-1)
         # The gamma of each label; the last entry is for negative ones. Where a label has several gammas any of them is
         # written, and all of its elements with another are found as `mixed`.
-        table = torch.full((self.channels.channel_of.numel() + 1,), ONE)
+        table = torch.full((count + 1,), ONE)
         table[labels[labels >= 0]] = source[labels >= 0]
         moved = table[labels.clamp(min=-1)]
         self.bar(source[labels < 0], f"{_title(step)} follows")
         mixed = (labels >= 0) & (moved != source)
         self.bar(torch.cat([source[mixed], moved[mixed]]), f"{_title(step)} mixes it with another")
-        out = collapse(step.effect.out)
+        out = joined_by(step, collapse(step.effect.out), count)
         return torch.where(out >= 0, table[out.clamp(min=-1)], ONE).expand(step.effect.out.shape)
 
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:

@@ -71,12 +71,13 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     )
     # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
+    changed = _changed_values(channels.steps, steps)
     for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
         _check_broadcast(old, new)
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
-        _check_numbers(old, new)
+        _check_numbers(old, new, changed)
         _check_parts(old, new, channel_of, channels.space_of.numel())
         expected.check(old, new, channel_of)
     return resized
@@ -206,11 +207,26 @@ def _check_broadcast(old: Step, new: Step) -> None:
         raise Mismatch(new.node.name, reason, labels)
 
 
-def _check_numbers(old: Step, new: Step) -> None:
+def _changed_values(old: Sequence[Step], new: Sequence[Step]) -> dict[tuple[str, str], str]:
+    """(mode, node) -> the old and the new value, for each node whose Python value is another one at the new widths."""
+    return {
+        (after.mode, after.node.name): f"{before.effect.out} became {after.effect.out}"
+        for before, after in zip(old, new, strict=True)
+        if after.effect.family is Family.VALUE and before.effect.out != after.effect.out
+    }
+
+
+_TAKE_NUMBERS = (Family.SOURCE, Family.UNKNOWN, Family.POOL, Family.MIXED, Family.CONTRACTION)
+"""What the rules of the others make of a number shows in labels, or in `numbers`."""
+
+
+def _check_numbers(old: Step, new: Step, changed: Mapping[tuple[str, str], str]) -> None:
     """Raises Mismatch where an op computes with a number of channels that has changed."""
+    changes = [changed[new.mode, node.name] for node in new.node.all_input_nodes if (new.mode, node.name) in changed]
     if old.effect.numbers != new.effect.numbers:
-        reason = f"it computes with a width ({old.effect.numbers} became {new.effect.numbers})"
-        raise Mismatch(new.node.name, reason, ())
+        changes = [f"{old.effect.numbers} became {new.effect.numbers}"]
+    if changes and (old.effect.numbers != new.effect.numbers or new.effect.family in _TAKE_NUMBERS):
+        raise Mismatch(new.node.name, f"it computes with a width ({changes[0]})", ())
 
 
 def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:

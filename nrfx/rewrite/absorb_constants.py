@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels
-from nrfx.labels import occurrence
-from nrfx.plan.absorb import Absorption
+from nrfx.plan.absorb import Absorption, carrier_columns
 from nrfx.rules import Reading
 
 
@@ -16,12 +15,11 @@ def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorpti
 
     weight: [rows, columns, *kernel]; float64 where the layer has carriers.
     """
-    channel = channels.channels_along(reading.cols)
-    carrier = torch.where(channel >= 0, absorption.carrier_of[channel.clamp(min=0)], -1)
-    sources = (carrier >= 0).nonzero().flatten()
+    stands = carrier_columns(channels, reading.cols, absorption.carrier_of)
+    sources = (stands >= 0).nonzero().flatten()
     if sources.numel() == 0:
         return weight
-    targets = _targets(channel, carrier, sources)
+    targets = stands[sources]
     before, after = absorption.before[reading.key][sources], absorption.after[reading.key][targets]
     ratio = torch.where(before == 0, 0.0, before / after)  # 0 / 0 where the carrier's constant is not needed here
     view = (1, -1, *(1,) * (weight.dim() - 2))
@@ -31,19 +29,6 @@ def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorpti
     carried = targets.unique().to(weight.device)
     sums = torch.zeros_like(weight).index_add(1, targets.to(weight.device), columns)
     return weight.index_copy(1, carried, sums.index_select(1, carried))
-
-
-def _targets(channel: Tensor, carrier: Tensor, sources: Tensor) -> Tensor:
-    """For each source column the carrier's column at the same occurrence.
-
-    After a flatten a channel has a column for each position: the n-th column of the channel goes to the n-th of its
-    carrier.
-    """
-    # (channel, occurrence) as one number, as in origins.origin
-    times = channel.numel() + 1
-    rank = occurrence(channel)
-    ordered, order = torch.sort(channel.clamp(min=-1) * times + rank)
-    return order[torch.searchsorted(ordered, carrier[sources] * times + rank[sources])]
 
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:

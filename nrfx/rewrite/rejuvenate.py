@@ -11,6 +11,7 @@ import torch
 
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
+from nrfx.analysis.domain import not_to_grow
 from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
@@ -159,7 +160,10 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
     constraints = WidthConstraints()
     # each round but the last adds a constraint, at most two for each birth, or makes the scheme dense, once
     while True:
-        survivors = decide(traced, channels_of(traced, constraints.no_change), options, constraints)
+        channels = channels_of(traced, constraints.no_change)
+        if budget is not None:
+            constraints.no_growth.update(not_to_grow(channels))
+        survivors = decide(traced, channels, options, constraints)
         if not survivors.channels.norms:
             return _unchanged(traced, survivors, NO_GAMMA)
         try:

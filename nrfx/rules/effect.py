@@ -151,6 +151,7 @@ class Effect:
     apply: Callable[..., Any] | None = field(default=None, repr=False)  # the op on values other than labels
     homogeneous: bool = False  # op(s * x) = s * op(x) for every s > 0
     positive_only: bool = False  # homogeneous for s > 0 alone (relu, max): a negative factor must not pass
+    undefined: bool = False  # it has no value at some numbers (log, sqrt, x / y)
     keeps_constants: bool = True  # a channel constant over its positions stays so, borders included
     adds: bool = False  # an addition: its operands lie on a residual stream
     uncounted: bool = False  # its multiply-adds are not known

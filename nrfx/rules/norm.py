@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import ChannelScale
@@ -120,12 +120,16 @@ def functional_group_norm(call: Call) -> Effect:
         return unknown(call, "a group norm with computed parameters")
     if groups == 1:
         return _mixing(call, labels, f"{call.node.name} normalises over its channels")
-    each = (labels if call.before is None else call.before.out).shape[AXIS] // groups
+    name: int | str = 1 if len(call.args) > 1 else "num_groups"
+    computed = isinstance(call.node.args[1] if name == 1 else call.node.kwargs["num_groups"], fx.Node)
+    # a number that the network computes from its widths is another one at new widths; a literal is that of the trace
+    each = (labels if call.before is None or computed else call.before.out).shape[AXIS] // groups
     key = names[0] or call.path
     effect = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
+    if computed:
+        return replace(effect, numbers=(each,))
     if call.before is None or labels.shape[AXIS] // each == groups:
         return effect
-    name: int | str = 1 if len(call.args) > 1 else "num_groups"
     return replace(effect, literals={name: labels.shape[AXIS] // each})
 
 

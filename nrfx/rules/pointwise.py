@@ -1,7 +1,8 @@
 """Ops that act on each element alone: they tie their operands element by element.
 
 Rescaling a channel by s > 0 passes through the homogeneous ones (op(s x) = s op(x)); constants pass through all. An
-operand that is broadcast over channels (a spatial gate) is not tied to them: its own single channel is pinned instead.
+operand that is broadcast over all channels (a spatial gate) is not tied to them: its own single channel is pinned
+instead.
 """
 
 import operator
@@ -27,11 +28,13 @@ SATURATING = (
     *("sigmoid", "tanh", "sigmoid_", "tanh_"),
 )
 FUNCTIONS = (
-    *(torch.exp, torch.log, torch.abs, torch.clamp, torch.sqrt, torch.rsqrt, torch.square, torch.pow, torch.neg),
-    *(operator.neg, operator.pow, "exp", "log", "abs", "clamp", "clamp_", "sqrt", "rsqrt", "square", "pow", "neg"),
+    *(torch.exp, torch.abs, torch.clamp, torch.square, torch.neg, operator.neg),
+    *("exp", "abs", "clamp", "clamp_", "square", "neg"),
 )
+UNDEFINED = (torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow")
+"""They have no value at some numbers."""
 SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
-TERNARY = (torch.addcmul, "addcmul", torch.addcdiv, "addcdiv", torch.lerp, "lerp")
+TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")
 COMPARISON = (
     *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne, "gt", "ge", "lt", "le", "eq", "ne"),
     *(operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne),
@@ -46,9 +49,12 @@ DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
 )
-CASTS = (torch.dropout, "float", "double", "half", "bfloat16", "to", "type", "type_as")
-COPIES = ("contiguous", "clone", torch.clone)
+CASTS = ("float", "double", "half", "bfloat16", "to", "type", "type_as")
+"""Like `contiguous`, of what already is as they make it they give the tensor itself, no copy."""
+COPIES = ("clone", torch.clone)
 DROP_PATH = ("torchvision.ops.stochastic_depth:stochastic_depth", "torchvision.ops.stochastic_depth:StochasticDepth")
+
+CROSSED = "it multiplies channels with other channels"
 
 
 def identity(call: Call) -> Effect:
@@ -56,8 +62,18 @@ def identity(call: Call) -> Effect:
 
 
 register(identity, *DROPOUT, keeps_shape=True, workless=True)
-register(identity, *CASTS, *DROP_PATH, workless=True)
+register(identity, torch.dropout, "contiguous", *DROP_PATH, workless=True)
 register(identity, *COPIES, copies=True, workless=True)
+
+
+@rule(*CASTS, workless=True)
+def cast(call: Call) -> Effect:
+    """The values themselves; but a cast to integers or bool rounds, and no constant is followed through it."""
+    if not isinstance(call.val, Tensor):
+        return unknown(call, "it asks for a type")
+    if call.val.is_floating_point() or call.val.is_complex():
+        return identity(call)
+    return Effect(Family.POINTWISE, out=call.args[0], apply=_varying)
 
 
 @rule("detach", torch.detach, workless=True)
@@ -86,6 +102,7 @@ def elementwise(
     adds: bool = False,
     times: bool = False,
     positive_only: bool = False,
+    undefined: bool = False,
     apply: Callable[..., Any] | None = None,
 ) -> Effect:
     """The effect of any element-wise op on one or more tensors and numbers."""
@@ -103,13 +120,14 @@ def elementwise(
             apply=apply,
             homogeneous=homogeneous,
             positive_only=positive_only,
+            undefined=undefined,
             numbers=numbers,
         )
     shape = attempt(torch.broadcast_tensors, *operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
     if not tied:
-        return unknown(call, "it multiplies channels with other channels")
+        return unknown(call, CROSSED)
     ties = tuple((tied[0], other) for other in tied[1:])
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
@@ -124,6 +142,7 @@ def elementwise(
         apply=apply,
         homogeneous=homogeneous and (not adds or plain),
         positive_only=positive_only,
+        undefined=undefined,
         adds=adds and len(tied) > 1,
         numbers=numbers,
     )
@@ -139,15 +158,25 @@ def _plain(call: Call) -> Any:
 def _split_broadcast(
     call: Call, operands: list[Tensor], small: list[Tensor], shape: torch.Size
 ) -> tuple[list[Tensor], tuple[Pin, ...]]:
-    """The operands to tie, and pins for those that are broadcast over a dim along which another's channels vary."""
+    """The operands to tie, and pins for those that are broadcast over a dim along which another's channels vary.
+
+    One that also meets these channels one by one, along another dim, is tied all the same: of a mask for each of
+    several sources, times one map, channel k of the map meets channel k of each mask.
+    """
+    along = [{dim for dim, size in enumerate(cut.shape) if size > 1} for cut in small]
     tied, pins = [], []
-    for labels, cut in zip(operands, small, strict=True):
+    for index, (labels, cut, own) in enumerate(zip(operands, small, along, strict=True)):
         padded = (1,) * (len(shape) - labels.dim()) + labels.shape
-        over = [dim for dim, size in enumerate(shape) if padded[dim] == 1 and size > 1]
-        if any(other.shape[dim] > 1 for dim in over for other in small if other is not cut):
-            pins.append(call.pin(cut, "it is broadcast over the channels that it meets"))
-        else:
+        over = {dim for dim, size in enumerate(shape) if padded[dim] == 1 and size > 1}
+        wide = {dim for dim, size in enumerate(padded) if size > 1}
+        others = [other for other, dims in enumerate(along) if other != index and over & dims]
+        met = [other for other in others if wide & along[other]]
+        if not others or (met and all(own <= along[other] for other in met)):
             tied.append(cut)
+        else:
+            pins.append(call.pin(cut, "it is broadcast over the channels that it meets"))
+            # those that it meets along some of its own dims alone must keep their order too
+            pins += [call.pin(small[other], CROSSED) for other in met]
     return tied, tuple(pins)
 
 
@@ -194,6 +223,11 @@ def masked_fill(call: Call) -> Effect:
     return elementwise(call, apply=lambda x, _, value: _selected(x, value))
 
 
+def quotient(call: Call) -> Effect:
+    """Undefined where a divisor is 0, which a number is not."""
+    return elementwise(call, undefined=isinstance(call.argument(1, "other"), Tensor))
+
+
 SCALING = partial(elementwise, homogeneous=True, positive_only=True)
 ADDING = partial(elementwise, homogeneous=True, adds=True)
 MULTIPLYING = partial(elementwise, times=True)
@@ -201,8 +235,10 @@ MULTIPLYING = partial(elementwise, times=True)
 register(SCALING, *HOMOGENEOUS, keeps_shape=True, workless=True)
 register(SCALING, *EXTREMUM, workless=True)
 register(elementwise, *SATURATING, keeps_shape=True, workless=True)
-register(elementwise, *FUNCTIONS, *QUOTIENT, *TERNARY, workless=True)
-register(elementwise, operator.itruediv, in_place=True, workless=True)
+register(elementwise, *FUNCTIONS, *TERNARY, workless=True)
+register(partial(elementwise, undefined=True), *UNDEFINED, torch.addcdiv, "addcdiv", workless=True)
+register(quotient, *QUOTIENT, workless=True)
+register(quotient, operator.itruediv, in_place=True, workless=True)
 register(ADDING, *SUM, workless=True)
 register(ADDING, operator.iadd, operator.isub, in_place=True, workless=True)
 register(MULTIPLYING, *PRODUCT, workless=True)

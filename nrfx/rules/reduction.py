@@ -84,7 +84,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     keep = bool(call.argument(at + 1, "keepdim", False))
     for dim in sorted(dims, reverse=True):
         out = out.narrow(dim, 0, 1) if keep else out.select(dim, 0)
-    mixes = bool(ties)
+    mixes = bool(ties) or not isinstance(call.val, Tensor)  # with indices beside the values it is no plain pool
     return Effect(
         Family.MIXED if mixes else family,
         out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
@@ -117,7 +117,7 @@ def extremum(call: Call) -> Effect:
     from nrfx.rules.pointwise import elementwise  # noqa: PLC0415 (families do not depend on each other)
 
     if len(tensors((call.args, call.kwargs))) > 1:
-        return elementwise(call, homogeneous=True)
+        return elementwise(call, homogeneous=True, positive_only=True)
     return reduced(call)
 
 

@@ -18,7 +18,7 @@ def graph_of(function: Callable[[Tensor], Tensor]) -> fx.Graph:
 
 
 def memory_of(graph: fx.Graph) -> Memory:
-    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY}
+    kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY, "contiguous": Family.IDENTITY}
     families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
     return Memory({node: index for index, node in enumerate(graph.nodes)}, families, {})
 
@@ -89,8 +89,14 @@ def the_value_of_a_copy(x: Tensor) -> Tensor:
     return y.sum()
 
 
+def the_value_itself(x: Tensor) -> Tensor:
+    y = x.exp()
+    y.contiguous().add_(1)
+    return y.sum()
+
+
 @pytest.mark.parametrize(("function", "reader"), [
-    (nobody, None), (the_value, "add"), (another_value, None),
+    (the_value_itself, "sum_1"), (nobody, None), (the_value, "add"), (another_value, None),
     (the_value_of_a_view, "sum_1"), (the_value_of_a_copy, None),
 ])  # fmt: skip
 def test_the_value_or_a_view_of_it_may_be_read_later_and_a_copy_is_not_it(

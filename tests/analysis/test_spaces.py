@@ -87,6 +87,15 @@ def test_a_spatial_gate_is_not_tied_to_the_channels_that_it_meets() -> None:
     assert "broadcast" in space_of(channels, "other.0").pinned
 
 
+def test_what_is_broadcast_over_sources_is_tied_to_the_channels_that_it_meets_one_by_one() -> None:
+    model = Custom(lambda self, x, image: (x.unflatten(1, (3, 4)) * self.vector).flatten(1, 2))
+    model.vector = nn.Parameter(torch.ones(4, 1, 1))
+    space = space_of(analysed(model), "body.0")
+    assert space.births == {"body.0": 3, "vector": 1} and space.width == 4 and space.free
+    made = Custom(lambda self, x, image: (x.unflatten(1, (3, 4)) * torch.ones(4, 1, 1)).flatten(1, 2))
+    assert "meets the tensor" in space_of(analysed(made), "body.0").pinned
+
+
 def test_a_hook_may_do_anything_so_its_module_is_not_understood() -> None:
     model = nn.Sequential(unit(3, 8), nn.Conv2d(8, 2, 1))
     model[0][2].register_forward_hook(lambda module, args, out: out.flip(1))

@@ -107,6 +107,11 @@ def selective(m: Op, x: Tensor) -> Tensor:
     return (both * weights).sum(1)
 
 
+def masks(m: Op, x: Tensor) -> Tensor:
+    """Of two sources, [N, 2, C, H, W]."""
+    return m.conv(x).unflatten(1, (2, -1))
+
+
 def split_excited(m: Op, x: Tensor) -> Tensor:
     a, b = m.conv(x).chunk(2, dim=1)
     return a.tanh() * b.sigmoid()
@@ -162,6 +167,22 @@ ATTENTION = {
     ),
     "selective kernel": Pattern(
         selective, lambda: {"a": cbr(8, 8), "b": cbr(8, 8, 1), "fc": nn.Linear(8, 16)}, free="before.0 op.a.0 op.b.0"
+    ),
+    "masks of two sources": Pattern(
+        lambda m, x: (x[:, None] * masks(m, x)).flatten(0, 1), lambda: {"conv": cbr(8, 16)}, free="before.0 op.conv.0"
+    ),
+    "masks of two sources, added": Pattern(
+        lambda m, x: torch.maximum(masks(m, x), x[:, None]).sum(1), lambda: {"conv": cbr(8, 16)}, free="op.conv.0"
+    ),
+    "masks times a vector": Pattern(
+        lambda m, x: (masks(m, x) * m.vector).mean(1),
+        lambda: {"conv": cbr(8, 16), "vector": parameter(8, 1, 1)},
+        free="op.conv.0",
+    ),
+    "masks times their positions": Pattern(
+        lambda m, x: (masks(m, x) * torch.arange(8.0)[:, None, None]).mean(1),
+        lambda: {"conv": cbr(8, 16)},
+        pinned="op.conv.0",
     ),
     "gated activation": Pattern(
         split_excited, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"

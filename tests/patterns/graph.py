@@ -37,6 +37,12 @@ def in_place_chain(m: Op, x: Tensor) -> Tensor:
     return m.body(x).mul_(0.5).add_(x).clamp_(max=2.0)
 
 
+def read_after_write_to_itself(m: Op, x: Tensor) -> Tensor:
+    y = m.body(x)
+    y.contiguous().sigmoid_()  # no copy
+    return y
+
+
 def read_after_write(m: Op, x: Tensor) -> Tensor:
     y = m.body(x)
     z = y.view(x.size(0), -1)
@@ -251,6 +257,7 @@ GRAPH = {
     ),
     "in-place chain": Pattern(in_place_chain, linear_body, free="before.0 op.body.0"),
     "read after write": Pattern(read_after_write, linear_body),
+    "read after write to itself": Pattern(read_after_write_to_itself, linear_body),
     "written slice": Pattern(written_slice, lambda: body(3)),
     "written value": Pattern(written_value, body, free="before.0"),
     "out argument": Pattern(out_argument, body, trains=False),
@@ -280,6 +287,18 @@ GRAPH = {
     "if on sizes": Pattern(by_size, body, free="before.0 op.body.0"),
     "if on values": Pattern(by_value, body, refused="depends on the values"),
     "cast": Pattern(lambda m, x: m.body(x.to(torch.float64).type_as(x)), body, free="op.body.0"),
+    "cast to integers": Pattern(
+        lambda m, x: m.body((3 * x).to(torch.int64).to(x.dtype)), body, free="before.0 op.body.0", trains=False
+    ),
+    "cast like integers": Pattern(
+        lambda m, x: m.body((3 * x).type_as(m.ids).type_as(x)),
+        lambda: {"ids": torch.arange(3)} | body(),
+        free="before.0 op.body.0",
+        trains=False,
+    ),
+    "sum of integers": Pattern(
+        lambda m, x: m.body((x * 3).sum(3, keepdim=True, dtype=torch.int64).to(x.dtype)), body, trains=False
+    ),
     "clone and contiguous": Pattern(lambda m, x: m.body(x.clone().contiguous()), body, free="before.0 op.body.0"),
     "checked sizes": Pattern(
         lambda m, x: m.body(x) if x.dim() == 4 and x.ndim == 4 else x, body, free="before.0 op.body.0"

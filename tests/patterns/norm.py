@@ -7,6 +7,7 @@ from torch.nn.utils import parametrizations
 from torchvision.ops import FrozenBatchNorm2d
 
 from tests.patterns.pattern import Op, Pattern, parameter
+from tests.zoo import cbr
 
 
 def by_hand(m: Op, x: Tensor) -> Tensor:
@@ -113,4 +114,12 @@ NORM = {
         lambda m, x: m.conv(x), lambda: {"conv": parametrizations.spectral_norm(nn.Conv2d(8, 6, 3, padding=1))}
     ),
     "weight standardisation": Pattern(standardised, lambda: {"weight": parameter(6, 8, 3, 3)}),
+    "F.group_norm by a computed number of groups": Pattern(
+        lambda m, x: F.group_norm(m.conv(x), x.shape[1] // 2), lambda: {"conv": cbr(8, 8)}, free="op.conv.0"
+    ),
+    "F.group_norm by groups of four": Pattern(
+        lambda m, x: F.group_norm(m.conv(x), num_groups=m.conv(x).size(1) // 4),
+        lambda: {"conv": cbr(8, 8)},
+        free="op.conv.0",
+    ),
 }

@@ -23,6 +23,8 @@ REDUCTION = {
     "channel std": Pattern(lambda m, x: x * torch.std(x, 1, keepdim=True)),
     "channel prod": Pattern(lambda m, x: x + (1 + x).prod(1, keepdim=True)),
     "channel median": Pattern(lambda m, x: x + x.median(1, keepdim=True)[0]),
+    "median of positions": Pattern(lambda m, x: x + x.median(3, keepdim=True)[0], free="before.0"),
+    "max of positions": Pattern(lambda m, x: x + x.max(2, keepdim=True)[0], free="before.0"),
     "mean of all": Pattern(lambda m, x: x - x.mean()),
     "mean of all but the batch": Pattern(lambda m, x: x - x.mean((1, 2, 3), keepdim=True)),
     "cumsum": Pattern(lambda m, x: x.cumsum(1)),

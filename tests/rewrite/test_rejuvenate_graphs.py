@@ -71,8 +71,14 @@ def test_a_view_that_states_a_width_as_a_number_gets_the_new_number() -> None:
     assert gm.graph.find_nodes(op="call_method", target="view")[0].args[2] == 48
 
 
-def test_an_op_that_computes_with_a_width_fixes_it() -> None:
-    model = with_dead(calibrated(Weird(lambda self, x: x * x.shape[1] ** -0.5)), 0.4)
+@pytest.mark.parametrize("twist", [
+    lambda self, x: x * x.shape[1] ** -0.5, lambda self, x: x * torch.arange(x.shape[1]).to(x).mean(),
+    lambda self, x: x * torch.full((1,), x.shape[1]).to(x), lambda self, x: x + torch.ones(x.size(1) // 2).sum().to(x),
+    lambda self, x: x * torch.std(x, (2, 3), correction=x.shape[1], keepdim=True),
+    lambda self, x: x * torch.linspace(0, x.shape[1], 3)[1].to(x),
+])  # fmt: skip
+def test_an_op_that_computes_with_a_width_fixes_it(twist: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+    model = with_dead(calibrated(Weird(twist)), 0.4)
     gm = nrfx.trace(model, images())
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
     assert difference(model, result.module) < 1e-12

@@ -118,6 +118,26 @@ def test_a_scale_that_could_not_be_folded_is_not_put_in() -> None:
     assert not scales(nrfx.insert_scales(model, X))
 
 
+@pytest.mark.parametrize("op", [
+    lambda x: torch.maximum(x, x.flip(3)), lambda x: torch.max(x, x.flip(3)), lambda x: x.max(x.roll(1, 2)),
+    lambda x: torch.min(x, x.flip(2)), lambda x: x.amax((2, 3), keepdim=True), lambda x: x.max(3, keepdim=True)[0],
+])  # fmt: skip
+def test_no_negative_scale_is_folded_through_a_maximum_in_any_of_its_spellings(op) -> None:
+    class Extreme(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.read = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.read(op(self.conv(x)))
+
+    scaled = nrfx.insert_scales(Extreme().double().eval(), X)
+    with torch.no_grad():
+        for scale in scales(scaled).values():
+            scale.weight.normal_()
+    assert difference(scaled, nrfx.fold_scales(scaled)) < 1e-12
+
+
 def test_networks_with_norms_everywhere_get_none_and_folding_without_any_changes_nothing() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double().eval()
     scaled = nrfx.insert_scales(model, X)
