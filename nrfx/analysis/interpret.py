@@ -80,6 +80,7 @@ class LabelInterpreter:
         self.count = 0
         self.reasons: list[str] = []
         self.codes: dict[str, int] = {}
+        self.transposed: dict[str, bool] = {}  # weight -> whether its first reader takes it transposed
         self.axes: dict[str, int | None] = dict(axes)
         self.batch = _batch(traced)
         self.modules = dict(traced.named_modules(remove_duplicate=False))
@@ -173,6 +174,8 @@ class LabelInterpreter:
             return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
         try:
             effect = effect_of(call)
+            if self.is_turned(effect):
+                return counted(call, "it reads a weight transposed that another layer reads plain", effect_of)
             check_effect(call, effect)
         except Unfit as error:
             return self.unfit(call, error)
@@ -185,6 +188,13 @@ class LabelInterpreter:
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
+
+    def is_turned(self, effect: Effect) -> bool:
+        """Whether the op takes a weight the other way round than its first reader: its rows are the columns there."""
+        reading = effect.reading
+        if reading is None or reading.weight is None:
+            return False
+        return self.transposed.setdefault(reading.weight, reading.transposed) != reading.transposed
 
     def unfit(self, call: Call, error: Exception) -> Effect:
         """The effect of an op that raised on its labels."""

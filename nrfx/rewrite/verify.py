@@ -17,6 +17,7 @@ from nrfx.errors import AnalysisError, VerificationError
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
+from nrfx.tracing.parts import cloned
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
@@ -138,7 +139,7 @@ def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
     """The outputs in eval mode; the module is a copy, so that its mode may change."""
     try:
         with torch.no_grad():
-            return module.eval()(*arguments)
+            return module.eval()(*cloned(arguments))
     except (RuntimeError, TypeError) as error:
         given = ", ".join(
             f"{list(x.shape)} {_kind(x)}" if isinstance(x, Tensor) else type(x).__name__ for x in arguments
@@ -156,7 +157,7 @@ def _answers(
     """Each part's output in the old network, and in the new one on the same inputs."""
     after.eval()
     with torch.no_grad():
-        calls = before.eval().answers(*arguments)
+        calls = before.eval().answers(*cloned(arguments))
         given = [after.get_submodule(call.path).forward(*call.args, **call.kwargs) for call in calls]
     names = [f"call {index}, {call.path}" for index, call in enumerate(calls)]
     expected = {name: call.output for name, call in zip(names, calls, strict=True)}

@@ -89,6 +89,11 @@ class PartialModule(TracedModule):
         return plain
 
 
+def cloned(nest: Any) -> Any:
+    """The nest with copies of its tensors, for a network may write into what it is given and what it gave."""
+    return pytree.tree_map_only(Tensor, Tensor.clone, nest)
+
+
 def _instance_like(module: nn.Module) -> nn.Module:
     twin = type(module).__new__(type(module))
     twin.__dict__.update(vars(module))
@@ -131,11 +136,12 @@ class _Runner:
                 f"{self.path} is called with {_shown(args, kwargs)}, and was traced with {traced_with}. "
                 "Trace the model on inputs for which it is called as it is here."
             )
+        given: tuple[Any, Any] | None = cloned((args, kwargs)) if traced._log is not None else None
         result = traced._part_codes[self.path](traced, *(leaf for leaf in leaves if isinstance(leaf, Tensor)))
         leaves = pytree.tree_leaves(result)
         output = pytree.tree_unflatten(leaves, part.output) if len(leaves) == part.output.num_leaves else result
-        if traced._log is not None:
-            traced._log.append(Answer(self.path, args, kwargs, output))
+        if traced._log is not None and given is not None:
+            traced._log.append(Answer(self.path, *given, cloned(output)))
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Runner":

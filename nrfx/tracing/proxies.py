@@ -6,9 +6,12 @@ say which.
 """
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch._jit_internal
 from torch import Tensor, fx
 
 from nrfx.errors import TraceError
@@ -72,11 +75,22 @@ class SizedProxy(fx.Proxy):
         return number
 
 
+_is_instance = isinstance  # Python's own, also while `is_instance` stands in its place
+_MACHINERY = ("torch.", "nrfx.tracing.")
+_ASKING = (torch.is_tensor.__code__, torch._jit_internal._isinstance.__code__)
+"""Functions of torch that a forward asks for a type; what else torch asks is whether it has a proxy in its hands."""
+
+
 def is_instance(value: Any, kinds: Any) -> bool:
-    """isinstance for a forward that is recorded: a proxy counts as the value that it stands for."""
-    if isinstance(value, SizedProxy) and isinstance(value.tracer.value(value), kinds):
+    """isinstance while a forward is recorded: for all code but torch's, a proxy is the value that it stands for."""
+    if _is_instance(value, kinds):
         return True
-    return isinstance(value, kinds)
+    if not _is_instance(value, SizedProxy):
+        return False
+    caller = sys._getframe(1)
+    scope = f"{caller.f_globals.get('__name__')}."
+    plain = scope.startswith(_MACHINERY) and scope != "torch.nn.functional." and caller.f_code not in _ASKING
+    return not plain and _is_instance(value.tracer.value(value), kinds)
 
 
 class SizedAttribute(SizedProxy, fx.proxy.Attribute):

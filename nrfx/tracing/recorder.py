@@ -4,6 +4,7 @@ Not recorded, and reported as a TraceError: control flow on the values of tensor
 random numbers that do not depend on the input.
 """
 
+import builtins
 import functools
 import inspect
 import operator
@@ -222,14 +223,11 @@ class Recorder(fx.Tracer):
         if module._backward_hooks or module._backward_pre_hooks:
             where = place((self.submodule_paths or {}).get(module, ""), type(module).__name__)
             raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
-        scope = getattr(module.forward, "__globals__", None)
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
             for method in ("__init__", "__enter__"):
                 patcher.patch_method(torch.autocast, method, _refuse_autocast)
-            patcher.patch(vars(nn.functional), "isinstance", is_instance)  # which asks so of masks
-        if scope is not None and "isinstance" not in scope and not scope.get("__name__", "").startswith("torch."):
-            patcher.patch(scope, "isinstance", is_instance)
+            patcher.patch(vars(builtins), "isinstance", is_instance)  # a forward may ask in any file that it calls
 
     def _check_assignments(self, root: nn.Module) -> None:
         """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""

@@ -208,6 +208,18 @@ GRAPH = {
     "block in a loop": Pattern(loop, body, free="before.0 op.body.0"),
     "tied weights": Pattern(tied, tied_parts, free="before.0"),
     "auto-encoder of one weight": Pattern(auto_encoder, lambda: {"linear": nn.Linear(8, 6)}),
+    "auto-encoder of one matrix": Pattern(
+        lambda m, x: torch.relu(x.movedim(1, -1) @ m.weight.t()) @ m.weight, lambda: {"weight": parameter(12, 8)}
+    ),
+    "auto-encoder of one square matrix": Pattern(
+        lambda m, x: torch.relu(x.movedim(1, -1) @ m.weight) @ m.weight.t(), lambda: {"weight": parameter(8, 8)}
+    ),
+    "auto-encoder of one linear layer": Pattern(
+        lambda m, x: torch.relu(m.linear(x.movedim(1, -1))) @ m.linear.weight, lambda: {"linear": nn.Linear(8, 12)}
+    ),
+    "auto-encoder of one kernel": Pattern(
+        lambda m, x: F.conv_transpose2d(torch.relu(m.conv(x)), m.conv.weight), lambda: {"conv": nn.Conv2d(8, 6, 3)}
+    ),
     "dense block": Pattern(
         dense, lambda: {"layers": nn.ModuleList([cbr(8, 4), cbr(12, 4)])}, free="before.0 op.layers.0.0 op.layers.1.0"
     ),

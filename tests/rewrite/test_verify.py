@@ -6,7 +6,8 @@ from torch import nn
 
 import nrfx
 from nrfx.errors import VerificationError
-from tests.rewrite.rewriting import images, prepared, rewritten
+from tests.rewrite.rewriting import images, prepared, rewritten, unit
+from tests.zoo import with_dead
 
 
 def test_a_wrong_rewrite_is_caught_by_numbers() -> None:
@@ -34,3 +35,23 @@ def test_verify_compares_labels_where_the_function_changes_on_purpose() -> None:
         conv.weight = nn.Parameter(conv.weight[:-1])
     with pytest.raises(VerificationError, match=r"Node _4.*\[2, 11, 8, 8\].*\[2, 12, 8, 8\]"):
         nrfx.verify(gm, result, images())
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_network_that_writes_into_its_input_is_compared_on_equal_images_and_leaves_them_alone(partial: bool) -> None:
+    class Normalises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(unit(3, 8), unit(8, 8)), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.body(x.sub_(0.5).div_(0.25))
+            if partial and float(y.sum()) > 1e9:
+                y = -y
+            return self.head(y.mul_(2.0))
+
+    model = with_dead(Normalises().double().eval(), 0.4)
+    gm = nrfx.trace(model, images(), partial=partial)
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme="dense")
+    x = images()
+    assert result.changed and nrfx.verify(gm, result, x) < 1e-12 and torch.equal(x, images())

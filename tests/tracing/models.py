@@ -9,6 +9,11 @@ from torch import Tensor, fx, nn
 MODES = ("train", "eval")
 
 
+def added(y: Tensor, x: object) -> Tensor:
+    """y + x if x is a tensor, else y."""
+    return y + x if isinstance(x, Tensor) else y
+
+
 class FunctionalDropout(nn.Module):
     """Train and eval differ in a constant."""
 

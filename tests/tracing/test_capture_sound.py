@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nrfx.errors import TraceError
 from nrfx.tracing import trace
+from tests.tracing.models import added
 
 Forward = Callable[["Net", Tensor], Any]
 
@@ -131,6 +132,14 @@ def asks_what_it_got(m: Net, x: Tensor) -> Tensor:
     return m.fc(x) if known and x.dtype == torch.float32 and x.device.type == "cpu" and not x.is_cuda else x
 
 
+def asks_torch_what_it_got(m: Net, x: Tensor) -> Tensor:
+    return m.fc(x) if torch.is_tensor(x) and torch.jit.isinstance(x, Tensor) and not torch.is_tensor(x.size(1)) else x
+
+
+def asks_another_file_what_it_got(m: Net, x: Tensor) -> Tensor:
+    return added(m.fc(x), x)
+
+
 def formats_a_size(m: Net, x: Tensor) -> Tensor:
     return m.fc(x) if f"{x.shape[1]} {x.device}" == "4 cpu" else x
 
@@ -156,7 +165,16 @@ def largest(m: Net, x: Tensor) -> tuple[Tensor, Any]:
 KEPT: tuple[Forward, ...] = (
     *(augmented_slice, augmented_item, item_by_mask, augmented_transpose, augmented_input, relu_of_a_slice),
     *(chunks_without_gradient, running_mean, running_mean_by_item, clamped_weights, detached_branch, checkpointed),
-    *(asks_what_it_got, formats_a_size, names, named, data, largest),
+    *(
+        asks_what_it_got,
+        asks_torch_what_it_got,
+        asks_another_file_what_it_got,
+        formats_a_size,
+        names,
+        named,
+        data,
+        largest,
+    ),
 )
 
 

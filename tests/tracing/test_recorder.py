@@ -1,5 +1,6 @@
 """Tracing what real models do: wrapped functions, sizes as numbers, changes in place."""
 
+import builtins
 import copy
 import pickle
 import random
@@ -19,7 +20,6 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from nrfx.errors import TraceError
 from nrfx.tracing import trace
-from tests.tracing import models
 from tests.tracing.models import Function, FunctionalDropout, assert_behaves_like
 
 
@@ -111,14 +111,14 @@ def test_wrapped_functions_of_others_stay_one_call() -> None:
 
 def test_what_is_patched_while_recording_is_as_it_was_also_after_a_failure() -> None:
     before = dict(_wrapped_fns_to_patch)
-    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(models).get("isinstance")
+    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(builtins)["isinstance"]
     gm = trace(Function(lambda m, x: x + torch.arange(x.size(1))), torch.zeros(2, 4))
     with pytest.raises(TraceError):
         trace(Function(lambda m, x: x if x.sum() > 0 else -x), torch.zeros(2, 4))
     gm.recompile()
     trace(nn.Sequential(nn.Sequential(gm)), torch.zeros(2, 4))
     assert before == _wrapped_fns_to_patch
-    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(models).get("isinstance")
+    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(builtins)["isinstance"]
     assert now == patched
 
 
