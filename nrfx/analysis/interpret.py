@@ -115,7 +115,7 @@ class LabelInterpreter:
                 values[node], families[node] = step.effect.out, step.effect.family
                 if step.effect.family is Family.VALUE:
                     self.note_sizes(node)
-                elif node.op == "placeholder" or self.is_reached(node):
+                elif node.op == "placeholder" or self.is_reached(node, step.effect.family is Family.IDENTITY):
                     self.reached.add(node)
                 yield step
                 for reading in step.effect.also:  # a step for each, so that whoever looks for readings finds all
@@ -150,9 +150,13 @@ class LabelInterpreter:
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
 
-    def is_reached(self, node: fx.Node) -> bool:
-        """Whether the examples of the batch go into the node, or their number; not only their other sizes."""
-        return any(source in self.reached or source in self.shapes for source in node.all_input_nodes)
+    def is_reached(self, node: fx.Node, first: bool = False) -> bool:
+        """Whether the examples of the batch go into the node, or their number; not only their other sizes.
+
+        first: whether by its first input alone; `a.to(b)` takes no more than a dtype from b.
+        """
+        sources = node.all_input_nodes[:1] if first else node.all_input_nodes
+        return any(source in self.reached or source in self.shapes for source in sources)
 
     def note_sizes(self, node: fx.Node) -> None:
         """Notes a Python value that is the shape of what examples reach (`shapes`) or their number (`reached`)."""

@@ -84,6 +84,7 @@ def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes:
     ranked = sorted(zip(operands, letters, strict=True), key=lambda pair: -collapse(pair[0]).numel())
     rows, cols = None, None
     counted: set[str] = set()
+    batch = call.batch
     for labels, names in ranked:
         here = {names[dim] for dim in varying(labels)} - counted
         if not here or cols is not None:
@@ -93,9 +94,26 @@ def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes:
             if names[dim] not in here:
                 flat = flat.select(dim, 0)
         counted |= here
-        rows, cols = (flat.reshape(-1), None) if rows is None else (rows, flat.reshape(-1))
+        one = _of_one_example(flat, batch)
+        batch = batch if one is flat else 1  # the examples are taken out already
+        rows, cols = (one.reshape(-1), None) if rows is None else (rows, one.reshape(-1))
     times = prod(size for name, size in sizes.items() if name not in counted)
-    return Work(per_example(times, call.batch), rows, cols)
+    return Work(per_example(times, batch), rows, cols)
+
+
+def _of_one_example(labels: Tensor, batch: int) -> Tensor:
+    """The labels of the first example where a dim holds the examples beside the heads ([batch * heads, ...] or [heads *
+    batch, ...]), which repeats the labels of the heads; else all.
+    """
+    dim = min(varying(labels), default=0)
+    if batch == 1 or not labels.dim() or labels.shape[dim] % batch:
+        return labels
+    for sizes, examples in ([batch, -1], dim), ([-1, batch], dim + 1):
+        split: Tensor = labels.unflatten(dim, sizes)
+        first = split.narrow(examples, 0, 1)
+        if bool((split == first).all()):
+            return first.flatten(dim, dim + 1)
+    return labels
 
 
 _LETTERS = "abcdefghijklmnopqrstuvw"

@@ -17,7 +17,7 @@ from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import unified
-from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, propagate
+from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
 from nrfx.tracing.shapes import InputSpec
@@ -133,9 +133,21 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
+    taken = sorted(_own_names() & (model._modules.keys() | model._parameters.keys() | model._buffers.keys()))
+    if taken and not isinstance(model, fx.GraphModule):
+        raise TraceError(
+            f"The model ({type(model).__name__}) has a submodule, parameter or buffer named {taken[0]}, and every "
+            "traced module has an attribute of that name: give it another one."
+        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
+
+
+def _own_names() -> set[str]:
+    """The attributes that a traced module has and other modules have not."""
+    plain, graph = nn.Module(), fx.GraphModule(nn.Module(), fx.Graph())
+    return (set(dir(TracedModule)) | vars(graph).keys() | set(OWN)) - set(dir(plain))
 
 
 def shell_of(model: nn.Module) -> Any:

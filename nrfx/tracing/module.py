@@ -58,6 +58,10 @@ class Facts:
     leaves: tuple[str, ...] = ()
 
 
+OWN = ("facts", "_by_mode", "_host", "_log", "_part_codes")
+"""Attributes of a traced module, or of one in parts, that are set on the instance."""
+
+
 class TracedModule(fx.GraphModule):
     """An fx GraphModule that knows the shape of every value and keeps the model's train and eval behaviour.
 

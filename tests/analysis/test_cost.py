@@ -76,3 +76,28 @@ def test_costs_equal_those_of_flop_counter_mode_in_all_and_per_node(name: str) -
     assert {row.name: row.params for row in usage.rows} == {
         row.name: numbers(model.get_submodule(row.name)) for row in usage.rows
     }
+
+
+class Folded(nn.Module):
+    """Attention by bmm, its 2 heads and the examples in one dim, and a product of sizes alone in the dtype of x."""
+
+    def __init__(self, heads_first: bool) -> None:
+        super().__init__()
+        self.order = (2, 0, 1, 3) if heads_first else (0, 2, 1, 3)
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (
+            part(x).view(b, n, 2, 4).permute(self.order).reshape(2 * b, n, 4) for part in (self.q, self.k, self.v)
+        )
+        y = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+        return y + torch.arange(n).to(x)[:, None] @ torch.ones(1, 4).to(x)
+
+
+@pytest.mark.parametrize("heads_first", [True, False])
+def test_the_flops_of_one_example_do_not_depend_on_the_batch_of_the_trace(heads_first: bool) -> None:
+    model = Folded(heads_first).eval()
+    one = counted(model, torch.zeros(1, 9, 8))["Global"]
+    for batch in (1, 2, 3, 4, 6, 8):
+        assert nrfx.utilization(nrfx.trace(model, torch.zeros(batch, 9, 8))).flops.total == one
