@@ -178,7 +178,7 @@ class LabelInterpreter:
             return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
         try:
             effect = effect_of(call)
-            if self.is_turned(effect):
+            if isinstance(effect, Effect) and self.is_turned(effect):
                 return counted(call, "it reads a weight transposed that another layer reads plain", effect_of)
             check_effect(call, effect)
         except Unfit as error:

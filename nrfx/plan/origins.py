@@ -42,7 +42,7 @@ def first_place(layout: Tensor, labels: Tensor) -> Tensor:
     if not layout.numel():
         return torch.full_like(labels, NEW)
     ordered, order = torch.sort(layout, stable=True)
-    place = torch.searchsorted(ordered, labels).clamp(max=layout.numel() - 1)
+    place = torch.searchsorted(ordered, labels.contiguous()).clamp(max=layout.numel() - 1)
     return torch.where(ordered[place] == labels, order[place], NEW)
 
 

@@ -5,6 +5,7 @@ if it were an ordinary tensor) is an error that names it, and never a silent mis
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def _slips(call: Call, effect: Effect) -> Iterator[str]:
     for reading in (effect.reading, *effect.also):
         if reading is not None:
             yield from _reading_slips(call, effect, reading)
-            yield from _axis_slips(call, reading.operand, reading.axis, reading.cols)
+            yield from _axis_slips(call, reading.operand, reading.axis, reading.cols, _kernel_places(call, reading))
     yield from _unread(call, effect)
     if effect.norm is not None:
         yield from _norm_slips(effect, effect.norm)
@@ -120,10 +121,15 @@ def _reading_slips(call: Call, effect: Effect, reading: Reading) -> Iterator[str
             yield f"the site on dim {place[1]} of {place[0]} has not the layout of the reading"
 
 
-def _axis_slips(call: Call, operand: int, axis: int, layout: Tensor) -> Iterator[str]:
+def _axis_slips(call: Call, operand: int, axis: int, layout: Tensor, places: int = 1) -> Iterator[str]:
+    """`places`: how many of the axis a channel may fill, where a weight with a kernel is read as a matrix."""
     shape = tensors((call.args, call.kwargs))[operand].shape
-    if not (0 <= axis < len(shape) and shape[axis] == layout.numel()):
+    if not (0 <= axis < len(shape) and shape[axis] in (layout.numel(), layout.numel() * places)):
         yield f"it reads {layout.numel()} channels on axis {axis}, and its operand has shape {list(shape)}"
+
+
+def _kernel_places(call: Call, reading: Reading) -> int:
+    return 1 if reading.weight is None else prod(call.parameter(reading.weight).shape[2:])
 
 
 def _unread(call: Call, effect: Effect) -> Iterator[str]:
