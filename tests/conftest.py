@@ -1,9 +1,11 @@
-"""Every test runs on one thread, from one seed, and with every multiply-add visible to FlopCounterMode."""
+"""Every test runs on one thread, from one seed, with every multiply-add visible and every effect checked."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from nrfx.rules import check
 
 
 @pytest.fixture(autouse=True)
@@ -11,6 +13,7 @@ def reproducible() -> Iterator[None]:
     """One thread (shared cores make two slower), one seed, and attention without its uncounted fused path."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    check.every_rule = True
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield

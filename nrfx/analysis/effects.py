@@ -5,17 +5,16 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from nrfx.rules import Call, Effect, Family, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
 
 
-def is_workless(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether the op is known to do no multiply-adds that count; what has a forward of its own may do any."""
+def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
+    """The entry of the op that a node calls; None for what has a forward of its own, which may do anything."""
     if module is not None and not runs_known_forward(module):
-        return False
-    op = op_of(node.target if module is None else module) if node.op.startswith("call_") else None
-    return op is not None and op.workless
+        return None
+    return op_of(node.target if module is None else module) if node.op.startswith("call_") else None
 
 
 def effect_of(call: Call) -> Effect:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
-from nrfx.analysis.effects import SIZES, effect_of, is_workless
+from nrfx.analysis.effects import SIZES, effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
@@ -130,6 +130,7 @@ class LabelInterpreter:
             return fx.map_arg(arg, values.__getitem__)
 
         args, kwargs = arguments(node)
+        op = op_at(node, module)
         call = Call(
             node=node,
             args=read(args),
@@ -144,7 +145,8 @@ class LabelInterpreter:
             before=self.before(mode, node),
             name=lambda name: self.aliases.get(name, name),
             parameter=self.tensors.__getitem__,
-            workless=is_workless(node, module),
+            workless=op is not None and op.workless,
+            shipped=op is not None and op.shipped,
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
         owner = effect.reading or effect.norm

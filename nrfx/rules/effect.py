@@ -206,6 +206,7 @@ class Call:
     name: Callable[[str], str]  # a parameter's name -> its first name, where parameters are tied
     parameter: Callable[[str], Tensor]  # a parameter or buffer by name; only its shape may be read
     workless: bool  # whether the op is known to do no multiply-adds that count
+    shipped: bool = False  # whether its rule is one of nrfx, whose effects the tests check
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """The value passed at `index` or as `name`."""

@@ -14,7 +14,7 @@ import builtins
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -65,6 +65,11 @@ class Op:
     norm: bool = False
     widths: Widths | None = None
     cross_form: type[nn.Module] | None = None
+
+    @cached_property
+    def shipped(self) -> bool:
+        """Whether the rule is one of nrfx."""
+        return name_of(self.rule).startswith("nrfx.rules.")
 
 
 OPS: dict[Any, Op] = {}
@@ -131,7 +136,9 @@ def rule(*keys: Any, **facts: Any) -> Callable[[AnyRule], AnyRule]:
 
 def op_of(target: Any) -> Op | None:
     """The entry of a module, or of the target of a call_function or call_method node; None where there is none."""
-    return next((OPS[key] for key in _keys(target) if key in OPS), None)
+    target = type(target) if isinstance(target, nn.Module) else target
+    op = OPS.get(target)  # nearly all stand under themselves
+    return op if op is not None else next((OPS[key] for key in _keys(target) if key in OPS), None)
 
 
 def has_rule(kind: type) -> bool:
@@ -237,8 +244,6 @@ def in_order(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 def _keys(target: Any) -> Iterator[Any]:
     """The keys under which a module or a target may stand, the nearest first."""
-    if isinstance(target, nn.Module):
-        target = type(target)
     if isinstance(target, AppliedFunction):
         target = target.function
     if isinstance(target, torch._ops.OpOverload):
