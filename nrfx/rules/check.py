@@ -1,7 +1,7 @@
 """What must hold of every effect. A rule that breaks one of these would give wrong counts, or a wrong network.
 
-Checked at the widths of the trace on every node whose rule is a user's own, and in the tests on every node: a slip in a rule
-(a bias without its site, a weight read as if it were an ordinary tensor) is an error that names it, never a silent one.
+Checked at the widths of the trace, on every node whose rule is a user's own, and in the tests on every node. A slip in
+a rule (a bias without its site, a weight read as if it were an ordinary tensor) is an error that names it.
 """
 
 from collections.abc import Iterator, Mapping
