@@ -7,7 +7,18 @@ line. So is what a rule is written with: `Call`, `Effect` and its parts, `elemen
 """
 
 from nrfx.labels import along, layout
-from nrfx.rules import by_value, contraction, movement, norm, pointwise, pooling, product, recurrent, reduction
+from nrfx.rules import (
+    by_value,
+    contraction,
+    movement,
+    norm,
+    pointwise,
+    pooling,
+    product,
+    recurrent,
+    reduction,
+    registry,
+)
 from nrfx.rules.boxes import channelwise, opaque
 from nrfx.rules.check import check_effect
 from nrfx.rules.contraction import Layer, weighted
@@ -31,6 +42,8 @@ from nrfx.rules.movement import moved
 from nrfx.rules.pointwise import elementwise
 from nrfx.rules.registry import OPS, Op, has_rule, op_of, reads_as_weight, register, rule, rule_of
 from nrfx.rules.ties import ties_along
+
+registry.shipping = False  # a rule of ours that a user registers for an op of their own is theirs
 
 __all__ = [
     "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import nrfx
-from nrfx.rules import OPS, Call, Effect, Family, Norm, Site, along, elementwise, layout
+from nrfx.rules import OPS, Call, Effect, Family, Norm, Site, along, check, elementwise, layout, register
 from tests.rules import outside
+from tests.tracing.models import Function
 
 
 class Twisted(nn.Module):
@@ -154,3 +155,22 @@ def test_a_right_rule_of_a_layer_with_a_weight_passes() -> None:
     model: Any = Twisted(outside.Mirror(8, 5))
     usage = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3, 4, 4)))
     assert usage.params.total == 8 * 4 + 5 * 9 and usage.flops.total == 8 * 3 * 16 + 5 * 8
+
+
+def halved(x: Tensor) -> Tensor:
+    return x[:, ::2]
+
+
+def test_a_rule_of_ours_for_an_op_of_a_users_own_is_checked_outside_of_the_tests_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "every_rule", False)
+    register(elementwise, halved)
+    try:
+        gm = nrfx.trace(nn.Sequential(nn.Linear(3, 8), Function(lambda _, x: halved(x))), torch.zeros(2, 3))
+        with pytest.raises(
+            nrfx.AnalysisError, match=r"halved.*its labels have shape \[2, 8\], and its result \[2, 4\]"
+        ):
+            nrfx.utilization(gm)
+    finally:
+        del OPS[halved]
