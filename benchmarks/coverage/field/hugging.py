@@ -31,7 +31,7 @@ SPEECH: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class FromConfig:
-    """A model of transformers with a config of these options."""
+    """A model of transformers with a config of these options; as in training, it keeps no keys for the next word."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -39,7 +39,9 @@ class FromConfig:
     def __call__(self) -> nn.Module:
         transformers = importlib.import_module("transformers")
         kind = getattr(transformers, self.name)
-        model: nn.Module = kind(kind.config_class(**self.options))
+        config = kind.config_class(**self.options)
+        config.use_cache = False
+        model: nn.Module = kind(config)
         return model
 
 
