@@ -13,7 +13,7 @@ from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.errors import RuleWarning
-from nrfx.labels import OPAQUE, along
+from nrfx.labels import OPAQUE, along, fill
 from nrfx.rules import (
     Before,
     Call,
@@ -63,6 +63,19 @@ def _owned(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
     return frozenset(first for name, first in aliases.items() if name.rpartition(".")[0] in called)
 
 
+def _tables(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
+    """The buffers that are not saved with the model: tables that its constructor computes, such as angles of positions.
+
+    Their values say where a channel stands in its head: they do not come and go with channels.
+    """
+    names = (
+        (f"{path}.{name}" if path else name)
+        for path, module in traced.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    )
+    return frozenset(aliases.get(name, name) for name in names)
+
+
 def _is_weight(node: fx.Node) -> bool:
     """Whether some op reads the tensor, perhaps transposed, as its weight."""
     return any(reads_as_weight(node, user) for user in node.users)
@@ -88,6 +101,7 @@ class LabelInterpreter:
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
         self.owned = _owned(traced, self.aliases)
+        self.tables = _tables(traced, self.aliases)
 
     def interpreted(self) -> tuple[Step, ...]:
         """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""
@@ -217,12 +231,15 @@ class LabelInterpreter:
     def attribute(self, call: Call) -> Effect:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
-        labels = call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
+        reason = f"the tensor {name}, which the graph reads directly"
+        labels = call.opaque_like(call.val, reason)
         tensor = self.tensors.get(name)
         if tensor is not None:
-            labels = labels.new_full((1,) * labels.dim(), int(labels.reshape(-1)[0])).expand(self.shape_of(name))
+            labels = fill(self.opaque(reason), self.shape_of(name))
         opaque = Effect(Family.SOURCE, out=labels)
         if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
+            return opaque
+        if name in self.tables:
             return opaque
         axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))
         if axis is None:

@@ -21,7 +21,7 @@ PLACES = (
     "index_add index_copy index_fill index_put index_reduce index_select"
 )
 BITS = "bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor logical_xor"
-ROUNDING = "ceil cos erf floor nan_to_num round sign sin"
+ROUNDING = "ceil floor nan_to_num round sign"
 WRITTEN = (
     "bernoulli_ bitwise_and_ bitwise_left_shift_ bitwise_not_ bitwise_or_ bitwise_right_shift_ bitwise_xor_ ceil_ "
     "copy_ cos_ cumprod_ cumsum_ eq_ erf_ fill_ floor_ ge_ gt_ index_add_ index_copy_ index_fill_ index_put_ le_ lt_ "
@@ -32,6 +32,7 @@ FACTORIES = (
     *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices),
 )
+FOURIER = tuple(getattr(torch.fft, name) for name in torch.fft.__all__ if name.endswith(("fft", "fft2", "fftn")))
 
 
 def not_followed(call: Call) -> Effect:
@@ -71,7 +72,7 @@ register(not_followed, operator.setitem, in_place=True, workless=True)
 register(
     not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
 )
-register(not_described, F.grid_sample, F.affine_grid, workless=True)
+register(not_described, F.grid_sample, F.affine_grid, *_named("diff"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(

@@ -249,7 +249,10 @@ def cat(call: Call) -> Effect:
     """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
     whoever reads the result reads them alike, and one layout stands for all.
     """
-    parts: Sequence[Tensor] = call.args[0]
+    parts: Sequence[Tensor] = _not_empty(call.args[0])
+    if any(part.dim() > 1 and not part.numel() for part in call.args[0]):  # its width follows no channel
+        pins = tuple(call.pin(part, "it stands beside an empty tensor of its width") for part in parts)
+        return replace(moved(call, _cat), pins=pins)
     dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
     small = [collapse(part) for part in parts]
     along_positions = all(part.shape[dim] == 1 and bool((part >= 0).all()) for part in small)
@@ -266,6 +269,11 @@ def cat(call: Call) -> Effect:
     )
 
 
+def _not_empty(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parts that hold something, such as no registers beside the tokens; the first where none does."""
+    return [part for part in parts if part.numel()] or parts[:1]
+
+
 def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
@@ -274,6 +282,7 @@ def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
 
 def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
+    parts = _not_empty(parts)
     dim %= parts[0].dim()
     shape = _cat_shape(parts, dim)
     if all(part.numel() and collapse(part).numel() == 1 for part in parts):
