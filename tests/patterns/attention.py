@@ -268,7 +268,6 @@ ATTENTION = {
     "masks times their positions": Pattern(
         lambda m, x: (masks(m, x) * torch.arange(8.0)[:, None, None]).mean(1),
         lambda: {"conv": cbr(8, 16)},
-        pinned="op.conv.0",
     ),
     "gated activation": Pattern(
         split_excited, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"
