@@ -1,12 +1,14 @@
 """The effect of one node: that of its op's rule, of a placeholder or an output, or a Python value made of sizes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.tracing import runs_known_forward
+from nrfx.tracing.boxes import Box
 from nrfx.tracing.module import ByMode
 
 
@@ -31,6 +33,8 @@ def _output(call: Call) -> Effect:
 
 
 def _called(call: Call) -> Effect:
+    if (box := call.node.meta.get("opaque")) is not None:
+        return _boxed(call, box)
     if isinstance(call.module, ByMode):
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
     if call.module is None and _asks_for_sizes(call):
@@ -41,6 +45,12 @@ def _called(call: Call) -> Effect:
     if obstacle is not None:
         return counted(call, obstacle, rule_of(call.node, call.module))
     return rule_of(call.node, call.module)(call)
+
+
+def _boxed(call: Call, box: Box) -> Effect:
+    """The effect of what was not looked into, with the multiply-adds of one example in the run that measured them."""
+    work = () if box.flops is None else (Work(box.flops // call.batch, None, None),)
+    return replace(unknown(call, box.reason), work=work)
 
 
 def _obstacle(module: nn.Module | None) -> str | None:

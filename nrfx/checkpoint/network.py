@@ -19,7 +19,8 @@ from nrfx.plan.blocks import form_of
 from nrfx.rewrite.literals import put_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
-from nrfx.tracing import TracedModule, as_traced, propagate
+from nrfx.tracing import TracedModule, as_traced, propagate, trace
+from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import same, shell
 
 
@@ -90,11 +91,34 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
         return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
+    cast_model = model if fits else shell(model, cast)
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        return as_traced(model if fits else shell(model, cast), examples, stored.plan.leaves)
+        if stored.plan.boxes and not isinstance(model, TracedModule):
+            return _with_boxes(stored, cast_model)
+        return as_traced(cast_model, examples, stored.plan.leaves)
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
+
+
+def _with_boxes(stored: Stored, model: nn.Module) -> TracedModule:
+    """The model traced around what cannot be traced. It is run for that, on inputs of its own."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    examples = tuple(
+        torch.rand(shape, device=device).to(dtype)
+        if dtype.is_floating_point
+        else torch.zeros(shape, dtype=dtype, device=device)
+        for shape, dtype in stored.plan.specs
+    )
+    with random_state_kept():
+        traced = trace(model, examples, partial=True, leaves=stored.plan.leaves)
+    if set(traced.facts.boxes) != set(stored.plan.boxes):
+        now = listed(traced.facts.boxes) or "nothing"
+        raise stored.misfit(
+            f"it was traced around {listed(stored.plan.boxes)}, and now {now} cannot be traced. "
+            "Trace a fresh instance with partial=True on example inputs, and pass what comes out."
+        )
+    return traced
 
 
 def _dtype_for(stored: Stored, name: str, tensor: Tensor) -> torch.dtype:

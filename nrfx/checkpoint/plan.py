@@ -44,6 +44,7 @@ class Plan:
     other_mode: tuple[str, ...]
     literals: Literals = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,6 +72,7 @@ class Plan:
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
             literals=traced.facts.literals,
             leaves=traced.facts.leaves,
+            boxes=traced.facts.boxes,
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 

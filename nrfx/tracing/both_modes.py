@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import unified
-from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, propagate
+from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
 from nrfx.tracing.shapes import InputSpec
@@ -41,15 +43,21 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves) -> TracedModule:
+def trace_whole(
+    model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves, boxes: Boxes = NO_BOXES
+) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves) for mode in MODES}
-    paths = leaves.in_model(model)
-    return combined(model, captures, lambda facts: replace(facts, leaves=paths), inputs)
+    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves, boxes=boxes) for mode in MODES}
+    nodes = [node for taken in captures.values() for node in taken.graph.nodes]
+    called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
+    asked = leaves.in_model(model)
+    needs_host = any(node.target == HOST for node in nodes)
+    make = HostedModule if needs_host else TracedModule
+    return combined(model, captures, lambda facts: replace(facts, leaves=asked, boxes=called), inputs, make)
 
 
 def combined(
@@ -80,19 +88,32 @@ def combined(
     return traced
 
 
-def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
+def capture(
+    model: nn.Module,
+    arguments: Arguments,
+    mode: str,
+    leaves: Leaves,
+    check: bool = False,
+    boxes: Boxes = NO_BOXES,
+) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
+        boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
     root = shell_of(model).train(mode == "train")
     left = unmoved(root, mode)
-    recorder = Recorder(arguments, mode == "train", leaves)
-    with random_state_kept(), torch.enable_grad():  # a forward may ask torch.is_grad_enabled(): recorded as in training
+    training = mode == "train"
+    marks = boxes.marks(training)
+    recorder = Recorder(arguments, training, leaves.and_paths(boxes.paths), marks)
+    # a forward may ask torch.is_grad_enabled(): recorded as in training
+    with boxes.recorded(), random_state_kept(), torch.enable_grad():
         graph = recorder.trace(root)
         if check:
             recorder.check()
+    if marks is not None:
+        marks.finish(root)
     targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     made = {name: vars(root).get(name) for name in sorted(targets)}
     return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, left)

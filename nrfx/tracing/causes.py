@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch import fx
@@ -13,14 +14,18 @@ _HERE = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
+def is_users(code: CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    return not code.co_filename.startswith((_HERE, _TORCH, "<"))
+
+
 def user_line() -> str | None:
     """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
     # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if is_users(frame.f_code):
+            return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
         if frame.f_code is fx.Tracer.trace.__code__:
             return None
         frame = frame.f_back  # type: ignore[assignment]

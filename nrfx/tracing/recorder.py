@@ -23,9 +23,11 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
+from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
+from nrfx.tracing.module import HOST
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
@@ -106,7 +108,9 @@ LOOKED_INTO = Leaves()
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+    def __init__(
+        self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO, marks: Marks | None = None
+    ) -> None:
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
         super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
@@ -114,6 +118,7 @@ class Recorder(fx.Tracer):
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
+        self._marks = marks
         self._baked: set[fx.Node] = set()
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
@@ -126,6 +131,8 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = _registered(root)
+        if self._marks is not None:
+            root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training)
         self._ambient = _ambient()
         self._random = _random_state()
@@ -207,7 +214,28 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
+        if self._marks is not None:
+            self._mark(node)
         return node
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
+        proxy = super().create_proxy(*args, **kwargs)
+        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+
+    def _mark(self, node: fx.Node) -> None:
+        """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
+        assert self._marks is not None
+        is_box = self._marks.mark(node)
+        value = self.value_of(node)
+        if is_box and not held(value):
+            raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
+
+    def create_arg(self, a: Any) -> Any:
+        """The model itself, which a method of it takes as `self`, is an attribute of the traced module."""
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})
+        return super().create_arg(a)
 
     def _constant_under(self, node: fx.Node) -> fx.Node | None:
         """The constant whose memory the first argument of a node may share."""
@@ -287,7 +315,10 @@ class Recorder(fx.Tracer):
 
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
-        node = obj.node  # the node of an attribute is made when it is asked for
+        return self.value_of(obj.node)  # the node of an attribute is made when it is asked for
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs."""
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]

@@ -23,7 +23,7 @@ def check_layers(traced: TracedModule) -> None:
 
     The convolutions, linear layers, batch, instance and group norms of torch have a width that is checked.
     """
-    modules = dict(traced.named_modules())
+    modules = dict(traced.named_modules(remove_duplicate=False))
     for graph in dict.fromkeys(traced.graphs.values()):
         for node in graph.nodes:
             if node.op == "call_module":
