@@ -80,6 +80,11 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
 
 def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
     """The fresh model, traced on inputs of the stored shapes and in the stored dtypes."""
+    if stored.plan.parts and not isinstance(model, TracedModule):
+        raise stored.misfit(
+            f"it holds a network in parts ({listed(stored.plan.parts)}), which only a run of the model can find. "
+            f"Trace a fresh {type(model).__name__} with nrfx.trace(..., partial=True), and pass what comes out."
+        )
     given = registered(model)
     dtypes = {id(tensor): _dtype_for(stored, name, tensor) for name, tensor in given.items()}
 

@@ -30,7 +30,8 @@ class Plan:
 
     inputs: shapes and names of dtypes. aliases: name -> first name, of tied parameters and buffers.
     frozen, channels_last: first names.
-    other_mode: the submodules whose mode is not that of the root. literals, leaves: as in Facts.
+    other_mode: the submodules whose mode is not that of the root. literals, leaves, boxes: as in Facts. parts: the
+        submodules that are graphs, where the network is no graph as a whole.
     norms: the widths of norms without parameters, by path.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     literals: Literals = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     boxes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class Plan:
             literals=traced.facts.literals,
             leaves=traced.facts.leaves,
             boxes=traced.facts.boxes,
+            parts=tuple(dict.fromkeys(part.path for part in traced.facts.parts)),
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 
