@@ -78,7 +78,7 @@ def _inside(graph: fx.Graph, switched: Callable[[fx.Node, bool], bool], at_first
 
 def _records(border: fx.Node, before: bool) -> bool:
     """Whether gradients are recorded in the region that a node begins."""
-    kind = border.args[0]
+    kind = str(border.args[0])
     if kind != "set_grad_enabled":
         return before if kind == "autocast" else kind == "enable_grad"
     return bool(_constant(border.args[1]))

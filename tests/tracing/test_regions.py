@@ -66,7 +66,7 @@ def float_island(m: Net, x: Tensor) -> Tensor:
 
 @torch.autocast("cpu", dtype=torch.bfloat16)
 def in_bfloat16(m: Net, x: Tensor) -> Tensor:
-    return (m.b(x.bfloat16()) * x.mean(3, keepdim=True)).float()  # type: ignore[no-any-return]
+    return (m.b(x.bfloat16()) @ x.mean(2, keepdim=True).mT @ x[:, :, :1]).float()  # type: ignore[no-any-return]
 
 
 def reentrant(m: Net, x: Tensor) -> Tensor:
@@ -176,6 +176,10 @@ def test_a_part_of_a_model_has_its_regions() -> None:
     assert {name for name, grad in gradients(gm, x).items() if grad is None} == {
         name for name, grad in gradients(model, x).items() if grad is None
     }
+    gm.net.b[1].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gm(x)
+    assert torch.is_grad_enabled()
 
 
 def switched_for_good(m: Net, x: Tensor) -> Tensor:
