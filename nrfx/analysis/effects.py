@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import is_border
 
 
 def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
@@ -34,6 +35,8 @@ def _output(call: Call) -> Effect:
 def _called(call: Call) -> Effect:
     if isinstance(call.module, ByMode):
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
+    if is_border(call.node):
+        return Effect(Family.VALUE)
     if call.module is None and not _checks(call.node) and (_asks_for_sizes(call) or isinstance(call.val, _FACTS)):
         return Effect(Family.VALUE, out=attempt(_run, call) if _asks_for_sizes(call) else call.val)
     if call.module is not None and not runs_known_forward(call.module):

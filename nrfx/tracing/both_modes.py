@@ -16,11 +16,13 @@ from torch import Tensor, fx, nn
 from nrfx.errors import TraceError
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.codegen import TracedCode
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
 from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import Arguments, Recorder, cuda_is_used
+from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
 
 MODES = ("train", "eval")
@@ -79,6 +81,8 @@ def combined(
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
         _erase_decided(graph)
+        erase_empty(graph)
+        graph.set_codegen(TracedCode())
     traced.recompile()
     return traced
 

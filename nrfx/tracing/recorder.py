@@ -1,7 +1,7 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
-Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
-random numbers that do not depend on the input.
+Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
+by the regions of regions.py, random numbers that do not depend on the input.
 """
 
 import functools
@@ -30,6 +30,7 @@ from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
+from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
 
@@ -42,14 +43,6 @@ def _ambient() -> tuple[object, ...]:
         torch.is_autocast_enabled("cuda"),
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
-    )
-
-
-def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
-    """Stands for autocast's methods in a forward. enabled=False is refused too: a caller may have autocast enabled."""
-    raise TraceError(
-        f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
-        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
     )
 
 
@@ -158,6 +151,7 @@ class Recorder(fx.Tracer):
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self._failed: tuple[Exception, str, str] | None = None
+        self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         # reversed, so that of several names of one tensor the first is written last and stays
@@ -250,12 +244,7 @@ class Recorder(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        if _ambient() != self._ambient:
-            raise TraceError(
-                f"{describe(node)} runs in a no_grad, set_grad_enabled, inference_mode or autocast region of "
-                "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
-                "region outside the model, or use detach()."
-            )
+        self._check_ambient(describe(node))
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
@@ -263,6 +252,50 @@ class Recorder(fx.Tracer):
                 "x.new_zeros(n)."
             )
         return node
+
+    def _check_ambient(self, what: str) -> None:
+        if _ambient() != self._ambient:
+            raise TraceError(
+                f"{what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
+                "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
+                "`with torch.autocast(...):`, or use detach()."
+            )
+
+    @property
+    def regions(self) -> list[fx.Proxy]:
+        """The regions that are open, outermost first."""
+        return [region for region, _ in self._regions]
+
+    def open_region(
+        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
+    ) -> None:
+        """Begins a region of that kind in the graph, and here."""
+        self._check_ambient(f"A region of torch.{kind}")
+        around = self._ambient
+        enter()
+        self._ambient = _ambient()
+        self._regions.append((self.create_proxy("call_function", begin, (kind, *args), kwargs, name=kind), around))
+
+    def close_region(self, leave: Callable[[], Any]) -> Any:
+        """Ends the innermost region in the graph, and here."""
+        result = leave()
+        region, self._ambient = self._regions.pop()
+        self.create_proxy("call_function", end, (region,), {})
+        return result
+
+    @contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """The gradient mode of the forward, in code for which an autograd function has switched gradients off."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self._ambient[0]))  # a `with` block would be recorded
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    def plain(self, value: Any) -> Any:
+        """The value, or what it stands for on the example inputs if it is traced."""
+        return self.value(value) if isinstance(value, fx.Proxy) else value
 
     def _constant_under(self, node: fx.Node) -> fx.Node | None:
         """The constant whose memory the first argument of a node may share."""
@@ -280,8 +313,8 @@ class Recorder(fx.Tracer):
             raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
-            for method in ("__init__", "__enter__"):
-                patcher.patch_method(torch.autocast, method, _refuse_autocast)
+            for owner, method, instead in list(exchanges(self)):
+                patcher.patch_method(owner, method, instead)
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)

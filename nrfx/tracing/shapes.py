@@ -6,17 +6,20 @@ takes 0.7 ms, and on a single value per channel it raises in train mode. Forward
 one that changes a shape goes unnoticed.
 """
 
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.clone import on_meta, shell
+from nrfx.tracing.regions import begin, casts, is_border
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -43,6 +46,7 @@ class Shapes:
         tensors = tuple(self._tensors.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
+        self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
     def fill(self, graph: fx.Graph) -> None:
         """Sets `meta["val"]` on every node that has none; called again, goes on with the nodes that are new.
@@ -70,6 +74,12 @@ class Shapes:
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        if is_border(node):
+            around = self._autocast[-1]
+            self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
+            return None
+        if self._autocast[-1]:
+            args, kwargs = _in_one_dtype((args, kwargs), self._own_dtypes(node))
         try:
             value = _RUN[node.op](self, node, args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
@@ -81,6 +91,11 @@ class Shapes:
                 else f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
                 "Check that example_inputs fit the model's forward."
             ) from error
+
+    def _own_dtypes(self, node: fx.Node) -> set[torch.dtype]:
+        """The floating point dtypes of the parameters of the module that a node calls."""
+        module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else nn.Module()
+        return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
 
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self._root.get_submodule(str(node.target))
@@ -197,6 +212,16 @@ def _resolved(argument: Any) -> Any:
     if isinstance(argument, slice):
         return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+
+def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
+    """The arguments with all floating point tensors in the widest dtype of them and `dtypes`: autocast chooses one, and
+    on "meta" it does nothing."""
+    dtypes = dtypes | {leaf.dtype for leaf in pytree.tree_leaves(nest) if _is_float(leaf)}
+    if len(dtypes) < 2:
+        return nest
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
 
 
 def _unstrided(x: Tensor) -> Tensor:
