@@ -40,7 +40,9 @@ def _frames(error: BaseException | None) -> Iterator[FrameType]:
 
     What runs on meta tensors, to find the shape of a value, is not recorded.
     """
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error may be raised from itself
+        seen.add(id(error))
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code is Shapes.fill.__code__:
