@@ -114,6 +114,7 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 f"{path} is a cross layer in the model and a plain one in the file. Pass a fresh instance of the model."
             )
     for entry in stored.plan.layers:
+        _check_size(stored, entry)
         try:
             layer = Cross.from_config(entry.config, device="meta")
         except (NrfxError, TypeError, ValueError, RuntimeError) as error:
@@ -123,6 +124,18 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 actual, expected = _described(layer), _described(places.get(path))
                 raise stored.misfit(f"{path} is {actual} in the file and {expected} in the model.")
             twin.set_submodule(path, layer)
+
+
+def _check_size(stored: Stored, layer: Layer) -> None:
+    """Refuses a layer of more generations or channels than the file holds numbers, before it takes time and memory."""
+    most = sum(stored.tensors[name].numel() for name in stored.tensors if "/" not in name)
+    for side in ("in_generations", "out_generations"):
+        generations = layer.config[side]
+        if max(len(generations), sum(map(abs, generations))) > most:
+            raise stored.misfit(
+                f"its layer {', '.join(layer.paths)} has {len(generations)} {side} of {sum(generations)} channels, and "
+                f"all its tensors together hold {most} numbers."
+            )
 
 
 def _described(module: nn.Module | None) -> str:

@@ -1,5 +1,6 @@
 """What trains the network: an optimizer's groups and state by names of parameters, and the Rejuvenator beside it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -11,6 +12,7 @@ from typing_extensions import TypedDict
 
 from nrfx.checkpoint.encoding import decoded
 from nrfx.checkpoint.file import Stored
+from nrfx.checkpoint.state import option_fault, state_fault
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
 from nrfx.files import parsed
@@ -106,16 +108,23 @@ class Refill:
         saved = parsed(State, decoded(stored.optimizer, stored.tensors, place), place, CheckpointError)
         _check_kind(stored, optimizer, saved)
         parameters = dict(module.named_parameters())
-        if unknown := {name for group in saved["groups"] for name in group["names"]} - parameters.keys():
+        named = [name for group in saved["groups"] for name in group["names"]]
+        if unknown := {*named, *saved["state"]} - parameters.keys():
             raise stored.misfit(f"its optimizer trains what the network does not have: {listed(unknown)}.")
+        if twice := {name for name, count in Counter(named).items() if count > 1}:
+            raise stored.misfit(f"its optimizer trains {listed(twice)} more than once.")
         groups = []
         state: dict[Tensor, dict[str, Any]] = {}
         for group in saved["groups"]:
             options, names = dict(group["options"]), list(group["names"])
+            if fault := option_fault(optimizer.defaults, options):
+                raise stored.misfit(f"its optimizer's option {fault}.")
             on_device = bool(options.get("capturable") or options.get("fused"))
             groups.append((options, names, [parameters[name] for name in names]))
             for name in names:
                 if name in saved["state"]:
+                    if fault := state_fault(type(optimizer), options, saved["state"][name], parameters[name]):
+                        raise stored.misfit(f"its optimizer's state of {name}: {fault}.")
                     state[parameters[name]] = _placed(saved["state"][name], parameters[name], on_device)
         return cls(tuple(groups), state)
 

@@ -4,16 +4,32 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Self
+from typing import Literal, NotRequired, Self, cast
 
 import torch
+from typing_extensions import TypedDict
 
 from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
 from nrfx.nn import Cross
-from nrfx.rewrite.literals import Literals
 from nrfx.rewrite.module_widths import bare_width
 from nrfx.tracing import TracedModule
 from nrfx.tracing.shapes import InputSpec
+
+
+class Config(TypedDict):
+    """What `Cross.config` returns: the class, and the arguments of its constructor."""
+
+    type: str
+    in_generations: list[int]
+    out_generations: list[int]
+    bias: bool
+    scheme: Literal["attention", "removed"]
+    in_runs: list[tuple[int, int]]
+    present: list[list[int]] | None
+    kernel_size: NotRequired[list[int]]
+    stride: NotRequired[list[int]]
+    padding: NotRequired[list[int] | str]
+    dilation: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Layer:
     """A cross layer: every path it is registered under, and its config."""
 
     paths: tuple[str, ...]
-    config: Mapping[str, Any]
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class Plan:
     channels_last: tuple[str, ...]
     training: bool
     other_mode: tuple[str, ...]
-    literals: Literals = field(default_factory=dict)
+    literals: Mapping[str, Mapping[str, Mapping[str, int | list[int | None]]]] = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
 
@@ -63,7 +79,7 @@ class Plan:
         return cls(
             inputs=tuple((tuple(shape), str(dtype).removeprefix("torch.")) for shape, dtype in traced.inputs),
             gamma0=traced.gamma0,
-            layers=tuple(Layer(where, layer.config()) for layer, where in paths.items()),
+            layers=tuple(Layer(where, cast(Config, layer.config())) for layer, where in paths.items()),
             aliases=aliases_of(traced),
             frozen=tuple(name for name, parameter in traced.named_parameters() if not parameter.requires_grad),
             channels_last=tuple(name for name, tensor in named_once(traced).items() if is_channels_last(tensor)),
