@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from nrfx.checkpoint.digests import Digests
+from nrfx.checkpoint.encoding import tensors_named
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
@@ -53,6 +54,12 @@ class Stored:
     def tensor(self, name: str) -> Tensor:
         """The tensor of any of its names."""
         return self.tensors[self.plan.aliases.get(name, name)]
+
+    def check_named(self) -> None:
+        """Raises a CheckpointError for a tensor that belongs to no part of the file."""
+        named = {*tensors_named(self.optimizer), *tensors_named(self.rejuvenator)}
+        if nameless := {name for name in self.tensors if "/" in name} - named:
+            raise self.misfit(f"nothing in it says what these tensors are: {listed(nameless)}.")
 
     def misfit(self, reason: str) -> CheckpointError:
         """The error for what does not fit this file."""

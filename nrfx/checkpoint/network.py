@@ -3,6 +3,7 @@
 What does not fit is refused by name: other parameters, layers, dtypes or ties, a width that the model's graph fixes.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
 from nrfx.checkpoint.file import Stored
-from nrfx.checkpoint.plan import Layer
+from nrfx.checkpoint.plan import Layer, Plan
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
@@ -74,6 +75,11 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
         propagate(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
+    if (name := stored.plan.unlike(built := Plan.of(twin))) is not None:
+        raise stored.misfit(
+            f"plan.{name} is {reprlib.repr(getattr(stored.plan, name))}, and the network that was built has "
+            f"{reprlib.repr(getattr(built, name))}."
+        )
     return twin
 
 

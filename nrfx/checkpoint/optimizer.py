@@ -75,8 +75,9 @@ def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> State:
         }
         for group in optimizer.param_groups
     ]
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     state = {
-        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in names
+        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in trained
     }
     return {"class": type(optimizer).__qualname__, "groups": groups, "state": state}
 
@@ -104,8 +105,9 @@ class Refill:
     def of(cls, stored: Stored, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
         """From the file, for an optimizer over the fresh model's parameters: what makes it train the module."""
         _check_trains(optimizer, model)
-        place = f"{stored.path}: its optimizer"
-        saved = parsed(State, decoded(stored.optimizer, stored.tensors, place), place, CheckpointError)
+        about = f"{stored.path}: its "
+        content = decoded(stored.optimizer, stored.tensors, "optimizer", about)
+        saved = parsed(State, content, f"{about}optimizer", CheckpointError)
         _check_kind(stored, optimizer, saved)
         parameters = dict(module.named_parameters())
         named = [name for group in saved["groups"] for name in group["names"]]
@@ -113,6 +115,8 @@ class Refill:
             raise stored.misfit(f"its optimizer trains what the network does not have: {listed(unknown)}.")
         if twice := {name for name, count in Counter(named).items() if count > 1}:
             raise stored.misfit(f"its optimizer trains {listed(twice)} more than once.")
+        if idle := saved["state"].keys() - set(named):
+            raise stored.misfit(f"its optimizer has state of what it does not train: {listed(idle)}.")
         groups = []
         state: dict[Tensor, dict[str, Any]] = {}
         for group in saved["groups"]:

@@ -1,10 +1,11 @@
 """The plan: what of a network its tensors cannot say. Most widths are no part of it: the shapes of tensors say them."""
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, NotRequired, Self, cast
+from typing import Any, Literal, NotRequired, Self, cast
 
 import torch
 from typing_extensions import TypedDict
@@ -90,7 +91,22 @@ class Plan:
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 
+    def unlike(self, other: Self) -> str | None:
+        """The first field in which the networks of two plans differ; None where they are the same."""
+        return next((name for name in _OF_THE_NETWORK if _unordered(self, name) != _unordered(other, name)), None)
+
     @property
     def specs(self) -> tuple[InputSpec, ...]:
         """The inputs with torch's dtypes."""
         return tuple((shape, getattr(torch, dtype)) for shape, dtype in self.inputs)
+
+
+_OF_THE_NETWORK = ("layers", "frozen", "channels_last", "training", "other_mode", "norms")
+
+
+def _unordered(plan: Plan, name: str) -> Any:
+    """The field, without the order of names that means nothing."""
+    value = getattr(plan, name)
+    if name == "layers":
+        return sorted((sorted(layer.paths), json.dumps(layer.config, sort_keys=True)) for layer in value)
+    return sorted(value) if isinstance(value, tuple) else value

@@ -25,7 +25,10 @@ from tests.zoo import calibrated, resnet
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gm = rejuvenated(resnet, "removed")
     path = tmp_path_factory.mktemp("original") / "net.safetensors"
-    nrfx.save(path, gm, SGD(gm.parameters(), lr=0.1, momentum=0.9))
+    optimizer = SGD(gm.parameters(), lr=0.1, momentum=0.9)
+    gm(image()).sum().backward()
+    optimizer.step()
+    nrfx.save(path, gm, optimizer)
     return path
 
 
@@ -91,6 +94,10 @@ def nested(depth: int) -> list[Any]:
     (lambda c: c["plan"].update(inputs=[[[2], "float99"]]), "expected inputs of dtypes that torch has, not 'float99'"),
     (lambda c: c["plan"].update(inputs=[[[2, -1], "float32"]]), r"sizes that a tensor can have, not \[2, -1\]"),
     (lambda c: c["plan"].update(inputs=[[[2**40, 2**40], "float32"]]), "inputs of sizes that a tensor can have"),
+    (lambda c: c["plan"].update(frozen=["gone"]), r"plan.frozen is \('gone',\), and the network .* has \(\)"),
+    (lambda c: c["plan"].update(channels_last=["fc.bias"]), r"plan.channels_last is \('fc.bias',\), and"),
+    (lambda c: c["plan"].update(norms={"bn1": 8}), "plan.norms is {'bn1': 8}, and"),
+    (lambda c: c["plan"]["layers"].append(c["plan"]["layers"][0]), "plan.layers is .*, and the network"),
     (lambda c: c["plan"]["aliases"].update({"fc.bias": "fc.gone"}), "fc.gone is tied to another name"),
     (lambda c: c["plan"]["layers"][0]["config"].update(scheme=3), "config.scheme is 3; expected 'attention' or"),
     (lambda c: c["plan"]["layers"][0]["config"].update(out_generations=[2**70]), "has 1 out_generations of .* numbers"),
@@ -127,6 +134,8 @@ def test_metadata_that_are_too_long_are_not_read(file: Path, monkeypatch: pytest
     (lambda o: o.update(state={"tensor": "gone"}), "its optimizer/state is {'tensor': 'gone'}; expected a tuple"),
     (lambda o: o.update(state={"set": []}), r"its optimizer/state is {'set': \[\]}; expected a tuple, a dict"),
     (lambda o: o.update(state={"tuple": "ab"}), "its optimizer/state is {'tuple': 'ab'}; expected a tuple, a dict"),
+    (lambda o: o.update(state={"dict": {"fc.gone": {"dict": {}}}}), "trains what the network does not have: fc.gone"),
+    (lambda o: o["groups"][0]["dict"]["names"].remove("fc.bias"), "state of what it does not train: fc.bias"),
 ])  # fmt: skip
 def test_an_optimizer_that_is_none_is_refused_by_its_field(
     file: Path, change: Callable[[dict[str, Any]], Any], words: str
@@ -162,9 +171,10 @@ def test_state_that_does_not_fit_its_parameter_is_refused_when_it_is_loaded(
 
     def of_fc(content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         place = "optimizer/state/fc.weight/"
-        own = {name.removeprefix(place): tensors[name] for name in tensors if name.startswith(place)}
-        change(content["optimizer"]["dict"]["state"]["dict"]["fc.weight"]["dict"], own)
-        tensors |= {place + key: tensor for key, tensor in own.items()}
+        own = {name.removeprefix(place): tensors.pop(name) for name in list(tensors) if name.startswith(place)}
+        state = content["optimizer"]["dict"]["state"]["dict"]["fc.weight"]["dict"]
+        change(state, own)
+        tensors |= {place + key: tensor for key, tensor in own.items() if isinstance(state.get(key), dict)}
 
     damage(tmp_path / "net", of_fc)
     fresh = resnet()
@@ -225,6 +235,7 @@ def swap(tensors: dict[str, Tensor], a: str, b: str) -> None:
     (lambda _, t: t.update({"fc.bias": t["fc.bias"].view(torch.int64)}), r"damaged: fc\.bias is not as"),
     (lambda _, t: t.update({"fc.bias": t["fc.bias"][None]}), r"damaged: fc\.bias is not as"),
     (lambda _, t: t.update({"fc.scale": t["fc.bias"].clone()}), r"damaged: fc\.scale is not as"),
+    (lambda _, t: t.pop("optimizer/state/fc.bias/momentum_buffer"), r"damaged: optimizer/state/fc\.bias/momentum_buf"),
     (lambda _, t: t.pop("fc.bias"), r"damaged: fc\.bias is not as"),
     (lambda m, _: m.update(nrfx=m["nrfx"].replace("true", "false", 1)), "damaged: the plan is not as nrfx.save wrote"),
     (lambda m, _: m.update(nrfx=m["nrfx"] + " "), "damaged: the plan is not as nrfx.save wrote"),
@@ -250,6 +261,12 @@ def test_what_is_no_model_is_refused(file: Path) -> None:
 def test_a_plan_names_no_class_of_its_own_choice(file: Path) -> None:
     damage(file, lambda content, _: content["plan"]["layers"][0]["config"].update(type="Popen"))
     with pytest.raises(CheckpointError, match="of type 'Popen'"):
+        nrfx.load(file, resnet())
+
+
+def test_a_tensor_that_nothing_names_is_refused(file: Path) -> None:
+    damage(file, lambda _, tensors: tensors.update({"optimizer/spare": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match="nothing in it says what these tensors are: optimizer/spare"):
         nrfx.load(file, resnet())
 
 
