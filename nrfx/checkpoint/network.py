@@ -22,6 +22,7 @@ from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
 from nrfx.tracing import TracedModule, as_traced, propagate
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.staleness import check_layers
 
 
 def savable(module: nn.Module) -> TracedModule:
@@ -73,6 +74,7 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
     twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=dict(stored.plan.gamma0))
     try:
         propagate(twin)
+        check_layers(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
     if (name := stored.plan.unlike(built := Plan.of(twin))) is not None:
