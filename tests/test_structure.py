@@ -18,6 +18,7 @@ ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
     "choices": "",
+    "locks": "",
     "files": "",
     "printed": "",
     "labels": "",
@@ -38,7 +39,7 @@ ORDER: Mapping[str, str] = {
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "parser output train commands",
+    "cli": "parser output endings train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 
