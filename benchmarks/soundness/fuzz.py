@@ -2,11 +2,12 @@
 
 Three small networks after rejuvenations, with optimizer and Rejuvenator: cross layers that attend, cross layers without
 cross connections, and one with widths stated as numbers, tied and frozen parameters. Each mutant (mutants.py) is loaded
-into a fresh model, with at most 10 seconds and 1 GiB more memory. It must be refused by an error of nrfx, with model,
-optimizer and Rejuvenator as they were, or give the network, optimizer state and plan that were saved, bit by bit. Where
-the digests were mended too, a file may say something else: what is loaded must then be that, to the last number, and
-train two steps. `python -m benchmarks fuzz --mutants 5000 --seed 0` adds each to build/fuzz.jsonl, `--resume` goes on
-there, and writes benchmarks/results/fuzz.csv and docs/damaged_files.md. Exit status 1: a mutant ended otherwise.
+into a fresh model, with at most 10 s of CPU time and 1 GiB more memory. It must be refused by an error of nrfx, with
+model, optimizer and Rejuvenator as they were, or give the network, optimizer state and plan that were saved, bit by
+bit. Where the digests were mended too, a file may say something else: what is loaded must then be that, to the last
+number, and train two steps. `python -m benchmarks fuzz --mutants 5000 --seed 0` adds each to build/fuzz.jsonl,
+`--resume` goes on there, and writes benchmarks/results/fuzz.csv and docs/damaged_files.md. Exit status 1: a mutant
+ended otherwise.
 """
 
 import json
@@ -40,7 +41,7 @@ NOW = ROOT / "build" / "fuzz.json"
 """The mutant under way: what a process that ended by a signal was about."""
 
 SECONDS, MEMORY = 10, 2**30
-"""Limits of one mutant; SIGALRM ends a process that takes longer."""
+"""Limits of one mutant: CPU seconds, behind which SIGPROF ends the process, and bytes."""
 
 SHAPE = (4, 3, 4, 4)
 
@@ -259,10 +260,10 @@ def work(seed: int, numbers: Sequence[int]) -> None:
             one = mutant(seed, number, subjects)
             told = {"seed": seed, "number": number, "kind": one.kind, "subject": one.subject}
             NOW.write_text(json.dumps({**told, "seconds": SECONDS}))
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             start = time.process_time()
             ending = examined(one, subjects[one.subject], folder)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             seconds = round(time.process_time() - start, 3)
             done.write(json.dumps({**told, "seconds": seconds, "ending": ending}) + "\n")
             done.flush()

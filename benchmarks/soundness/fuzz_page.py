@@ -84,7 +84,7 @@ into a fresh model with its optimizer and Rejuvenator.
   means nothing, such as the order of JSON or a space.
 - *As written*: the digests were mended or left out, so that the file says something else, such as another learning rate
   or weight. What was loaded and saved again says the same to the last number, and trains two more steps.
-- *Otherwise*: other numbers, an exception that is not nrfx's, more than 10 s, or more than 1 GiB of memory.
+- *Otherwise*: other numbers, an exception that is not nrfx's, more than 10 s of CPU time, or more than 1 GiB of memory.
 
 A digest (CRC-32) tells that a file was damaged. It does not tell who wrote it: whoever can change a file can change its
 digests. No code is in a file, and none is run from it.
