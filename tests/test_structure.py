@@ -18,6 +18,7 @@ ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
     "choices": "",
+    "locks": "",
     "files": "",
     "printed": "",
     "labels": "",
@@ -34,12 +35,12 @@ ORDER: Mapping[str, str] = {
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
-    "checkpoint": "encoding tensors plan file network optimizer save_load",
+    "checkpoint": "encoding tensors digests plan file network state optimizer save_load",
     "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "parser output train commands",
+    "cli": "parser output endings train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 
