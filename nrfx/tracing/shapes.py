@@ -30,13 +30,17 @@ _NEEDS_VALUES = (
 class Shapes:
     """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
 
-    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool) -> None:
+    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool, otherwise: str = "") -> None:
+        """`otherwise`: a question to a tensor that is answered the other way round, such as is_contiguous."""
         self._root = root
         self._training = training
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
-        tensors = (*root.parameters(), *root.buffers())
+        self._otherwise = otherwise
+        # as they are now: a forward that is recorded may put a traced value in the place of a buffer
+        self._tensors = dict((*root.named_parameters(), *root.named_buffers()))
+        tensors = tuple(self._tensors.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
 
@@ -67,7 +71,8 @@ class Shapes:
         """The value of a node, from those of its inputs."""
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
         try:
-            return _RUN[node.op](self, node, args, kwargs)
+            value = _RUN[node.op](self, node, args, kwargs)
+            return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
             raise TraceError(
@@ -89,6 +94,8 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.checks:
+            return None
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
@@ -110,7 +117,8 @@ class Shapes:
         return getattr(me, str(node.target))(*args[1:], **kwargs)
 
     def _get_attr(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        value = operator.attrgetter(str(node.target))(self._root)
+        name = str(node.target)
+        value = self._tensors[name] if name in self._tensors else operator.attrgetter(name)(self._root)
         if isinstance(value, nn.Module):
             return self._leaf(str(node.target))
         return on_meta(value) if isinstance(value, Tensor) else value
@@ -140,6 +148,17 @@ _PLACES: dict[str, Any] = {
     "is_cpu": lambda device: device.type == "cpu",
     "is_meta": lambda device: device.type == "meta",
 }
+
+
+_QUESTIONS = {"is_contiguous", "requires_grad", "is_leaf", "is_inference"}
+"""What tensors of one shape answer differently from run to run of one graph."""
+
+
+def question(node: fx.Node) -> str | None:
+    """Which question a node asks that another run of the same graph may answer otherwise, None if none."""
+    name = node.args[1] if node.target is getattr else node.target
+    named = name if isinstance(name, str) else getattr(name, "__name__", "")
+    return named if node.op in ("call_function", "call_method") and named in _QUESTIONS else None
 
 
 def describe(node: fx.Node) -> str:
