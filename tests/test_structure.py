@@ -30,8 +30,8 @@ ORDER: Mapping[str, str] = {
     "capture",
     "analysis": "names taught channels reinterpret in_place effects interpret residual spaces constants "
     "domain liveness cost utilization tie_graph why",
-    "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
-    "plan",
+    "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
+    "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from nrfx.rules import op_of
+from nrfx.rules.registry import widths_of
 
 
 def fit_widths(module: nn.Module, met: int | None = None) -> None:
@@ -13,10 +14,8 @@ def fit_widths(module: nn.Module, met: int | None = None) -> None:
     Args:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
-    op = op_of(module)
-    if op is not None and op.widths is not None:
-        for name, width in op.widths(module, met).items():
-            setattr(module, name, width)
+    for name, width in widths_of(module, met).items():
+        setattr(module, name, width)
 
 
 def bare_width(module: Any) -> int | None:

@@ -245,7 +245,9 @@ def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
     if not isinstance(weight, Tensor):
         return
     last = hasattr(module, "normalized_shape")
-    width = x.shape[-weight.dim() :] if last else x.shape[1:2]
+    dims = getattr(module, "_get_no_batch_dim", None)  # an instance norm may be given one example
+    axis = 0 if callable(dims) and x.dim() == dims() else 1
+    width = x.shape[-weight.dim() :] if last else x.shape[axis : axis + 1]
     if width != weight.shape:
         raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")
 
