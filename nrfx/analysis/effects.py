@@ -93,7 +93,10 @@ def _asks_for_sizes(call: Call) -> bool:
 
 
 def _run(call: Call) -> Any:
+    """The value; dtypes and devices are those of the tensors, not of their labels."""
     target: Callable[..., Any] | str = call.node.target
+    if target is getattr and isinstance(call.val, torch.dtype | torch.device):
+        return call.val
     if isinstance(target, str):
         return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
     return target(*call.args, **call.kwargs)

@@ -265,8 +265,12 @@ class LabelInterpreter:
         return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
 
     def reads_mode(self, node: fx.Node) -> bool:
-        sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
-        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
+        """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
+        noise = () if op is None else op.noise
+        given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
+        sources = _nodes_in(given) if noise else node.all_input_nodes
+        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources if arg.op == "call_module")
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
@@ -288,6 +292,13 @@ def _batch(traced: TracedModule) -> int:
         return 1
     sizes = {shape[0] for shape, _ in traced.inputs if shape}
     return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _nodes_in(nest: Any) -> list[fx.Node]:
+    """The nodes in a nest of arguments."""
+    nodes: list[fx.Node] = []
+    fx.map_arg(nest, nodes.append)
+    return nodes
 
 
 def _first_line(error: Exception) -> str:

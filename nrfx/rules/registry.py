@@ -46,6 +46,8 @@ class Op:
         transposes: of a matrix it gives the transpose, so that a weight may pass through it.
         flattens: it may give a weight [rows, columns, *kernel] as the matrix [rows, columns * kernel], so that a weight
             may pass through it.
+        noise: the arguments, by index or name, that say no more than how much noise there is in train mode: they may
+            differ between the modes.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
         checks: it raises where a decision of the trace no longer holds, and gives nothing (tracing/guards.py).
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
@@ -57,6 +59,7 @@ class Op:
 
     rule: Rule
     weights: tuple[int | str, ...] = ()
+    noise: tuple[int | str, ...] = ()
     keeps_shape: bool = False
     workless: bool = False
     in_place: bool = False
