@@ -10,11 +10,14 @@ from nrfx.rules import op_of
 def fit_widths(module: nn.Module, met: int | None = None) -> None:
     """Makes `out_channels` and the like agree with the shapes of the module's parameters, in place.
 
+    A parametrized module keeps its widths, and asking for its weight would compute it: in train mode spectral_norm then
+    writes into its buffers.
+
     Args:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
     op = op_of(module)
-    if op is not None and op.widths is not None:
+    if op is not None and op.widths is not None and not nn.utils.parametrize.is_parametrized(module):
         for name, width in op.widths(module, met).items():
             setattr(module, name, width)
 
