@@ -24,10 +24,10 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
+    "tracing": "clone proxies leaves shapes work module modes known_forward causes recorder both_modes calls parts "
     "partition staleness capture",
-    "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
-    "domain liveness cost utilization tie_graph why",
+    "analysis": "names channels reinterpret in_place obstacles effects interpret residual spaces constants "
+    "domain liveness cost gammas not_understood utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+from nrfx.analysis.obstacles import obstacle
 from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
@@ -35,28 +36,12 @@ def _called(call: Call) -> Effect:
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
     if call.module is None and _asks_for_sizes(call):
         return Effect(Family.VALUE, out=attempt(_run, call))
-    if call.module is not None and not runs_known_forward(call.module):
-        return unknown(call, f"{type(call.module).__name__} has a forward of its own")
-    obstacle = _obstacle(call.module)
-    if obstacle is not None:
-        return counted(call, obstacle, rule_of(call.node, call.module))
-    return rule_of(call.node, call.module)(call)
-
-
-def _obstacle(module: nn.Module | None) -> str | None:
-    """What stands between a module and its class's rule."""
-    if module is None:
-        return None
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has forward hooks, which may do anything"
-    computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
-    return f"its {computed[0]} is computed from other tensors" if computed else None
-
-
-def _holds(module: nn.Module, name: str) -> bool:
-    """Whether an attribute that is no parameter is a tensor, or a property that gives one (a parametrization)."""
-    own = vars(module).get(name, getattr(type(module), name, None))
-    return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
+    hindered = obstacle(call.module) if call.module is not None else None
+    if hindered is None:
+        return rule_of(call.node, call.module)(call)
+    if op_at(call.node, call.module) is None:
+        return unknown(call, hindered)
+    return counted(call, hindered, rule_of(call.node, call.module))
 
 
 SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}

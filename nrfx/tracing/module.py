@@ -152,6 +152,7 @@ def propagate(traced: TracedModule) -> None:
             continue
         for node in graph.nodes:
             node.meta.pop("val", None)
+            node.meta.pop("work", None)
         Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
 
 
