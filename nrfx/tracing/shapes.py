@@ -73,7 +73,7 @@ class Shapes:
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
-        args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        args, kwargs = resolved(node.args), resolved(node.kwargs)
         if is_border(node):
             around = self._autocast[-1]
             self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
@@ -199,20 +199,20 @@ def _default(node: fx.Node) -> Any:
     return node.args[0]
 
 
-def _resolved(argument: Any) -> Any:
+def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
         argument = argument.meta["val"]
         return torch.device("meta") if isinstance(argument, torch.device) else argument
     if isinstance(argument, tuple):
-        items = [_resolved(item) for item in argument]
+        items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
     if isinstance(argument, list):
-        return [_resolved(item) for item in argument]
+        return [resolved(item) for item in argument]
     if isinstance(argument, dict):
-        return {key: _resolved(item) for key, item in argument.items()}
+        return {key: resolved(item) for key, item in argument.items()}
     if isinstance(argument, slice):
-        return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
+        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
 
 
