@@ -24,6 +24,7 @@ from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
@@ -124,7 +125,7 @@ class Recorder(fx.Tracer):
         self._ambient = _ambient()
         self._random = _random_state()
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
                 graph = super().trace(root, concrete_args)
         except TraceError:
             raise
