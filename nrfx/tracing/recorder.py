@@ -25,6 +25,7 @@ from nrfx.rules.registry import in_order
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
@@ -178,7 +179,7 @@ class Recorder(fx.Tracer):
         self._generators = _held_generators(root)
         self._random = _random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
