@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.rules.effect import Call, Effect, Family, unknown
+from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
 from nrfx.rules.registry import register
 
-ORDER = "argmax argmin argsort cummax cummin cumprod nonzero sort topk unique bincount"
+ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
     "gather scatter scatter_add scatter_reduce take take_along_dim masked_scatter masked_select "
     "index_add index_copy index_fill index_put index_reduce index_select"
@@ -29,7 +29,7 @@ WRITTEN = (
     "requires_grad_ resize_ resize_as_ round_ scatter_ scatter_add_ scatter_reduce_ sign_ sin_ uniform_ zero_"
 )
 FACTORIES = (
-    *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
+    *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.eye, torch.tensor),
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices),
 )
 FOURIER = tuple(getattr(torch.fft, name) for name in torch.fft.__all__ if name.endswith(("fft", "fft2", "fftn")))
@@ -53,6 +53,13 @@ def made(call: Call) -> Effect:
     return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {_title(call)} makes"))
 
 
+def guard(call: Call) -> Effect:
+    """A decision that was taken in the trace ties nothing. The width that a plain number comes from must stay."""
+    if not isinstance(call.argument(1, "expected"), bool):
+        attempt(call.function, *call.args, **call.kwargs)
+    return Effect(Family.VALUE, out=None)
+
+
 def _title(call: Call) -> str:
     target: Any = call.node.target if call.module is None else type(call.module)
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
@@ -74,6 +81,7 @@ register(
 )
 register(not_described, F.grid_sample, F.affine_grid, *_named("diff"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
+register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(
     not_followed,
@@ -81,10 +89,13 @@ register(
     workless=True,
 )
 register(made, *FACTORIES, makes=True, workless=True)
-register(made, "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "new_empty_strided", workless=True)
+register(made, torch.full, makes=True, fill=1, workless=True)
+register(made, torch.full_like, fill=1, workless=True)
+register(made, "new_full", fill=2, workless=True)
+register(made, "new_empty", "new_zeros", "new_ones", "new_tensor", "new_empty_strided", workless=True)
 register(
     made,
-    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.rand_like, torch.randn_like),
     *(torch.randint_like, torch.meshgrid),
     workless=True,
 )

@@ -16,11 +16,17 @@ from benchmarks.coverage.field.check import examine, shown
 from benchmarks.coverage.field.model import Model
 from benchmarks.coverage.field.page import SUMMARY, summary
 from benchmarks.coverage.field.row import Row, row_of
-from benchmarks.coverage.process import GIBIBYTE, Limits, columns_of
+from benchmarks.coverage.process import CONTEXT, GIBIBYTE, Limits, columns_of
 from benchmarks.table import progress_bar, terminal
 
 TABLE = RESULTS / "field.csv"
 CACHE = ROOT / "build" / "field.jsonl"
+
+PRELOADED = (
+    *("timm", "transformers.modeling_utils", "transformers.models.bert.modeling_bert", "segmentation_models_pytorch"),
+    *("ultralytics.nn.tasks", "monai.networks.nets", "diffusers.models.modeling_utils", "asteroid.models", "spandrel"),
+)
+"""Imported once for all processes, where installed: to import them takes longer than to examine a small model."""
 
 
 def row(title: str, limits: Limits, known: dict[str, Model]) -> Row:
@@ -71,6 +77,7 @@ def main(options: argparse.Namespace, console: Console) -> int:
         return 0
     cache = options.cache or CACHE
     done = cached(cache) if options.resume else {}
+    CONTEXT.set_forkserver_preload(["benchmarks.coverage.field.check", *PRELOADED])
     limits = Limits(int(options.memory * GIBIBYTE), options.seconds)
     for one in rows([title for title in asked if title not in done], known, limits, cache, console):
         for failure in one.failures:
