@@ -5,15 +5,14 @@ pinned.
 """
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
-from nrfx.rules.registry import register
+from nrfx.rules.registry import named, register
 
 ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
@@ -65,21 +64,14 @@ def _title(call: Call) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
-def _named(names: str) -> Iterator[Any]:
-    """The functions of torch and the methods of tensors with these names."""
-    for name in names.split():
-        yield from [getattr(torch, name)] if hasattr(torch, name) else []
-        yield from [name] if hasattr(Tensor, name) else []
-
-
-register(not_followed, *_named(ORDER), *_named(PLACES), *_named(BITS), workless=True)
-register(not_described, *_named(ROUNDING), workless=True)
-register(not_followed, *_named(WRITTEN), workless=True)
+register(not_followed, *named(ORDER), *named(PLACES), *named(BITS), workless=True)
+register(not_described, *named(ROUNDING), workless=True)
+register(not_followed, *named(WRITTEN), workless=True)
 register(not_followed, operator.setitem, in_place=True, workless=True)
 register(
     not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
 )
-register(not_described, F.grid_sample, F.affine_grid, *_named("diff"), *FOURIER, workless=True)
+register(not_described, F.grid_sample, F.affine_grid, *named("diff cdist"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
 register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)

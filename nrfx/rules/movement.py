@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
-from nrfx.rules.registry import gives_matrix, reads_as_weight, register, rule
+from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
@@ -34,6 +34,8 @@ FUNCTIONS = (
         torch.swapdims,
         torch.moveaxis,
         torch.ravel,
+        torch.hstack,
+        torch.vstack,
     ),
     *(
         torch.narrow,
@@ -48,7 +50,8 @@ METHODS = (
     *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
-    *("expand", "expand_as", "tile", "repeat_interleave"),
+    *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
+    *named("split_with_sizes fliplr flipud"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
@@ -74,8 +77,19 @@ def attribute(call: Call) -> Effect:
     if name not in ("T", "mT", "H", "mH", "data"):
         return unknown(call, f"nrfx has no rule for the attribute {name}")
     if name == "data":
+        if all(user.op == "call_method" and user.target in ("size", "dim") for user in call.node.users):
+            return Effect(Family.IDENTITY, out=call.args[0])  # asked for its sizes alone
         return unknown(call, "x.data is detached from what x teaches")
     return moved(call, lambda x, *_: getattr(x, name))
+
+
+@rule(*named("tril triu"), workless=True)
+def triangle(call: Call) -> Effect:
+    """Zeros on one side of the diagonal of each matrix, whose rows and columns must be positions."""
+    labels: Tensor = call.args[0]
+    if any(size > 1 for size in collapse(labels).shape[-2:]):
+        return unknown(call, "it puts channels to 0 by their places")
+    return Effect(Family.POINTWISE, out=labels, apply=call.function, homogeneous=True)
 
 
 @rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)

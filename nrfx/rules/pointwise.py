@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
-from nrfx.rules.registry import register, rule
+from nrfx.rules.registry import named, register, rule
 from nrfx.rules.ties import ties_along, ties_in_units
 
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
 SATURATING = (
     *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
@@ -30,9 +30,14 @@ SATURATING = (
 FUNCTIONS = (
     *(torch.exp, torch.abs, torch.clamp, torch.square, torch.neg, operator.neg),
     *("exp", "abs", "clamp", "clamp_", "square", "neg"),
-    *(torch.cos, torch.sin, torch.atan, torch.erf, torch.expm1, "cos", "sin", "atan", "erf", "expm1"),
+    *(F.elu_, F.selu_, F.celu_, F.hardtanh_, torch.threshold_, F.threshold, F.tanhshrink, F.hardshrink),
+    *(torch.tanh_, torch.sigmoid_, torch.exp_, torch.abs_, torch.neg_, "exp_", "abs_", "neg_"),
+    *named("cos sin atan erf erfc expm1 sinh cosh sinc sgn exp2 clip clamp_min clamp_max hypot logaddexp"),
 )
-UNDEFINED = (torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow")
+UNDEFINED = (
+    *(torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow"),
+    *named("tan asin acos reciprocal log1p log2 log10 logit lgamma erfinv fmod remainder float_power xlogy"),
+)
 """They have no value at some numbers."""
 SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
 TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")

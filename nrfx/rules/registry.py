@@ -105,6 +105,13 @@ def register(rule: Rule, *keys: Any, **facts: Any) -> None:
         OPS[key] = Op(rule, shipped=shipping, **facts)
 
 
+def named(names: str) -> Iterator[Any]:
+    """The functions of torch and the methods of tensors with these names, which a space separates."""
+    for name in names.split():
+        yield from [getattr(torch, name)] if hasattr(torch, name) else []
+        yield from [name] if hasattr(Tensor, name) else []
+
+
 def _is_key(key: Any) -> bool:
     """Whether a graph can call what the key stands for. Instances, bound methods and partials would never be found."""
     if isinstance(key, str):

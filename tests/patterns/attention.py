@@ -218,6 +218,14 @@ ATTENTION = {
     "rotary positions of one head": Pattern(
         lambda m, x: m.turn(m.q(tokens(x))), lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)}, pinned="op.q"
     ),
+    "attention that sees what came before": Pattern(
+        lambda m, x: m.proj((m.q(tokens(x)) @ m.k(tokens(x)).mT).tril() @ m.v(tokens(x)) / 64),
+        layers,
+        free="before.0 op.proj",
+    ),
+    "half of the products of channels": Pattern(
+        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, pinned="op.q"
+    ),
     "attention with shared keys": Pattern(shared_keys, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention with grouped queries": Pattern(grouped_queries, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention of one head": Pattern(one_head, lambda: layers(6), free="before.0 op.proj"),
