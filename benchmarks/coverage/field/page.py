@@ -44,7 +44,8 @@ python -m benchmarks coverage --field --only 'ultralytics:*' # some of them
    outputs must be those of the model with the same gammas at 0, its params within the budget.
 5. *Loaded*: what was rewritten is saved, loaded into a fresh model, and gives the same outputs.
 6. Where `nrfx.insert_scales` lets at least 5 % more of the params change, the network with scales is rejuvenated too,
-   and folded. *Can change*, *with scales*: shares of the params of convolutions and linear layers, without and with them.
+   and folded. *Can change*, *with scales*: shares of the params of convolutions and linear layers, without and with
+   them.
 """
 
 
