@@ -262,6 +262,8 @@ class LabelInterpreter:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
         tensor = self.tensors.get(name)
+        if tensor is None and not isinstance(call.val, Tensor):  # a module that a call is given
+            return Effect(Family.VALUE, out=call.val)
         shape_now = call.val.shape if tensor is None else self.shape_of(name)
         labels = fill(call.opaque(f"the tensor {name}, which the graph reads directly"), shape_now)
         opaque = Effect(Family.SOURCE, out=labels)
