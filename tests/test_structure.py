@@ -24,7 +24,7 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone bytecode proxies leaves shapes guards module modes known_forward causes decisions plain "
+    "tracing": "clone draws bytecode proxies leaves shapes guards module modes known_forward causes decisions plain "
     "questions recorder both_modes calls parts partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
     "domain liveness cost utilization tie_graph why",
