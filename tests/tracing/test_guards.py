@@ -1,4 +1,4 @@
-"""What a trace took for granted: a graph that runs at other sizes equals the model, or raises the error that says why."""
+"""What a trace took for granted: at other sizes a graph equals its model, or raises the error that says why."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ def guards(module: nn.Module) -> list[fx.Node]:
 
 
 def equal_or_refused(model: nn.Module, shape: Shape, others: Iterable[Shape]) -> list[bool]:
-    """Whether the graph of `model`, traced at a shape, runs at each of the others. Where it does, it equals the model."""
+    """Whether the graph of `model`, traced at a shape, runs at each of the others; where it runs, it equals the model."""
     gm = nrfx.trace(model, torch.zeros(shape)).eval()
     model.eval()
     runs = []
@@ -46,7 +46,7 @@ def equal_or_refused(model: nn.Module, shape: Shape, others: Iterable[Shape]) ->
         try:
             y = gm(x)
         except SizeError as error:
-            assert "Trace the model again" in str(error)  # noqa: PT017  the graph may run as well
+            assert "Trace the model again" in str(error)
             runs.append(False)
         else:
             assert torch.equal(y, model(x)), other
@@ -146,7 +146,7 @@ def test_swin_runs_where_no_other_padding_or_shift_is_needed_and_says_so_elsewhe
         try:
             y = gm(x)
         except SizeError as error:
-            assert "swin_transformer.py" in str(error)  # noqa: PT017  both are right
+            assert "swin_transformer.py" in str(error)
             assert shape[2] != 224
         else:
             torch.testing.assert_close(y, model(x))
