@@ -6,8 +6,6 @@ by the regions of regions.py, random numbers that do not depend on the input.
 
 import functools
 import inspect
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +19,11 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
@@ -47,45 +46,6 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
-
-
-def cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())
-
-
-def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
-    """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        cuda,
-        numpy_state(),
-        [_state_of(one) for one in held],
-    )
-
-
-def numpy_state() -> Any:
-    """The state of numpy's global generator, None where numpy is not imported."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    kind, keys, *rest = numpy.random.get_state()
-    return kind, keys.tobytes(), rest
-
-
-def _held_generators(root: nn.Module) -> list[Any]:
-    """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for module in root.modules() for value in vars(module).values()]
-    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    return repr(generator.bit_generator.state)
 
 
 _ENTERED = ("torchvision.models.", "timm.")
@@ -159,6 +119,7 @@ class Recorder(fx.Tracer):
         self.unmoved: tuple[str, ...] = ()
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
+        self._foreign = self._evaluating = False
         self._failed: tuple[Exception, str, str] | None = None
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
@@ -176,8 +137,9 @@ class Recorder(fx.Tracer):
             root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._generators = _held_generators(root)
-        self._random = _random_state(self._generators)
+        self._generators = held_generators(root)
+        self._numpy = numpy_state()
+        self._random = random_state(self._generators)
         try:
             with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
                 graph = super().trace(root, concrete_args)
@@ -185,7 +147,7 @@ class Recorder(fx.Tracer):
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._check_random("", type(root).__name__)
+        self._check_random("", type(root).__name__, numpy_state())
         self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
@@ -231,6 +193,8 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if self._evaluating:
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -253,6 +217,7 @@ class Recorder(fx.Tracer):
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         self.decisions.settle()
         node = super().create_node(*args, **kwargs)
+        self._foreign |= self._is_foreign(node)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
         self._check_ambient(describe(node))
@@ -362,7 +327,7 @@ class Recorder(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
-        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) and not self._evaluating else None
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
@@ -385,12 +350,29 @@ class Recorder(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """The value of a node on the example inputs."""
-        with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
+        if "val" in node.meta:
+            return node.meta["val"]
+        if self._foreign:  # modules and functions are themselves again, not recorders
+            self._foreign = False
+            with _maybe_revert_all_patches():
+                self._shapes.fill(self.graph)
+            return node.meta["val"]
+        self._evaluating = True  # the same for nodes of torch, which ask for no more; putting back takes 1 ms each time
+        try:
             self._shapes.fill(self.graph)
+        finally:
+            self._evaluating = False
         return node.meta["val"]
 
-    def _check_random(self, path: str, kind: str) -> None:
-        if _random_state(self._generators) != self._random:
+    def _is_foreign(self, node: fx.Node) -> bool:
+        """Whether code of the user runs when the shape of a node is inferred."""
+        if node.op == "call_module":
+            return not is_of_torch(self.root.get_submodule(str(node.target)).forward)
+        return node.op == "call_function" and not is_of_torch(node.target)
+
+    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
+        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
+        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
