@@ -20,6 +20,7 @@ from nrfx.rules import (
     Call,
     Effect,
     Family,
+    Pin,
     Site,
     Unfit,
     Work,
@@ -35,6 +36,7 @@ from nrfx.rules.reduction import varying
 from nrfx.rules.registry import name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""
@@ -113,6 +115,7 @@ class LabelInterpreter:
             self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
             self.shapes: set[fx.Node] = set()
+            self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
                 values[node], families[node] = step.effect.out, step.effect.family
@@ -152,10 +155,19 @@ class LabelInterpreter:
             shipped=op is not None and op.shipped,
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
+        if node in self.apart and effect.family is not Family.VALUE:
+            effect = replace(effect, pins=(*effect.pins, *self.read_apart(call, values)))
         if effect.uncounted:
             effect = self.with_measured_work(call, effect)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def read_apart(self, call: Call, values: Mapping[fx.Node, Any]) -> Iterator[Pin]:
+        """Pins for what a region without gradients reads from outside: the reader does not teach what it is worth."""
+        for source in call.node.all_input_nodes:
+            if source not in self.apart and source.op != "get_attr":
+                for labels in tensors(values[source]):
+                    yield call.pin(labels, "a region without gradients reads it without teaching it")
 
     def is_reached(self, node: fx.Node, first: bool = False) -> bool:
         """Whether the examples of the batch go into the node, or their number; not only their other sizes.
@@ -270,8 +282,12 @@ class LabelInterpreter:
         return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
 
     def reads_mode(self, node: fx.Node) -> bool:
-        sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
-        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
+        """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
+        noise = () if op is None else op.noise
+        given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
+        sources = _nodes_in(given) if noise else node.all_input_nodes
+        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources if arg.op == "call_module")
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
@@ -293,6 +309,13 @@ def _batch(traced: TracedModule) -> int:
         return 1
     sizes = {shape[0] for shape, _ in traced.inputs if shape}
     return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _nodes_in(nest: Any) -> list[fx.Node]:
+    """The nodes in a nest of arguments."""
+    nodes: list[fx.Node] = []
+    fx.map_arg(nest, nodes.append)
+    return nodes
 
 
 def _first_line(error: Exception) -> str:

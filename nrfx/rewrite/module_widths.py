@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from nrfx.rules import op_of
+from nrfx.rules.registry import widths_of
 
 
 def fit_widths(module: nn.Module, met: int | None = None) -> None:
@@ -16,9 +17,8 @@ def fit_widths(module: nn.Module, met: int | None = None) -> None:
     Args:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
-    op = op_of(module)
-    if op is not None and op.widths is not None and not nn.utils.parametrize.is_parametrized(module):
-        for name, width in op.widths(module, met).items():
+    if not nn.utils.parametrize.is_parametrized(module):
+        for name, width in widths_of(module, met).items():
             setattr(module, name, width)
 
 

@@ -350,7 +350,9 @@ class Rejuvenator:
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
-    """bool of the parameter's shape: whether the position is listed."""
+    """bool of the parameter's shape: whether the position is listed; positions rise, the first is 0 or above."""
+    if positions != sorted({*positions}) or any(position < 0 for position in positions[:1]):
+        raise ValueError("the positions do not rise from 0 or above")
     mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
     mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
     return mask

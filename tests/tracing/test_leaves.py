@@ -106,3 +106,10 @@ def test_a_saved_network_is_loaded_with_its_leaves(tmp_path: Path) -> None:
     again = nrfx.load(tmp_path / "net.safetensors", model())
     x = torch.randn(IMAGE)
     assert again.facts.leaves == ("2",) and torch.equal(again.eval()(x), result.module.eval()(x))
+
+
+def test_a_traced_module_that_is_traced_again_keeps_its_leaves() -> None:
+    gm = nrfx.trace(model(), torch.zeros(IMAGE), leaves=[Block])
+    again = nrfx.trace(gm, torch.zeros(IMAGE), leaves=["4"])
+    assert again.facts.leaves == ("2", "4")
+    assert "2" in [node.target for node in again.graph.nodes]
