@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.reinterpret import flow, joined_by, like, operands
-from nrfx.labels import NONE, along, collapse, layout, lies_along, occurrence, spread, spread_inside
+from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
 from nrfx.rules import Family, Norm, Reading, Unfit, tensors
 
 NAN = float("nan")
@@ -158,7 +158,7 @@ class Propagation:
         """
         out = step.effect.out
         (site,) = step.effect.sites or (None,)
-        if site is None or not self.dying or not lies_along(out, site.dim) or not self.is_added(step):
+        if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
             return self.varying(step, args, kwargs)
         return along(self.bias(site.parameter).flatten(), site.dim, out.shape)
 
