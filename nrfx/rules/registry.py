@@ -184,7 +184,7 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
     op = op_of(user.target) if user.op in ("call_function", "call_method") else None
     if op is None:
         return False
-    if op.transposes or (op.flattens and gives_matrix(user)):
+    if transposes(user) or gives_matrix(user):
         return any(reads_as_weight(user, next_user) for next_user in user.users)
     names = parameters_of(user.target)
     weights = {names.index(place) if place in names else place for place in op.weights}
@@ -192,11 +192,24 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
     return any(place in weights and _holds(value, node) for place, value in places)
 
 
+def transposes(node: fx.Node) -> bool:
+    """Whether the node gives the transpose of a matrix: w.t(), w.T, torch.transpose(w, 0, 1)."""
+    if node.target is getattr:
+        return node.args[1] in ("T", "mT")
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    return op is not None and op.transposes
+
+
 def gives_matrix(node: fx.Node) -> bool:
-    """Whether the node gives its first input, [rows, columns, *kernel], as the matrix [rows, columns * kernel]."""
+    """Whether the node gives its first input, [rows, columns, *kernel], as the matrix [rows, columns * kernel]; a
+    matrix as itself.
+    """
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if op is None or not op.flattens:
+        return False
     was, now = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
     sizes = [tuple(val.shape) for val in (was, now) if isinstance(val, Tensor)]
-    return len(sizes) == 2 and len(sizes[0]) > 2 and sizes[1] == (sizes[0][0], prod(sizes[0][1:]))
+    return len(sizes) == 2 and len(sizes[0]) > 1 and sizes[1] == (sizes[0][0], prod(sizes[0][1:]))
 
 
 def _holds(value: Any, node: fx.Node) -> bool:
