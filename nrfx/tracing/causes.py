@@ -14,12 +14,17 @@ _HERE = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
+def is_users(code: types.CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    return not code.co_filename.startswith((_HERE, _TORCH, "<"))
+
+
 def user_frame() -> types.FrameType | None:
     """The innermost frame whose code is neither torch's nor ours."""
     # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith((_HERE, _TORCH, "<")):
+        if is_users(frame.f_code):
             return frame
         if frame.f_code is fx.Tracer.trace.__code__:
             return None
