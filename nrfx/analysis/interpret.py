@@ -249,10 +249,11 @@ class LabelInterpreter:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
         tensor = self.tensors.get(name)
-        shape_now = call.val.shape if tensor is None else self.shape_of(name)
-        labels = fill(call.opaque(f"the tensor {name}, which the graph reads directly"), shape_now)
-        opaque = Effect(Family.SOURCE, out=labels)
-        if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
+        reason = f"the tensor {name}, which the graph reads directly"
+        if tensor is None:  # one that the forward makes; or the model itself, for a method of it that is one call
+            return Effect(Family.SOURCE, out=call.opaque_like(call.val, reason))
+        opaque = Effect(Family.SOURCE, out=fill(call.opaque(reason), self.shape_of(name)))
+        if not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
             return opaque
         axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))
         if axis is None:

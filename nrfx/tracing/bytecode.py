@@ -14,7 +14,7 @@ def called_at(code: types.CodeType, at: int) -> str | None:
     >>> [called_at(code, at) for at in calls]
     ['int', 'len']
     """
-    # Python 3.11 runs a call that it has run often in the instruction before CALL
+    # Python 3.11 runs calls that it has specialised, such as isinstance, at the instruction before CALL
     if not dis.opname[code.co_code[at]].startswith(("CALL", "PRECALL")):
         return None
     instructions = list(dis.get_instructions(code))
