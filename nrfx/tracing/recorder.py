@@ -1,7 +1,8 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
-by the regions of regions.py, random numbers that do not depend on the input.
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
 import functools
