@@ -1,7 +1,8 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
-by the regions of regions.py, random numbers that do not depend on the input.
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
 import functools
@@ -19,7 +20,7 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order, is_of_torch
+from nrfx.rules.registry import in_order
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
@@ -119,7 +120,6 @@ class Recorder(fx.Tracer):
         self.unmoved: tuple[str, ...] = ()
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
-        self._foreign = self._evaluating = False
         self._failed: tuple[Exception, str, str] | None = None
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
@@ -193,8 +193,6 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self._evaluating:
-            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -217,7 +215,6 @@ class Recorder(fx.Tracer):
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         self.decisions.settle()
         node = super().create_node(*args, **kwargs)
-        self._foreign |= self._is_foreign(node)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
         self._check_ambient(describe(node))
@@ -327,7 +324,7 @@ class Recorder(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
-        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) and not self._evaluating else None
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
@@ -352,23 +349,9 @@ class Recorder(fx.Tracer):
         """The value of a node on the example inputs."""
         if "val" in node.meta:
             return node.meta["val"]
-        if self._foreign:  # modules and functions are themselves again, not recorders
-            self._foreign = False
-            with _maybe_revert_all_patches():
-                self._shapes.fill(self.graph)
-            return node.meta["val"]
-        self._evaluating = True  # the same for nodes of torch, which ask for no more; putting back takes 1 ms each time
-        try:
+        with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
-        finally:
-            self._evaluating = False
         return node.meta["val"]
-
-    def _is_foreign(self, node: fx.Node) -> bool:
-        """Whether code of the user runs when the shape of a node is inferred."""
-        if node.op == "call_module":
-            return not is_of_torch(self.root.get_submodule(str(node.target)).forward)
-        return node.op == "call_function" and not is_of_torch(node.target)
 
     def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
         """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""

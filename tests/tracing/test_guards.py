@@ -37,7 +37,7 @@ def guards(module: nn.Module) -> list[fx.Node]:
 
 
 def equal_or_refused(model: nn.Module, shape: Shape, others: Iterable[Shape]) -> list[bool]:
-    """Whether the graph of `model`, traced at a shape, runs at each other one; where it runs, it equals the model."""
+    """Whether the graph of `model`, traced at a shape, runs at each of the others, where it must equal the model."""
     gm = nrfx.trace(model, torch.zeros(shape)).eval()
     model.eval()
     runs = []

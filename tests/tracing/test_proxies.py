@@ -109,6 +109,12 @@ class Asking(nn.Module):
         return x * 2 if ASKED[self.name](x) else x
 
 
+def test_an_answer_stays_the_same_when_python_has_specialised_the_code_that_asks() -> None:
+    for name in ("isinstance", "torch", "class", "match"):
+        gm = trace(Function(lambda m, x, name=name: x * sum(ASKED[name](x) for _ in range(100))), torch.zeros(2, 3))
+        assert torch.equal(gm(torch.ones(2, 3)), torch.full((2, 3), 100.0))
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_a_question_for_the_type_is_answered_as_for_the_value(name: str) -> None:
     assert_behaves_like(trace(Asking(name), torch.zeros(2, 3)), Asking(name), torch.randn(2, 3))
