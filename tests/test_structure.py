@@ -25,12 +25,13 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
+    "tracing": "clone regions codegen bytecode proxies einops_backend leaves shapes work guards module boxes modes "
+    "known_forward causes decisions plain questions recorder hosted both_modes calls parts culprits around probe worth "
     "partition staleness capture",
-    "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
-    "domain liveness cost utilization tie_graph why",
-    "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
-    "plan",
+    "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
+    "domain liveness cost gammas not_understood utilization tie_graph why",
+    "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
+    "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",

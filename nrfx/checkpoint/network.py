@@ -20,8 +20,10 @@ from nrfx.plan.blocks import form_of
 from nrfx.rewrite.literals import put_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
-from nrfx.tracing import TracedModule, as_traced, propagate
+from nrfx.tracing import TracedModule, as_traced, propagate, trace
+from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.guards import without_taken
 from nrfx.tracing.staleness import check_layers
 
 
@@ -77,6 +79,8 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
         check_layers(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
+    without_taken(fresh.graphs, twin.graphs)
+    twin.recompile()
     if (name := stored.plan.unlike(built := Plan.of(twin))) is not None:
         raise stored.misfit(
             f"plan.{name} is {reprlib.repr(getattr(stored.plan, name))}, and the network that was built has "
@@ -87,6 +91,11 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
 
 def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
     """The fresh model, traced on inputs of the stored shapes and in the stored dtypes."""
+    if stored.plan.parts and not isinstance(model, TracedModule):
+        raise stored.misfit(
+            f"it holds a network in parts ({listed(stored.plan.parts)}), which only a run of the model can find. "
+            f"Trace a fresh {type(model).__name__} with nrfx.trace(..., partial=True), and pass what comes out."
+        )
     given = registered(model)
     dtypes = {id(tensor): _dtype_for(stored, name, tensor) for name, tensor in given.items()}
 
@@ -98,11 +107,34 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
         return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
+    cast_model = model if fits else shell(model, cast)
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        return as_traced(model if fits else shell(model, cast), examples, stored.plan.leaves)
+        if stored.plan.boxes and not isinstance(model, TracedModule):
+            return _with_boxes(stored, cast_model)
+        return as_traced(cast_model, examples, stored.plan.leaves)
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
+
+
+def _with_boxes(stored: Stored, model: nn.Module) -> TracedModule:
+    """The model traced around what cannot be traced. It is run for that, on inputs of its own."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    examples = tuple(
+        torch.rand(shape, device=device).to(dtype)
+        if dtype.is_floating_point
+        else torch.zeros(shape, dtype=dtype, device=device)
+        for shape, dtype in stored.plan.specs
+    )
+    with random_state_kept():
+        traced = trace(model, examples, partial=True, leaves=stored.plan.leaves)
+    if set(traced.facts.boxes) != set(stored.plan.boxes):
+        now = listed(traced.facts.boxes) or "nothing"
+        raise stored.misfit(
+            f"it was traced around {listed(stored.plan.boxes)}, and now {now} cannot be traced. "
+            "Trace a fresh instance with partial=True on example inputs, and pass what comes out."
+        )
+    return traced
 
 
 def _dtype_for(stored: Stored, name: str, tensor: Tensor) -> torch.dtype:

@@ -47,7 +47,8 @@ class Plan:
 
     inputs: shapes and names of dtypes. aliases: name -> first name, of tied parameters and buffers.
     frozen, channels_last: first names.
-    other_mode: the submodules whose mode is not that of the root. literals, leaves: as in Facts.
+    other_mode: the submodules whose mode is not that of the root. literals, leaves, boxes: as in Facts. parts: the
+        submodules that are graphs, where the network is no graph as a whole.
     norms: the widths of norms without parameters, by path.
     """
 
@@ -61,6 +62,8 @@ class Plan:
     other_mode: tuple[str, ...]
     literals: Mapping[str, Mapping[str, Mapping[str, int | list[int | None]]]] = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,8 @@ class Plan:
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
             literals=traced.facts.literals,
             leaves=traced.facts.leaves,
+            boxes=traced.facts.boxes,
+            parts=tuple(dict.fromkeys(part.path for part in traced.facts.parts)),
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 

@@ -239,16 +239,15 @@ def _traced(arguments: argparse.Namespace) -> "TracedModule":
 
 
 def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utilization":
+    from nrfx.analysis.gammas import gammas_of
     from nrfx.analysis.liveness import liveness_of
     from nrfx.analysis.spaces import channels_of
     from nrfx.analysis.utilization import measure
 
     channels = channels_of(traced)
-    if not channels.norms:
-        raise AnalysisError(
-            f"{arguments.model} has no gamma at all: nothing tells which channels are dead. "
-            "Neural Rejuvenation needs layers with a batch norm."
-        )
+    gammas = gammas_of(traced, channels, arguments.residual)
+    if not gammas.total:
+        raise AnalysisError(f"{arguments.model}: {gammas.note}")
     return measure(traced, channels, liveness_of(traced, channels, arguments.threshold, arguments.residual))
 
 
