@@ -12,7 +12,7 @@ GIBIBYTE = 1 << 30
 START, PATIENCE = 60, 10
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmarks.coverage.check", "timm", "transformers"])  # imported once for all processes
+CONTEXT.set_forkserver_preload(["benchmarks.coverage.check", "timm"])  # imported once for all processes
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,19 @@ def _owned(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
     return frozenset(first for name, first in aliases.items() if name.rpartition(".")[0] in called)
 
 
+def _tables(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
+    """The buffers that are not saved with the model: tables that its constructor computes, such as angles of positions.
+
+    Their values say where a channel stands in its head: they do not come and go with channels.
+    """
+    names = (
+        (f"{path}.{name}" if path else name)
+        for path, module in traced.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    )
+    return frozenset(aliases.get(name, name) for name in names)
+
+
 def _is_weight(node: fx.Node) -> bool:
     """Whether some op reads the tensor, perhaps transposed, as its weight."""
     return any(reads_as_weight(node, user) for user in node.users)
@@ -92,7 +105,7 @@ class LabelInterpreter:
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
-        self.owned = _owned(traced, self.aliases)
+        self.owned = _owned(traced, self.aliases) | _tables(traced, self.aliases)
 
     def interpreted(self) -> tuple[Step, ...]:
         """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""

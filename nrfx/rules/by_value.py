@@ -5,15 +5,14 @@ pinned.
 """
 
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
-from nrfx.rules.registry import register
+from nrfx.rules.registry import named, register
 
 ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
@@ -21,7 +20,7 @@ PLACES = (
     "index_add index_copy index_fill index_put index_reduce index_select"
 )
 BITS = "bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor logical_xor"
-ROUNDING = "ceil cos erf floor nan_to_num round sign sin"
+ROUNDING = "ceil floor nan_to_num round sign"
 WRITTEN = (
     "bernoulli_ bitwise_and_ bitwise_left_shift_ bitwise_not_ bitwise_or_ bitwise_right_shift_ bitwise_xor_ ceil_ "
     "copy_ cos_ cumprod_ cumsum_ eq_ erf_ fill_ floor_ ge_ gt_ index_add_ index_copy_ index_fill_ index_put_ le_ lt_ "
@@ -29,9 +28,10 @@ WRITTEN = (
     "requires_grad_ resize_ resize_as_ round_ scatter_ scatter_add_ scatter_reduce_ sign_ sin_ uniform_ zero_"
 )
 FACTORIES = (
-    *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
+    *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.eye, torch.tensor),
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices),
 )
+FOURIER = tuple(getattr(torch.fft, name) for name in torch.fft.__all__ if name.endswith(("fft", "fft2", "fftn")))
 
 
 def not_followed(call: Call) -> Effect:
@@ -64,21 +64,14 @@ def _title(call: Call) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
-def _named(names: str) -> Iterator[Any]:
-    """The functions of torch and the methods of tensors with these names."""
-    for name in names.split():
-        yield from [getattr(torch, name)] if hasattr(torch, name) else []
-        yield from [name] if hasattr(Tensor, name) else []
-
-
-register(not_followed, *_named(ORDER), *_named(PLACES), *_named(BITS), workless=True)
-register(not_described, *_named(ROUNDING), workless=True)
-register(not_followed, *_named(WRITTEN), workless=True)
+register(not_followed, *named(ORDER), *named(PLACES), *named(BITS), workless=True)
+register(not_described, *named(ROUNDING), workless=True)
+register(not_followed, *named(WRITTEN), workless=True)
 register(not_followed, operator.setitem, in_place=True, workless=True)
 register(
     not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
 )
-register(not_described, F.grid_sample, F.affine_grid, workless=True)
+register(not_described, F.grid_sample, F.affine_grid, *named("diff cdist"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
 register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
@@ -88,10 +81,13 @@ register(
     workless=True,
 )
 register(made, *FACTORIES, makes=True, workless=True)
-register(made, "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "new_empty_strided", workless=True)
+register(made, torch.full, makes=True, fill=1, workless=True)
+register(made, torch.full_like, fill=1, workless=True)
+register(made, "new_full", fill=2, workless=True)
+register(made, "new_empty", "new_zeros", "new_ones", "new_tensor", "new_empty_strided", workless=True)
 register(
     made,
-    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.rand_like, torch.randn_like),
     *(torch.randint_like, torch.meshgrid),
     workless=True,
 )

@@ -109,8 +109,6 @@ def convolution(call: Call) -> Effect:
     layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
-    if conv.padding_mode != "zeros":
-        return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
     return _grouped(call, layer)
 
 

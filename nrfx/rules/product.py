@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import coalesce, collapse, layout
+from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
 from nrfx.rules.registry import gives_matrix, rule, transposes
+from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
 CROSSED = "it multiplies channels with other channels"
@@ -165,8 +166,13 @@ def _biased_linear(call: Call, labels: Tensor, given: tuple[str, bool]) -> Effec
 
 
 def _plus(summand: Product, added: Tensor) -> Product:
-    """The product with something added element by element."""
+    """The product with something added element by element; a mask that all heads share leaves them apart."""
     small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
+    if small.numel() == 1 and int(small) <= OPAQUE:
+        missing = summand.out.dim() - added.dim()
+        units = ties_in_units(summand.out, {dim + missing for dim, size in enumerate(added.shape) if size > 1})
+        if units is not None:
+            return replace(summand, ties=(*summand.ties, *units))
     merged = coalesce(torch.broadcast_tensors(collapse(summand.out), small))
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 

@@ -50,6 +50,7 @@ class Op:
             differ between the modes.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
         checks: it raises where a decision of the trace no longer holds, and gives nothing (tracing/guards.py).
+        fill: the place of the number in `fill_value` that it fills a tensor with, and that says nothing of its shape.
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
@@ -67,6 +68,7 @@ class Op:
     transposes: bool = False
     flattens: bool = False
     makes: bool = False
+    fill: int | None = None
     checks: bool = False
     norm: bool = False
     widths: Widths | None = None
@@ -101,6 +103,13 @@ def register(rule: Rule, *keys: Any, **facts: Any) -> None:
         if key in OPS and name_of(OPS[key].rule) != name_of(rule):
             raise UsageError(f"{key!r} has a rule already, {name_of(OPS[key].rule)}: an op has one rule.")
         OPS[key] = Op(rule, shipped=shipping, **facts)
+
+
+def named(names: str) -> Iterator[Any]:
+    """The functions of torch and the methods of tensors with these names, which a space separates."""
+    for name in names.split():
+        yield from [getattr(torch, name)] if hasattr(torch, name) else []
+        yield from [name] if hasattr(Tensor, name) else []
 
 
 def _is_key(key: Any) -> bool:

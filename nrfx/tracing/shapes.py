@@ -73,7 +73,7 @@ class Shapes:
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
-        args, kwargs = resolved(node.args), resolved(node.kwargs)
+        args, kwargs = _with_any_fill(node, resolved(node.args), resolved(node.kwargs))
         if is_border(node):
             around = self._autocast[-1]
             self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
@@ -224,6 +224,21 @@ def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
         return nest
     widest = functools.reduce(torch.promote_types, dtypes)
     return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
+
+
+def _with_any_fill(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments, with a number in the place of a tensor of no dims that others are filled with."""
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if op is None or op.fill is None:
+        return args, kwargs
+    return (
+        tuple(_any_number(arg) if place == op.fill else arg for place, arg in enumerate(args)),
+        {name: _any_number(arg) if name == "fill_value" else arg for name, arg in kwargs.items()},
+    )
+
+
+def _any_number(value: Any) -> Any:
+    return torch.zeros((), dtype=value.dtype).item() if isinstance(value, Tensor) else value
 
 
 def _unstrided(x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ RESULTS = {
     "budgets": "soundness.budgets.Row",
     "fuzz": "soundness.fuzz_page.Row",
     "coverage": "coverage.row.Row",
+    "field": "coverage.field.row.Row",
     "digits": "study.digits_run.Trained",
     "digits_choice": "study.digits_page.Choice",
     "search": "study.search.Search",

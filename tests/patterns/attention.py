@@ -56,6 +56,36 @@ def masked(m: Op, x: Tensor) -> Tensor:
     return m.proj(((q @ k.transpose(-2, -1) + hidden).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c))
 
 
+def hidden_for_all(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, 2, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    seen = x.new_ones(1, 1, t, t).tril().bool()
+    return m.proj(F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
+
+
+class Turned(nn.Module):
+    """Rotary positions: each pair of channels of a head turns by an angle that its table and the position give."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("speeds", 0.5 ** torch.arange(width // 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[-2], device=x.device)
+        angles = torch.outer(positions.to(x.dtype), self.get_buffer("speeds"))
+        angles = torch.cat([angles, angles], -1)
+        left, right = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+
+
+def rotary(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, 2, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    return m.proj(F.scaled_dot_product_attention(m.turn(q), m.turn(k), v).transpose(1, 2).flatten(2))
+
+
 def shared_keys(m: Op, x: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values, which are repeated."""
     x = tokens(x)
@@ -181,6 +211,21 @@ ATTENTION = {
     "attention with dropout": Pattern(with_dropout, layers, free="before.0 op.q op.k op.v op.proj"),
     "attention by an einsum of three": Pattern(three_operands, layers, free="before.0 op.q op.k op.v op.proj"),
     "attention behind a mask": Pattern(masked, qkv, free="before.0 op.qkv op.proj"),
+    "attention with keys that all heads hide": Pattern(hidden_for_all, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention with rotary positions": Pattern(
+        rotary, lambda: layers() | {"turn": Turned(4)}, free="before.0 op.q op.k op.v op.proj"
+    ),
+    "rotary positions of one head": Pattern(
+        lambda m, x: m.turn(m.q(tokens(x))), lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)}, pinned="op.q"
+    ),
+    "attention that sees what came before": Pattern(
+        lambda m, x: m.proj((m.q(tokens(x)) @ m.k(tokens(x)).mT).tril() @ m.v(tokens(x)) / 64),
+        layers,
+        free="before.0 op.proj",
+    ),
+    "half of the products of channels": Pattern(
+        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, pinned="op.q"
+    ),
     "attention with shared keys": Pattern(shared_keys, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention with grouped queries": Pattern(grouped_queries, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention of one head": Pattern(one_head, lambda: layers(6), free="before.0 op.proj"),
@@ -231,7 +276,6 @@ ATTENTION = {
     "masks times their positions": Pattern(
         lambda m, x: (masks(m, x) * torch.arange(8.0)[:, None, None]).mean(1),
         lambda: {"conv": cbr(8, 16)},
-        pinned="op.conv.0",
     ),
     "gated activation": Pattern(
         split_excited, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"

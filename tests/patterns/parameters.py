@@ -37,6 +37,13 @@ PARAMETER = {
         lambda m, x: torch.cat([m.token.expand(x.size(0), -1, -1), x.flatten(2).mT], 1),
         lambda: {"token": parameter(1, 1, 8)},
     ),
+    "no registers": Pattern(
+        lambda m, x: torch.cat(
+            [m.token.expand(x.size(0), -1, -1), m.none.expand(x.size(0), -1, -1), x.flatten(2).mT], 1
+        ),
+        lambda: {"token": parameter(1, 1, 8), "none": nn.Parameter(torch.empty(1, 0, 8))},
+        pinned="before.0",
+    ),
     "position embedding": Pattern(lambda m, x: x.flatten(2).mT + m.position, lambda: {"position": parameter(1, 64, 8)}),
     "x @ W": Pattern(lambda m, x: x.flatten(2).mT @ m.w, lambda: {"w": parameter(8, 6)}),
     "torch.matmul": Pattern(

@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -10,17 +11,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.command import RESULTS, ROOT, verdict, write
+from benchmarks.command import DOCS, RESULTS, ROOT, verdict, write
 from benchmarks.coverage.field import models
 from benchmarks.coverage.field.check import examine, shown
 from benchmarks.coverage.field.model import Model
-from benchmarks.coverage.field.page import SUMMARY, summary
+from benchmarks.coverage.field.page import SUMMARY, page, summary
 from benchmarks.coverage.field.row import Row, row_of
-from benchmarks.coverage.process import GIBIBYTE, Limits, columns_of
+from benchmarks.coverage.process import CONTEXT, GIBIBYTE, Limits, columns_of
 from benchmarks.table import progress_bar, terminal
 
 TABLE = RESULTS / "field.csv"
+DOCUMENT = DOCS / "field.md"
 CACHE = ROOT / "build" / "field.jsonl"
+
+PRELOADED = (
+    *("timm", "transformers.modeling_utils", "transformers.models.bert.modeling_bert", "segmentation_models_pytorch"),
+    *("ultralytics.nn.tasks", "monai.networks.nets", "diffusers.models.modeling_utils", "asteroid.models", "spandrel"),
+)
+"""Imported once for all processes, where installed: to import them takes longer than to examine a small model."""
 
 
 def row(title: str, limits: Limits, known: dict[str, Model]) -> Row:
@@ -34,6 +42,16 @@ def _examine(title: str, connection: Connection, limits: Limits) -> None:
     model = next(model for model in models() if model.title == title)
     examine(model, connection.send, limits.memory, limits.seconds)
     connection.close()
+
+
+def families_first(titles: Sequence[str], known: dict[str, Model]) -> list[str]:
+    """One model of each family, then a second one of each, and so on: a run that is broken off has seen many kinds."""
+    count: Counter[str] = Counter()
+    turns = {}
+    for title in titles:
+        turns[title] = count[known[title].family]
+        count[known[title].family] += 1
+    return sorted(titles, key=turns.__getitem__)
 
 
 def cached(path: Path) -> dict[str, Row]:
@@ -71,14 +89,15 @@ def main(options: argparse.Namespace, console: Console) -> int:
         return 0
     cache = options.cache or CACHE
     done = cached(cache) if options.resume else {}
+    CONTEXT.set_forkserver_preload(["benchmarks.coverage.field.check", *PRELOADED])
     limits = Limits(int(options.memory * GIBIBYTE), options.seconds)
-    for one in rows([title for title in asked if title not in done], known, limits, cache, console):
+    left = families_first([title for title in asked if title not in done], known)
+    for one in rows(left, known, limits, cache, console):
         for failure in one.failures:
             console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
     done = cached(cache)
     table = [done[title] for title in known if title in done]
     shown_rows = [done[title] for title in asked]
     console.print(terminal("Packages", SUMMARY, summary(shown_rows)))
-    if len(table) == len(known):
-        write({TABLE: table}, console)
+    write({TABLE: table, DOCUMENT: page(table, len(known))}, console)
     return verdict([one.sound for one in shown_rows], "models hold", console)

@@ -232,7 +232,7 @@ LUCIDRAINS: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
             "positional_embedding": "learnable",
         },
     ),
-    ("crossformer:CrossFormer", "CrossFormer", 224, {"num_classes": 5, "dim": (16, 16, 32, 32), "depth": (1, 1, 1, 1)}),
+    ("crossformer:CrossFormer", "CrossFormer", 224, {"num_classes": 5, "dim": (32, 32, 64, 64), "depth": (1, 1, 1, 1)}),
     (
         "levit:LeViT",
         "LeViT",
@@ -249,7 +249,6 @@ LUCIDRAINS: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
             "dim_value": 16,
         },
     ),
-    ("local_vit:LocalViT", "LocalViT", 32, VIT),
     (
         "max_vit:MaxViT",
         "MaxViT",
@@ -308,26 +307,8 @@ LUCIDRAINS: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
     (
         "sep_vit:SepViT",
         "SepViT",
-        64,
-        {"num_classes": 5, "dim": 16, "dim_head": 8, "heads": (1, 2), "depth": (1, 1), "window_size": 4},
-    ),
-    (
-        "twins_svt:TwinsSVT",
-        "Twins",
-        64,
-        {
-            "num_classes": 5,
-            "s1_emb_dim": 16,
-            "s2_emb_dim": 16,
-            "s3_emb_dim": 16,
-            "s4_emb_dim": 16,
-            "s1_patch_size": 4,
-            "s1_local_patch_size": 4,
-            "s2_local_patch_size": 4,
-            "s3_local_patch_size": 2,
-            "s4_local_patch_size": 1,
-            "s3_depth": 1,
-        },
+        56,
+        {"num_classes": 5, "dim": 16, "dim_head": 8, "heads": (1, 2), "depth": (1, 1), "window_size": 7},
     ),
     (
         "t2t:T2TViT",
