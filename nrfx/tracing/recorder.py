@@ -257,7 +257,7 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
-        if self._marks is not None:
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
             self._mark(node)
         return node
 
