@@ -3,6 +3,7 @@
 What does not fit is refused by name: other parameters, layers, dtypes or ties, a width that the model's graph fixes.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
 from nrfx.checkpoint.file import Stored
-from nrfx.checkpoint.plan import Layer
+from nrfx.checkpoint.plan import Layer, Plan
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
@@ -23,6 +24,7 @@ from nrfx.tracing import TracedModule, as_traced, propagate, trace
 from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.guards import without_taken
+from nrfx.tracing.staleness import check_layers
 
 
 def savable(module: nn.Module) -> TracedModule:
@@ -74,10 +76,16 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
     twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=dict(stored.plan.gamma0))
     try:
         propagate(twin)
+        check_layers(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
     without_taken(fresh.graphs, twin.graphs)
     twin.recompile()
+    if (name := stored.plan.unlike(built := Plan.of(twin))) is not None:
+        raise stored.misfit(
+            f"plan.{name} is {reprlib.repr(getattr(stored.plan, name))}, and the network that was built has "
+            f"{reprlib.repr(getattr(built, name))}."
+        )
     return twin
 
 
@@ -146,6 +154,7 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 f"{path} is a cross layer in the model and a plain one in the file. Pass a fresh instance of the model."
             )
     for entry in stored.plan.layers:
+        _check_size(stored, entry)
         try:
             layer = Cross.from_config(entry.config, device="meta")
         except (NrfxError, TypeError, ValueError, RuntimeError) as error:
@@ -155,6 +164,18 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 actual, expected = _described(layer), _described(places.get(path))
                 raise stored.misfit(f"{path} is {actual} in the file and {expected} in the model.")
             twin.set_submodule(path, layer)
+
+
+def _check_size(stored: Stored, layer: Layer) -> None:
+    """Refuses a layer of more generations or channels than the file holds numbers, before it takes time and memory."""
+    most = sum(stored.tensors[name].numel() for name in stored.tensors if "/" not in name)
+    for side in ("in_generations", "out_generations"):
+        generations = layer.config[side]
+        if max(len(generations), sum(map(abs, generations))) > most:
+            raise stored.misfit(
+                f"its layer {', '.join(layer.paths)} has {len(generations)} {side} of {sum(generations)} channels, and "
+                f"all its tensors together hold {most} numbers."
+            )
 
 
 def _described(module: nn.Module | None) -> str:

@@ -82,6 +82,7 @@ def load(
     check_asked(stored, optimizer, rejuvenator)
     module = restored(stored, model)
     refill = None if optimizer is None else Refill.of(stored, optimizer, model, module)
+    stored.check_named()
     if rejuvenator is not None:
         try:
             rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors, "rejuvenator"), module)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
 from nrfx.rules.registry import register
 
-ORDER = "argmax argmin argsort cummax cummin cumprod nonzero sort topk unique bincount"
+ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
     "gather scatter scatter_add scatter_reduce take take_along_dim masked_scatter masked_select "
     "index_add index_copy index_fill index_put index_reduce index_select"

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
+from nrfx.tracing.clone import computed_attributes
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
@@ -121,6 +122,7 @@ class TracedModule(fx.GraphModule):
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
+        memo.update({id(value): value.detach().clone() for value in computed_attributes(self)})
         contents = copy.deepcopy(self._contents(), memo)
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
         twin.meta = dict(self.meta)
@@ -155,6 +157,7 @@ def propagate(traced: TracedModule) -> None:
             continue
         for node in graph.nodes:
             node.meta.pop("val", None)
+            node.meta.pop("work", None)
         Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
 
 
@@ -282,7 +285,7 @@ def constants_at_trace(root: nn.Module) -> dict[str, float]:
     names = {id(p): name for name, p in root.named_parameters()}
     weights: dict[str, Tensor] = {}
     for module in root.modules():
-        weight: Any = getattr(module, "weight", None)
+        weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
         op = op_of(module)
         if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
             weights[names[id(weight)]] = weight.detach()

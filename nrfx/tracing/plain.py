@@ -32,7 +32,7 @@ class _StandIn(type):
     plain: type
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, cls.plain)
+        return isinstance(_value(instance), cls.plain)
 
     def __subclasscheck__(cls, subclass: Any) -> bool:
         return issubclass(subclass, cls.plain)

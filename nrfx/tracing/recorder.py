@@ -25,6 +25,7 @@ from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
@@ -122,6 +123,9 @@ class Arguments:
         return args, kwargs
 
 
+LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
+
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
 
@@ -142,7 +146,8 @@ class Recorder(fx.Tracer):
         (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
+        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
@@ -174,7 +179,7 @@ class Recorder(fx.Tracer):
         self._generators = _held_generators(root)
         self._random = _random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
@@ -184,7 +189,7 @@ class Recorder(fx.Tracer):
         self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
-            if node.op == "call_function" and op_of(node.target) is not None:
+            if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target

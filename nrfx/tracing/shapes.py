@@ -73,7 +73,7 @@ class Shapes:
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
-        args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        args, kwargs = resolved(node.args), resolved(node.kwargs)
         if is_border(node):
             around = self._autocast[-1]
             self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
@@ -199,20 +199,20 @@ def _default(node: fx.Node) -> Any:
     return node.args[0]
 
 
-def _resolved(argument: Any) -> Any:
+def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
         argument = argument.meta["val"]
         return torch.device("meta") if isinstance(argument, torch.device) else argument
     if isinstance(argument, tuple):
-        items = [_resolved(item) for item in argument]
+        items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
     if isinstance(argument, list):
-        return [_resolved(item) for item in argument]
+        return [resolved(item) for item in argument]
     if isinstance(argument, dict):
-        return {key: _resolved(item) for key, item in argument.items()}
+        return {key: resolved(item) for key, item in argument.items()}
     if isinstance(argument, slice):
-        return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
+        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
 
 
@@ -245,7 +245,9 @@ def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
     if not isinstance(weight, Tensor):
         return
     last = hasattr(module, "normalized_shape")
-    width = x.shape[-weight.dim() :] if last else x.shape[1:2]
+    dims = getattr(module, "_get_no_batch_dim", None)  # an instance norm may be given one example
+    axis = 0 if callable(dims) and x.dim() == dims() else 1
+    width = x.shape[-weight.dim() :] if last else x.shape[axis : axis + 1]
     if width != weight.shape:
         raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")
 

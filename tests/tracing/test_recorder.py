@@ -16,6 +16,7 @@ from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+import nrfx
 from nrfx.errors import SizeError, TraceError
 from nrfx.tracing import trace
 from nrfx.tracing.guards import is_guard
@@ -267,3 +268,15 @@ def test_a_node_knows_its_line_in_torchvision_whose_folder_begins_like_torchs() 
     gm = trace(torchvision.models.resnet18(), torch.zeros(1, 3, 32, 32))
     node = next(node for node in gm.graph.nodes if node.name == "layer1_0_conv2")
     assert "resnet.py" in node.meta["stack_trace"] and ", in forward" in node.meta["stack_trace"]
+
+
+def test_the_limits_of_a_dtype_are_those_of_the_tensor_that_comes() -> None:
+    def hidden(m: nn.Module, x: Tensor) -> Tensor:
+        return x.masked_fill(x < 0, torch.finfo(x.dtype).min).clamp(max=torch.finfo(x.dtype).eps)
+
+    gm = trace(Function(hidden), torch.zeros(2, 3))
+    assert sum(node.target is torch.finfo for node in gm.graph.nodes) == 2
+    for dtype in (torch.float32, torch.float16, torch.float64):
+        x = torch.tensor([[-1.0, 1e-9, 1.0]], dtype=dtype)
+        assert torch.equal(gm(x), hidden(gm, x))
+    assert nrfx.utilization(gm).uncounted == ()
