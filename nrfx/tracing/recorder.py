@@ -20,7 +20,7 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
@@ -224,7 +224,7 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
-        if self._marks is not None:
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
             self._mark(node)
         return node
 
@@ -237,7 +237,11 @@ class Recorder(fx.Tracer):
         """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
         assert self._marks is not None
         is_box = self._marks.mark(node)
-        value = self.value_of(node)
+        if node.op == "call_module" or (node.op == "call_function" and not is_of_torch(node.target)):
+            value = self.value_of(node)
+        else:  # runs no module, so that nothing need be as it is without a trace; an exchange takes a millisecond
+            self._shapes.fill(self.graph)
+            value = node.meta["val"]
         if is_box and not held(value):
             raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
 
