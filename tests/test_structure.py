@@ -22,10 +22,10 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
+    "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone regions codegen proxies einops_backend leaves shapes module modes known_forward causes recorder "
-    "both_modes calls parts partition staleness capture",
+    "tracing": "clone regions codegen proxies einops_backend compiled writers leaves shapes module modes known_forward "
+    "causes recorder both_modes calls parts partition staleness capture",
     "analysis": "names taught channels reinterpret in_place effects interpret residual spaces constants "
     "domain liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
 from nrfx.tracing.regions import is_border
@@ -37,7 +39,8 @@ def _called(call: Call) -> Effect:
     if is_border(call.node):
         return Effect(Family.VALUE)
     if call.module is None and _asks_for_sizes(call):
-        return Effect(Family.VALUE, out=attempt(_run, call))
+        dtype = isinstance(call.val, torch.dtype)  # labels have one of their own
+        return Effect(Family.VALUE, out=call.val if dtype else attempt(_run, call))
     if call.module is not None and not runs_known_forward(call.module):
         return unknown(call, f"{type(call.module).__name__} has a forward of its own")
     obstacle = _obstacle(call.module)
@@ -62,16 +65,11 @@ def _holds(module: nn.Module, name: str) -> bool:
     return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
 
 
-SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
-
-
 def _asks_for_sizes(call: Call) -> bool:
     """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
-    if call.node.op == "call_method":
-        return call.node.target in SIZES
-    if call.node.target is getattr:
-        return call.args[1] in ("shape", "ndim", "device", "dtype")
-    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
+    if asks_for_sizes(call.node) or call.node.target in (int, float):
+        return True
+    return not tensors((call.args, call.kwargs)) and not tensors(call.val)
 
 
 def _run(call: Call) -> Any:

@@ -24,6 +24,7 @@ from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
 from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
@@ -93,6 +94,9 @@ class Arguments:
         return args, kwargs
 
 
+_LIMITS: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Asked for the limits of a traced dtype they are nodes, so that a graph in another dtype has those of its own."""
+
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
 
@@ -103,7 +107,8 @@ class Recorder(fx.Tracer):
     def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
+        makers = (key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *_LIMITS))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
@@ -125,7 +130,7 @@ class Recorder(fx.Tracer):
         self._ambient = _ambient()
         self._random = _random_state()
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except TraceError:
             raise
@@ -134,7 +139,7 @@ class Recorder(fx.Tracer):
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
         for node in graph.nodes:
-            if node.op == "call_function" and op_of(node.target) is not None:
+            if node.op == "call_function" and (node.target in _LIMITS or op_of(node.target) is not None):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
@@ -169,6 +174,11 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
         leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
         if not leaf:
             self._enter(m)
@@ -184,6 +194,11 @@ class Recorder(fx.Tracer):
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
+
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
