@@ -2,18 +2,21 @@
 """Files: written whole or not at all, and read as values of a class whose annotations say what may stand in them."""
 
 import os
+import re
 import reprlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_type_hints
 
 from typing_extensions import is_typeddict
 
 from nrfx.errors import CheckpointError, NrfxError
+from nrfx.locks import locked
 
 Location = str | os.PathLike[str]
 T = TypeVar("T")
@@ -35,9 +38,11 @@ def write(path: Location, content: bytes) -> None:
         raise CheckpointError(
             f"{os.fspath(path)} cannot be written: there is no folder {target.parent}. Make it first."
         )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary: Path | None = None
     try:
-        with temporary.open("xb") as file:
+        remove_left(target.parent, target.name)
+        with _temporary(target) as file:
+            temporary = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +53,37 @@ def write(path: Location, content: bytes) -> None:
             "Choose a place that is writable and has room."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> BinaryIO:
+    """A new file beside the target, locked as long as it is open, so that remove_left leaves it alone."""
+    while True:
+        file = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp").open("xb")
+        if locked(file.fileno()) is not False and os.path.exists(file.name):
+            return file
+        file.close()  # remove_left came between open and lock
+
+
+def remove_left(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that killed writers of the file `name` (None: of any) left in the folder."""
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp")
+    for entry in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
+        with suppress(OSError), open(entry.path, "rb") as file:
+            if locked(file.fileno()):  # its writer lives no more
+                os.unlink(entry.path)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Makes a CheckpointError that names the place of what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} cannot be written ({error.strerror or error}). Choose a place that is writable and has room."
+        ) from error
 
 
 def text_of(path: Path, error: type[NrfxError]) -> str:

@@ -120,10 +120,13 @@ class Mismatch(Exception):
 
 
 def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(parameter or buffer, node) for each read that is not the read of a weight which the node's rule understands."""
+    """(parameter or buffer, node) for each read that is not the read of a weight which the node's rule understands, and
+    for all that the code of a box may read."""
     known = {(step.mode, step.node): step.effect for step in steps}
     direct = []
     for (mode, node), _ in known.items():
+        if (box := node.meta.get("opaque")) is not None:
+            direct += [(aliases.get(name, name), node.name) for name in box.reads]
         if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
             for user in _reading_users(node):

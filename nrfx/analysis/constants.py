@@ -112,6 +112,8 @@ def _varies(values: Tensor) -> bool:
     Most values of a network are of this kind, and ops pass over them without arithmetic. A tensor of NaNs with
     memory of its own is told as False, which costs time and no correctness.
     """
+    if not values.numel():
+        return False
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 

@@ -68,8 +68,10 @@ def itself(call: Call) -> Effect:
 
 @rule(getattr, workless=True)
 def attribute(call: Call) -> Effect:
-    """x.mT and the like; sizes are no concern of a rule."""
+    """x.mT and the like, and the fields of named tuples; sizes are no concern of a rule."""
     name = call.args[1]
+    if isinstance(call.args[0], tuple):
+        return _part(getattr(call.args[0], name), getattr)
     if name not in ("T", "mT", "H", "mH", "data"):
         return unknown(call, f"nrfx has no rule for the attribute {name}")
     if name == "data":
@@ -185,13 +187,16 @@ def channel_shuffle(call: Call) -> Effect:
 def getitem(call: Call) -> Effect:
     container, index = call.args
     if not isinstance(container, Tensor):
-        part = container[index]
-        return Effect(
-            Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True
-        )
+        return _part(container[index], operator.getitem)
     if tensors(index):
         return _indexed(call, container, index if isinstance(index, tuple) else (index,))
     return moved(call, operator.getitem)
+
+
+def _part(part: Any, apply: Callable[..., Any]) -> Effect:
+    """A part of a nest of tensors and Python values."""
+    family = Family.MOVEMENT if tensors(part) else Family.VALUE
+    return Effect(family, out=part, apply=apply, homogeneous=True)
 
 
 def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:

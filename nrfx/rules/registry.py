@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.errors import UsageError
+from nrfx.errors import AnalysisError, UsageError
 from nrfx.rules.effect import Call, Effect, unknown
 
 Rule = Callable[[Call], Effect]
@@ -47,7 +47,10 @@ class Op:
         transposes: of a matrix it gives the transpose, so that a weight may pass through it.
         flattens: it may give a weight [rows, columns, *kernel] as the matrix [rows, columns * kernel], so that a weight
             may pass through it.
+        noise: the arguments, by index or name, that say no more than how much noise there is in train mode: they may
+            differ between the modes.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
+        checks: it raises where a decision of the trace no longer holds, and gives nothing (tracing/guards.py).
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
@@ -57,6 +60,7 @@ class Op:
 
     rule: Rule
     weights: tuple[int | str, ...] = ()
+    noise: tuple[int | str, ...] = ()
     keeps_shape: bool = False
     workless: bool = False
     in_place: bool = False
@@ -65,6 +69,7 @@ class Op:
     transposes: bool = False
     flattens: bool = False
     makes: bool = False
+    checks: bool = False
     norm: bool = False
     widths: Widths | None = None
     cross_form: type[nn.Module] | None = None
@@ -140,6 +145,26 @@ def op_of(target: Any) -> Op | None:
     target = type(target) if isinstance(target, nn.Module) else target
     op = OPS.get(target)  # nearly all stand under themselves
     return op if op is not None else next((OPS[key] for key in _keys(target) if key in OPS), None)
+
+
+def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
+    """The attributes of a module that repeat a width, with their numbers, as the `widths` of its op says; else {}.
+
+    Raises:
+        AnalysisError: `widths` of a user's own op raised, or gave something else.
+    """
+    op = op_of(module)
+    if op is None or op.widths is None:
+        return {}
+    asked = f"widths={name_of(op.widths)} of the op {_title(type(module))}"
+    wanted = "it takes the module and the width that it meets, and gives {attribute: number}"
+    try:
+        widths = op.widths(module, met)
+    except Exception as error:  # whatever a function of a user's own raises
+        raise AnalysisError(f"{asked} failed ({type(error).__name__}: {error}): {wanted}.") from error
+    if not isinstance(widths, dict) or not all(isinstance(width, int) for width in widths.values()):
+        raise AnalysisError(f"{asked} gave {widths!r}: {wanted}.")
+    return widths
 
 
 def has_rule(kind: type) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.boxes import Boxes
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.partition import trace_parts
@@ -44,11 +45,13 @@ def trace(
 
     Args:
         example_inputs: a tensor, or a tuple of tensors, one per argument.
-        partial: for a model that cannot be traced whole (detection, control flow on values): trace the largest
-            submodules that can be. The result runs the model's own code with these parts as graphs; values that pass
-            between the two keep their width. For this a copy of the model is run once, in eval mode, on the example
-            inputs, which may be anything that its forward takes: a tuple holds the arguments, anything else is the only
-            one. Flops are those of the parts in this run: give it one example.
+        partial: for a model that cannot be traced whole (detection, control flow on values). The smallest submodules
+            and functions that cannot be traced become single calls of the graph, which keep the widths that they touch.
+            Where the model's own forward is what fails, or where that leaves more free, the largest submodules that can
+            be traced are graphs, and the model's own code runs around them; values that pass between the two keep their
+            width. For this copies of the model are run on the example inputs, which may be anything that its forward
+            takes: a tuple holds the arguments, anything else is the only one. Flops of parts are those of this run:
+            give it one example.
         leaves: modules that are not looked into, as classes, modules or paths: each call of one is a node of its own.
             Without a rule for its class (`nrfx.rules.rule`), a leaf pins whatever it touches. Modules of torch.nn and
             classes with a rule are leaves already.
@@ -65,10 +68,12 @@ def trace(
     """
     refuse_unsupported(model)
     wanted = Leaves.of(model, leaves)
+    if isinstance(model, TracedModule):
+        wanted = wanted.and_paths(model.facts.leaves)
     with _TRACING:
         if partial:
             return trace_parts(model, example_inputs, wanted)
-        traced = trace_whole(model, _specs(example_inputs), wanted)
+        traced = trace_whole(model, _specs(example_inputs), wanted, Boxes.of(model))
     check_dtypes(traced)
     return traced
 

@@ -4,12 +4,11 @@ Not recorded, and reported as a TraceError: control flow on the values of tensor
 by the regions of regions.py, random numbers that do not depend on the input.
 """
 
-import builtins
 import functools
 import inspect
-import operator
 import random
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,12 +22,18 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
+from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.compiled import compiled_entered
+from nrfx.tracing.decisions import Decisions
 from nrfx.tracing.einops_backend import einops_recorded
+from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
-from nrfx.tracing.proxies import SizedProxy, is_instance, writes
+from nrfx.tracing.module import HOST
+from nrfx.tracing.plain import stand_ins
+from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
+from nrfx.tracing.questions import Questions
 from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
@@ -49,14 +54,39 @@ def cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())
 
 
-def _random_state() -> tuple[object, ...]:
+def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
     """The states of the generators that a forward may draw from without a traced tensor."""
     cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), cuda
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        random.getstate(),
+        cuda,
+        numpy_state(),
+        [_state_of(one) for one in held],
+    )
 
 
-DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
-"""Values that follow from the shapes of the inputs: an `if` on one is decided while the forward is recorded."""
+def numpy_state() -> Any:
+    """The state of numpy's global generator, None where numpy is not imported."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    kind, keys, *rest = numpy.random.get_state()
+    return kind, keys.tobytes(), rest
+
+
+def _held_generators(root: nn.Module) -> list[Any]:
+    """The generators of random numbers that a module or a submodule holds as attributes."""
+    values = [value for module in root.modules() for value in vars(module).values()]
+    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return repr(generator.bit_generator.state)
 
 
 _ENTERED = ("torchvision.models.", "timm.")
@@ -94,8 +124,8 @@ class Arguments:
         return args, kwargs
 
 
-_LIMITS: tuple[Any, ...] = (torch.finfo, torch.iinfo)
-"""Asked for the limits of a traced dtype they are nodes, so that a graph in another dtype has those of its own."""
+LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -104,16 +134,33 @@ LOOKED_INTO = Leaves()
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        training: bool,
+        leaves: Leaves = LOOKED_INTO,
+        scopes: tuple[dict[str, Any], ...] = (),
+        otherwise: str = "",
+        marks: Marks | None = None,
+    ) -> None:
+        """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
+        (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        makers = (key for key, op in OPS.items() if op.makes and callable(key))
-        super().__init__(autowrap_functions=(*makers, *_LIMITS))
+        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
-        self._baked: set[fx.Node] = set()
+        self._marks = marks
+        self._scopes = scopes
+        self._otherwise = otherwise
+        self.inputs = arguments.inputs
+        self.unmoved: tuple[str, ...] = ()
+        self.decisions = Decisions(self, scopes)
+        self._questions = Questions(self.decisions, otherwise)
+        self._failed: tuple[Exception, str, str] | None = None
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
@@ -126,25 +173,36 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = _registered(root)
-        self._shapes = Shapes(root, self._arguments.inputs, self._training)
+        if self._marks is not None:
+            root.__dict__.setdefault(HOST, root)
+        self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._random = _random_state()
+        self._generators = _held_generators(root)
+        self._random = _random_state(self._generators)
         try:
             with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
-        except TraceError:
-            raise
         except Exception as error:
-            raise explained("", type(root).__name__, error) from error
+            raise self._explained(root, self.decisions.error or error) from error
+        if self.decisions.error is not None:  # the forward has caught it
+            raise self._explained(root, self.decisions.error)
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
+        without_doubles(graph)
         for node in graph.nodes:
-            if node.op == "call_function" and (node.target in _LIMITS or op_of(node.target) is not None):
+            if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
                 node.args, node.kwargs = in_order(called, node.args, node.kwargs)
         return graph
+
+    def _explained(self, root: nn.Module, error: Exception) -> TraceError:
+        if isinstance(error, TraceError):
+            return error
+        known = self._failed is not None and self._failed[0] is error
+        path, kind = self._failed[1:] if self._failed is not None and known else ("", type(root).__name__)
+        return explained(path, kind, error)
 
     def check(self) -> None:
         """Raises a TraceError unless every node of the recorded graph can be run on the shapes it gets."""
@@ -179,18 +237,20 @@ class Recorder(fx.Tracer):
         if self._is_made_here(m):
             self._enter(m)
             return forward(*args, **kwargs)
-        leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
-        if not leaf:
+        path = (self.submodule_paths or {}).get(m)
+        leaf = self.is_leaf_module(m, path or "")
+        if leaf:
+            _check_call(m, args, kwargs)
+        else:
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except TraceError:
-            raise
         except Exception as error:
-            path = (self.submodule_paths or {}).get(m)
-            if path is None:
-                raise  # the module is not registered: the place to name is its caller
-            raise explained(path, type(m).__name__, error) from error
+            # as it is, for the forward may catch what the model itself would get; of a module that is not registered
+            # the place to name is its caller
+            if path is not None and (self._failed is None or self._failed[0] is not error):
+                self._failed = (error, path, type(m).__name__)
+            raise
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
@@ -202,6 +262,7 @@ class Recorder(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
+        self.decisions.settle()
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
@@ -212,7 +273,22 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
+        if self._marks is not None:
+            self._mark(node)
         return node
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
+        proxy = super().create_proxy(*args, **kwargs)
+        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+
+    def _mark(self, node: fx.Node) -> None:
+        """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
+        assert self._marks is not None
+        is_box = self._marks.mark(node)
+        value = self.value_of(node)
+        if is_box and not held(value):
+            raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
 
     def _check_ambient(self, what: str) -> None:
         if _ambient() != self._ambient:
@@ -221,6 +297,11 @@ class Recorder(fx.Tracer):
                 "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
                 "`with torch.autocast(...):`, or use detach()."
             )
+
+    @property
+    def regions(self) -> list[fx.Proxy]:
+        """The regions that are open, outermost first."""
+        return [region for region, _ in self._regions]
 
     def open_region(
         self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
@@ -271,7 +352,10 @@ class Recorder(fx.Tracer):
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
             for owner, method, instead in list(exchanges(self)):
                 patcher.patch_method(owner, method, instead)
-            patcher.patch(vars(builtins), "isinstance", is_instance)  # a forward may ask in any file that it calls
+            for scope in self._scopes:
+                for name, stand_in in stand_ins(scope).items():
+                    patcher.patch(scope, name, stand_in)
+        self._questions.enter(patcher, module)
 
     def _check_assignments(self, root: nn.Module) -> None:
         """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
@@ -300,44 +384,24 @@ class Recorder(fx.Tracer):
         """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """The truth of a value that follows from sizes. fx raises for all others: a tensor has no values here."""
-        value = self.value(obj)
-        if value is None or isinstance(value, DECIDED):
-            return bool(value)
-        return super().to_bool(obj)
-
-    def number(self, obj: fx.Proxy) -> int | float | None:
-        """The number that a traced size is on the example inputs, None for anything else.
-
-        Python wants it plain (range, int), so it becomes a constant of the graph, and the graph checks it from now on.
-        """
-        value = self.value(obj)
-        if not isinstance(value, int | float):
-            return None
-        if obj.node not in self._baked:
-            self._baked.add(obj.node)
-            message = f"{obj.node.name} must be {value}, as in the inputs that the model was traced on: trace it again."
-            torch._assert(operator.eq(obj, value), message)
-        return value
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """The items of a tuple whose length follows from sizes."""
-        value = self.value(obj)
-        if isinstance(value, tuple | list):
-            items: Any = obj
-            return iter([items[index] for index in range(len(value))])
-        return super().iter(obj)
+    def create_arg(self, a: Any) -> Any:
+        """The argument of a node. The model, a method takes it as `self`, is an attribute of the traced one."""
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})
+        return a.node if type(a) in (SizedProxy, SizedAttribute) else super().create_arg(a)
 
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
-        node = obj.node  # the node of an attribute is made when it is asked for
+        return self.value_of(obj.node)  # the node of an attribute is made when it is asked for
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs."""
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]
 
     def _check_random(self, path: str, kind: str) -> None:
-        if _random_state() != self._random:
+        if _random_state(self._generators) != self._random:
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
@@ -366,6 +430,17 @@ def _wrapped_functions_entered() -> Iterator[None]:
         yield
     finally:
         _wrapped_fns_to_patch.update(entered)
+
+
+def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises the TypeError that a module which is recorded as one call would raise for these arguments."""
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        _signature(type(module).forward).bind(module, *args, **kwargs)
+
+
+@functools.cache
+def _signature(function: Any) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:

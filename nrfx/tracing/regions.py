@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import has_side_effect
+from torch.utils._pytree import tree_leaves
 
 from nrfx.errors import TraceError
 
@@ -45,12 +46,23 @@ def is_border(node: fx.Node) -> bool:
 
 
 def erase_empty(graph: fx.Graph) -> None:
-    """Removes the regions in which nothing happens: there a forward asked for sizes."""
+    """Removes the regions that compute no tensor: there a forward asked for sizes. Values are known (`meta["val"]`)."""
     for node in reversed(graph.nodes):
-        if node.target is end and node.prev is node.args[0]:
-            region = node.prev
+        if node.target is end and not any(_gives_tensors(inner) for inner in _between(node.args[0], node)):
+            region = node.args[0]
             graph.erase_node(node)
             graph.erase_node(region)
+
+
+def _between(first: Any, last: fx.Node) -> Iterator[fx.Node]:
+    node = first.next
+    while node is not last:
+        yield node
+        node = node.next
+
+
+def _gives_tensors(node: fx.Node) -> bool:
+    return any(isinstance(value, Tensor) for value in tree_leaves(node.meta["val"]))
 
 
 def without_gradients(graph: fx.Graph) -> frozenset[fx.Node]:

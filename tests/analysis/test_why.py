@@ -181,10 +181,13 @@ class Meeting(nn.Module):
         return self.head(y + self.op(y, self.head.weight))
 
 
+COMPUTED = "a result that is not understood (its weight or bias is computed by the network, and is no parameter)"
+
+
 @pytest.mark.parametrize(("op", "met"), [
     (lambda y, _: y.sin(), "a result that is not understood (nrfx has no rule for sin)"),
     (lambda y, _: y[:, torch.arange(8)], "a result that is not understood (a tensor indexes its channels)"),
-    (lambda y, w: F.conv2d(y, 2 * w), "the result of a convolution with a computed weight or bias"),
+    (lambda y, w: F.conv2d(y, 2 * w), COMPUTED),
     (lambda y, _: torch.mean(y, 1, keepdim=True).expand(-1, 8, -1, -1), "a summary over channels"),
 ])  # fmt: skip
 def test_what_channels_meet_is_told_in_a_sentence(op: Callable[[Tensor, Tensor], Tensor], met: str) -> None:

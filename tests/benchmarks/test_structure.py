@@ -32,6 +32,7 @@ RESULTS = {
     "matrix": "soundness.matrix_page.Outcome",
     "partial": "soundness.partial.Row",
     "budgets": "soundness.budgets.Row",
+    "fuzz": "soundness.fuzz_page.Row",
     "coverage": "coverage.row.Row",
     "digits": "study.digits_run.Trained",
     "digits_choice": "study.digits_page.Choice",

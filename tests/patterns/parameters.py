@@ -63,9 +63,30 @@ PARAMETER = {
     "addmm": Pattern(
         lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.w),
         lambda: {"b": parameter(6), "w": parameter(8, 6)},
+        free="before.0",
+    ),
+    "addmm of tokens": Pattern(
+        lambda m, x: torch.relu(m.norm(torch.addmm(m.b, x.flatten(2).mT.reshape(-1, x.size(1)), m.w))),
+        lambda: {"b": parameter(6), "w": parameter(8, 6), "norm": nn.BatchNorm1d(6)},
+        free="before.0 op.norm",
+    ),
+    "addmm with half of the bias": Pattern(
+        lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.w, beta=0.5),
+        lambda: {"b": parameter(6), "w": parameter(8, 6)},
     ),
     "tensordot": Pattern(
-        lambda m, x: torch.tensordot(x.permute(0, 2, 3, 1), m.w, 1).permute(0, 3, 1, 2), lambda: {"w": parameter(8, 6)}
+        lambda m, x: torch.tensordot(x.permute(0, 2, 3, 1), m.w, 1).permute(0, 3, 1, 2),
+        lambda: {"w": parameter(8, 6)},
+        free="before.0",
+    ),
+    "tensordot of named dims": Pattern(
+        lambda m, x: torch.tensordot(x.flatten(2).mT, m.w, dims=([2], [1])),
+        lambda: {"w": parameter(6, 8)},
+        free="before.0",
+    ),
+    "tensordot of activations": Pattern(
+        lambda m, x: torch.tensordot(m.conv(x).mean((0, 2, 3)), x, dims=([0], [1])).flatten(1),
+        lambda: {"conv": cbr(8, 8)},
     ),
     "PReLU": Pattern(lambda m, x: m.act(x - 0.5), lambda: {"act": nn.PReLU()}, free="before.0"),
     "PReLU a channel": Pattern(

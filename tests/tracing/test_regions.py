@@ -39,8 +39,7 @@ def nested(m: Joined, x: Tensor) -> Tensor:
 
 def asks_for_the_mode(m: Joined, x: Tensor) -> Tensor:
     with torch.no_grad():
-        y = x if torch.is_grad_enabled() else m.b(x)
-    return y * (2 if torch.is_grad_enabled() else 3)
+        return x if torch.is_grad_enabled() else m.b(x)  # type: ignore[no-any-return]
 
 
 def float_island(m: Joined, x: Tensor) -> Tensor:
