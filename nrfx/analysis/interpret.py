@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
-from nrfx.analysis.effects import SIZES, effect_of, op_at
+from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
@@ -33,7 +33,7 @@ from nrfx.rules import (
 )
 from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
-from nrfx.rules.registry import name_of
+from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
 from nrfx.tracing.module import ByMode
 from nrfx.tracing.regions import without_gradients

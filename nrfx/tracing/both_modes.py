@@ -25,6 +25,7 @@ from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import Arguments, Recorder
 from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.writers import read_results
 
 MODES = ("train", "eval")
 DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
@@ -87,6 +88,7 @@ def combined(
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
+        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode())
@@ -206,7 +208,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         weight = module._parameters.get("weight")
         if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
             raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
-        if type(module).__module__.startswith(_WRAPPERS):
+        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         raise TraceError(

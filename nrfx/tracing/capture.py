@@ -24,6 +24,7 @@ from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied,
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
+from nrfx.tracing.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""
@@ -111,6 +112,8 @@ def as_traced(
     facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
+    read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+    traced.recompile()
     check_dtypes(traced)
     return traced
 

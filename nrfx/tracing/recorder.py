@@ -23,6 +23,7 @@ from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
 from nrfx.tracing.decisions import Decisions
 from nrfx.tracing.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.einops_backend import einops_recorded
@@ -141,7 +142,7 @@ class Recorder(fx.Tracer):
         self._numpy = numpy_state()
         self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
@@ -193,6 +194,11 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -210,6 +216,11 @@ class Recorder(fx.Tracer):
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
+
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""

@@ -18,15 +18,6 @@ from tests.tracing.models import Function, assert_behaves_like
 BITS = ("iand", "ior", "ixor", "ilshift", "irshift")
 
 
-def test_an_attribute_of_a_value_cannot_be_set() -> None:
-    def named(m: nn.Module, x: Tensor) -> Tensor:
-        x.tag = "input"
-        return x
-
-    with pytest.raises(TraceError, match="sets the attribute tag of x"):
-        trace(Function(named), torch.zeros(2, 3))
-
-
 @pytest.mark.parametrize("name", [inplace.__name__ for inplace in AUGMENTED])
 def test_an_augmented_assignment_changes_what_shares_its_memory(name: str) -> None:
     inplace = getattr(operator, name)
