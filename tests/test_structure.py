@@ -23,11 +23,11 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
+    "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone regions codegen bytecode proxies einops_backend leaves shapes work guards module boxes modes "
-    "known_forward causes decisions plain questions recorder hosted both_modes calls parts culprits around probe worth "
-    "partition staleness capture",
+    "tracing": "clone draws regions codegen bytecode proxies einops_backend compiled writers leaves shapes work guards "
+    "module boxes modes known_forward causes decisions plain questions recorder hosted both_modes calls parts culprits "
+    "around probe worth partition staleness capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
     "domain liveness cost gammas not_understood utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "

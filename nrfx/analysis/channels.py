@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from nrfx.rules import Effect, Family, Norm, Pin, Reading, op_of, reads_as_weight
+from nrfx.rules import Effect, Family, Norm, Pin, Reading, reads_as_weight
+from nrfx.rules.registry import gives_matrix, transposes
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,7 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
 def _reading_users(node: fx.Node) -> Iterator[fx.Node]:
     """The users of a tensor that the graph reads; behind a transposition or a view of a weight, the users of that."""
     for user in node.users:
-        op = op_of(user.target) if user.op in ("call_function", "call_method") else None
-        passes = op is not None and (op.transposes or op.flattens) and reads_as_weight(node, user)
+        passes = (transposes(user) or gives_matrix(user)) and reads_as_weight(node, user)
         yield from _reading_users(user) if passes else (user,)
 
 

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from nrfx.analysis.obstacles import obstacle
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.boxes import Box
 from nrfx.tracing.module import ByMode
@@ -41,8 +42,10 @@ def _called(call: Call) -> Effect:
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
     if is_border(call.node):
         return Effect(Family.VALUE)
-    if call.module is None and not _checks(call.node) and (_asks_for_sizes(call) or isinstance(call.val, _FACTS)):
-        return Effect(Family.VALUE, out=attempt(_run, call) if _asks_for_sizes(call) else call.val)
+    sizes = _asks_for_sizes(call)
+    if call.module is None and not _checks(call.node) and (sizes or isinstance(call.val, _FACTS)):
+        known = not sizes or isinstance(call.val, torch.dtype)  # labels have a dtype of their own
+        return Effect(Family.VALUE, out=call.val if known else attempt(_run, call))
     hindered = obstacle(call.module) if call.module is not None else None
     if hindered is None:
         return rule_of(call.node, call.module)(call)
@@ -65,16 +68,13 @@ def _checks(node: fx.Node) -> bool:
 
 _FACTS = (bool, str, torch.dtype, torch.device)
 """Values that say something of a tensor that does not depend on its widths: x.is_cuda, torch.is_floating_point(x)."""
-SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
 
 
 def _asks_for_sizes(call: Call) -> bool:
     """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
-    if call.node.op == "call_method":
-        return call.node.target in SIZES
-    if call.node.target is getattr:
-        return call.args[1] in ("shape", "ndim", "device", "dtype")
-    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
+    if asks_for_sizes(call.node) or call.node.target in (int, float):
+        return True
+    return not tensors((call.args, call.kwargs)) and not tensors(call.val)
 
 
 def _run(call: Call) -> Any:

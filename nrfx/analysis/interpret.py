@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
-from nrfx.analysis.effects import SIZES, effect_of, op_at
+from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
@@ -33,7 +33,7 @@ from nrfx.rules import (
 )
 from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
-from nrfx.rules.registry import name_of
+from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
 from nrfx.tracing.module import ByMode
 from nrfx.tracing.regions import without_gradients
@@ -262,12 +262,11 @@ class LabelInterpreter:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
         tensor = self.tensors.get(name)
-        if tensor is None and not isinstance(call.val, Tensor):  # a module that a call is given
-            return Effect(Family.VALUE, out=call.val)
-        shape_now = call.val.shape if tensor is None else self.shape_of(name)
-        labels = fill(call.opaque(f"the tensor {name}, which the graph reads directly"), shape_now)
-        opaque = Effect(Family.SOURCE, out=labels)
-        if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
+        reason = f"the tensor {name}, which the graph reads directly"
+        if tensor is None:  # one that the forward makes; or the model itself, for a method of it that is one call
+            return Effect(Family.SOURCE, out=call.opaque_like(call.val, reason))
+        opaque = Effect(Family.SOURCE, out=fill(call.opaque(reason), self.shape_of(name)))
+        if not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
             return opaque
         axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))
         if axis is None:

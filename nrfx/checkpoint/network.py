@@ -21,8 +21,8 @@ from nrfx.rewrite.literals import put_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
 from nrfx.tracing import TracedModule, as_traced, propagate, trace
-from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.guards import without_taken
 from nrfx.tracing.staleness import check_layers
 

@@ -79,7 +79,18 @@ def option_fault(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> str
     for key, own in defaults.items():
         if key in options and _kind(options[key]) != _kind(own):
             return f"{key} is {_described(options[key])}; expected {_kind(own)}, such as {own!r}"
+        if key in options and not _in_range(key, options[key]):
+            return f"{key} is {_described(options[key])}; expected {'betas in [0, 1)' if key == 'betas' else '64 bits'}"
     return None
+
+
+def _in_range(key: str, value: Any) -> bool:
+    """Whether a step can compute with a number, or with each number of a tuple."""
+    if isinstance(value, tuple | list):
+        return all(_in_range(key, item) for item in value)
+    if key == "betas":
+        return bool(0 <= value < 1)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def _kind(value: Any) -> str:

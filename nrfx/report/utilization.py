@@ -90,7 +90,7 @@ def _verdict(u: Utilization) -> Text:
         return Text("nothing to give back: every gamma-dead channel is held, for the reasons below", style="yellow")
     if not u.gammas.can_die:
         return Text("nothing is known of it: no gamma can die, for the reasons below", style="yellow")
-    if u.not_understood:
+    if u.not_understood or u.uncounted:
         return Text("what is understood is alive: there is nothing to give back", style="yellow")
     return Text("all of it is alive: there is nothing to give back", style="green")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
-from nrfx.rules.registry import named, register
+from nrfx.labels import NONE, collapse, fill
+from nrfx.rules.effect import Call, Effect, Family, attempt, tensors, unknown
+from nrfx.rules.registry import named, register, rule
 
 ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
@@ -25,7 +26,7 @@ WRITTEN = (
     "bernoulli_ bitwise_and_ bitwise_left_shift_ bitwise_not_ bitwise_or_ bitwise_right_shift_ bitwise_xor_ ceil_ "
     "copy_ cos_ cumprod_ cumsum_ eq_ erf_ fill_ floor_ ge_ gt_ index_add_ index_copy_ index_fill_ index_put_ le_ lt_ "
     "index_reduce_ logical_and_ logical_not_ logical_or_ logical_xor_ masked_scatter_ nan_to_num_ ne_ normal_ random_ "
-    "requires_grad_ resize_ resize_as_ round_ scatter_ scatter_add_ scatter_reduce_ sign_ sin_ uniform_ zero_"
+    "resize_ resize_as_ round_ scatter_ scatter_add_ scatter_reduce_ sign_ sin_ uniform_ zero_"
 )
 FACTORIES = (
     *(torch.arange, torch.linspace, torch.zeros, torch.ones, torch.empty, torch.eye, torch.tensor),
@@ -82,12 +83,33 @@ register(
 )
 register(made, *FACTORIES, makes=True, workless=True)
 register(made, torch.full, makes=True, fill=1, workless=True)
-register(made, torch.full_like, fill=1, workless=True)
-register(made, "new_full", fill=2, workless=True)
-register(made, "new_empty", "new_zeros", "new_ones", "new_tensor", "new_empty_strided", workless=True)
+register(made, "new_full", makes=True, fill=2, workless=True)
 register(
     made,
-    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.rand_like, torch.randn_like),
-    *(torch.randint_like, torch.meshgrid),
+    *("new_empty", "new_zeros", "new_ones", "new_tensor", "new_empty_strided"),
+    makes=True,
     workless=True,
 )
+register(
+    made,
+    *(torch.empty_like, torch.rand_like, torch.randn_like, torch.randint_like, torch.meshgrid),
+    workless=True,
+)
+
+
+@rule(torch.full_like, fill=1, workless=True)
+@rule(torch.zeros_like, torch.ones_like, workless=True)
+def filled_like(call: Call) -> Effect:
+    """One number for each element of another tensor: a channel of it comes and goes with that of the other."""
+    labels: Tensor = call.args[0]
+    if not call.val.is_floating_point() or tensors(call.args[1:]):
+        return made(call)
+    alike = collapse(labels).numel() == 1
+    number = call.argument(1, "fill_value", 0.0 if call.node.target is torch.zeros_like else 1.0)
+    return Effect(
+        Family.POINTWISE,
+        out=fill(NONE, labels.shape) if alike else labels,
+        apply=lambda x, *_, **__: torch.full_like(x, number),
+        homogeneous=number == 0,
+        numbers=(number,),
+    )

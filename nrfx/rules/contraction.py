@@ -167,14 +167,6 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(F.linear, weights=(1, 2, "weight", "bias"))
-def functional_linear(call: Call) -> Effect:
-    layer = Layer.given(call)
-    if layer is None:
-        return computed(call, prod(call.val.shape) * call.argument(1, "weight").shape[1])
-    return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
-
-
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
+from nrfx.rules.pointwise import detached
 from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
 from nrfx.rules.ties import ties_along
 
@@ -77,9 +78,7 @@ def attribute(call: Call) -> Effect:
     if name not in ("T", "mT", "H", "mH", "data"):
         return unknown(call, f"nrfx has no rule for the attribute {name}")
     if name == "data":
-        if all(user.op == "call_method" and user.target in ("size", "dim") for user in call.node.users):
-            return Effect(Family.IDENTITY, out=call.args[0])  # asked for its sizes alone
-        return unknown(call, "x.data is detached from what x teaches")
+        return detached(call)
     return moved(call, lambda x, *_: getattr(x, name))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
-from nrfx.rules.registry import named, register, rule
+from nrfx.rules.registry import asks_for_sizes, named, register, rule
 from nrfx.rules.ties import ties_along, ties_in_units
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -84,11 +84,14 @@ def cast(call: Call) -> Effect:
 
 @rule("detach", torch.detach, workless=True)
 def detached(call: Call) -> Effect:
-    return Effect(
-        Family.IDENTITY,
-        out=call.args[0],
-        pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),),
-    )
+    """Also x.data. Where it is asked for sizes alone, nothing is read."""
+    labels: Tensor = call.args[0]
+    read = not all(asks_for_sizes(user) for user in call.node.users)
+    pins = (call.pin(labels, "a detached branch reads it without teaching it"),) if read else ()
+    return Effect(Family.IDENTITY, out=labels, pins=pins)
+
+
+register(identity, "requires_grad_", "retain_grad", flags=True, workless=True)
 
 
 def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:

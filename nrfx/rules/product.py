@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from nrfx.labels import OPAQUE, coalesce, collapse, layout
-from nrfx.rules.contraction import Layer, per_example, weighted
+from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
-from nrfx.rules.registry import gives_matrix, op_of, rule
+from nrfx.rules.registry import gives_matrix, rule, transposes
 from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
@@ -253,37 +253,43 @@ def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, give
     return _reads(call, at, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
 
 
+@rule(F.linear, weights=(1, 2, "weight", "bias"))
+def functional_linear(call: Call) -> Effect:
+    """x W^T + b."""
+    labels, matrix = call.args[0], call.argument(1, "weight")
+    node = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["weight"]
+    given, bias = _given(call, node), call.attribute(2, "bias")
+    if given is None or matrix.dim() != 2 or (bias is None and call.argument(2, "bias") is not None):
+        return computed(call, prod(call.val.shape) * matrix.shape[-1])
+    axis = labels.dim() - 1
+    return _reads(call, 1, given, labels, axis, axis, 1, bias)
+
+
 def _shown(call: Call) -> str:
     return f"einsum {call.args[0]!r}" if isinstance(call.args[0], str) else "tensordot"
 
 
 def weight(call: Call, index: int) -> tuple[str, bool] | None:
-    """(name, whether transposed) of a parameter given at `index`, None for others.
-
-    Transpositions and the view of a kernel as a matrix may lie between: [rows, columns, *kernel] to [rows, the rest].
-    """
+    """(name, whether transposed) of a parameter given at `index`, None for others."""
     if len(call.node.args) <= index and not isinstance(call.node.args[-1], tuple | list):
         return None
     args = call.node.args if len(call.node.args) > index else (call.node.args[0], *call.node.args[1])  # type: ignore[misc]
-    node: Any = args[index]
+    return _given(call, args[index])
+
+
+def _given(call: Call, node: Any) -> tuple[str, bool] | None:
+    """(name, whether transposed) of a parameter, None for any other node.
+
+    Transpositions and the view of a kernel as a matrix may lie between: [rows, columns, *kernel] to [rows, the rest].
+    """
     flipped = False
-    while isinstance(node, fx.Node) and _transposes(node):
+    while isinstance(node, fx.Node) and transposes(node):
         node, flipped = node.args[0], not flipped
-    if isinstance(node, fx.Node) and _flattens(node) and gives_matrix(node):
+    if isinstance(node, fx.Node) and gives_matrix(node):
         node = node.args[0]
     if not (isinstance(node, fx.Node) and node.op == "get_attr"):
         return None
     return call.name(str(node.target)), flipped
-
-
-def _transposes(node: fx.Node) -> bool:
-    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
-    return op is not None and op.transposes
-
-
-def _flattens(node: fx.Node) -> bool:
-    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
-    return op is not None and op.flattens
 
 
 def _linear(call: Call, at: int, given: Any) -> Effect:
@@ -319,14 +325,14 @@ def _reads(
         flat=bool(kernel),
         functional=True,
         transposed=rows_dim == 1,
-        operand=1 - at if bias is None else 1,  # behind the bias
+        operand=at - 1 if at else 1,  # in front of the matrix, or behind it
     )
     if not isinstance(call.parameter(name), nn.Parameter) or len(shape) < 2 or (kernel and rows_dim != 0):
-        return unknown(call, f"a product with {name}, which is no matrix of parameters")
+        return unknown(call, f"it multiplies with {name}, which is no matrix of parameters")
     if kernel and not _fills(layout(labels, axis), prod(kernel)):
-        return unknown(call, f"a product with {name} as a matrix, whose kernel meets several channels")
+        return unknown(call, f"a column of {name}, read as a matrix, is a kernel that meets several channels")
     if axis != out_axis:
-        return unknown(call, "a product with a parameter that moves dims too")
+        return unknown(call, "its product with a parameter moves dims too")
     return weighted(call, layer, labels, axis)
 
 

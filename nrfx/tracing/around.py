@@ -5,13 +5,14 @@ that takes or gives, it is the one around it; never the model itself.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from torch import nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.boxes import Boxes, Calls
+from nrfx.tracing.boxes import NO_BOXES, Boxes, Calls
 from nrfx.tracing.culprits import Culprit, culprits
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ def around(attempt: Callable[[Boxes], T], model: nn.Module, calls: Callable[[Box
     Raises:
         TraceError: no submodule or function can stand for what cannot be traced.
     """
+    with suppress(TraceError):  # without boxes no value is asked for before it is needed: several times as fast
+        return attempt(NO_BOXES), NO_BOXES
     boxes, barred = Boxes(calls=calls), set[str]()
     while True:
         try:

@@ -3,10 +3,7 @@
 The model is traced on shells of itself: it is never run, never switched and never written to.
 """
 
-import random
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,14 +16,16 @@ from nrfx.tracing.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.codegen import TracedCode
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
 from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import Arguments, Recorder, cuda_is_used
+from nrfx.tracing.recorder import Arguments, Recorder
 from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.writers import read_results
 
 MODES = ("train", "eval")
 DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
@@ -89,6 +88,7 @@ def combined(
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
+        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode())
@@ -208,7 +208,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         weight = module._parameters.get("weight")
         if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
             raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
-        if type(module).__module__.startswith(_WRAPPERS):
+        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         raise TraceError(
@@ -240,23 +240,6 @@ def shell_of(model: nn.Module) -> Any:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."
         ) from error
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Sets the random generators of Python, numpy and torch back at the end. GPUs and numpy count where they are in use
-    already."""
-    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
-    state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpys = None if numpy is None else numpy.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(numpys)
 
 
 def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:

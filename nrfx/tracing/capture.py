@@ -1,9 +1,9 @@
 """From a model and example inputs to a traced module.
 
 The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
-Python wants as a plain number (range, int) becomes that number and a check. Regions without gradients and of autocast
-are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
+never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and so is a
+number that Python wants plain (range, an index): the graph checks them (guards.py). Regions without gradients and of
+autocast are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
 graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
@@ -24,6 +24,7 @@ from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied,
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
+from nrfx.tracing.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""
@@ -111,6 +112,8 @@ def as_traced(
     facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
+    read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+    traced.recompile()
     check_dtypes(traced)
     return traced
 

@@ -37,7 +37,7 @@ from nrfx.tracing.module import HOST, TracedModule
 from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.probe import Probe
 from nrfx.tracing.recorder import Arguments
-from nrfx.tracing.worth import open_params
+from nrfx.tracing.worth import hidden_params, open_params
 
 
 def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
@@ -52,8 +52,8 @@ def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> Traced
     if args and all(isinstance(x, Tensor) for x in args):
         specs = tuple((tuple(x.shape), x.dtype) for x in args)
         try:
-            whole, boxes = around(lambda boxes: trace_whole(model, specs, leaves, boxes), model, probe.of_boxes())
-            if not boxes.reasons:
+            whole, _ = around(lambda boxes: trace_whole(model, specs, leaves, boxes), model, probe.of_boxes())
+            if not hidden_params(whole.graphs.values(), whole):
                 return whole
         except TraceError as error:
             why = str(error)
@@ -206,7 +206,7 @@ class _Choice:
         (nest,) = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output").args
         if len(pytree.tree_leaves(nest)) != output.num_leaves:
             return "its graph gives another number of values than its forward."
-        if boxes.reasons:
+        if hidden_params((one.graph for captures in captured.values() for _, one in captures), module):
             self._boxed[path] = ": ".join(next(iter(boxes.reasons.items())))
         return captured
 

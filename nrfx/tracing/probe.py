@@ -15,9 +15,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.boxes import Boxes, alike, on_meta
 from nrfx.tracing.clone import shell
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.leaves import exchanged
 
 

@@ -1,13 +1,12 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
-by the regions of regions.py, random numbers that do not depend on the input.
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
 import functools
 import inspect
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,12 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
@@ -47,45 +48,6 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
-
-
-def cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())
-
-
-def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
-    """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        cuda,
-        numpy_state(),
-        [_state_of(one) for one in held],
-    )
-
-
-def numpy_state() -> Any:
-    """The state of numpy's global generator, None where numpy is not imported."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    kind, keys, *rest = numpy.random.get_state()
-    return kind, keys.tobytes(), rest
-
-
-def _held_generators(root: nn.Module) -> list[Any]:
-    """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for module in root.modules() for value in vars(module).values()]
-    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    return repr(generator.bit_generator.state)
 
 
 _ENTERED = ("torchvision.models.", "timm.")
@@ -176,16 +138,17 @@ class Recorder(fx.Tracer):
             root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._generators = _held_generators(root)
-        self._random = _random_state(self._generators)
+        self._generators = held_generators(root)
+        self._numpy = numpy_state()
+        self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._check_random("", type(root).__name__)
+        self._check_random("", type(root).__name__, numpy_state())
         self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
@@ -231,6 +194,11 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -249,6 +217,11 @@ class Recorder(fx.Tracer):
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         self.decisions.settle()
@@ -262,7 +235,7 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
-        if self._marks is not None:
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
             self._mark(node)
         return node
 
@@ -275,7 +248,11 @@ class Recorder(fx.Tracer):
         """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
         assert self._marks is not None
         is_box = self._marks.mark(node)
-        value = self.value_of(node)
+        if node.op == "call_module" or (node.op == "call_function" and not is_of_torch(node.target)):
+            value = self.value_of(node)
+        else:  # runs no module, so that nothing need be as it is without a trace; an exchange takes a millisecond
+            self._shapes.fill(self.graph)
+            value = node.meta["val"]
         if is_box and not held(value):
             raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
 
@@ -385,12 +362,15 @@ class Recorder(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """The value of a node on the example inputs."""
+        if "val" in node.meta:
+            return node.meta["val"]
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]
 
-    def _check_random(self, path: str, kind: str) -> None:
-        if _random_state(self._generators) != self._random:
+    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
+        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
+        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "

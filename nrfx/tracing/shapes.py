@@ -116,7 +116,7 @@ class Shapes:
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
-            kwargs = {**kwargs, "device": "meta"}
+            args, kwargs = pytree.tree_map(_number, (args, {**kwargs, "device": "meta"}))
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _attribute(self, source: Any, name: str, *default: Any) -> Any:
@@ -129,6 +129,10 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.flags:
+            return args[0]
+        if op is not None and op.makes:
+            args = (args[0], *pytree.tree_map(_number, args[1:]))
         # unsqueeze_ and its like change the shape of the very tensor that is an earlier node's value.
         me = args[0].detach() if str(node.target).endswith("_") and isinstance(args[0], Tensor) else args[0]
         return getattr(me, str(node.target))(*args[1:], **kwargs)
@@ -214,6 +218,13 @@ def resolved(argument: Any) -> Any:
     if isinstance(argument, slice):
         return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+
+def _number(value: Any) -> Any:
+    """A number of the kind that a tensor without dims holds, in its place: torch.full fills with either."""
+    if not (isinstance(value, Tensor) and value.dim() == 0):
+        return value
+    return 0.0 if value.is_floating_point() else False if value.dtype == torch.bool else 0
 
 
 def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:

@@ -22,6 +22,12 @@ def open_params(graphs: Iterable[fx.Graph], root: nn.Module) -> int:
     return sum(counted.values())
 
 
+def hidden_params(graphs: Iterable[fx.Graph], root: nn.Module) -> int:
+    """The parameters that boxes of the graphs may read: with none, no other cut of the model leaves more free."""
+    names = {name for graph in graphs for node in graph.nodes if (box := node.meta.get("opaque")) for name in box.reads}
+    return sum(p.numel() for name, p in root.named_parameters(remove_duplicate=False) if name in names)
+
+
 def _ends(node: fx.Node) -> bool:
     return node.op == "output" or "opaque" in node.meta
 

@@ -188,6 +188,7 @@ def test_state_that_does_not_fit_its_parameter_is_refused_when_it_is_loaded(
     (lambda o: o["options"]["dict"].update(lr="high"), "option lr is 'high'; expected a number, such as 0.1"),
     (lambda o: o["options"]["dict"].update(nesterov=1), "option nesterov is 1; expected true, false or none"),
     (lambda o: o["options"]["dict"].update(momentum=[0.9]), r"option momentum is \[0.9\]; expected a number"),
+    (lambda o: o["options"]["dict"].update(lr=2**70), "option lr is 1180591620717411303424; expected 64 bits"),
     (lambda o: o["names"].append(o["names"][0]), "its optimizer trains conv1.weight more than once"),
 ])  # fmt: skip
 def test_options_of_another_kind_are_refused(file: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:

@@ -51,6 +51,32 @@ PARAMETER = {
         lambda: {"w": parameter(8, 6), "b": parameter(6)},
         free="before.0",
     ),
+    **{
+        f"x @ {title}": Pattern(
+            lambda m, x, turned=turned: x.mean((2, 3)) @ turned(m.w), lambda: {"w": parameter(6, 8)}, free="before.0"
+        )
+        for title, turned in {
+            "W.t()": lambda w: w.t(),
+            "W.T": lambda w: w.T,
+            "W.view(6, -1).t()": lambda w: w.view(6, -1).t(),
+            "W.reshape(6, 8).mT": lambda w: w.reshape(6, 8).mT,
+        }.items()
+    },
+    "F.linear of a kernel": Pattern(
+        lambda m, x: F.linear(F.unfold(x, 3, padding=1).mT, m.w.view(6, -1), m.b),
+        lambda: {"w": parameter(6, 8, 3, 3), "b": parameter(6)},
+        free="before.0",
+    ),
+    "F.linear by name": Pattern(
+        lambda m, x: F.linear(x.mean((2, 3)), weight=m.w.flatten(1), bias=m.b),
+        lambda: {"w": parameter(6, 8), "b": parameter(6)},
+        free="before.0",
+    ),
+    "bias behind a norm": Pattern(
+        lambda m, x: torch.relu(m.norm(m.conv(x)) + m.bias),
+        lambda: {"conv": nn.Conv2d(8, 6, 1), "norm": nn.BatchNorm2d(6), "bias": parameter(6, 1, 1)},
+        free="before.0 op.conv",
+    ),
     "W @ x": Pattern(lambda m, x: (m.w @ x.flatten(2)).mT, lambda: {"w": parameter(6, 8)}, free="before.0"),
     "einsum": Pattern(lambda m, x: torch.einsum("nchw,cd->ndhw", x, m.w), lambda: {"w": parameter(8, 6)}),
     "einsum of weight first": Pattern(

@@ -1,6 +1,7 @@
 """The report of a utilization: a line a layer, the totals, who wastes most, and what is held."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,11 @@ def hooked(layers: slice) -> nrfx.Utilization:
     for layer in [module for module in model.modules() if not list(module.children())][layers]:
         layer.register_forward_hook(nn.Identity())
     return nrfx.utilization(nrfx.trace(nn.Sequential(model, nn.Conv2d(3, 2, 1)), torch.zeros(1, 3, 9, 9)))
+
+
+def test_work_outside_of_the_parts_is_not_called_alive() -> None:
+    u = replace(measured("resnet", 0.0), uncounted=("The model (Detector): its inputs are not tensors",))
+    assert "all of it is alive" not in render(utilization_report(u), 80)
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

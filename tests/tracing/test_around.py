@@ -120,6 +120,24 @@ def test_a_box_keeps_the_widths_that_it_touches_and_is_named_with_its_reason_and
     assert usage.flops.total == count.get_total_flops() // 2 // X[0]
 
 
+class Two(nn.Module):
+    """Takes two inputs, and joins them by their values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.last = unit(3, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.last(turned(self.one(x) + self.one(y), 0.1))
+
+
+def test_a_model_of_several_inputs_is_one_graph() -> None:
+    net, given = Two().double().eval(), (examples(), examples(1))
+    gm = trace(net, given, partial=True).eval()
+    assert gm.facts.boxes == (f"{__name__}:turned",)
+    assert torch.equal(gm(*given), net(*given))
+
+
 def test_a_function_that_cannot_be_traced_is_one_call() -> None:
     net = built(lambda net, y: turned(y, 0.1), router=nn.Identity())
     gm = trace(net, examples(), partial=True)
