@@ -27,7 +27,7 @@ ORDER: Mapping[str, str] = {
     "tracing": "clone bytecode proxies leaves shapes guards module modes known_forward causes decisions plain "
     "questions recorder both_modes calls parts partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
-    "domain liveness cost utilization tie_graph why",
+    "domain liveness cost utilization tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "

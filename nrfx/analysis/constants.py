@@ -150,6 +150,13 @@ class Propagation:
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))
 
+    def source(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The values of a parameter or buffer that the graph reads; what comes in varies."""
+        one = tensors(step.effect.out)[0].numel() == 1 and step.node.meta["val"].is_floating_point()
+        if step.node.op == "get_attr" and (step.effect.sites or one):
+            return self.weight(str(step.node.target))
+        return self.varying(step, args, kwargs)
+
     def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
 
@@ -315,7 +322,7 @@ def _by_label(labels: Tensor, values: Tensor) -> Tensor:
 
 
 _BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: Propagation.varying,
+    Family.SOURCE: Propagation.source,
     Family.UNKNOWN: Propagation.varying,
     Family.SINK: Propagation.varying,
     Family.IDENTITY: Propagation.identity,
