@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nrfx.errors import TraceError
-from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import shell
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.shapes import InputSpec
 

@@ -85,6 +85,10 @@ class Decisions:
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}" if frame else "in torch"
         self.questions.setdefault(name, where)
 
+    def is_settled(self, kinds: tuple[str, ...]) -> bool:
+        """Whether the forward is in a region of one of these kinds."""
+        return any(region.node.args[0] in kinds for region in self._tracer.regions)
+
     def number(self, asked: Any, frame: types.FrameType, kind: str = "") -> int | float:
         """The number that a value is on the example inputs, which Python wants plain."""
         value = self._tracer.value(asked)

@@ -18,7 +18,13 @@ from torch.fx import _symbolic_trace
 from nrfx.tracing.decisions import Decisions
 from nrfx.tracing.plain import type_stand_in
 
-_ASKED = ("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled")
+_SETTLED_BY = {
+    "is_grad_enabled": ("no_grad", "enable_grad", "set_grad_enabled"),
+    "is_autocast_enabled": ("autocast",),
+    "is_inference_mode_enabled": (),
+}
+"""What is asked, and the regions of a graph (regions.py) that say the answer for what runs in them."""
+
 _DENIED = ("is_fx_tracing", "is_fx_symbolic_tracing")
 _MACHINERY = ("torch.", "nrfx.tracing.")
 
@@ -28,20 +34,23 @@ class Questions:
 
     def __init__(self, decisions: Decisions, otherwise: str) -> None:
         """`otherwise`: the function to which the answer is the other one."""
-        asked = {name: getattr(torch, name) for name in _ASKED}
+        asked = {name: getattr(torch, name) for name in _SETTLED_BY}
         denied = {name: getattr(_symbolic_trace, name) for name in _DENIED}
         self._originals = {id(function): (name, function) for name, function in (asked | denied).items()}
         self._instead = {name: _noting(function, decisions, name == otherwise) for name, function in asked.items()}
         self._instead |= {name: _denying(function) for name, function in denied.items()}
         self._seen: set[int] = set()
+        self._entered: set[type] = set()
 
     def enter(self, patcher: Any, module: nn.Module) -> None:
         """Exchanges the functions in the files that the forward of a module, or a function that they import, is in."""
         if not self._seen:
             self._exchange(patcher, vars(torch))
             self._exchange(patcher, vars(_symbolic_trace))
-        for scope in _scopes(module):
-            self._follow(patcher, scope)
+        if type(module) not in self._entered:
+            self._entered.add(type(module))
+            for scope in _scopes(module):
+                self._follow(patcher, scope)
 
     def _follow(self, patcher: Any, scope: dict[str, Any]) -> None:
         if id(scope) in self._seen or f"{scope.get('__name__')}.".startswith(_MACHINERY):
@@ -87,8 +96,10 @@ def _noting(original: Callable[..., Any], decisions: Decisions, flipped: bool) -
         scope = f"{sys._getframe(1).f_globals.get('__name__')}."
         if scope.startswith(_MACHINERY) or threading.get_ident() != thread:
             return original(*args)
-        decisions.ask(original.__name__)
-        return original(*args) != flipped
+        if not decisions.is_settled(_SETTLED_BY[original.__name__]):
+            decisions.ask(original.__name__)
+            return original(*args) != flipped
+        return original(*args)
 
     return asked
 

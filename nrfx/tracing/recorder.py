@@ -1,13 +1,12 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
-Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
-random numbers that do not depend on the input.
+Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
 import functools
 import inspect
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,15 +20,21 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
+from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.draws import held_generators, numpy_state, random_state
+from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
+from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
+from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
 
 
@@ -43,53 +48,6 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
-
-
-def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
-    """Stands for autocast's methods in a forward. enabled=False is refused too: a caller may have autocast enabled."""
-    raise TraceError(
-        f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
-        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
-    )
-
-
-def cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())
-
-
-def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
-    """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        cuda,
-        numpy_state(),
-        [_state_of(one) for one in held],
-    )
-
-
-def numpy_state() -> Any:
-    """The state of numpy's global generator, None where numpy is not imported."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    kind, keys, *rest = numpy.random.get_state()
-    return kind, keys.tobytes(), rest
-
-
-def _held_generators(root: nn.Module) -> list[Any]:
-    """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for module in root.modules() for value in vars(module).values()]
-    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    return repr(generator.bit_generator.state)
 
 
 _ENTERED = ("torchvision.models.", "timm.")
@@ -127,6 +85,9 @@ class Arguments:
         return args, kwargs
 
 
+LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
+
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
 
@@ -141,16 +102,19 @@ class Recorder(fx.Tracer):
         leaves: Leaves = LOOKED_INTO,
         scopes: tuple[dict[str, Any], ...] = (),
         otherwise: str = "",
+        marks: Marks | None = None,
     ) -> None:
-        """Takes the globals of the code in which int(n) stays symbolic, and a question to which the answer is another
-        (questions.py)."""
+        """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
+        (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
+        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
+        self._marks = marks
         self._scopes = scopes
         self._otherwise = otherwise
         self.inputs = arguments.inputs
@@ -158,6 +122,7 @@ class Recorder(fx.Tracer):
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self._failed: tuple[Exception, str, str] | None = None
+        self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         # reversed, so that of several names of one tensor the first is written last and stays
@@ -169,22 +134,25 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = _registered(root)
+        if self._marks is not None:
+            root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._generators = _held_generators(root)
-        self._random = _random_state(self._generators)
+        self._generators = held_generators(root)
+        self._numpy = numpy_state()
+        self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._check_random("", type(root).__name__)
+        self._check_random("", type(root).__name__, numpy_state())
         self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
-            if node.op == "call_function" and op_of(node.target) is not None:
+            if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
@@ -226,6 +194,11 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -244,25 +217,88 @@ class Recorder(fx.Tracer):
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         self.decisions.settle()
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        if _ambient() != self._ambient:
-            raise TraceError(
-                f"{describe(node)} runs in a no_grad, set_grad_enabled, inference_mode or autocast region of "
-                "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
-                "region outside the model, or use detach()."
-            )
+        self._check_ambient(describe(node))
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
+            self._mark(node)
         return node
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
+        proxy = super().create_proxy(*args, **kwargs)
+        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+
+    def _mark(self, node: fx.Node) -> None:
+        """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
+        assert self._marks is not None
+        is_box = self._marks.mark(node)
+        if node.op == "call_module" or (node.op == "call_function" and not is_of_torch(node.target)):
+            value = self.value_of(node)
+        else:  # runs no module, so that nothing need be as it is without a trace; an exchange takes a millisecond
+            self._shapes.fill(self.graph)
+            value = node.meta["val"]
+        if is_box and not held(value):
+            raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
+
+    def _check_ambient(self, what: str) -> None:
+        if _ambient() != self._ambient:
+            raise TraceError(
+                f"{what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
+                "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
+                "`with torch.autocast(...):`, or use detach()."
+            )
+
+    @property
+    def regions(self) -> list[fx.Proxy]:
+        """The regions that are open, outermost first."""
+        return [region for region, _ in self._regions]
+
+    def open_region(
+        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
+    ) -> None:
+        """Begins a region of that kind in the graph, and here."""
+        self._check_ambient(f"A region of torch.{kind}")
+        around = self._ambient
+        enter()
+        self._ambient = _ambient()
+        self._regions.append((self.create_proxy("call_function", begin, (kind, *args), kwargs, name=kind), around))
+
+    def close_region(self, leave: Callable[[], Any]) -> Any:
+        """Ends the innermost region in the graph, and here."""
+        result = leave()
+        region, self._ambient = self._regions.pop()
+        self.create_proxy("call_function", end, (region,), {})
+        return result
+
+    @contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """The gradient mode of the forward, in code for which an autograd function has switched gradients off."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self._ambient[0]))  # a `with` block would be recorded
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    def plain(self, value: Any) -> Any:
+        """The value, or what it stands for on the example inputs if it is traced."""
+        return self.value(value) if isinstance(value, fx.Proxy) else value
 
     def _constant_under(self, node: fx.Node) -> fx.Node | None:
         """The constant whose memory the first argument of a node may share."""
@@ -280,8 +316,8 @@ class Recorder(fx.Tracer):
             raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
-            for method in ("__init__", "__enter__"):
-                patcher.patch_method(torch.autocast, method, _refuse_autocast)
+            for owner, method, instead in list(exchanges(self)):
+                patcher.patch_method(owner, method, instead)
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)
@@ -315,17 +351,26 @@ class Recorder(fx.Tracer):
         return SizedProxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
+        """The argument of a node. The model, a method takes it as `self`, is an attribute of the traced one."""
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})
         return a.node if type(a) in (SizedProxy, SizedAttribute) else super().create_arg(a)
 
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
-        node = obj.node  # the node of an attribute is made when it is asked for
+        return self.value_of(obj.node)  # the node of an attribute is made when it is asked for
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs."""
+        if "val" in node.meta:
+            return node.meta["val"]
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]
 
-    def _check_random(self, path: str, kind: str) -> None:
-        if _random_state(self._generators) != self._random:
+    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
+        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
+        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "

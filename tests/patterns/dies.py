@@ -9,7 +9,7 @@ DIES: dict[str, str] = {
     # free though no pattern says so
     **dict.fromkeys(
         (
-            *("shuffle function", "pad module", "cat zeros", "cat new zeros", "rot90", "rearrange by reshape"),
+            *("shuffle function", "pad module", "cat new zeros", "rot90", "rearrange by reshape"),
             *("position softmax", "x over width", "width to the -0.5", "lerp", "addcmul", "norm of tokens"),
             *("F.group_norm by a computed number of groups", "F.group_norm by groups of four", "F.linear", "x @ W"),
             *("einsum", "einsum of weight first", "masks times a vector", "masks times their positions"),
@@ -24,7 +24,8 @@ DIES: dict[str, str] = {
         ),
         ALL,
     ),
-    # tied to channels of which some live
+    # tied to channels of which some live, or read beside them: zeros_like of three channels carries these three
+    "cat zeros": "",
     "x + roll": "",
     "x + flip": "2 5",
     "pixel shuffle": "",
@@ -65,7 +66,16 @@ DIES: dict[str, str] = {
     "cast to integers": "",
     "cast like integers": "",
     "nest of outputs": "",
-    # parameters that vary along positions, or pass an op over both of them
+    # parameters and buffers that are no bias alone: what they multiply is not followed
+    "layer scale": "",
+    "layer scale by view": "",
+    "layer scale by index": "",
+    "layer scale in a residual": "",
+    "scale of one": "",
+    "scale without dims": "",
+    "buffer scale": "",
+    "parameter gate": "",
+    "ParameterList": "",
     "position scale": "",
     "mixing parameter": "",
 }

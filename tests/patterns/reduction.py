@@ -77,6 +77,12 @@ REDUCTION = {
     "where": Pattern(lambda m, x: torch.where(x > 0.5, x, 0.1 * x)),
     "masked_fill": Pattern(lambda m, x: x.masked_fill(x < 0.2, -1.0)),
     "mask": Pattern(lambda m, x: x * (x > 0.3)),
+    "leaky_relu_": Pattern(
+        lambda m, x: F.leaky_relu_(m.conv(x), 0.2), lambda: {"conv": nn.Conv2d(8, 6, 1)}, free="op.conv"
+    ),
+    "waves": Pattern(lambda m, x: torch.sin(x) + x.cos() * torch.erf(x), free="before.0"),
+    "logarithm of more than one": Pattern(lambda m, x: torch.log1p(x) + (x + 1).reciprocal()),
+    "sizes of data": Pattern(lambda m, x: x.view(x.data.size(0), x.data.size(1), -1).mean(2), free="before.0"),
     "clamp": Pattern(lambda m, x: x.clamp(0.1, 1.0), free="before.0"),
     "lerp": Pattern(lambda m, x: torch.lerp(x, m.conv(x), 0.3), lambda: {"conv": cbr(8, 8)}),
     "addcmul": Pattern(lambda m, x: torch.addcmul(x, x, m.conv(x), value=0.5), lambda: {"conv": cbr(8, 8)}),
