@@ -29,7 +29,8 @@ ORDER: Mapping[str, str] = {
     "module boxes modes known_forward causes decisions plain questions recorder hosted both_modes calls parts culprits "
     "around probe worth partition staleness capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
-    "domain liveness cost gammas not_understood utilization tie_graph why",
+    "domain liveness cost gammas not_understood utilization tie_graph why "
+    "check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "

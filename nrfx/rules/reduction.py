@@ -134,7 +134,7 @@ def ordered(call: Call, default: int | None = -1, at: int = 1) -> Effect:
     labels: Tensor = call.args[0]
     dims = _dims(call, default, at)
     if dims is None or varying(labels) & dims:
-        return unknown(call, "it puts channels in the order of their values")
+        return unknown(call, f"{call.node.name} puts channels in the order of their values")
     (dim,) = dims
 
     def part(leaf: Tensor) -> Tensor:
