@@ -25,9 +25,9 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone draws regions codegen bytecode proxies einops_backend compiled writers leaves shapes work guards "
-    "module boxes modes known_forward causes decisions plain questions recorder hosted both_modes calls parts culprits "
-    "around probe worth partition staleness capture",
+    "tracing": "clone draws regions codegen bytecode proxies einops_backend compiled writers leaves shapes signatures "
+    "work guards module boxes modes known_forward causes decisions plain questions recorder hosted both_modes calls "
+    "parts culprits around probe worth partition staleness capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
     "domain liveness cost gammas not_understood utilization tie_graph why "
     "check_rule",

@@ -6,8 +6,7 @@ check of the graph (decisions.py).
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,7 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
@@ -29,13 +28,14 @@ from nrfx.tracing.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
-from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
+from nrfx.tracing.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
 from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
 from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import InputSpec, Shapes, describe
+from nrfx.tracing.signatures import argument_names, check_call
 
 
 def _ambient() -> tuple[object, ...]:
@@ -48,11 +48,6 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
-
-
-_ENTERED = ("torchvision.models.", "timm.")
-"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
-that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ class Recorder(fx.Tracer):
         self._numpy = numpy_state()
         self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
+            with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
@@ -180,7 +175,7 @@ class Recorder(fx.Tracer):
         own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
         if own is not None:
             root_fn = functools.wraps(own)(lambda _, *args: own(*args))
-        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
+        names = self._arguments.names or argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
         given, named = self._arguments.filled(proxies)
 
@@ -202,7 +197,7 @@ class Recorder(fx.Tracer):
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
-            _check_call(m, args, kwargs)
+            check_call(m, args, kwargs)
         else:
             self._enter(m)
         try:
@@ -385,45 +380,3 @@ def _registered(root: nn.Module) -> dict[str, Any]:
         for path, module in root.named_modules()
         for name, value in (*module._parameters.items(), *module._buffers.items())
     }
-
-
-@contextmanager
-def _wrapped_functions_entered() -> Iterator[None]:
-    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
-    entered = {
-        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
-    }
-    for key in entered:
-        del _wrapped_fns_to_patch[key]
-    try:
-        yield
-    finally:
-        _wrapped_fns_to_patch.update(entered)
-
-
-def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raises the TypeError that a module which is recorded as one call would raise for these arguments."""
-    if not (module._forward_pre_hooks or module._forward_hooks):
-        _signature(type(module).forward).bind(module, *args, **kwargs)
-
-
-@functools.cache
-def _signature(function: Any) -> inspect.Signature:
-    return inspect.signature(function)
-
-
-def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
-    """The names of the first arguments of a bound forward, one for each input."""
-    signature = inspect.signature(forward)
-    try:
-        bound = signature.bind(*inputs).arguments
-    except TypeError as error:
-        shapes = [list(shape) for shape, _ in inputs]
-        raise TraceError(
-            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
-        ) from error
-    names: list[str] = []
-    for argument in bound:
-        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
-        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
-    return names
