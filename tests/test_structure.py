@@ -21,11 +21,12 @@ ORDER: Mapping[str, str] = {
     "files": "",
     "printed": "",
     "labels": "",
+    "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
     "by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
-    "partition staleness capture",
+    "tracing": "clone proxies leaves shapes arguments codegen module modes known_forward causes recorder "
+    "both_modes calls parts partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
     "domain liveness cost utilization tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
@@ -33,7 +34,7 @@ ORDER: Mapping[str, str] = {
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
     "scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
-    "checkpoint": "encoding tensors plan file network optimizer save_load",
+    "checkpoint": "encoding tensors call plan file network optimizer save_load",
     "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",

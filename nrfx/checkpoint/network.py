@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
+from nrfx.checkpoint.call import arguments
 from nrfx.checkpoint.file import Stored
 from nrfx.checkpoint.plan import Layer
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
@@ -90,9 +91,14 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
         return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
+    if isinstance(model, TracedModule):
+        return as_traced(model if fits else shell(model, cast))
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        return as_traced(model if fits else shell(model, cast), examples, stored.plan.leaves)
+        args, kwargs = arguments(stored.plan.call, examples)
+        return as_traced(model if fits else shell(model, cast), args, kwargs, stored.plan.leaves)
+    except CheckpointError as error:
+        raise stored.misfit(str(error)) from error
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 
+from nrfx.checkpoint.call import Piece, call_of
 from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
 from nrfx.nn import Cross
 from nrfx.rewrite.literals import Literals
@@ -32,6 +33,7 @@ class Plan:
     frozen, channels_last: first names.
     other_mode: the submodules whose mode is not that of the root. literals, leaves: as in Facts.
     norms: the widths of norms without parameters, by path.
+    call: how the network is called, where its arguments are not just the inputs.
     """
 
     inputs: tuple[tuple[tuple[int, ...], str], ...]
@@ -45,6 +47,7 @@ class Plan:
     literals: Literals = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
+    call: Piece | None = None
 
     def __post_init__(self) -> None:
         for shape, dtype in self.inputs:
@@ -71,6 +74,7 @@ class Plan:
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
             literals=traced.facts.literals,
             leaves=traced.facts.leaves,
+            call=call_of(traced),
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},
         )
 

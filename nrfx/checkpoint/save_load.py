@@ -47,8 +47,9 @@ def save(
     check_company(traced, optimizer, rejuvenator)
     plan, tensors = Plan.of(traced), named_once(traced)
     content = asdict(Content("nrfx", VERSION, plan, None, None))
-    if not plan.leaves:
-        del content["plan"]["leaves"]  # earlier versions know no leaves, and refuse a field that they do not know
+    for name in ("leaves", "call"):
+        if not content["plan"][name]:
+            del content["plan"][name]  # earlier versions do not know it, and refuse a field that they do not know
     if optimizer is not None:
         state = optimizer_state(optimizer, traced)
         content["optimizer"] = encoded(state, "optimizer")

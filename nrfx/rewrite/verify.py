@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import AnalysisError, VerificationError
+from nrfx.errors import AnalysisError, TraceError, VerificationError
+from nrfx.nests import replaced, tensors_of
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
-from nrfx.tracing.parts import cloned
+from nrfx.tracing.arguments import shown
+from nrfx.tracing.capture import positional
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
@@ -63,7 +65,7 @@ def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tenso
         )
 
 
-def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
+def verify(before_gm: Any, result: Rejuvenation, inputs: Any = (), kwargs: Mapping[str, Any] | None = None) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
@@ -73,7 +75,7 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
 
     Args:
         before_gm: the network that was given to `nrfx.rejuvenate`.
-        inputs: a tensor or a tuple of tensors.
+        inputs, kwargs: the arguments of a call, as for `nrfx.trace`.
 
     Raises:
         VerificationError: the outputs differ by more than rounding (names the first output that does), or the inputs do
@@ -94,18 +96,18 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
         raise VerificationError(
             f"verify compares with what nrfx.rejuvenate returned; it got a {type(result).__name__}."
         )
-    traced = as_traced(before_gm, inputs)
+    call = positional(inputs), dict(kwargs or {})
+    traced = as_traced(before_gm, *call)
     _check_same_network(traced, result)
     if result.planned is not None:
         check_labels(_channels_of_new(result.module, result.planned), result.planned)
     if not result.keeps_function:
         return 0.0
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     before, after = reference(traced, result), copy.deepcopy(result.module)
     if isinstance(before, PartialModule):
-        expected, actual = _answers(before, after, arguments)
+        expected, actual = _answers(before, after, call)
     else:
-        expected, actual = _flat(_outputs(before, arguments)), _flat(_outputs(after, arguments))
+        expected, actual = _flat(_outputs(before, call)), _flat(_outputs(after, call))
     if expected.keys() != actual.keys():
         raise VerificationError(f"The outputs are {sorted(actual)}; before they were {sorted(expected)}.")
     if not any(leaf.numel() for leaf in expected.values()):
@@ -135,29 +137,45 @@ def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
     return twin
 
 
-def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+
+def _outputs(module: nn.Module, call: Call) -> Any:
     """The outputs in eval mode; the module is a copy, so that its mode may change."""
+    args, kwargs = copied(call)
     try:
         with torch.no_grad():
-            return module.eval()(*cloned(arguments))
-    except (RuntimeError, TypeError) as error:
+            return module.eval()(*args, **kwargs)
+    except (RuntimeError, TypeError, TraceError) as error:
         given = ", ".join(
-            f"{list(x.shape)} {_kind(x)}" if isinstance(x, Tensor) else type(x).__name__ for x in arguments
+            shown(x) + (f" on {x.device}" if isinstance(x, Tensor) else "") for x in (*args, *kwargs.values())
         )
-        traced = ", ".join(f"{list(shape)} {str(dtype).removeprefix('torch.')}" for shape, dtype in module.inputs)
+        of_trace: Any = getattr(module, "inputs", ())
+        traced = ", ".join(f"{list(shape)} {str(dtype).removeprefix('torch.')}" for shape, dtype in of_trace)
         raise VerificationError(
-            f"The network cannot run on {given or 'no input'}; it was traced on {traced}. Pass a tensor, or a tuple of "
-            f"tensors, like those, on the network's device ({str(error).splitlines()[0]})."
+            f"The network cannot run on {given or 'no input'}; it was traced on {traced}. Pass inputs like those, on "
+            f"the network's device ({str(error).splitlines()[0]})."
         ) from error
 
 
+def _described(value: Any) -> str:
+    return f"{shown(value)} on {value.device}" if isinstance(value, Tensor) else shown(value)
+
+
+def copied(nest: Any) -> Any:
+    """The nest with copies of its tensors, for a network may write into what it is given and what it gave."""
+    return replaced(nest, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
 def _answers(
-    before: PartialModule, after: TracedModule, arguments: tuple[Any, ...]
+    before: PartialModule, after: TracedModule, call: Call
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """Each part's output in the old network, and in the new one on the same inputs."""
     after.eval()
+    args, kwargs = copied(call)
     with torch.no_grad():
-        calls = before.eval().answers(*cloned(arguments))
+        calls = before.eval().answers(*args, **kwargs)
         given = [after.get_submodule(call.path).forward(*call.args, **call.kwargs) for call in calls]
     names = [f"call {index}, {call.path}" for index, call in enumerate(calls)]
     expected = {name: call.output for name, call in zip(names, calls, strict=True)}
@@ -169,15 +187,8 @@ def _floor(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.5) if dtype.is_floating_point else 1.0
 
 
-def _kind(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
-
-
 def _flat(nest: Any) -> Mapping[str, Tensor]:
-    leaves, _ = torch.utils._pytree.tree_flatten_with_path(nest)
-    return {
-        torch.utils._pytree.keystr(path) or "output": leaf.detach() for path, leaf in leaves if isinstance(leaf, Tensor)
-    }
+    return {path: tensor.detach() for path, tensor in tensors_of(nest).items()}
 
 
 def _difference(name: str, expected: Tensor, actual: Tensor) -> float:

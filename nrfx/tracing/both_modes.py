@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.codegen import CallCode
 from nrfx.tracing.leaves import Leaves
-from nrfx.tracing.modes import unified
+from nrfx.tracing.modes import alike, unified
 from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
+from nrfx.tracing.recorder import DECIDED, Recorder, cuda_is_used
 from nrfx.tracing.shapes import InputSpec
 
 MODES = ("train", "eval")
@@ -41,15 +43,23 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves) -> TracedModule:
+def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves) for mode in MODES}
+    captures = {mode: capture(model, arguments, mode, leaves) for mode in MODES}
+    form = arguments.form
+    if form is not None and form.has_mappings:
+        turned = (capture(model, arguments.turned, mode, leaves).graph for mode in MODES)
+        ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
+        form = replace(form, ordered=ordered)
+    if form is not None:
+        for captured in captures.values():
+            captured.graph._codegen = CallCode(form)
     paths = leaves.in_model(model)
-    return combined(model, captures, lambda facts: replace(facts, leaves=paths), inputs)
+    return combined(model, captures, lambda facts: replace(facts, leaves=paths, form=form), arguments.inputs)
 
 
 def combined(

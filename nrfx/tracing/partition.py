@@ -8,7 +8,7 @@ submodule is no part, its children may be.
 Not handled: submodules that are called through methods other than their forward, and those that the run does not reach.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments, arguments_of
 from nrfx.tracing.both_modes import (
     MODES,
     Capture,
@@ -33,24 +34,20 @@ from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
 from nrfx.tracing.module import TracedModule
 from nrfx.tracing.parts import PartCall, PartialModule
-from nrfx.tracing.recorder import Arguments
 
 
-def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
+def trace_parts(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], leaves: Leaves) -> TracedModule:
     """The model as a whole graph if there is one, else as a `PartialModule`.
 
     Raises:
         TraceError: the model does not run on the example inputs, or no submodule with parameters can be traced.
     """
     refuse_unsupported(model)
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    why = "its inputs are not tensors"
-    if args and all(isinstance(x, Tensor) for x in args):
-        try:
-            return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args), leaves)
-        except TraceError as error:
-            why = str(error)
-    choice = _Choice(model, recorded(model, args), leaves)
+    try:
+        return trace_whole(model, arguments_of(model.forward, args, kwargs), leaves)
+    except TraceError as error:
+        why = str(error)
+    choice = _Choice(model, recorded(model, args, kwargs), leaves)
     choice.make()
     if not choice.parts:
         obstacles = "".join(f"\n  {line}" for line in choice.outside[:5])

@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.fx.graph_module import _forward_from_src
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.module import Facts, TracedModule
-from nrfx.tracing.recorder import Arguments
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class PartialModule(TracedModule):
             type(self).forward = _run_host
         return code
 
-    def answers(self, *args: Any) -> list[Answer]:
+    def answers(self, *args: Any, **kwargs: Any) -> list[Answer]:
         """The arguments and output of every part, call by call, when the model is run on these arguments."""
         answers: list[Answer] = []
         self.__dict__["_log"] = answers
         try:
-            self(*args)
+            self(*args, **kwargs)
         finally:
             self.__dict__["_log"] = None
         return answers

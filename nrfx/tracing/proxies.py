@@ -76,7 +76,7 @@ class SizedProxy(fx.Proxy):
 
 
 _is_instance = isinstance  # Python's own, also while `is_instance` stands in its place
-_MACHINERY = ("torch.", "nrfx.tracing.")
+_MACHINERY = ("torch.", "nrfx.tracing.", "nrfx.nests.")
 _ASKING = (torch.is_tensor.__code__, torch._jit_internal._isinstance.__code__)
 """Functions of torch that a forward asks for a type; what else torch asks is whether it has a proxy in its hands."""
 

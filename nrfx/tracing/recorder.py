@@ -6,16 +6,13 @@ random numbers that do not depend on the input.
 
 import builtins
 import functools
-import inspect
 import operator
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
@@ -23,11 +20,12 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 from nrfx.errors import TraceError
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
 from nrfx.tracing.proxies import SizedProxy, is_instance, writes
-from nrfx.tracing.shapes import InputSpec, Shapes, describe
+from nrfx.tracing.shapes import Shapes, describe
 
 
 def _ambient() -> tuple[object, ...]:
@@ -67,36 +65,6 @@ DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
 _ENTERED = ("torchvision.models.", "timm.")
 """Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
 that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of the forward that is recorded: tensors by shape and dtype, all else as constants of the graph.
-
-    Attributes:
-        inputs: shape and dtype of each tensor, in order.
-        leaves: the leaves of the flattened (args, kwargs): None for a tensor, (value,) for a constant.
-        structure: the structure of (args, kwargs).
-        names: a name for each tensor's placeholder; () takes the names of the forward's arguments.
-    """
-
-    inputs: tuple[InputSpec, ...]
-    leaves: tuple[tuple[Any] | None, ...]
-    structure: pytree.TreeSpec
-    names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
-        """The arguments of a call with these tensors, all of them positional."""
-        structure = pytree.tree_structure(((0,) * len(inputs), {}))
-        return cls(inputs, (None,) * len(inputs), structure)
-
-    def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) with the given values in the places of the tensors."""
-        rest = iter(tensors)
-        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
-        return args, kwargs
 
 
 LOOKED_INTO = Leaves()
@@ -156,12 +124,11 @@ class Recorder(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """One placeholder per example input; arguments beyond them take their defaults."""
+        """One placeholder per tensor; all other arguments are what they are in the call."""
         own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
         if own is not None:
-            root_fn = functools.wraps(own)(lambda _, *args: own(*args))
-        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
-        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+            root_fn = functools.wraps(own)(lambda _, *args, **kwargs: own(*args, **kwargs))
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._arguments.names]
         given, named = self._arguments.filled(proxies)
 
         @functools.wraps(root_fn)
@@ -322,20 +289,3 @@ def _wrapped_functions_entered() -> Iterator[None]:
         yield
     finally:
         _wrapped_fns_to_patch.update(entered)
-
-
-def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
-    """The names of the first arguments of a bound forward, one for each input."""
-    signature = inspect.signature(forward)
-    try:
-        bound = signature.bind(*inputs).arguments
-    except TypeError as error:
-        shapes = [list(shape) for shape, _ in inputs]
-        raise TraceError(
-            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
-        ) from error
-    names: list[str] = []
-    for argument in bound:
-        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
-        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
-    return names
