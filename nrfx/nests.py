@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, fx
+from torch.fx.immutable_collections import immutable_dict
 
 
 def opened(value: Any) -> list[tuple[Any, Any]] | None:
@@ -48,6 +49,8 @@ def replaced(value: Any, change: Callable[[Any], Any], backwards: bool = False) 
     backwards: whether mappings hold their items in the opposite order.
     """
     inside = opened(value)
+    if inside is None and is_made(value, Tensor):
+        return made(type(value), replaced(state(value)[0], change), {})
     if inside is None:
         return change(value)
     parts = {key: replaced(part, change, backwards) for key, part in inside}
@@ -55,6 +58,8 @@ def replaced(value: Any, change: Callable[[Any], Any], backwards: bool = False) 
     if is_dataclass(value):
         attributes, items = state(value)
         return made(kind, attributes | parts, {key: parts.get(key, item) for key, item in items.items()})
+    if kind in (dict, immutable_dict):
+        return dict(reversed(parts.items())) if backwards else parts
     if isinstance(value, Mapping):
         twin: Any = copy.copy(value)
         for key in reversed(parts) if backwards else parts:
@@ -65,25 +70,45 @@ def replaced(value: Any, change: Callable[[Any], Any], backwards: bool = False) 
     return kind(*parts.values()) if hasattr(value, "_fields") else kind(parts.values())
 
 
+def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The nest with `change(tensor)` in the place of each tensor."""
+    return replaced(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
+
+
 def tensors_of(value: Any) -> dict[str, Tensor]:
     """Path -> tensor of a model's result, in order; "output" where it is one tensor. Any object may hold some."""
     found = {}
     for path, leaf in flat(value):
         if isinstance(leaf, Tensor):
             found[path or "output"] = leaf
-        elif holds_state(leaf):
+        elif _has_state(leaf):
             inner = tensors_of(vars(leaf))
             found |= {f"{path}{name}": tensor for name, tensor in inner.items()}
     return found
 
 
-def holds_state(value: Any) -> bool:
-    """Whether a leaf is a plain object with attributes, such as an ImageList: no class, function or module."""
-    kind = type(value)
-    return hasattr(value, "__dict__") and not callable(value) and kind.__module__.split(".")[0] not in _OPAQUE
+def is_made(value: Any, kind: type[Any]) -> bool:
+    """Whether a value is of a class of the model's own and holds something of this kind, at any depth."""
+    if type(value) in (tuple, list, dict) or isinstance(value, kind | tuple | list):
+        return False
+    if not (isinstance(value, Mapping) or is_dataclass(value) or _has_state(value)) or isinstance(value, type):
+        return False
+    return any(_holds(part, kind, frozenset({id(value)})) for part in state(value))
 
 
-_OPAQUE = ("torch", "builtins", "enum", "numpy")
+def _holds(value: Any, kind: type[Any], seen: frozenset[int] = frozenset()) -> bool:
+    if isinstance(value, kind) or id(value) in seen:  # objects may refer to each other
+        return isinstance(value, kind)
+    inside = opened(value)
+    if inside is None:
+        inside = list(vars(value).items()) if _has_state(value) else []
+    return any(_holds(part, kind, seen | {id(value)}) for _, part in inside)
+
+
+def _has_state(value: Any) -> bool:
+    """Whether a leaf is a plain object with attributes, such as torchvision's ImageList: no class, function, module."""
+    package = type(value).__module__.partition(".")[0]
+    return hasattr(value, "__dict__") and not callable(value) and package not in ("torch", "builtins", "enum", "numpy")
 
 
 def state(value: Any) -> tuple[dict[str, Any], dict[Any, Any]]:

@@ -24,7 +24,7 @@ ORDER: Mapping[str, str] = {
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
-    "by_value boxes",
+    "by_value made boxes",
     "tracing": "clone proxies leaves shapes arguments codegen module modes known_forward causes recorder "
     "both_modes calls parts partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError, TraceError, VerificationError
-from nrfx.nests import replaced, tensors_of
+from nrfx.nests import tensors_of, with_tensors
 from nrfx.plan.resize import Resized
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
@@ -165,7 +165,7 @@ def _described(value: Any) -> str:
 
 def copied(nest: Any) -> Any:
     """The nest with copies of its tensors, for a network may write into what it is given and what it gave."""
-    return replaced(nest, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+    return with_tensors(nest, Tensor.clone)
 
 
 def _answers(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import collapse
+from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
 from nrfx.rules.registry import register, rule
 
@@ -87,7 +88,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     mixes = bool(ties) or not isinstance(call.val, Tensor)  # with indices beside the values it is no plain pool
     return Effect(
         Family.MIXED if mixes else family,
-        out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
+        out=with_tensors(call.val, lambda _: out),
         ties=ties,
         apply=None if mixes else call.function,
         homogeneous=homogeneous and not mixes,

@@ -18,6 +18,7 @@ from torch.fx import _symbolic_trace
 from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
 
 from nrfx.errors import TraceError
+from nrfx.nests import Maker, is_made, state
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
 from nrfx.tracing.arguments import Arguments
@@ -83,6 +84,7 @@ class Recorder(fx.Tracer):
         self._training = training
         self._leaves = leaves
         self._baked: set[fx.Node] = set()
+        self._made: dict[int, fx.Node | None] = {}
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         # reversed, so that of several names of one tensor the first is written last and stays
@@ -218,6 +220,20 @@ class Recorder(fx.Tracer):
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
+
+    def create_arg(self, a: Any) -> Any:
+        """The argument of a node. An object of the model's own that holds traced values is made by a node."""
+        if not is_made(a, fx.Proxy):
+            return super().create_arg(a)
+        outermost = not self._made
+        if id(a) not in self._made:  # a dictionary with attributes holds each of its values twice
+            self._made[id(a)] = None
+            parts = tuple(map(super().create_arg, state(a)))
+            self._made[id(a)] = self.create_node("call_function", Maker(type(a)), parts, {})
+        made = self._made[id(a)]
+        if outermost:  # what is changed before it is used again is another value
+            self._made.clear()
+        return made
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that records changes in place, and knows shapes."""
