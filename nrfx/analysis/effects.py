@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import is_border
 
 
 def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
@@ -33,14 +35,22 @@ def _output(call: Call) -> Effect:
 def _called(call: Call) -> Effect:
     if isinstance(call.module, ByMode):
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
-    if call.module is None and _asks_for_sizes(call):
-        return Effect(Family.VALUE, out=attempt(_run, call))
+    if is_border(call.node):
+        return Effect(Family.VALUE)
+    if call.module is None and not _checks(call.node) and (_asks_for_sizes(call) or isinstance(call.val, _FACTS)):
+        return Effect(Family.VALUE, out=attempt(_run, call) if _asks_for_sizes(call) else call.val)
     if call.module is not None and not runs_known_forward(call.module):
         return unknown(call, f"{type(call.module).__name__} has a forward of its own")
     obstacle = _obstacle(call.module)
     if obstacle is not None:
         return counted(call, obstacle, rule_of(call.node, call.module))
     return rule_of(call.node, call.module)(call)
+
+
+def _checks(node: fx.Node) -> bool:
+    """Whether the node checks a decision of the trace."""
+    op = op_of(node.target)
+    return op is not None and op.checks
 
 
 def _obstacle(module: nn.Module | None) -> str | None:
@@ -59,6 +69,8 @@ def _holds(module: nn.Module, name: str) -> bool:
     return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
 
 
+_FACTS = (bool, str, torch.dtype, torch.device)
+"""Values that say something of a tensor that does not depend on its widths: x.is_cuda, torch.is_floating_point(x)."""
 SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from nrfx.rules import (
     Call,
     Effect,
     Family,
+    Pin,
     Site,
     Unfit,
     check_effect,
@@ -32,6 +34,7 @@ from nrfx.rules.reduction import varying
 from nrfx.rules.registry import name_of
 from nrfx.tracing import TracedModule
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""
@@ -110,6 +113,7 @@ class LabelInterpreter:
             self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
             self.shapes: set[fx.Node] = set()
+            self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
                 values[node], families[node] = step.effect.out, step.effect.family
@@ -149,8 +153,17 @@ class LabelInterpreter:
             shipped=op is not None and op.shipped,
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
+        if node in self.apart and effect.family is not Family.VALUE:
+            effect = replace(effect, pins=(*effect.pins, *self.read_apart(call, values)))
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def read_apart(self, call: Call, values: Mapping[fx.Node, Any]) -> Iterator[Pin]:
+        """Pins for what a region without gradients reads from outside: the reader does not teach what it is worth."""
+        for source in call.node.all_input_nodes:
+            if source not in self.apart and source.op != "get_attr":
+                for labels in tensors(values[source]):
+                    yield call.pin(labels, "a region without gradients reads it without teaching it")
 
     def is_reached(self, node: fx.Node, first: bool = False) -> bool:
         """Whether the examples of the batch go into the node, or their number; not only their other sizes.

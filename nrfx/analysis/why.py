@@ -19,6 +19,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Space, Step
 from nrfx.analysis.liveness import Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.taught import taught
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
 from nrfx.choices import Residual
 from nrfx.errors import UsageError
@@ -282,9 +283,10 @@ class _Explained:
 
     def frozen(self, space: int) -> Iterator[str]:
         """The frozen parameters on the space."""
-        for name, parameter in self.traced.named_parameters():
+        learnt = taught(self.traced)
+        for name, _ in self.traced.named_parameters():
             axes = [layout for layout in self.channels.layouts.get(name, ()) if layout is not None]
-            if not parameter.requires_grad and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
+            if name not in learnt and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
                 yield name
 
     def holds(

@@ -22,6 +22,7 @@ from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
 from nrfx.tracing import TracedModule, as_traced, propagate
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.guards import without_taken
 
 
 def savable(module: nn.Module) -> TracedModule:
@@ -75,6 +76,8 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
         propagate(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
+    without_taken(fresh.graphs, twin.graphs)
+    twin.recompile()
     return twin
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.rules.effect import Call, Effect, Family, unknown
+from nrfx.rules.effect import Call, Effect, Family, attempt, unknown
 from nrfx.rules.registry import register
 
 ORDER = "argmax argmin argsort cummax cummin cumprod nonzero sort topk unique bincount"
@@ -52,6 +52,13 @@ def made(call: Call) -> Effect:
     return Effect(Family.SOURCE, out=call.opaque_like(call.val, f"the tensor that {_title(call)} makes"))
 
 
+def guard(call: Call) -> Effect:
+    """A decision that was taken in the trace ties nothing. The width that a plain number comes from must stay."""
+    if not isinstance(call.argument(1, "expected"), bool):
+        attempt(call.function, *call.args, **call.kwargs)
+    return Effect(Family.VALUE, out=None)
+
+
 def _title(call: Call) -> str:
     target: Any = call.node.target if call.module is None else type(call.module)
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
@@ -73,6 +80,7 @@ register(
 )
 register(not_described, F.grid_sample, F.affine_grid, workless=True)
 register(not_followed, torch._assert, workless=True)
+register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(
     not_followed,

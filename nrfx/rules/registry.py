@@ -48,6 +48,7 @@ class Op:
         flattens: it may give a weight [rows, columns, *kernel] as the matrix [rows, columns * kernel], so that a weight
             may pass through it.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
+        checks: it raises where a decision of the trace no longer holds, and gives nothing (tracing/guards.py).
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
@@ -64,6 +65,7 @@ class Op:
     transposes: bool = False
     flattens: bool = False
     makes: bool = False
+    checks: bool = False
     norm: bool = False
     widths: Widths | None = None
     cross_form: type[nn.Module] | None = None

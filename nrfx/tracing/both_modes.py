@@ -4,6 +4,7 @@ The model is traced on shells of itself: it is never run, never switched and nev
 """
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,15 +17,18 @@ from nrfx.errors import TraceError
 from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
-from nrfx.tracing.codegen import CallCode
+from nrfx.tracing.codegen import CallCode, TracedCode
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
-from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, propagate
+from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import DECIDED, Recorder, cuda_is_used
+from nrfx.tracing.recorder import Recorder, cuda_is_used
+from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
 
 MODES = ("train", "eval")
+DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
+"""Values that follow from the shapes of the inputs."""
 
 Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
 
@@ -55,9 +59,6 @@ def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves) -> Trace
         turned = (capture(model, arguments.turned, mode, leaves).graph for mode in MODES)
         ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
         form = replace(form, ordered=ordered)
-    if form is not None:
-        for captured in captures.values():
-            captured.graph._codegen = CallCode(form)
     paths = leaves.in_model(model)
     return combined(model, captures, lambda facts: replace(facts, leaves=paths, form=form), arguments.inputs)
 
@@ -86,6 +87,8 @@ def combined(
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
         _erase_decided(graph)
+        erase_empty(graph)
+        graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
     traced.recompile()
     return traced
 
@@ -96,16 +99,66 @@ def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, c
     Args:
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
-    root = shell_of(model).train(mode == "train")
-    left = unmoved(root, mode)
-    recorder = Recorder(arguments, mode == "train", leaves)
-    with random_state_kept(), torch.enable_grad():  # a forward may ask torch.is_grad_enabled(): recorded as in training
-        graph = recorder.trace(root)
-        if check:
-            recorder.check()
+    recorder = _recorded(model, arguments, mode, leaves)
+    for asked, where in recorder.decisions.questions.items():
+        recorder = _other_answer(recorder, asked, where, lambda name: _recorded(model, arguments, mode, leaves, name))
+    root, graph = recorder.root, recorder.graph
+    if check:
+        recorder.check()
     targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     made = {name: vars(root).get(name) for name in sorted(targets)}
-    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, left)
+    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, recorder.unmoved)
+
+
+def _recorded(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, otherwise: str = "") -> Recorder:
+    """The recorder of the model in one mode, with its graph.
+
+    Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
+    the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
+    """
+    scopes: tuple[dict[str, Any], ...] = ()
+    while True:
+        root = shell_of(model).train(mode == "train")
+        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise)
+        recorder.unmoved = unmoved(root, mode)
+        wanting = recorder.decisions.wanting
+        with random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+            try:
+                recorder.trace(root)
+            except TraceError:
+                if not wanting:
+                    raise
+        if not wanting:
+            return recorder
+        scopes += tuple(wanting.values())
+
+
+def _other_answer(recorder: Recorder, asked: str, where: str, record: Callable[[str], Recorder]) -> Recorder:
+    """The recorder whose graph stands for both answers to a question of the forward.
+
+    Calls of `contiguous` may be the difference: one graph has them where they do nothing, too.
+    """
+    message = (
+        f"{where}, the forward asks {asked}, and goes another way if the answer is another one. A graph holds one "
+        "way, and the answer may differ from run to run: write the forward without the question, or decide it when the "
+        "model is built."
+    )
+    try:
+        other = record(asked)
+    except TraceError as error:
+        raise TraceError(f"{message} The other way cannot be traced: {error}") from error
+    if not alike(_without_contiguous(recorder.graph), _without_contiguous(other.graph)):
+        raise TraceError(message)
+    return max(recorder, other, key=lambda one: len(one.graph.nodes))
+
+
+def _without_contiguous(graph: fx.Graph) -> fx.Graph:
+    twin = copied(graph)
+    for node in list(twin.nodes):
+        if node.target == "contiguous":
+            node.replace_all_uses_with(node.args[0])
+            twin.erase_node(node)
+    return twin
 
 
 def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
@@ -173,14 +226,19 @@ def shell_of(model: nn.Module) -> Any:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Sets the random generators of Python and torch back at the end. GPUs count where CUDA is in use already."""
+    """Sets the random generators of Python, numpy and torch back at the end. GPUs and numpy count where they are in use
+    already."""
     devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
     state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpys = None if numpy is None else numpy.random.get_state()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
             random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(numpys)
 
 
 def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
@@ -211,7 +269,7 @@ def _val(argument: Any) -> Any:
 
 
 def _erase_decided(graph: fx.Graph) -> None:
-    """Removes sizes and flags that no node uses: the forward asked for them in an `if`, which is decided."""
+    """Removes sizes and flags that no node uses, not even a guard."""
     for node in reversed(graph.nodes):
         pure = node.op in ("call_function", "call_method")
         if pure and not node.users and isinstance(node.meta["val"], DECIDED):

@@ -2,11 +2,12 @@
 
 The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
 never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
-Python wants as a plain number (range, int) becomes that number and a check.
+Python wants as a plain number (range, int) becomes that number and a check. Regions without gradients and of autocast
+are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
 
-Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
-regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and
-quantized modules. Models with such places can be traced in parts (partition.py).
+Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
+graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
+(partition.py).
 """
 
 import threading

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -13,18 +14,25 @@ _HERE = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
-def user_line() -> str | None:
-    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+def user_frame() -> types.FrameType | None:
+    """The innermost frame whose code is neither torch's nor ours."""
     # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if not frame.f_code.co_filename.startswith((_HERE, _TORCH, "<")):
+            return frame
         if frame.f_code is fx.Tracer.trace.__code__:
             return None
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
+
+
+def user_line() -> str | None:
+    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
 
 
 _LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."

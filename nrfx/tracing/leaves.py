@@ -1,7 +1,8 @@
 """Which modules and functions are recorded as one call: those that are asked for, and those that have a rule.
 
 What has a rule of the user's own is recorded as one call wherever the forward calls it from: functions, and `apply` of
-autograd functions, run other code while a forward is recorded.
+autograd functions, run other code while a forward is recorded. So is every autograd function that is loaded, for its
+backward may be anything; those of torch's checkpoints are looked into.
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace
+from torch.utils.checkpoint import CheckpointFunction
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS
@@ -79,6 +81,7 @@ def ruled_functions_recorded() -> Iterator[None]:
             exchanged.enter_context(_exchanged(function, _recorded))
         for kind in _applied():
             exchanged.callback(_exchanged_forward(kind))
+        exchanged.callback(_exchanged_static(CheckpointFunction, {"forward": _looked_into}))
         yield
 
 
@@ -105,11 +108,23 @@ def _recorded(function: types.FunctionType, original: Callable[..., Any]) -> Cal
 
 
 def _applied() -> list[Any]:
-    """The autograd functions that run the forward of a class with a rule."""
-    kinds: list[Any] = [key for key in OPS if isinstance(key, type) and issubclass(key, torch.autograd.Function)]
-    for kind in kinds:  # it grows: a subclass has a backward of its own, which its node must name
-        kinds += [own for own in kind.__subclasses__() if own.forward is kind.forward and own not in kinds]
-    return kinds
+    """The autograd functions that are not torch's own, and those with a rule."""
+    kinds: list[Any] = [torch.autograd.Function]
+    for kind in kinds:  # it grows; a base comes before its subclasses
+        kinds += [own for own in kind.__subclasses__() if own not in kinds]
+    return [kind for kind in kinds if kind in OPS or not is_of_torch(kind)]
+
+
+def _looked_into(ctx: Any, run_function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    """The forward of a reentrant checkpoint, which has gradients again when it runs for the second time."""
+    proxy: Any = _symbolic_trace._find_proxy(args)
+    if proxy is None:
+        return _FORWARD(ctx, run_function, preserve_rng_state, *args)
+    with proxy.tracer.modes_kept():
+        return run_function(*args)
+
+
+_FORWARD: Any = CheckpointFunction.forward
 
 
 def _calls_instead(*args: Any, instead_: Callable[..., Any], **kwargs: Any) -> Any:
@@ -137,7 +152,6 @@ def _exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Calla
 
 def _exchanged_forward(kind: Any) -> Callable[[], None]:
     """Exchanges the forward of an autograd function, in which whatever `apply` was kept under some name ends."""
-    own = {name: vars(kind)[name] for name in ("forward", "setup_context") if name in vars(kind)}
     forward, setup = kind.forward, kind.setup_context
     function = AppliedFunction(kind)
     new_style = function.is_new_style
@@ -145,22 +159,27 @@ def _exchanged_forward(kind: Any) -> Callable[[], None]:
     @functools.wraps(forward)  # `apply` asks for its signature
     def recorded(*args: Any) -> Any:
         given = args if new_style else args[1:]
-        proxy = _symbolic_trace._find_proxy(given)
-        if proxy is None:
+        proxy: Any = _symbolic_trace._find_proxy(given)
+        if proxy is None or any(isinstance(arg, types.FunctionType | nn.Module) for arg in given):
             return forward(*args)
-        with torch.enable_grad():  # which `apply` switches off
+        with proxy.tracer.modes_kept():
             return proxy.tracer.create_proxy("call_function", function, given, {})
 
     def set_up(ctx: Any, inputs: Any, output: Any) -> None:
         if _symbolic_trace._find_proxy(inputs) is None:
             setup(ctx, inputs, output)
 
-    kind.forward = staticmethod(recorded)
-    if new_style:
-        kind.setup_context = staticmethod(set_up)
+    return _exchanged_static(kind, {"forward": recorded} | ({"setup_context": set_up} if new_style else {}))
+
+
+def _exchanged_static(kind: Any, instead: dict[str, Callable[..., Any]]) -> Callable[[], None]:
+    """Exchanges static methods of a class; returns what puts them back."""
+    own = {name: vars(kind)[name] for name in instead if name in vars(kind)}
+    for name, method in instead.items():
+        setattr(kind, name, staticmethod(method))
 
     def restore() -> None:
-        for name in ("forward", "setup_context") if new_style else ("forward",):
+        for name in instead:
             if name in own:
                 setattr(kind, name, own[name])
             else:

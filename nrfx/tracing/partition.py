@@ -162,8 +162,8 @@ class _Choice:
                 return "its graph depends on the sizes of its inputs."
         output = self.record.calls[path][0].output
         assert output is not None
-        (nest,) = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output").args
-        if len(pytree.tree_leaves(nest)) != output.num_leaves:
+        last = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output")
+        if len(pytree.tree_leaves(last.meta["val"])) != output.num_leaves:
             return "its graph gives another number of values than its forward."
         return captured
 

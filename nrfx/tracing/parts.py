@@ -17,6 +17,7 @@ from torch.fx.graph_module import _forward_from_src
 
 from nrfx.errors import TraceError
 from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.codegen import TracedCode
 from nrfx.tracing.module import Facts, TracedModule
 
 
@@ -192,6 +193,7 @@ def _code(graph: fx.Graph, index: int) -> Callable[..., Any]:
             nodes[node] = sub.node_copy(node, nodes.__getitem__)
     (outputs,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     sub.output(fx.map_arg(outputs[index], nodes.__getitem__))
+    sub.set_codegen(TracedCode())
     code = sub.python_code("self")
     function: Callable[..., Any] = _forward_from_src(code.src, copy.copy(code.globals))
     return function

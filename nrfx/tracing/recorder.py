@@ -1,14 +1,14 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
-Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
-random numbers that do not depend on the input.
+Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
+by the regions of regions.py, random numbers that do not depend on the input.
 """
 
-import builtins
 import functools
-import operator
+import inspect
 import random
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,14 @@ from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
 from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
-from nrfx.tracing.proxies import SizedProxy, is_instance, writes
+from nrfx.tracing.plain import stand_ins
+from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
+from nrfx.tracing.questions import Questions
+from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import Shapes, describe
 
 
@@ -41,26 +46,43 @@ def _ambient() -> tuple[object, ...]:
     )
 
 
-def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
-    """Stands for autocast's methods in a forward. enabled=False is refused too: a caller may have autocast enabled."""
-    raise TraceError(
-        f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
-        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
-    )
-
-
 def cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())
 
 
-def _random_state() -> tuple[object, ...]:
+def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
     """The states of the generators that a forward may draw from without a traced tensor."""
     cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), cuda
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        random.getstate(),
+        cuda,
+        numpy_state(),
+        [_state_of(one) for one in held],
+    )
 
 
-DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
-"""Values that follow from the shapes of the inputs: an `if` on one is decided while the forward is recorded."""
+def numpy_state() -> Any:
+    """The state of numpy's global generator, None where numpy is not imported."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    kind, keys, *rest = numpy.random.get_state()
+    return kind, keys.tobytes(), rest
+
+
+def _held_generators(root: nn.Module) -> list[Any]:
+    """The generators of random numbers that a module or a submodule holds as attributes."""
+    values = [value for module in root.modules() for value in vars(module).values()]
+    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return repr(generator.bit_generator.state)
 
 
 _ENTERED = ("torchvision.models.", "timm.")
@@ -75,7 +97,16 @@ LOOKED_INTO = Leaves()
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        training: bool,
+        leaves: Leaves = LOOKED_INTO,
+        scopes: tuple[dict[str, Any], ...] = (),
+        otherwise: str = "",
+    ) -> None:
+        """Takes the globals of the code in which int(n) stays symbolic, and a question to which the answer is another
+        (questions.py)."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
         super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
@@ -83,8 +114,15 @@ class Recorder(fx.Tracer):
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
-        self._baked: set[fx.Node] = set()
         self._made: dict[int, fx.Node | None] = {}
+        self._scopes = scopes
+        self._otherwise = otherwise
+        self.inputs = arguments.inputs
+        self.unmoved: tuple[str, ...] = ()
+        self.decisions = Decisions(self, scopes)
+        self._questions = Questions(self.decisions, otherwise)
+        self._failed: tuple[Exception, str, str] | None = None
+        self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         # reversed, so that of several names of one tensor the first is written last and stays
@@ -96,18 +134,20 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = _registered(root)
-        self._shapes = Shapes(root, self._arguments.inputs, self._training)
+        self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._random = _random_state()
+        self._generators = _held_generators(root)
+        self._random = _random_state(self._generators)
         try:
             with _wrapped_functions_entered(), ruled_functions_recorded():
                 graph = super().trace(root, concrete_args)
-        except TraceError:
-            raise
         except Exception as error:
-            raise explained("", type(root).__name__, error) from error
+            raise self._explained(root, self.decisions.error or error) from error
+        if self.decisions.error is not None:  # the forward has caught it
+            raise self._explained(root, self.decisions.error)
         self._check_random("", type(root).__name__)
         self._check_assignments(root)
+        without_doubles(graph)
         for node in graph.nodes:
             if node.op == "call_function" and op_of(node.target) is not None:
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
@@ -115,6 +155,13 @@ class Recorder(fx.Tracer):
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
                 node.args, node.kwargs = in_order(called, node.args, node.kwargs)
         return graph
+
+    def _explained(self, root: nn.Module, error: Exception) -> TraceError:
+        if isinstance(error, TraceError):
+            return error
+        known = self._failed is not None and self._failed[0] is error
+        path, kind = self._failed[1:] if self._failed is not None and known else ("", type(root).__name__)
+        return explained(path, kind, error)
 
     def check(self) -> None:
         """Raises a TraceError unless every node of the recorded graph can be run on the shapes it gets."""
@@ -143,33 +190,31 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
-        if not leaf:
+        path = (self.submodule_paths or {}).get(m)
+        leaf = self.is_leaf_module(m, path or "")
+        if leaf:
+            _check_call(m, args, kwargs)
+        else:
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except TraceError:
-            raise
         except Exception as error:
-            path = (self.submodule_paths or {}).get(m)
-            if path is None:
-                raise  # the module is not registered: the place to name is its caller
-            raise explained(path, type(m).__name__, error) from error
+            # as it is, for the forward may catch what the model itself would get; of a module that is not registered
+            # the place to name is its caller
+            if path is not None and (self._failed is None or self._failed[0] is not error):
+                self._failed = (error, path, type(m).__name__)
+            raise
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
+        self.decisions.settle()
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        if _ambient() != self._ambient:
-            raise TraceError(
-                f"{describe(node)} runs in a no_grad, set_grad_enabled, inference_mode or autocast region of "
-                "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
-                "region outside the model, or use detach()."
-            )
+        self._check_ambient(describe(node))
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
@@ -177,6 +222,50 @@ class Recorder(fx.Tracer):
                 "x.new_zeros(n)."
             )
         return node
+
+    def _check_ambient(self, what: str) -> None:
+        if _ambient() != self._ambient:
+            raise TraceError(
+                f"{what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
+                "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
+                "`with torch.autocast(...):`, or use detach()."
+            )
+
+    @property
+    def regions(self) -> list[fx.Proxy]:
+        """The regions that are open, outermost first."""
+        return [region for region, _ in self._regions]
+
+    def open_region(
+        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
+    ) -> None:
+        """Begins a region of that kind in the graph, and here."""
+        self._check_ambient(f"A region of torch.{kind}")
+        around = self._ambient
+        enter()
+        self._ambient = _ambient()
+        self._regions.append((self.create_proxy("call_function", begin, (kind, *args), kwargs, name=kind), around))
+
+    def close_region(self, leave: Callable[[], Any]) -> Any:
+        """Ends the innermost region in the graph, and here."""
+        result = leave()
+        region, self._ambient = self._regions.pop()
+        self.create_proxy("call_function", end, (region,), {})
+        return result
+
+    @contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """The gradient mode of the forward, in code for which an autograd function has switched gradients off."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self._ambient[0]))  # a `with` block would be recorded
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    def plain(self, value: Any) -> Any:
+        """The value, or what it stands for on the example inputs if it is traced."""
+        return self.value(value) if isinstance(value, fx.Proxy) else value
 
     def _constant_under(self, node: fx.Node) -> fx.Node | None:
         """The constant whose memory the first argument of a node may share."""
@@ -194,9 +283,12 @@ class Recorder(fx.Tracer):
             raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
-            for method in ("__init__", "__enter__"):
-                patcher.patch_method(torch.autocast, method, _refuse_autocast)
-            patcher.patch(vars(builtins), "isinstance", is_instance)  # a forward may ask in any file that it calls
+            for owner, method, instead in list(exchanges(self)):
+                patcher.patch_method(owner, method, instead)
+            for scope in self._scopes:
+                for name, stand_in in stand_ins(scope).items():
+                    patcher.patch(scope, name, stand_in)
+        self._questions.enter(patcher, module)
 
     def _check_assignments(self, root: nn.Module) -> None:
         """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
@@ -223,6 +315,8 @@ class Recorder(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """The argument of a node. An object of the model's own that holds traced values is made by a node."""
+        if type(a) in (SizedProxy, SizedAttribute):
+            return a.node
         if not is_made(a, fx.Proxy):
             return super().create_arg(a)
         outermost = not self._made
@@ -239,35 +333,6 @@ class Recorder(fx.Tracer):
         """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """The truth of a value that follows from sizes. fx raises for all others: a tensor has no values here."""
-        value = self.value(obj)
-        if value is None or isinstance(value, DECIDED):
-            return bool(value)
-        return super().to_bool(obj)
-
-    def number(self, obj: fx.Proxy) -> int | float | None:
-        """The number that a traced size is on the example inputs, None for anything else.
-
-        Python wants it plain (range, int), so it becomes a constant of the graph, and the graph checks it from now on.
-        """
-        value = self.value(obj)
-        if not isinstance(value, int | float):
-            return None
-        if obj.node not in self._baked:
-            self._baked.add(obj.node)
-            message = f"{obj.node.name} must be {value}, as in the inputs that the model was traced on: trace it again."
-            torch._assert(operator.eq(obj, value), message)
-        return value
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """The items of a tuple whose length follows from sizes."""
-        value = self.value(obj)
-        if isinstance(value, tuple | list):
-            items: Any = obj
-            return iter([items[index] for index in range(len(value))])
-        return super().iter(obj)
-
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
         node = obj.node  # the node of an attribute is made when it is asked for
@@ -276,7 +341,7 @@ class Recorder(fx.Tracer):
         return node.meta["val"]
 
     def _check_random(self, path: str, kind: str) -> None:
-        if _random_state() != self._random:
+        if _random_state(self._generators) != self._random:
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
@@ -305,3 +370,14 @@ def _wrapped_functions_entered() -> Iterator[None]:
         yield
     finally:
         _wrapped_fns_to_patch.update(entered)
+
+
+def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises the TypeError that a module which is recorded as one call would raise for these arguments."""
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        _signature(type(module).forward).bind(module, *args, **kwargs)
+
+
+@functools.cache
+def _signature(function: Any) -> inspect.Signature:
+    return inspect.signature(function)

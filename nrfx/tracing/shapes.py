@@ -6,17 +6,20 @@ takes 0.7 ms, and on a single value per channel it raises in train mode. Forward
 one that changes a shape goes unnoticed.
 """
 
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.clone import on_meta, shell
+from nrfx.tracing.regions import begin, casts, is_border
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -30,15 +33,20 @@ _NEEDS_VALUES = (
 class Shapes:
     """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
 
-    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool) -> None:
+    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool, otherwise: str = "") -> None:
+        """`otherwise`: a question to a tensor that is answered the other way round, such as is_contiguous."""
         self._root = root
         self._training = training
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
-        tensors = (*root.parameters(), *root.buffers())
+        self._otherwise = otherwise
+        # as they are now: a forward that is recorded may put a traced value in the place of a buffer
+        self._tensors = dict((*root.named_parameters(), *root.named_buffers()))
+        tensors = tuple(self._tensors.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
+        self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
     def fill(self, graph: fx.Graph) -> None:
         """Sets `meta["val"]` on every node that has none; called again, goes on with the nodes that are new.
@@ -66,8 +74,15 @@ class Shapes:
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
         args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        if is_border(node):
+            around = self._autocast[-1]
+            self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
+            return None
+        if self._autocast[-1]:
+            args, kwargs = _in_one_dtype((args, kwargs), self._own_dtypes(node))
         try:
-            return _RUN[node.op](self, node, args, kwargs)
+            value = _RUN[node.op](self, node, args, kwargs)
+            return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
             raise TraceError(
@@ -76,6 +91,11 @@ class Shapes:
                 else f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
                 "Check that example_inputs fit the model's forward."
             ) from error
+
+    def _own_dtypes(self, node: fx.Node) -> set[torch.dtype]:
+        """The floating point dtypes of the parameters of the module that a node calls."""
+        module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else nn.Module()
+        return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
 
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self._root.get_submodule(str(node.target))
@@ -89,6 +109,8 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.checks:
+            return None
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
@@ -110,7 +132,8 @@ class Shapes:
         return getattr(me, str(node.target))(*args[1:], **kwargs)
 
     def _get_attr(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        value = operator.attrgetter(str(node.target))(self._root)
+        name = str(node.target)
+        value = self._tensors[name] if name in self._tensors else operator.attrgetter(name)(self._root)
         if isinstance(value, nn.Module):
             return self._leaf(str(node.target))
         return on_meta(value) if isinstance(value, Tensor) else value
@@ -140,6 +163,17 @@ _PLACES: dict[str, Any] = {
     "is_cpu": lambda device: device.type == "cpu",
     "is_meta": lambda device: device.type == "meta",
 }
+
+
+_QUESTIONS = {"is_contiguous", "requires_grad", "is_leaf", "is_inference"}
+"""What tensors of one shape answer differently from run to run of one graph."""
+
+
+def question(node: fx.Node) -> str | None:
+    """Which question a node asks that another run of the same graph may answer otherwise, None if none."""
+    name = node.args[1] if node.target is getattr else node.target
+    named = name if isinstance(name, str) else getattr(name, "__name__", "")
+    return named if node.op in ("call_function", "call_method") and named in _QUESTIONS else None
 
 
 def describe(node: fx.Node) -> str:
@@ -178,6 +212,16 @@ def _resolved(argument: Any) -> Any:
     if isinstance(argument, slice):
         return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+
+def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
+    """The arguments with all floating point tensors in the widest dtype of them and `dtypes`: autocast chooses one, and
+    on "meta" it does nothing."""
+    dtypes = dtypes | {leaf.dtype for leaf in pytree.tree_leaves(nest) if _is_float(leaf)}
+    if len(dtypes) < 2:
+        return nest
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
 
 
 def _unstrided(x: Tensor) -> Tensor:

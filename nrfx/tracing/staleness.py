@@ -14,6 +14,7 @@ from nrfx.errors import TraceError
 from nrfx.rules import Op, op_of
 from nrfx.rules.registry import Widths, is_of_torch
 from nrfx.tracing.module import TracedModule
+from nrfx.tracing.regions import under_autocast
 
 _AGAIN = "Trace the model again after a change of its layers."
 
@@ -101,10 +102,14 @@ def _is_layer(module: Any) -> bool:
 
 
 def check_dtypes(traced: TracedModule) -> None:
-    """Raises TraceError where a convolution or a linear layer reads another dtype than that of its weight."""
+    """Raises TraceError where a convolution or a linear layer reads another dtype than that of its weight, and no
+    autocast region of the forward gives both the same."""
     modules = dict(traced.named_modules())
     for graph in dict.fromkeys(traced.graphs.values()):
+        cast = under_autocast(graph)
         for node in graph.nodes:
+            if node in cast:
+                continue
             module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
             if not isinstance(source, Tensor):

@@ -58,7 +58,7 @@ class Untaught(nn.Module):
         self.body = zoo.cbr(3, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
             return self.body(x)
 
 

@@ -81,8 +81,8 @@ MODELS = {
         "0.weight has no shape yet", "run one batch",
     ),
     "an `if` on values": row(Deciding, lambda m: nrfx.trace(m, X), TraceError, "The model (Deciding)", "torch.where"),
-    "autocast in forward": row(
-        Untaught, lambda m: nrfx.trace(m, X), TraceError, "broken.py", "autocast", "outside the model"
+    "inference mode in forward": row(
+        Untaught, lambda m: nrfx.trace(m, X), TraceError, "The forward", "torch.inference_mode", "Use torch.no_grad"
     ),
     "random numbers in forward": row(
         Noisy, lambda m: nrfx.trace(m, X), TraceError, "The model (Noisy)", "torch.rand_like"
