@@ -25,7 +25,7 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
     "by_value made boxes",
-    "tracing": "clone regions bytecode proxies leaves shapes arguments codegen guards module modes "
+    "tracing": "clone regions bytecode proxies assignments leaves shapes arguments codegen guards module modes "
     "known_forward causes decisions plain questions recorder both_modes calls parts partition staleness capture",
     "analysis": "names taught channels reinterpret in_place effects interpret residual spaces constants "
     "domain liveness cost utilization tie_graph why",

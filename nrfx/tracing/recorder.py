@@ -22,6 +22,7 @@ from nrfx.nests import Maker, is_made, state
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order
 from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.assignments import record_assignments, registered
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.decisions import Decisions
 from nrfx.tracing.guards import without_doubles
@@ -133,7 +134,7 @@ class Recorder(fx.Tracer):
                 *reversed(list(root.named_buffers())),
             )
         }
-        self._registered = _registered(root)
+        self._registered = registered(root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
         self._generators = _held_generators(root)
@@ -146,7 +147,6 @@ class Recorder(fx.Tracer):
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
         self._check_random("", type(root).__name__)
-        self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
             if node.op == "call_function" and op_of(node.target) is not None:
@@ -183,7 +183,9 @@ class Recorder(fx.Tracer):
         @functools.wraps(root_fn)
         def forward(root: nn.Module, *_: Any) -> Any:
             self._enter(root)
-            return root_fn(root, *given, **named)
+            result = root_fn(root, *given, **named)
+            record_assignments(self, root, self._registered, self._names)
+            return result
 
         return forward, [self.root, *proxies]
 
@@ -290,20 +292,6 @@ class Recorder(fx.Tracer):
                     patcher.patch(scope, name, stand_in)
         self._questions.enter(patcher, module)
 
-    def _check_assignments(self, root: nn.Module) -> None:
-        """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
-        for name, now in _registered(root).items():
-            before = self._registered.get(name)
-            source = now.node if isinstance(now, fx.Proxy) else now
-            while isinstance(source, fx.Node) and writes(source):  # buffer += 1 assigns the result of a change in place
-                source = source.args[0]
-            kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
-            if not kept:
-                raise TraceError(
-                    f"The forward assigns a new value to {name}, which a graph does not record. Write it into the "
-                    f"tensor instead: self.{name.rpartition('.')[2]}.copy_(value)."
-                )
-
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
         name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
@@ -347,15 +335,6 @@ class Recorder(fx.Tracer):
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
                 "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
             )
-
-
-def _registered(root: nn.Module) -> dict[str, Any]:
-    """Whatever is registered as parameter or buffer, by name."""
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in root.named_modules()
-        for name, value in (*module._parameters.items(), *module._buffers.items())
-    }
 
 
 @contextmanager
