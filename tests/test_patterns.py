@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nrfx
 from nrfx.analysis.cost import Cost
 from nrfx.errors import BudgetError, NrfxError, TraceError
-from nrfx.rewrite.verify import TOLERANCE
+from nrfx.rewrite.compare import TOLERANCE
 from tests.patterns import PATTERNS, Pattern
 from tests.patterns.pattern import IMAGE
 from tests.zoo import calibrated, norms

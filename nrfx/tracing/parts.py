@@ -7,7 +7,7 @@ graphs of its other calls are the same on other shapes.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class PartialModule(TracedModule):
             self.__dict__["_part_codes"] = {path: _code(self._graph, index) for path, index in first.items()}
             type(self).forward = _run_host
         return code
+
+    def run_part(self, path: str, tensors: Sequence[Tensor]) -> Any:
+        """What the graph of a part's first call gives for these inputs."""
+        return self._part_codes[path](self, *tensors)
 
     def answers(self, *args: Any, **kwargs: Any) -> list[Answer]:
         """The arguments and output of every part, call by call, when the model is run on these arguments."""

@@ -9,8 +9,7 @@ Not handled: instance norms that keep running statistics. Frozen norms normalise
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -24,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from nrfx.errors import TrainingError
 from nrfx.nests import replaced, tensors_of
 from nrfx.plan.origins import NEW, Origins
+from nrfx.rewrite.compare import evaluating
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.arguments import CallForm
 
@@ -67,7 +67,7 @@ def recalibrate(
         raise TrainingError(f"origins is of class {type(origins).__name__}; expected result.origins, or None.")
     norms = _norms(module, origins)
     count = 0
-    with _evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
+    with evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
         for count, batch in enumerate(batches, start=1):
             _run(module, batch, count - 1)
         averages = seen.averages()
@@ -129,20 +129,6 @@ def _frozen(owner: nn.Module, module: nn.Module) -> bool:
     parameters = list(owner.parameters(recurse=False))
     untrained = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
     return untrained or (module.training and not owner.training)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode, and then every module in the mode that it had."""
-    modes = {part: part.training for part in module.modules()}
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)  # a traced module chooses its graph there
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _run(module: nn.Module, batch: Any, index: int) -> None:
