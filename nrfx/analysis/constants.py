@@ -112,6 +112,8 @@ def _varies(values: Tensor) -> bool:
     Most values of a network are of this kind, and ops pass over them without arithmetic. A tensor of NaNs with
     memory of its own is told as False, which costs time and no correctness.
     """
+    if not values.numel():
+        return False
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
@@ -130,6 +132,7 @@ class Propagation:
         self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # for `lose`, which leaves it all False
         self.channels, self.channel_of = channels, channels.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
+        self.step_of = {(step.mode, step.node.name): step for step in channels.steps}
         self.read: dict[str, list[Tensor]] = {}
         self.lost = torch.full(channels.space_of.shape, -1)
         self.causes: list[str] = []
@@ -147,6 +150,22 @@ class Propagation:
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))
+
+    def source(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The values of a bias that is only added to channels: they are constants too. All else varies.
+
+        What a parameter multiplies is not followed: a scale that is 0 now may be another one tomorrow.
+        """
+        out = step.effect.out
+        (site,) = step.effect.sites or (None,)
+        if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
+            return self.varying(step, args, kwargs)
+        return along(self.bias(site.parameter).flatten(), site.dim, out.shape)
+
+    def is_added(self, step: Step) -> bool:
+        """Whether all that reads the value, perhaps moved, are additions."""
+        steps = (self.step_of[step.mode, user.name] for user in step.node.users)
+        return all(each.effect.adds or (each.effect.family in _MOVING and self.is_added(each)) for each in steps)
 
     def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
@@ -188,14 +207,21 @@ class Propagation:
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
-        labels = _with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
+        plain = tensors(operands(step, self.labels))[0]
+        labels = _with_padding(plain, source, step.effect.out)
         count = self.channel_of.numel()
         table = _by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
             table = torch.where(table == 0, table, NAN)
         small = joined_by(step, collapse(step.effect.out), count)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
-        self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
+        padded = not step.effect.keeps_constants or bool((collapse(labels) == NONE).any()) or labels is not plain
+        reason = (
+            f"{step.node.name} averages in the zeros of its padding"
+            if padded
+            else f"{step.node.name} reads it beside channels that are tied to it, and their constants differ"
+        )
+        self.lose(step, args[:1], value, reason)
         return value
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -312,8 +338,10 @@ def _by_label(labels: Tensor, values: Tensor) -> Tensor:
     return torch.where(low == high, low, NAN)
 
 
+_MOVING = (Family.MOVEMENT, Family.IDENTITY)
+
 _BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: Propagation.varying,
+    Family.SOURCE: Propagation.source,
     Family.UNKNOWN: Propagation.varying,
     Family.SINK: Propagation.varying,
     Family.IDENTITY: Propagation.identity,

@@ -1,7 +1,8 @@
 # ruff: noqa: PLC0415  torch takes seconds to import, and what the parser answers does not need it
 """The command line: every command prints a report, or with --json the same numbers; errors are one line on stderr.
 
-Exit status: 0 done; 1 a defect of nrfx, with its traceback; 2 nothing was done, and the line says why; 130 interrupted.
+Exit status: 0 done; 1 a defect of nrfx, with its traceback; 2 nothing was done, and the line says why; 128 + N ended
+by signal N, such as 130 (SIGINT, Ctrl-C) and 143 (SIGTERM).
 """
 
 import argparse
@@ -14,8 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nrfx.cli.endings import described, going_on_with, status_of, terminations
 from nrfx.cli.parser import arguments_parser
-from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError
+from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.plan.budget_request import parse_budget
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from nrfx.rewrite.verify import Verification
     from nrfx.tracing import TracedModule
 
-DONE, NOTHING_DONE, INTERRUPTED = 0, 2, 130
+DONE, NOTHING_DONE = 0, 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,15 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         if "run" not in arguments:
             parser.print_help()
             return NOTHING_DONE
-        COMMANDS[arguments.run](arguments)
+        with terminations():
+            COMMANDS[arguments.run](arguments)
         sys.stdout.flush()
         return DONE
     except NrfxError as error:
         print(f"nrfx: error: {' '.join(str(error).split())}", file=sys.stderr)
         return NOTHING_DONE
-    except KeyboardInterrupt:
-        print("nrfx: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as ending:
+        print(" ".join((f"nrfx: {described(ending)}", *getattr(ending, "__notes__", ()))), file=sys.stderr)
+        return status_of(ending)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -172,7 +175,8 @@ def _train(arguments: argparse.Namespace) -> None:
     asked = job.resumed(arguments.resume, vars(arguments)) if arguments.resume else job.asked(vars(arguments))
     out = arguments.resume or arguments.out or _free("train")
     console = Console(stderr=arguments.json)
-    finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
+    with going_on_with(f"nrfx train --resume {out}", out / "config.json"):
+        finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
     show(arguments, finished.plain, finished.sentence)
 
 
@@ -198,11 +202,18 @@ def _plot(arguments: argparse.Namespace) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from nrfx.experiment.demo import demo
+    from nrfx.experiment.demo import begun, demo
 
-    console = Console(stderr=arguments.json)
-    chosen = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    result = demo(arguments.out or _free("demo"), seed=arguments.seed, console=console, **chosen)
+    given = {name: getattr(arguments, name) for name in ("seed", "epochs", "out")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    out = arguments.resume or chosen.pop("out", None) or _free("demo")
+    if arguments.resume:
+        if chosen:
+            name = next(iter(chosen))
+            raise UsageError(f"--{name} cannot be changed in a demo that goes on: give --resume {out} alone.")
+        chosen = begun(out)
+    with going_on_with(f"nrfx demo --resume {out}", out / "plain" / "config.json"):
+        result = demo(out, console=Console(stderr=arguments.json), resume=bool(arguments.resume), **chosen)
     if arguments.json:
         print(result.to_json())
 
@@ -245,16 +256,15 @@ def _traced_from(model: "ResolvedModel") -> "TracedModule":
 
 
 def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utilization":
+    from nrfx.analysis.gammas import gammas_of
     from nrfx.analysis.liveness import liveness_of
     from nrfx.analysis.spaces import channels_of
     from nrfx.analysis.utilization import measure
 
     channels = channels_of(traced)
-    if not channels.norms:
-        raise AnalysisError(
-            f"{arguments.model} has no gamma at all: nothing tells which channels are dead. "
-            "Neural Rejuvenation needs layers with a batch norm."
-        )
+    gammas = gammas_of(traced, channels, arguments.residual)
+    if not gammas.total:
+        raise AnalysisError(f"{arguments.model}: {gammas.note}")
     return measure(traced, channels, liveness_of(traced, channels, arguments.threshold, arguments.residual))
 
 

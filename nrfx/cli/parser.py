@@ -187,7 +187,8 @@ def _add_demo(commands: Any) -> None:
     parser = _command(commands, "demo", summary, "nrfx demo")
     parser.add_argument("--epochs", type=int, metavar="N", help="of each training (the demo's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of both runs (runs/demo, or the next free one)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the demo in DIR")
+    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
 
 
 def _positive(text: str) -> int:

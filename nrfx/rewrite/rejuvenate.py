@@ -12,6 +12,7 @@ import torch
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
 from nrfx.analysis.domain import not_to_grow
+from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
@@ -33,11 +34,6 @@ from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
-
-NO_GAMMA = (
-    "No batch norm with a gamma was found, so nothing tells which channels are dead (Sec. 3.1.1 needs normalised "
-    "layers): nothing was changed."
-)
 
 
 def rejuvenate(
@@ -175,7 +171,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
             constraints.no_growth.update(not_to_grow(channels))
         survivors = decide(traced, channels, options, constraints)
         if not survivors.channels.norms:
-            return _unchanged(traced, survivors, NO_GAMMA)
+            return _unchanged(traced, survivors, _no_gamma_may_die(traced, survivors))
         try:
             allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
@@ -184,7 +180,8 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
                 raise
             options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
             continue
-        idle = idle_reason(survivors, allocation, budget, options)
+        free = any(space.free and space.normed for space in survivors.channels.spaces)
+        idle = idle_reason(survivors, allocation, budget, options) if free else _no_gamma_may_die(traced, survivors)
         if idle:
             return _unchanged(traced, survivors, idle)
         try:
@@ -193,6 +190,10 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
             constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
             continue
         return _carried_out(traced, survivors, allocation, resized, budget, options)
+
+
+def _no_gamma_may_die(traced: TracedModule, survivors: Survivors) -> str:
+    return f"{gammas_of(traced, survivors.channels, 'coupled').note} Nothing was changed."
 
 
 def _check_data(traced: TracedModule) -> None:

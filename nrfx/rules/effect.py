@@ -155,7 +155,8 @@ class Effect:
     undefined: bool = False  # it has no value at some numbers (log, sqrt, x / y)
     keeps_constants: bool = True  # a channel constant over its positions stays so, borders included
     adds: bool = False  # an addition: its operands lie on a residual stream
-    uncounted: bool = False  # its multiply-adds are not known
+    uncounted: bool = False  # it may do multiply-adds that are not in `work`
+    reason: str = ""  # of an UNKNOWN: why it is not understood
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()  # parameters of the module that keep their shape at any width
@@ -278,6 +279,7 @@ def unknown(call: Call, reason: str) -> Effect:
         out=call.opaque_like(call.val, f"a result that is not understood ({reason})"),
         pins=tuple(call.pin(labels, reason) for labels in touched),
         uncounted=not call.workless,
+        reason=reason,
     )
 
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import coalesce, collapse, layout
+from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
-from nrfx.rules.registry import register, rule
-from nrfx.rules.ties import ties_along
+from nrfx.rules.registry import asks_for_sizes, named, register, rule
+from nrfx.rules.ties import ties_along, ties_in_units
 
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
 SATURATING = (
     *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
@@ -30,8 +30,14 @@ SATURATING = (
 FUNCTIONS = (
     *(torch.exp, torch.abs, torch.clamp, torch.square, torch.neg, operator.neg),
     *("exp", "abs", "clamp", "clamp_", "square", "neg"),
+    *(F.elu_, F.selu_, F.celu_, F.hardtanh_, torch.threshold_, F.threshold, F.tanhshrink, F.hardshrink),
+    *(torch.tanh_, torch.sigmoid_, torch.exp_, torch.abs_, torch.neg_, "exp_", "abs_", "neg_"),
+    *named("cos sin atan erf erfc expm1 sinh cosh sinc sgn exp2 clip clamp_min clamp_max hypot logaddexp"),
 )
-UNDEFINED = (torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow")
+UNDEFINED = (
+    *(torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow"),
+    *named("tan asin acos reciprocal log1p log2 log10 logit lgamma erfinv fmod remainder float_power xlogy"),
+)
 """They have no value at some numbers."""
 SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
 TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")
@@ -78,11 +84,14 @@ def cast(call: Call) -> Effect:
 
 @rule("detach", torch.detach, workless=True)
 def detached(call: Call) -> Effect:
-    return Effect(
-        Family.IDENTITY,
-        out=call.args[0],
-        pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),),
-    )
+    """Also x.data. Where it is asked for sizes alone, nothing is read."""
+    labels: Tensor = call.args[0]
+    read = not all(asks_for_sizes(user) for user in call.node.users)
+    pins = (call.pin(labels, "a detached branch reads it without teaching it"),) if read else ()
+    return Effect(Family.IDENTITY, out=labels, pins=pins)
+
+
+register(identity, "requires_grad_", "retain_grad", flags=True, workless=True)
 
 
 def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -128,7 +137,8 @@ def elementwise(
     tied, pins = _split_broadcast(call, operands, small, shape)
     if not tied:
         return unknown(call, CROSSED)
-    ties = tuple((tied[0], other) for other in tied[1:])
+    tied, units = _beside_opaque(tied, operands, small, shape)
+    ties = (*((tied[0], other) for other in tied[1:]), *units)
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
     merged = coalesce(torch.broadcast_tensors(*simplest))
@@ -178,6 +188,28 @@ def _split_broadcast(
             # those that it meets along some of its own dims alone must keep their order too
             pins += [call.pin(small[other], CROSSED) for other in met]
     return tied, tuple(pins)
+
+
+def _beside_opaque(
+    tied: list[Tensor], operands: list[Tensor], small: list[Tensor], shape: torch.Size
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The operands to tie without those of fixed values that meet whole units (the heads of an attention, that are
+    turned by one table of positions), and the ties that make the units.
+    """
+    fixed = [index for index, cut in enumerate(small) if cut.numel() == 1 and int(cut) <= OPAQUE]
+    channels = [cut for index, cut in enumerate(small) if index not in fixed]
+    kept, units = list(tied), []
+    for index in fixed:
+        wide = {dim for dim, size in enumerate(_padded(operands[index], shape)) if size > 1}
+        found = [ties_in_units(cut, wide) for cut in channels]
+        if channels and all(ties is not None for ties in found):
+            kept = [cut for cut in kept if cut is not small[index]]
+            units += [tie for ties in found for tie in ties or ()]
+    return kept, units
+
+
+def _padded(labels: Tensor, shape: torch.Size) -> tuple[int, ...]:
+    return (1,) * (len(shape) - labels.dim()) + tuple(labels.shape)
 
 
 def _product(left: Any, right: Any, **_: Any) -> Any:

@@ -101,11 +101,7 @@ class CallForm:
         return any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in self.parameters)
 
     def tensors(self, *values: Any) -> list[Any]:
-        """The tensors among the values of all parameters, in the order of the graph's inputs.
-
-        Raises:
-            TraceError: a value is not what it was in the trace; names the argument.
-        """
+        """The tensors among the values of all parameters, in order; a TraceError names what differs from the trace."""
         found: list[Any] = []
         for parameter, value in zip(self.parameters, values, strict=True):
             _take(parameter.form, value, parameter.name, self.ordered, found)
@@ -185,7 +181,7 @@ class Arguments:
 
     @property
     def turned(self) -> Self:
-        """The same with the items of all mappings in the opposite order."""
+        """The same, mappings in the opposite order."""
         return replace(self, backwards=True)
 
 
@@ -196,10 +192,8 @@ def arguments_of(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Map
         TraceError: they do not fit its signature, hold no tensor, or something that is neither tensor nor constant.
     """
     if not any(isinstance(leaf, Tensor) for _, leaf in flat((args, dict(kwargs)))):
-        raise TraceError(
-            f"The example inputs ({_shown_call(args, kwargs)}) hold no tensor; expected a tensor, or a tuple of "
-            "arguments with one."
-        )
+        given = _shown_call(args, kwargs)
+        raise TraceError(f"The example inputs ({given}) hold no tensor; expected one, or a tuple of arguments.")
     signature = inspect.signature(forward)
     try:
         named = signature.bind(*args, **kwargs).arguments

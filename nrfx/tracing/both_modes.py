@@ -3,11 +3,9 @@
 The model is traced on shells of itself: it is never run, never switched and never written to.
 """
 
-import random
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +13,20 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
 from nrfx.tracing.codegen import CallCode, TracedCode
+from nrfx.tracing.draws import random_state_kept
+from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
-from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import Recorder, cuda_is_used
+from nrfx.tracing.recorder import Recorder
 from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.writers import read_results
 
 MODES = ("train", "eval")
 DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
@@ -47,20 +49,28 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves) -> TracedModule:
+def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, arguments, mode, leaves) for mode in MODES}
+    captures = {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+    nodes = [node for taken in captures.values() for node in taken.graph.nodes]
+    called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
+    asked = leaves.in_model(model)
+    needs_host = any(node.target == HOST for node in nodes)
+    make = HostedModule if needs_host else TracedModule
     form = arguments.form
     if form is not None and form.has_mappings:
-        turned = (capture(model, arguments.turned, mode, leaves).graph for mode in MODES)
+        turned = (capture(model, arguments.turned, mode, leaves, boxes=boxes).graph for mode in MODES)
         ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
         form = replace(form, ordered=ordered)
-    paths = leaves.in_model(model)
-    return combined(model, captures, lambda facts: replace(facts, leaves=paths, form=form), arguments.inputs)
+
+    def complete(facts: Facts) -> Facts:
+        return replace(facts, leaves=asked, boxes=called, form=form)
+
+    return combined(model, captures, complete, arguments.inputs, make)
 
 
 def combined(
@@ -86,6 +96,7 @@ def combined(
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
+        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
@@ -93,15 +104,24 @@ def combined(
     return traced
 
 
-def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
+def capture(
+    model: nn.Module,
+    arguments: Arguments,
+    mode: str,
+    leaves: Leaves,
+    check: bool = False,
+    boxes: Boxes = NO_BOXES,
+) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
+        boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
-    recorder = _recorded(model, arguments, mode, leaves)
+    recorder = _recorded(model, arguments, mode, leaves, boxes)
     for asked, where in recorder.decisions.questions.items():
-        recorder = _other_answer(recorder, asked, where, lambda name: _recorded(model, arguments, mode, leaves, name))
+        again = partial(_recorded, model, arguments, mode, leaves, boxes)
+        recorder = _other_answer(recorder, asked, where, again)
     root, graph = recorder.root, recorder.graph
     if check:
         recorder.check()
@@ -110,25 +130,31 @@ def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, c
     return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, recorder.unmoved)
 
 
-def _recorded(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, otherwise: str = "") -> Recorder:
+def _recorded(
+    model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, boxes: Boxes, otherwise: str = ""
+) -> Recorder:
     """The recorder of the model in one mode, with its graph.
 
     Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
     the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
     """
     scopes: tuple[dict[str, Any], ...] = ()
+    leaves = leaves.and_paths(boxes.paths)
     while True:
         root = shell_of(model).train(mode == "train")
-        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise)
+        marks = boxes.marks(mode == "train")
+        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
         recorder.unmoved = unmoved(root, mode)
         wanting = recorder.decisions.wanting
-        with random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+        with boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
             try:
                 recorder.trace(root)
             except TraceError:
                 if not wanting:
                     raise
         if not wanting:
+            if marks is not None:
+                marks.finish(root)
             return recorder
         scopes += tuple(wanting.values())
 
@@ -190,7 +216,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         weight = module._parameters.get("weight")
         if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
             raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
-        if type(module).__module__.startswith(_WRAPPERS):
+        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         raise TraceError(
@@ -222,23 +248,6 @@ def shell_of(model: nn.Module) -> Any:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."
         ) from error
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Sets the random generators of Python, numpy and torch back at the end. GPUs and numpy count where they are in use
-    already."""
-    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
-    state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpys = None if numpy is None else numpy.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            if numpy is not None:
-                numpy.random.set_state(numpys)
 
 
 def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:

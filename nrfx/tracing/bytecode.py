@@ -14,7 +14,8 @@ def called_at(code: types.CodeType, at: int) -> str | None:
     >>> [called_at(code, at) for at in calls]
     ['int', 'len']
     """
-    if not dis.opname[code.co_code[at]].startswith(("CALL", "PRECALL")):  # hot code of 3.11 calls in PRECALL
+    # Python 3.11 runs calls that it has specialised, such as isinstance, at the instruction before CALL
+    if not dis.opname[code.co_code[at]].startswith(("CALL", "PRECALL")):
         return None
     instructions = list(dis.get_instructions(code))
     call = next(one for one in instructions if one.offset == at)

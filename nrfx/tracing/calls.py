@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nrfx.errors import TraceError
+from nrfx.nests import with_tensors
 from nrfx.tracing.arguments import Arguments
-from nrfx.tracing.both_modes import random_state_kept
 from nrfx.tracing.clone import shell
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.shapes import InputSpec
 
 _LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -51,7 +52,7 @@ def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
     record, stack = Record(), list[str]()
     names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-    given, named = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
+    given, named = with_tensors((args, dict(kwargs)), Tensor.clone)
     with torch.no_grad(), random_state_kept(), _watched(root, record, stack), _Reads(names, record, stack):
         try:
             root(*given, **named)

@@ -1,9 +1,9 @@
 """From a model and example inputs to a traced module.
 
 The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
-Python wants as a plain number (range, int) becomes that number and a check. Regions without gradients and of autocast
-are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
+never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and so is a
+number that Python wants plain (range, an index): the graph checks them (guards.py). Regions without gradients and of
+autocast are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
 graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
@@ -19,11 +19,13 @@ from torch import Tensor, fx, nn
 from nrfx.errors import TraceError
 from nrfx.tracing.arguments import arguments_of, specs_of
 from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.boxes import Boxes
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
+from nrfx.tracing.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""
@@ -48,11 +50,12 @@ def trace(
         example_inputs: the positional arguments: a tuple holds them, anything else is the only one. Each is a tensor,
             or a nest of tensors and constants: a tuple, list, mapping or object of a dataclass.
         kwargs: the keyword arguments, nests as well.
-        partial: for a model that cannot be traced whole (detection, control flow on values): trace the largest
-            submodules that can be. The result runs the model's own code with these parts as graphs; values that pass
-            between the two keep their width. For this a copy of the model is run once, in eval mode, on the example
-            inputs, which may be anything that its forward takes. Flops are those of the parts in this run: give it one
-            example.
+        partial: for a model that cannot be traced whole (detection, control flow on values). The smallest submodules
+            and functions that cannot be traced become single calls of the graph, which keep the widths that they touch.
+            Where the model's own forward is what fails, or where that leaves more free, the largest submodules that can
+            be traced are graphs, and the model's own code runs around them; values that pass between the two keep their
+            width. For this copies of the model are run on the example inputs, which may be anything that its forward
+            takes. Flops of parts are those of this run: give it one example.
         leaves: modules that are not looked into, as classes, modules or paths: each call of one is a node of its own.
             Without a rule for its class (`nrfx.rules.rule`), a leaf pins whatever it touches. Modules of torch.nn and
             classes with a rule are leaves already.
@@ -69,11 +72,13 @@ def trace(
     """
     refuse_unsupported(model)
     wanted = Leaves.of(model, leaves)
+    if isinstance(model, TracedModule):
+        wanted = wanted.and_paths(model.facts.leaves)
     args, named = positional(example_inputs), dict(kwargs or {})
     with _TRACING:
         if partial:
             return trace_parts(model, args, named, wanted)
-        traced = trace_whole(model, arguments_of(model.forward, args, named), wanted)
+        traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
     check_dtypes(traced)
     return traced
 
@@ -115,6 +120,8 @@ def as_traced(
     facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
+    read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+    traced.recompile()
     check_dtypes(traced)
     return traced
 

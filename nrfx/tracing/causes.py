@@ -14,12 +14,17 @@ _HERE = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
+def is_users(code: types.CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    return not code.co_filename.startswith((_HERE, _TORCH, "<"))
+
+
 def user_frame() -> types.FrameType | None:
     """The innermost frame whose code is neither torch's nor ours."""
     # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith((_HERE, _TORCH, "<")):
+        if is_users(frame.f_code):
             return frame
         if frame.f_code is fx.Tracer.trace.__code__:
             return None
@@ -40,6 +45,7 @@ _PLAIN = (
     "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
     "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
 )
+_NUMPY = "it gives a traced tensor to numpy, which needs its values. Write it with operations of torch."
 # What Python, torch or fx says in each case -> what the forward does. The first key that is in the message counts, so
 # that "Proxy", which many messages name, comes last.
 _CAUSES = {
@@ -54,6 +60,9 @@ _CAUSES = {
     "such averages), or use the batch norms of torch.nn, which stay whole.",
     "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
     "number that is known when the model is built.",
+    "__array__ method": _NUMPY,
+    "__array_ufunc__": _NUMPY,
+    "np.ndarray": _NUMPY,
     "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
     "which a graph does not record. Do it outside the model.",
     "Proxy": _PLAIN,

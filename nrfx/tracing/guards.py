@@ -29,7 +29,9 @@ def assumed(found: Any, expected: Any, text: str) -> None:
     if isinstance(found, fx.Proxy):
         found.tracer.create_proxy("call_function", assumed, (found, expected, text), {})
         return
-    met = bool(found) if isinstance(expected, bool) else found
+    met = found
+    if isinstance(expected, bool):
+        met = True if found else False  # noqa: SIM210  torch.compile knows the truth of a symbol by a branch alone
     if met != expected:
         raise SizeError(
             f"{text} met {expected}, and these inputs give {met}, for which the graph has no way. "

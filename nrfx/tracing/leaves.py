@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -62,6 +62,10 @@ class Leaves:
         """Whether a module at that path is one of them."""
         return isinstance(module, self.kinds) or path in self.paths
 
+    def and_paths(self, paths: Iterable[str]) -> Self:
+        """These, and the modules at the given paths."""
+        return replace(self, paths=self.paths.union(paths))
+
     def below(self, path: str) -> Self:
         """The same for the submodule at `path` as the root."""
         inner = (name.removeprefix(f"{path}.") for name in self.paths if name.startswith(f"{path}."))
@@ -76,12 +80,12 @@ class Leaves:
 def ruled_functions_recorded() -> Iterator[None]:
     """Functions and autograd functions with a rule of the user's own are recorded as calls in here."""
     functions = {id(function): function for key in OPS if (function := _function(key)) is not None}
-    with ExitStack() as exchanged:
+    with ExitStack() as active:
         for function in functions.values():
-            exchanged.enter_context(_exchanged(function, _recorded))
+            active.enter_context(exchanged(function, recorded_as_call))
         for kind in _applied():
-            exchanged.callback(_exchanged_forward(kind))
-        exchanged.callback(_exchanged_static(CheckpointFunction, {"forward": _looked_into}))
+            active.callback(_exchanged_forward(kind))
+        active.callback(_exchanged_static(CheckpointFunction, {"forward": _looked_into}))
         yield
 
 
@@ -95,7 +99,7 @@ def _function(key: Any) -> types.FunctionType | None:
     return key if isinstance(key, types.FunctionType) and not is_of_torch(key) else None
 
 
-def _recorded(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
+def recorded_as_call(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
     """What takes the place of a function: a call on traced values becomes a node of the graph."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -132,7 +136,7 @@ def _calls_instead(*args: Any, instead_: Callable[..., Any], **kwargs: Any) -> A
 
 
 @contextmanager
-def _exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Exchanges what a function does. Its code is exchanged, for the function itself may be kept under any name, in any
     table, class or closure."""
     code, named = function.__code__, function.__kwdefaults__

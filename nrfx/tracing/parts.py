@@ -18,7 +18,8 @@ from torch.fx.graph_module import _forward_from_src
 from nrfx.errors import TraceError
 from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.codegen import TracedCode
-from nrfx.tracing.module import Facts, TracedModule
+from nrfx.tracing.hosted import HostedModule
+from nrfx.tracing.module import Facts
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,19 @@ class Answer:
     output: Any
 
 
-class PartialModule(TracedModule):
+class PartialModule(HostedModule):
     """A traced module whose graph holds parts of the model, and whose forward is the model's own with these parts.
 
     `facts.parts` says which call each stretch of the graph belongs to: that of index `node.meta["part"]`. All
     parameters of the model are registered, under their names, also those that no part reads.
     """
 
-    _host: Any
     _log: list[Answer] | None
     _part_codes: dict[str, Callable[..., Any]]
 
     def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
         """Takes over `root`, an instance of the model's class: its forward is what runs."""
         super().__init__(root, graphs, facts, name)
-        host = _instance_like(root)
-        for field in vars(nn.Module()):
-            host.__dict__[field] = self.__dict__[field]  # the same dictionaries: a layer put here is put there
-        host.__dict__.update(_forward_hooks={}, _forward_pre_hooks={})  # they are this module's, and run around it
-        self.__dict__["_host"] = host
         self.__dict__["_log"] = None
         for path in dict.fromkeys(part.path for part in facts.parts):
             self.get_submodule(path).__dict__["forward"] = _Runner(self, path)
@@ -86,23 +81,10 @@ class PartialModule(TracedModule):
             self.__dict__["_log"] = None
         return answers
 
-    def _contents(self) -> nn.Module:
-        """An instance of the model's class with everything that is registered here."""
-        plain = _instance_like(self._host)
-        for key, value in vars(super()._contents()).items():
-            plain.__dict__[key] = value
-        return plain
-
 
 def cloned(nest: Any) -> Any:
     """The nest with copies of its tensors, for a network may write into what it is given and what it gave."""
     return pytree.tree_map_only(Tensor, Tensor.clone, nest)
-
-
-def _instance_like(module: nn.Module) -> nn.Module:
-    twin = type(module).__new__(type(module))
-    twin.__dict__.update(vars(module))
-    return twin
 
 
 def _run_host(self: PartialModule, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,6 @@ import ast
 import builtins
 import functools
 import linecache
-import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ class _StandIn(type):
     plain: type
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, cls.plain)
+        return isinstance(_value(instance), cls.plain)
 
     def __subclasscheck__(cls, subclass: Any) -> bool:
         return issubclass(subclass, cls.plain)
@@ -103,34 +102,35 @@ def stand_ins(scope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def type_stand_in(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for `type`, where some code of the file names it."""
-    if "type" in scope or not any("type" in _names(code) for code in _codes(scope)):
+    """The same for `type`."""
+    if "type" in scope or not _is_only_called(str(scope.get("__file__", "")), "type"):
         return {}
-    return {"type": _Type} if _is_only_called(str(scope.get("__file__", "")), "type") else {}
-
-
-def _codes(scope: Mapping[str, Any]) -> Iterable[types.CodeType]:
-    """The code of the functions of a file, and of the methods of its classes."""
-    for value in list(scope.values()):
-        members = vars(value).values() if isinstance(value, type) else (value,)
-        yield from (m.__code__ for m in list(members) if isinstance(m, types.FunctionType) and m.__globals__ is scope)
-
-
-def _names(code: types.CodeType) -> set[str]:
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+    return {"type": _Type}
 
 
 @functools.cache
 def _is_only_called(file: str, name: str) -> bool:
     """Whether all that the code of a file does with the class `name` is what a stand-in of it does as well."""
+    source = "".join(linecache.getlines(file))
+    if f"{name}(" not in source:  # parsing takes longer
+        return False
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except SyntaxError:
         return False
     allowed = {id(node) for parent in ast.walk(tree) for node in _uses(parent)}
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
+    uses = [node for node in _in_functions(tree) if isinstance(node, ast.Name) and node.id == name]
     return bool(uses) and all(isinstance(node.ctx, ast.Load) and id(node) in allowed for node in uses)
+
+
+def _in_functions(tree: ast.AST) -> Iterable[ast.AST]:
+    """All that stands in bodies of functions; the rest has run when the file was imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in node.body:
+                yield from ast.walk(statement)
+        elif isinstance(node, ast.Lambda):
+            yield from ast.walk(node.body)
 
 
 def _uses(parent: ast.AST) -> Iterable[ast.AST]:

@@ -82,7 +82,12 @@ class SizedProxy(fx.Proxy):
         return repr(self) if isinstance(value, Tensor) else str(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _OWN:
+        """An attribute that tensors do not have belongs to the forward, which may read it later; to the graph it is
+        nothing."""
+        if name == "requires_grad":
+            self.tracer.create_proxy("call_method", "requires_grad_", (self, value), {})
+            return
+        if hasattr(Tensor, name) or (name in _OWN - {"_node"} and name in vars(self)):
             raise self.tracer.decisions.refused(
                 TraceError(
                     f"The forward sets the attribute {name} of {self.node.name}, which a graph does not record. "

@@ -40,14 +40,17 @@ class Questions:
         self._instead = {name: _noting(function, decisions, name == otherwise) for name, function in asked.items()}
         self._instead |= {name: _denying(function) for name, function in denied.items()}
         self._seen: set[int] = set()
+        self._entered: set[type] = set()
 
     def enter(self, patcher: Any, module: nn.Module) -> None:
         """Exchanges the functions in the files that the forward of a module, or a function that they import, is in."""
         if not self._seen:
             self._exchange(patcher, vars(torch))
             self._exchange(patcher, vars(_symbolic_trace))
-        for scope in _scopes(module):
-            self._follow(patcher, scope)
+        if type(module) not in self._entered:
+            self._entered.add(type(module))
+            for scope in _scopes(module):
+                self._follow(patcher, scope)
 
     def _follow(self, patcher: Any, scope: dict[str, Any]) -> None:
         if id(scope) in self._seen or f"{scope.get('__name__')}.".startswith(_MACHINERY):

@@ -1,14 +1,13 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
 Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
-by the regions of regions.py, random numbers that do not depend on the input.
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
 import functools
 import inspect
-import random
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,14 +19,19 @@ from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_
 from nrfx.errors import TraceError
 from nrfx.nests import Maker, is_made, state
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
 from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.assignments import record_assignments, registered
+from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
 from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.draws import held_generators, numpy_state, random_state
+from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
+from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
@@ -47,49 +51,13 @@ def _ambient() -> tuple[object, ...]:
     )
 
 
-def cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())
-
-
-def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
-    """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        random.getstate(),
-        cuda,
-        numpy_state(),
-        [_state_of(one) for one in held],
-    )
-
-
-def numpy_state() -> Any:
-    """The state of numpy's global generator, None where numpy is not imported."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    kind, keys, *rest = numpy.random.get_state()
-    return kind, keys.tobytes(), rest
-
-
-def _held_generators(root: nn.Module) -> list[Any]:
-    """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for module in root.modules() for value in vars(module).values()]
-    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    return repr(generator.bit_generator.state)
-
-
 _ENTERED = ("torchvision.models.", "timm.")
 """Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
 that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
 
+
+LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -105,17 +73,20 @@ class Recorder(fx.Tracer):
         leaves: Leaves = LOOKED_INTO,
         scopes: tuple[dict[str, Any], ...] = (),
         otherwise: str = "",
+        marks: Marks | None = None,
     ) -> None:
-        """Takes the globals of the code in which int(n) stays symbolic, and a question to which the answer is another
-        (questions.py)."""
+        """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
+        (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
+        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
         self._made: dict[int, fx.Node | None] = {}
+        self._marks = marks
         self._scopes = scopes
         self._otherwise = otherwise
         self.inputs = arguments.inputs
@@ -135,21 +106,24 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = registered(root)
+        if self._marks is not None:
+            root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._generators = _held_generators(root)
-        self._random = _random_state(self._generators)
+        self._generators = held_generators(root)
+        self._numpy = numpy_state()
+        self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._check_random("", type(root).__name__)
+        self._check_random("", type(root).__name__, numpy_state())
         without_doubles(graph)
         for node in graph.nodes:
-            if node.op == "call_function" and op_of(node.target) is not None:
+            if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
@@ -192,6 +166,11 @@ class Recorder(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
@@ -210,6 +189,11 @@ class Recorder(fx.Tracer):
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
         self.decisions.settle()
@@ -223,7 +207,26 @@ class Recorder(fx.Tracer):
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
+            self._mark(node)
         return node
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
+        proxy = super().create_proxy(*args, **kwargs)
+        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+
+    def _mark(self, node: fx.Node) -> None:
+        """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
+        assert self._marks is not None
+        is_box = self._marks.mark(node)
+        if node.op == "call_module" or (node.op == "call_function" and not is_of_torch(node.target)):
+            value = self.value_of(node)
+        else:  # runs no module, so that nothing need be as it is without a trace; an exchange takes a millisecond
+            self._shapes.fill(self.graph)
+            value = node.meta["val"]
+        if is_box and not held(value):
+            raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
 
     def _check_ambient(self, what: str) -> None:
         if _ambient() != self._ambient:
@@ -305,6 +308,8 @@ class Recorder(fx.Tracer):
         """The argument of a node. An object of the model's own that holds traced values is made by a node."""
         if type(a) in (SizedProxy, SizedAttribute):
             return a.node
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})  # a method takes the model as `self`
         if not is_made(a, fx.Proxy):
             return super().create_arg(a)
         outermost = not self._made
@@ -323,13 +328,19 @@ class Recorder(fx.Tracer):
 
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
-        node = obj.node  # the node of an attribute is made when it is asked for
+        return self.value_of(obj.node)  # the node of an attribute is made when it is asked for
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs."""
+        if "val" in node.meta:
+            return node.meta["val"]
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]
 
-    def _check_random(self, path: str, kind: str) -> None:
-        if _random_state(self._generators) != self._random:
+    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
+        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
+        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "

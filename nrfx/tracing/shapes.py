@@ -73,7 +73,7 @@ class Shapes:
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
-        args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        args, kwargs = _with_any_fill(node, resolved(node.args), resolved(node.kwargs))
         if is_border(node):
             around = self._autocast[-1]
             self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
@@ -84,6 +84,8 @@ class Shapes:
             value = _RUN[node.op](self, node, args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:
+            if (box := node.meta.get("opaque")) is not None and box.output is not None:
+                return box.output
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
             raise TraceError(
                 f"{describe(node)} {_NEEDS_VALUES}"
@@ -114,7 +116,7 @@ class Shapes:
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
-            kwargs = {**kwargs, "device": "meta"}
+            args, kwargs = pytree.tree_map(_number, (args, {**kwargs, "device": "meta"}))
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _attribute(self, source: Any, name: str, *default: Any) -> Any:
@@ -127,6 +129,10 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.flags:
+            return args[0]
+        if op is not None and op.makes:
+            args = (args[0], *pytree.tree_map(_number, args[1:]))
         # unsqueeze_ and its like change the shape of the very tensor that is an earlier node's value.
         me = args[0].detach() if str(node.target).endswith("_") and isinstance(args[0], Tensor) else args[0]
         return getattr(me, str(node.target))(*args[1:], **kwargs)
@@ -143,7 +149,7 @@ class Shapes:
 
     def _leaf(self, path: str) -> nn.Module:
         if path not in self._shells:
-            self._shells[path] = shell(self._root.get_submodule(path), on_meta).train(self._training)
+            self._shells[path] = shell(operator.attrgetter(path)(self._root), on_meta).train(self._training)
         return self._shells[path]
 
 
@@ -197,21 +203,28 @@ def _default(node: fx.Node) -> Any:
     return node.args[0]
 
 
-def _resolved(argument: Any) -> Any:
+def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
         argument = argument.meta["val"]
         return torch.device("meta") if isinstance(argument, torch.device) else argument
     if isinstance(argument, tuple):
-        items = [_resolved(item) for item in argument]
+        items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
     if isinstance(argument, list):
-        return [_resolved(item) for item in argument]
+        return [resolved(item) for item in argument]
     if isinstance(argument, dict):
-        return {key: _resolved(item) for key, item in argument.items()}
+        return {key: resolved(item) for key, item in argument.items()}
     if isinstance(argument, slice):
-        return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
+        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+
+def _number(value: Any) -> Any:
+    """A number of the kind that a tensor without dims holds, in its place: torch.full fills with either."""
+    if not (isinstance(value, Tensor) and value.dim() == 0):
+        return value
+    return 0.0 if value.is_floating_point() else False if value.dtype == torch.bool else 0
 
 
 def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
@@ -222,6 +235,21 @@ def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
         return nest
     widest = functools.reduce(torch.promote_types, dtypes)
     return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
+
+
+def _with_any_fill(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments, with a number in the place of a tensor of no dims that others are filled with."""
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if op is None or op.fill is None:
+        return args, kwargs
+    return (
+        tuple(_any_number(arg) if place == op.fill else arg for place, arg in enumerate(args)),
+        {name: _any_number(arg) if name == "fill_value" else arg for name, arg in kwargs.items()},
+    )
+
+
+def _any_number(value: Any) -> Any:
+    return torch.zeros((), dtype=value.dtype).item() if isinstance(value, Tensor) else value
 
 
 def _unstrided(x: Tensor) -> Tensor:
@@ -243,7 +271,9 @@ def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
     if not isinstance(weight, Tensor):
         return
     last = hasattr(module, "normalized_shape")
-    width = x.shape[-weight.dim() :] if last else x.shape[1:2]
+    dims = getattr(module, "_get_no_batch_dim", None)  # an instance norm may be given one example
+    axis = 0 if callable(dims) and x.dim() == dims() else 1
+    width = x.shape[-weight.dim() :] if last else x.shape[axis : axis + 1]
     if width != weight.shape:
         raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, op_of
-from nrfx.rules.registry import Widths, is_of_torch
+from nrfx.rules.registry import is_of_torch, widths_of
 from nrfx.tracing.module import TracedModule
 from nrfx.tracing.regions import under_autocast
 
@@ -24,7 +24,7 @@ def check_layers(traced: TracedModule) -> None:
 
     The convolutions, linear layers, batch, instance and group norms of torch have a width that is checked.
     """
-    modules = dict(traced.named_modules())
+    modules = dict(traced.named_modules(remove_duplicate=False))
     for graph in dict.fromkeys(traced.graphs.values()):
         for node in graph.nodes:
             if node.op == "call_module":
@@ -55,7 +55,7 @@ def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
     if op is not None and op.norm and not hasattr(module, "normalized_shape"):
         _check_norm(path, module, source)
     elif op is not None and op.widths is not None and not op.norm:
-        _check_layer(path, module, op.widths, source, result)
+        _check_layer(path, module, source, result)
 
 
 def _op_of_torch(module: nn.Module) -> Op | None:
@@ -78,14 +78,14 @@ def _is_unbatched(module: Any, source: Tensor) -> bool:
     return dims is not None and source.dim() == dims()
 
 
-def _check_layer(path: str, module: Any, widths_of: Widths, source: Tensor, result: Any) -> None:
+def _check_layer(path: str, module: Any, source: Tensor, result: Any) -> None:
     """The check of a layer that states how many channels it takes and gives."""
     kind, weight = type(module).__name__, getattr(module, "weight", None)
     if not _is_layer(module):
         return
     if not isinstance(weight, Tensor):
         raise TraceError(f"{path} ({kind}) has no weight any more. {_AGAIN}")
-    stated = widths_of(module, None)
+    stated = widths_of(module)
     widths = tuple(stated.get(f"{side}_channels", stated.get(f"{side}_features")) for side in ("in", "out"))
     axis = source.dim() - weight.dim() + 1  # of the channels
     wanted = source.shape[axis], result.shape[axis]

@@ -177,7 +177,7 @@ def test_an_autograd_function_without_a_rule_is_one_call_that_pins(between: Any)
         assert torch.equal(gm(x), model(x)) and all(map(torch.equal, *grads))
     name = "Twice" if between is both_of_twice else "Sign"
     usage = nrfx.utilization(gm)
-    assert any(f"nrfx has no rule for {name}" in entry for entry in usage.uncounted)
+    assert not usage.uncounted  # its multiply-adds were measured
     assert any(pin.reason == f"nrfx has no rule for {name}" for pin in usage.pins)
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
     assert nrfx.verify(gm, result, torch.randn(IMAGE, dtype=torch.float64)) < 1e-12

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+import nrfx
 from nrfx.errors import SizeError, TraceError
 from nrfx.tracing import trace
 from nrfx.tracing.guards import is_guard
@@ -267,3 +269,61 @@ def test_a_node_knows_its_line_in_torchvision_whose_folder_begins_like_torchs() 
     gm = trace(torchvision.models.resnet18(), torch.zeros(1, 3, 32, 32))
     node = next(node for node in gm.graph.nodes if node.name == "layer1_0_conv2")
     assert "resnet.py" in node.meta["stack_trace"] and ", in forward" in node.meta["stack_trace"]
+
+
+def test_the_limits_of_a_dtype_are_those_of_the_tensor_that_comes() -> None:
+    def hidden(m: nn.Module, x: Tensor) -> Tensor:
+        return x.masked_fill(x < 0, torch.finfo(x.dtype).min).clamp(max=torch.finfo(x.dtype).eps)
+
+    gm = trace(Function(hidden), torch.zeros(2, 3))
+    assert sum(node.target is torch.finfo for node in gm.graph.nodes) == 2
+    for dtype in (torch.float32, torch.float16, torch.float64):
+        x = torch.tensor([[-1.0, 1e-9, 1.0]], dtype=dtype)
+        assert torch.equal(gm(x), hidden(gm, x))
+    assert nrfx.utilization(gm).uncounted == ()
+
+
+# Errors that a forward catches
+
+
+def swallowing(forward: Callable[..., Any]) -> nn.Module:
+    def caught(m: nn.Module, x: Tensor) -> Tensor:
+        try:
+            return forward(m, x)
+        except Exception:
+            return x
+
+    return Function(caught)
+
+
+@pytest.mark.parametrize(("forward", "message"), [
+    (lambda m, x: x * int(x.sum()), "a traced tensor as a Python number"),
+    (lambda m, x: x if x.sum() > 0 else -x, "depends on the values of a tensor"),
+    (lambda m, x: x.__setattr__("tag", 1), "sets the attribute tag"),
+])  # fmt: skip
+def test_what_cannot_be_recorded_is_refused_also_where_the_forward_catches_it(
+    forward: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(swallowing(forward), torch.zeros(2, 4))
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def test_an_error_that_the_model_itself_gets_may_be_caught() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        for layer in m.layers:
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        return x
+
+    layers = nn.ModuleList([nn.Linear(4, 4), nn.ReLU(), Halved()])
+    model = Function(forward, layers=layers)
+    assert_behaves_like(trace(model, torch.zeros(2, 4)), model, torch.randn(2, 4))
+    with pytest.raises(TraceError, match=r"unexpected keyword argument 'lengths'"):
+        trace(Function(lambda m, x: m.layers[0](x, lengths=None), layers=layers), torch.zeros(2, 4))
