@@ -30,7 +30,7 @@ from nrfx.analysis.cost import Cost
 from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import BudgetError, NrfxError, TraceError
-from nrfx.rewrite.verify import TOLERANCE
+from nrfx.rewrite.compare import TOLERANCE
 from tests.patterns import ALL, DIES, PATTERNS, Pattern
 from tests.patterns.pattern import IMAGE
 from tests.zoo import calibrated, norms

@@ -156,9 +156,10 @@ class _Comparison:
             return tensors(self.probe(*given))
 
     def same(self, left: Tensor, right: Tensor) -> Tensor:
-        """bool: where the two agree, to rounding."""
-        size = torch.cat([left.abs().reshape(-1), right.abs().reshape(-1)]).nan_to_num().amax() if left.numel() else 1.0
-        return (left - right).abs() <= self.scale * max(float(size), 1e-30)
+        """bool: where the two agree, to rounding, or where neither has a value."""
+        finite = torch.cat([left.reshape(-1), right.reshape(-1)]).nan_to_num(0.0, 0.0, 0.0).abs()
+        size = float(finite.amax()) if finite.numel() else 1.0
+        return torch.isclose(left, right, rtol=0.0, atol=self.scale * max(size, 1e-30), equal_nan=True)
 
     def fail(self, text: str) -> None:
         raise AnalysisError(f"{self.title}: its rule does not tell what it does: {text}.")
