@@ -60,6 +60,10 @@ TIMM: Mapping[str, tuple[str, int]] = {
     "skresnet18": ("SKNet", 64),
 }
 
+SMALL_TIMM: Mapping[str, Mapping[str, Any]] = {
+    "beit_base_patch16_224": {"depth": 2, "embed_dim": 96, "num_heads": 3},
+}
+
 PYTORCHCV: Mapping[str, tuple[str, int]] = {
     "resnet20_cifar10": ("ResNet", 32),
     "preresnet20_cifar10": ("PreResNet", 32),
@@ -448,7 +452,8 @@ DEEP_PLANES = {"halonet_pytorch", "lambda_networks", "bottleneck_transformer_pyt
 def models() -> Iterator[Model]:
     """All models of this file."""
     for name, (family, side) in TIMM.items():
-        yield image("timm", name, family, made("timm:create_model", name, pretrained=False), side)
+        small = SMALL_TIMM.get(name, {})
+        yield image("timm", name, family, made("timm:create_model", name, pretrained=False, **small), side)
     for name, (family, side) in PYTORCHCV.items():
         own = CITYSCAPES if side == 64 and _is_dense(name) else {}
         yield image("pytorchcv", name, family, made("pytorchcv.model_provider:get_model", name, **own), side)
