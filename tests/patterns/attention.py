@@ -224,7 +224,10 @@ ATTENTION = {
         rotary, lambda: layers() | {"turn": Turned(4)}, free="before.0 op.q op.k op.v op.proj"
     ),
     "rotary positions of one head": Pattern(
-        lambda m, x: m.turn(m.q(tokens(x))), lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)}, pinned="op.q"
+        lambda m, x: m.turn(m.q(tokens(x))),
+        lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)},
+        free="before.0",
+        pinned="op.q",
     ),
     "attention that sees what came before": Pattern(
         lambda m, x: m.proj((m.q(tokens(x)) @ m.k(tokens(x)).mT).tril() @ m.v(tokens(x)) / 64),
@@ -232,7 +235,7 @@ ATTENTION = {
         free="before.0 op.proj",
     ),
     "half of the products of channels": Pattern(
-        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, pinned="op.q"
+        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, free="before.0", pinned="op.q"
     ),
     "convolution of a span": Pattern(
         span_convolution,

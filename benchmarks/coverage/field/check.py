@@ -303,7 +303,7 @@ def differing(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...]) -> float
 def _difference(a: Tensor, b: Tensor) -> float:
     if not (a.is_floating_point() or a.is_complex()):
         a, b = a.double(), b.double()
-    gap = torch.where(a == b, 0.0, (a - b).abs())
+    gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
     if not bool(gap.any()):
         return 0.0
     scale = a.abs()[a.isfinite()].max() if bool(a.isfinite().any()) else 1.0
