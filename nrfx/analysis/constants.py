@@ -87,10 +87,10 @@ def constants_of(
 
 def uniform(values: Tensor, axis: int) -> Tensor:
     """The one value that each index of `axis` has at all its positions; NaN where they differ."""
-    return _same(spread(values, axis))
+    return same(spread(values, axis))
 
 
-def _same(rows: Tensor) -> Tensor:
+def same(rows: Tensor) -> Tensor:
     """The one value of each row, NaN where it has several."""
     if rows.shape[1] == 1:
         return rows[:, 0]
@@ -266,7 +266,7 @@ class Propagation:
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(_same(reading.by_columns(rows)))
+        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows)))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
