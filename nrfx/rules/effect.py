@@ -225,6 +225,13 @@ class Call:
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
         return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
+    def is_computed(self, index: int, name: str) -> bool:
+        """Whether the argument at `index` or `name` is, or holds, a node: at other sizes it may be another number."""
+        nodes = self.node.args
+        found: list[fx.Node] = []
+        fx.map_arg(nodes[index] if len(nodes) > index else self.node.kwargs.get(name), found.append)
+        return bool(found)
+
     @property
     def function(self) -> Callable[..., Any]:
         """The op itself, on tensors of one's own. A module of the user's own runs as a copy in eval mode: it may keep a
@@ -258,6 +265,11 @@ def without_nan(nest: Any) -> Any:
     return torch.utils._pytree.tree_map(
         lambda leaf: torch.where(leaf.isnan(), 0.0, leaf) if isinstance(leaf, Tensor) else leaf, nest
     )
+
+
+def only(value: float, x: Tensor) -> Tensor:
+    """The constants that are `value`, NaN for all others."""
+    return torch.where(x == value, x, float("nan"))
 
 
 def tensors(nest: Any) -> list[Tensor]:
