@@ -345,6 +345,7 @@ def _one_over_positions(labels: Tensor, values: Tensor) -> Tensor:
     """The values, NaN where a channel has several at its positions: which of them a slice takes may change with the
     size of the input. Positions lie along the dims in which labels are the same but for padded zeros.
     """
+    value: Tensor
     small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
     for dim in range(small.dim()):
         lead = small.amax(dim, keepdim=True)
