@@ -13,7 +13,7 @@ from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
-from nrfx.errors import RuleWarning
+from nrfx.errors import AnalysisError, RuleWarning
 from nrfx.labels import OPAQUE, along, fill
 from nrfx.rules import (
     Before,
@@ -208,11 +208,16 @@ class LabelInterpreter:
         later = self.memory.later_reader(call.node) if isinstance(next(iter(call.args), None), Tensor) else None
         if later is not None:
             return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
+        self.uneven = ""
         try:
             effect = effect_of(call)
             if isinstance(effect, Effect) and self.is_turned(effect):
                 return counted(call, "it reads a weight transposed that another layer reads plain", effect_of)
             check_effect(call, effect)
+            if self.uneven:
+                raise AnalysisError(
+                    f"Node {call.node.name}: its rule {name_of(rule_of(call.node, call.module))} {self.uneven}"
+                )
         except Unfit as error:
             return self.unfit(call, error)
         except _DEFECTS as error:
@@ -307,6 +312,11 @@ class LabelInterpreter:
         if key not in self.born:
             self.born[key] = torch.arange(self.count, self.count + width)
             self.count += width
+        elif not self.resized and self.born[key].numel() != width:
+            self.uneven = (
+                f"asks for {width} channels of {key!r}, which brought {self.born[key].numel()} into being before: "
+                "a key has one width."
+            )
         return self.born[key]
 
     def opaque(self, reason: str) -> int:

@@ -46,7 +46,9 @@ def not_understood(traced: TracedModule, channels: Channels) -> tuple[NotUnderst
         if step.effect.family is Family.UNKNOWN and _matters(traced, step):
             groups.setdefault(step.effect.reason, []).append(step)
     found = [_group(traced, channels, reason, steps, left) for reason, steps in groups.items()]
-    unread = [name for name in left if name not in channels.layouts and name not in _read(traced, channels)]
+    unplaced = [name for name in left if name not in channels.layouts]
+    read = _read(traced, channels) if unplaced else ()
+    unread = [name for name in unplaced if name not in read]
     if unread:
         why = "it lies outside of the parts that could be traced" if traced.facts.parts else UNREAD
         owners = dict.fromkeys(name.rpartition(".")[0] or name for name in unread)
@@ -78,10 +80,13 @@ def _group(
 def _parameters(traced: TracedModule, node: fx.Node) -> Iterator[str]:
     """The parameters of the module that is called, and those from which alone an operand is computed."""
     if node.op == "call_module":
-        path = str(node.target)
-        yield from (f"{path}.{name}" for name, _ in traced.get_submodule(path).named_parameters())
+        yield from _registered(traced, str(node.target))
     for source in node.all_input_nodes:
         yield from _made_of(source)
+
+
+def _registered(traced: TracedModule, path: str) -> Iterator[str]:
+    return (f"{path}.{name}" for name, _ in traced.get_submodule(path).named_parameters())
 
 
 def _made_of(node: fx.Node) -> Iterable[str]:
@@ -104,5 +109,5 @@ def _read(traced: TracedModule, channels: Channels) -> set[str]:
         if node.op == "get_attr":
             names.add(str(node.target))
         elif node.op == "call_module":
-            names |= set(_parameters(traced, node))
+            names.update(_registered(traced, str(node.target)))
     return {channels.aliases.get(name, name) for name in names}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
+from nrfx.checkpoint.call import arguments
 from nrfx.checkpoint.file import Stored
 from nrfx.checkpoint.plan import Layer, Plan
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
@@ -108,11 +109,16 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
     cast_model = model if fits else shell(model, cast)
+    if isinstance(model, TracedModule):
+        return as_traced(cast_model)
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        if stored.plan.boxes and not isinstance(model, TracedModule):
+        args, kwargs = arguments(stored.plan.call, examples)
+        if stored.plan.boxes:
             return _with_boxes(stored, cast_model)
-        return as_traced(cast_model, examples, stored.plan.leaves)
+        return as_traced(cast_model, args, kwargs, stored.plan.leaves)
+    except CheckpointError as error:
+        raise stored.misfit(str(error)) from error
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
 
@@ -127,7 +133,8 @@ def _with_boxes(stored: Stored, model: nn.Module) -> TracedModule:
         for shape, dtype in stored.plan.specs
     )
     with random_state_kept():
-        traced = trace(model, examples, partial=True, leaves=stored.plan.leaves)
+        args, kwargs = arguments(stored.plan.call, examples)
+        traced = trace(model, args, kwargs, partial=True, leaves=stored.plan.leaves)
     if set(traced.facts.boxes) != set(stored.plan.boxes):
         now = listed(traced.facts.boxes) or "nothing"
         raise stored.misfit(

@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, Self, cast
 import torch
 from typing_extensions import TypedDict
 
+from nrfx.checkpoint.call import Piece, call_of
 from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
 from nrfx.nn import Cross
 from nrfx.rewrite.module_widths import bare_width
@@ -50,6 +51,7 @@ class Plan:
     other_mode: the submodules whose mode is not that of the root. literals, leaves, boxes: as in Facts. parts: the
         submodules that are graphs, where the network is no graph as a whole.
     norms: the widths of norms without parameters, by path.
+    call: how the network is called, where its arguments are not just the inputs.
     """
 
     inputs: tuple[tuple[tuple[int, ...], str], ...]
@@ -65,6 +67,7 @@ class Plan:
     boxes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     norms: Mapping[str, int] = field(default_factory=dict)
+    call: Piece | None = None
 
     def __post_init__(self) -> None:
         for shape, dtype in self.inputs:
@@ -91,6 +94,7 @@ class Plan:
             other_mode=tuple(path for path, module in traced.named_modules() if module.training != traced.training),
             literals=traced.facts.literals,
             leaves=traced.facts.leaves,
+            call=call_of(traced),
             boxes=traced.facts.boxes,
             parts=tuple(dict.fromkeys(part.path for part in traced.facts.parts)),
             norms={path: width for path, norm in traced.named_modules() if (width := bare_width(norm)) is not None},

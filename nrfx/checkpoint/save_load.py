@@ -47,7 +47,7 @@ def save(
     check_company(traced, optimizer, rejuvenator)
     plan, tensors = Plan.of(traced), named_once(traced)
     content = asdict(Content("nrfx", VERSION, plan, None, None))
-    for name in ("leaves", "boxes", "parts"):
+    for name in ("leaves", "boxes", "parts", "call"):
         if not content["plan"][name]:
             del content["plan"][name]  # earlier versions know none, and refuse a field that they do not know
     if optimizer is not None:

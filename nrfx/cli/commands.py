@@ -22,8 +22,10 @@ from nrfx.plan.budget_request import parse_budget
 
 if TYPE_CHECKING:
     from nrfx.analysis.utilization import Utilization
+    from nrfx.models.names import ResolvedModel
     from nrfx.plan.budget import Budget
     from nrfx.rewrite.result import Rejuvenation
+    from nrfx.rewrite.verify import Verification
     from nrfx.tracing import TracedModule
 
 DONE, NOTHING_DONE = 0, 2
@@ -85,16 +87,17 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
 
     torch.manual_seed(arguments.seed)
     with busy(f"rejuvenating {arguments.model}"):
-        traced = _traced(arguments)
+        model = _resolved(arguments)
+        traced = _traced_from(model)
         budget = request.of(traced)
         result = _rejuvenated(traced, budget, arguments)
-        difference = _verified(traced, result) if arguments.verify else None
+        verification = _verified(model, traced, result) if arguments.verify else None
         if arguments.output is not None:
             from nrfx.checkpoint import save
 
             save(arguments.output, result.module)
-    plain = _plain(arguments, result, budget, difference)
-    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, difference))
+    plain = _plain(arguments, result, budget, verification)
+    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, verification))
 
 
 def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.Namespace) -> "Rejuvenation":
@@ -119,16 +122,18 @@ def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.N
     return result
 
 
-def _verified(traced: "TracedModule", result: "Rejuvenation") -> float:
+def _verified(model: "ResolvedModel", traced: "TracedModule", result: "Rejuvenation") -> "Verification":
     import torch
 
-    from nrfx.rewrite.verify import verify
+    from nrfx.rewrite.drawn import drawn
+    from nrfx.rewrite.verify import verified
 
-    return verify(traced, result, tuple(torch.randn(shape).to(dtype) for shape, dtype in traced.inputs))
+    args, kwargs = traced.facts.call(drawn(traced.inputs, torch.device("cpu")))
+    return verified(traced, result, args, kwargs, model=model.module)
 
 
 def _plain(
-    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", difference: float | None
+    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", verification: "Verification | None"
 ) -> dict[str, Any]:
     from nrfx.report import widths
 
@@ -141,15 +146,19 @@ def _plain(
         "widths": {name: asdict(of) for name, of in widths(result).items()},
         "carriers": list(result.carriers),
         "notes": list(result.notes),
-        "difference": difference,
+        "difference": None if verification is None else verification.difference,
+        "compared": [] if verification is None else list(verification.compared),
+        "refused": [] if verification is None else list(verification.refused),
         "output": None if arguments.output is None else str(arguments.output),
     }
 
 
-def _endings(arguments: argparse.Namespace, difference: float | None) -> list[str]:
+def _endings(arguments: argparse.Namespace, verification: "Verification | None") -> list[str]:
     ending = []
-    if difference is not None:
-        ending.append(f"Verified: outputs before and after differ by {difference:.1e} of the largest one.")
+    if verification is not None:
+        ending.append(f"Verified: outputs before and after differ by {verification.difference:.1e} of the largest one.")
+        ending += [f"  {line}" for line in verification.compared]
+        ending += [f"  Not taken by the traced network, on {line}" for line in verification.refused]
     saved = "Nothing was saved: -o FILE does." if arguments.output is None else f"Saved to {arguments.output}."
     return [*ending, saved]
 
@@ -227,10 +236,18 @@ def _free(name: str) -> Path:
 
 
 def _traced(arguments: argparse.Namespace) -> "TracedModule":
+    return _traced_from(_resolved(arguments))
+
+
+def _resolved(arguments: argparse.Namespace) -> "ResolvedModel":
     from nrfx.models import resolve
+
+    return resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+
+
+def _traced_from(model: "ResolvedModel") -> "TracedModule":
     from nrfx.tracing import as_traced
 
-    model = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
     try:
         return as_traced(model.module, model.example_inputs)
     except TraceError as error:

@@ -132,7 +132,9 @@ def _add_rejuvenate(commands: Any) -> None:
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (1)")
     parser.add_argument("--gamma0", type=float, metavar="G", help="initial level of gammas (the model's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
-    parser.add_argument("--verify", action="store_true", help="compare outputs before and after on a random input")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
+    )
 
 
 def _add_train(commands: Any) -> None:

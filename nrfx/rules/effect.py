@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.labels import collapse, fill
+from nrfx.nests import tensors_of, with_tensors
 
 
 class Unfit(Exception):
@@ -250,9 +251,7 @@ class Call:
     def opaque_like(self, val: Any, reason: str) -> Any:
         """Opaque labels of the shape of `val` (nests included)."""
         code = self.opaque(reason)
-        return torch.utils._pytree.tree_map(
-            lambda leaf: fill(code, leaf.shape) if isinstance(leaf, Tensor) else leaf, val
-        )
+        return with_tensors(val, lambda x: fill(code, x.shape))
 
 
 def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -262,9 +261,7 @@ def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def without_nan(nest: Any) -> Any:
     """A copy of the values in a nest of arguments, with 0 for what varies."""
-    return torch.utils._pytree.tree_map(
-        lambda leaf: torch.where(leaf.isnan(), 0.0, leaf) if isinstance(leaf, Tensor) else leaf, nest
-    )
+    return with_tensors(nest, lambda x: torch.where(x.isnan(), 0.0, x))
 
 
 def only(value: float, x: Tensor) -> Tensor:
@@ -280,7 +277,7 @@ def tensors(nest: Any) -> list[Tensor]:
         return [labels for part in nest for labels in tensors(part)]
     if type(nest) is dict:
         return [labels for part in nest.values() for labels in tensors(part)]
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+    return list(tensors_of(nest).values())
 
 
 def unknown(call: Call, reason: str) -> Effect:

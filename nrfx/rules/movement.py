@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
+from nrfx.nests import with_tensors
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
 from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
@@ -60,7 +60,7 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
     moved_labels = attempt(apply, *call.args, **call.kwargs)
-    out = tree_map(lambda leaf: repeated(leaf) if isinstance(leaf, Tensor) else leaf, moved_labels)
+    out = with_tensors(moved_labels, repeated)
     return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
@@ -88,7 +88,7 @@ def triangle(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     if any(size > 1 for size in collapse(labels).shape[-2:]):
         return unknown(call, "it puts channels to 0 by their places")
-    return Effect(Family.POINTWISE, out=labels, apply=lambda x, *_, **__: only(0.0, x), homogeneous=True)
+    return Effect(Family.MIXED, out=labels, apply=lambda x, *_, **__: only(0.0, x))  # where an element stands decides
 
 
 @rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)

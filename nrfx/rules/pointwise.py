@@ -83,6 +83,14 @@ def cast(call: Call) -> Effect:
     return Effect(Family.POINTWISE, out=call.args[0], apply=_varying)
 
 
+@rule(torch.as_tensor, torch.asarray, makes=True, workless=True)
+def as_tensor(call: Call) -> Effect:
+    """A tensor itself, perhaps of another dtype; of numbers a new one."""
+    if isinstance(call.args[0], Tensor):
+        return cast(call)
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the tensor that as_tensor makes"))
+
+
 @rule("detach", torch.detach, workless=True)
 def detached(call: Call) -> Effect:
     """Also x.data. Where it is asked for sizes alone, nothing is read."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import OPAQUE, coalesce, collapse, layout
+from nrfx.labels import NONE, OPAQUE, coalesce, collapse, layout
 from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
@@ -97,9 +97,19 @@ def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes:
         counted |= here
         one = _of_one_example(flat, batch)
         batch = batch if one is flat else 1  # the examples are taken out already
-        rows, cols = (one.reshape(-1), None) if rows is None else (rows, one.reshape(-1))
+        axis = _with_borders(one).reshape(-1)
+        rows, cols = (axis, None) if rows is None else (rows, axis)
     times = prod(size for name, size in sizes.items() if name not in counted)
     return Work(per_example(times, batch), rows, cols)
+
+
+def _with_borders(labels: Tensor) -> Tensor:
+    """The labels, with those of their neighbours in the place of padded zeros, which come and go with them."""
+    for dim in range(labels.dim()):
+        known = labels.amax(dim, keepdim=True)
+        alone = ((labels == known) | (labels == NONE)).all(dim, keepdim=True)
+        labels = torch.where(alone, known, labels)
+    return labels
 
 
 def _of_one_example(labels: Tensor, batch: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import collapse
+from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 
@@ -91,7 +92,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     mixes = bool(ties) or not isinstance(call.val, Tensor)  # with indices beside the values it is no plain pool
     return Effect(
         Family.MIXED if mixes else family,
-        out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
+        out=with_tensors(call.val, lambda _: out),
         ties=ties,
         apply=None if ties else partial(of_values if mixes else at_any_size, sorted(dims), call.function),
         homogeneous=homogeneous and not mixes,
@@ -134,7 +135,7 @@ def ordered(call: Call, default: int | None = -1, at: int = 1) -> Effect:
     labels: Tensor = call.args[0]
     dims = _dims(call, default, at)
     if dims is None or varying(labels) & dims:
-        return unknown(call, "it puts channels in the order of their values")
+        return unknown(call, f"{call.node.name} puts channels in the order of their values")
     (dim,) = dims
 
     def part(leaf: Tensor) -> Tensor:

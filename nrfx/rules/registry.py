@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import AnalysisError, UsageError
+from nrfx.nests import Maker
 from nrfx.rules.effect import Call, Effect, unknown
 
 Rule = Callable[[Call], Effect]
@@ -119,7 +120,7 @@ def _is_key(key: Any) -> bool:
     if isinstance(key, str):
         return ":" in key or hasattr(Tensor, key)
     if isinstance(key, type):
-        return issubclass(key, nn.Module | torch.autograd.Function) or key.__module__ == builtins.__name__
+        return issubclass(key, nn.Module | torch.autograd.Function | Maker) or key.__module__ == builtins.__name__
     of_a_class = isinstance(getattr(key, "__self__", None), type)  # SomeFunction.apply
     return isinstance(key, types.FunctionType | types.BuiltinFunctionType | _TORCH_OPS) and not of_a_class
 
@@ -307,6 +308,8 @@ def _keys(target: Any) -> Iterator[Any]:
     """The keys under which a module or a target may stand, the nearest first."""
     if isinstance(target, AppliedFunction):
         target = target.function
+    if isinstance(target, Maker):
+        target = Maker
     if isinstance(target, torch._ops.OpOverload):
         yield from (target, target.overloadpacket)
         return

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
-from nrfx.tracing.codegen import TracedCode
+from nrfx.tracing.codegen import CallCode, TracedCode
 from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
 from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import Arguments, Recorder
+from nrfx.tracing.recorder import Recorder
 from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.writers import read_results
@@ -48,21 +49,28 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(
-    model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves, boxes: Boxes = NO_BOXES
-) -> TracedModule:
+def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves, boxes=boxes) for mode in MODES}
+    captures = {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
     nodes = [node for taken in captures.values() for node in taken.graph.nodes]
     called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
     asked = leaves.in_model(model)
     needs_host = any(node.target == HOST for node in nodes)
     make = HostedModule if needs_host else TracedModule
-    return combined(model, captures, lambda facts: replace(facts, leaves=asked, boxes=called), inputs, make)
+    form = arguments.form
+    if form is not None and form.has_mappings:
+        turned = (capture(model, arguments.turned, mode, leaves, boxes=boxes).graph for mode in MODES)
+        ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
+        form = replace(form, ordered=ordered)
+
+    def complete(facts: Facts) -> Facts:
+        return replace(facts, leaves=asked, boxes=called, form=form)
+
+    return combined(model, captures, complete, arguments.inputs, make)
 
 
 def combined(
@@ -91,7 +99,7 @@ def combined(
         read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
         _erase_decided(graph)
         erase_empty(graph)
-        graph.set_codegen(TracedCode())
+        graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
     traced.recompile()
     return traced
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace
+from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torch.utils.checkpoint import CheckpointFunction
 
 from nrfx.errors import TraceError
@@ -190,3 +191,22 @@ def _exchanged_static(kind: Any, instead: dict[str, Callable[..., Any]]) -> Call
                 delattr(kind, name)
 
     return restore
+
+
+_ENTERED = ("torchvision.models.", "timm.")
+"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
+that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
+
+
+@contextmanager
+def wrapped_functions_entered() -> Iterator[None]:
+    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
+    entered = {
+        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
+    }
+    for key in entered:
+        del _wrapped_fns_to_patch[key]
+    try:
+        yield
+    finally:
+        _wrapped_fns_to_patch.update(entered)

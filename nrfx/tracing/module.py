@@ -8,7 +8,7 @@ also what no graph reads.
 
 import copy
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
+from nrfx.tracing.arguments import CallForm
 from nrfx.tracing.clone import computed_attributes
 from nrfx.tracing.shapes import InputSpec, Shapes
 
@@ -41,6 +42,7 @@ class Facts:
     """What a trace knows about its model beside the graphs.
 
     inputs: shape and dtype of each example input, in order.
+    form: how the model is called, where its arguments are not just these tensors.
     gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
         not 0.
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
@@ -60,6 +62,11 @@ class Facts:
     literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     boxes: tuple[str, ...] = ()
+    form: CallForm | None = None
+
+    def call(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of a call of the traced module with these tensors as its inputs."""
+        return (tuple(tensors), {}) if self.form is None else self.form.filled(tensors)
 
 
 HOST = "_host"

@@ -8,7 +8,7 @@ submodule is no part, its children may be.
 Not handled: submodules that are called through methods other than their forward, and those that the run does not reach.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments, arguments_of
 from nrfx.tracing.around import around
 from nrfx.tracing.both_modes import (
     MODES,
@@ -36,29 +37,26 @@ from nrfx.tracing.modes import alike
 from nrfx.tracing.module import HOST, TracedModule
 from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.probe import Probe
-from nrfx.tracing.recorder import Arguments
 from nrfx.tracing.worth import hidden_params, open_params
 
 
-def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
+def trace_parts(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], leaves: Leaves) -> TracedModule:
     """The model as a whole graph if there is one, else as a `PartialModule`.
 
     Raises:
         TraceError: the model does not run on the example inputs, or no submodule with parameters can be traced.
     """
     refuse_unsupported(model)
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    probe, whole, why = Probe(model, args), None, "its inputs are not tensors"
-    if args and all(isinstance(x, Tensor) for x in args):
-        specs = tuple((tuple(x.shape), x.dtype) for x in args)
-        try:
-            whole, _ = around(lambda boxes: trace_whole(model, specs, leaves, boxes), model, probe.of_boxes())
-            if not hidden_params(whole.graphs.values(), whole):
-                return whole
-        except TraceError as error:
-            why = str(error)
+    probe, whole, why = Probe(model, args, kwargs), None, ""
     try:
-        choice = _Choice(model, recorded(model, args), leaves, probe)
+        arguments = arguments_of(model.forward, args, kwargs)
+        whole, _ = around(lambda boxes: trace_whole(model, arguments, leaves, boxes), model, probe.of_boxes())
+        if not hidden_params(whole.graphs.values(), whole):
+            return whole
+    except TraceError as error:
+        why = str(error)
+    try:
+        choice = _Choice(model, recorded(model, args, kwargs), leaves, probe)
     except TraceError:
         if whole is not None:
             return whole
@@ -203,8 +201,8 @@ class _Choice:
                 return "its graph depends on the sizes of its inputs."
         output = self.record.calls[path][0].output
         assert output is not None
-        (nest,) = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output").args
-        if len(pytree.tree_leaves(nest)) != output.num_leaves:
+        last = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output")
+        if len(pytree.tree_leaves(last.meta["val"])) != output.num_leaves:
             return "its graph gives another number of values than its forward."
         if hidden_params((one.graph for captures in captured.values() for _, one in captures), module):
             self._boxed[path] = ": ".join(next(iter(boxes.reasons.items())))

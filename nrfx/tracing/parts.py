@@ -7,7 +7,7 @@ graphs of its other calls are the same on other shapes.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 from torch.fx.graph_module import _forward_from_src
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.codegen import TracedCode
 from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.module import Facts
-from nrfx.tracing.recorder import Arguments
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,16 @@ class PartialModule(HostedModule):
             type(self).forward = _run_host
         return code
 
-    def answers(self, *args: Any) -> list[Answer]:
+    def run_part(self, path: str, tensors: Sequence[Tensor]) -> Any:
+        """What the graph of a part's first call gives for these inputs."""
+        return self._part_codes[path](self, *tensors)
+
+    def answers(self, *args: Any, **kwargs: Any) -> list[Answer]:
         """The arguments and output of every part, call by call, when the model is run on these arguments."""
         answers: list[Answer] = []
         self.__dict__["_log"] = answers
         try:
-            self(*args)
+            self(*args, **kwargs)
         finally:
             self.__dict__["_log"] = None
         return answers

@@ -11,10 +11,10 @@ from types import FunctionType
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nrfx.nests import with_tensors
 from nrfx.tracing.boxes import Boxes, alike, on_meta
 from nrfx.tracing.clone import shell
 from nrfx.tracing.draws import random_state_kept
@@ -62,7 +62,7 @@ class Probe:
 
     def _stable(self, watched: "_Watched", training: bool) -> Calls | None:
         def run(change: Callable[[Tensor], Tensor]) -> Calls | None:
-            return _run(self._model, pytree.tree_map_only(Tensor, change, self._given), watched, training)
+            return _run(self._model, with_tensors(self._given, change), watched, training)
 
         one, other = run(Tensor.clone), run(_reversed)
         if one is None or other is None:

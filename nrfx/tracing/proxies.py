@@ -34,7 +34,7 @@ AUGMENTED: dict[Any, Any] = {
 _OWN = frozenset({"node", "tracer", "root", "attr", "_node"})  # attributes that fx sets on proxies itself
 
 
-_MACHINERY = ("torch.", "nrfx.tracing.")
+_MACHINERY = ("torch.", "nrfx.tracing.", "nrfx.nests.")
 _ASKING = (torch.is_tensor.__code__, torch._jit_internal._isinstance.__code__)
 """Functions of torch that a forward asks for a type; what else torch asks is whether it has a proxy in its hands."""
 

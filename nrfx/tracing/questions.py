@@ -26,7 +26,7 @@ _SETTLED_BY = {
 """What is asked, and the regions of a graph (regions.py) that say the answer for what runs in them."""
 
 _DENIED = ("is_fx_tracing", "is_fx_symbolic_tracing")
-_MACHINERY = ("torch.", "nrfx.tracing.")
+_MACHINERY = ("torch.", "nrfx.tracing.", "nrfx.nests.")
 
 
 class Questions:

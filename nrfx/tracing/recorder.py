@@ -6,21 +6,21 @@ check of the graph (decisions.py).
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from nrfx.errors import TraceError
+from nrfx.nests import Maker, is_made, state
 from nrfx.rules import OPS, op_of
 from nrfx.rules.registry import in_order, is_of_torch
+from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.assignments import record_assignments, registered
 from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
 from nrfx.tracing.compiled import compiled_entered
@@ -29,13 +29,14 @@ from nrfx.tracing.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
-from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
+from nrfx.tracing.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
 from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
 from nrfx.tracing.regions import begin, end, exchanges
-from nrfx.tracing.shapes import InputSpec, Shapes, describe
+from nrfx.tracing.shapes import Shapes, describe
+from nrfx.tracing.signatures import check_call
 
 
 def _ambient() -> tuple[object, ...]:
@@ -48,41 +49,6 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
-
-
-_ENTERED = ("torchvision.models.", "timm.")
-"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
-that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of the forward that is recorded: tensors by shape and dtype, all else as constants of the graph.
-
-    Attributes:
-        inputs: shape and dtype of each tensor, in order.
-        leaves: the leaves of the flattened (args, kwargs): None for a tensor, (value,) for a constant.
-        structure: the structure of (args, kwargs).
-        names: a name for each tensor's placeholder; () takes the names of the forward's arguments.
-    """
-
-    inputs: tuple[InputSpec, ...]
-    leaves: tuple[tuple[Any] | None, ...]
-    structure: pytree.TreeSpec
-    names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
-        """The arguments of a call with these tensors, all of them positional."""
-        structure = pytree.tree_structure(((0,) * len(inputs), {}))
-        return cls(inputs, (None,) * len(inputs), structure)
-
-    def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) with the given values in the places of the tensors."""
-        rest = iter(tensors)
-        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
-        return args, kwargs
 
 
 LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
@@ -114,6 +80,7 @@ class Recorder(fx.Tracer):
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
+        self._made: dict[int, fx.Node | None] = {}
         self._marks = marks
         self._scopes = scopes
         self._otherwise = otherwise
@@ -133,7 +100,7 @@ class Recorder(fx.Tracer):
                 *reversed(list(root.named_buffers())),
             )
         }
-        self._registered = _registered(root)
+        self._registered = registered(root)
         if self._marks is not None:
             root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
@@ -142,14 +109,13 @@ class Recorder(fx.Tracer):
         self._numpy = numpy_state()
         self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
+            with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
         except Exception as error:
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
         self._check_random("", type(root).__name__, numpy_state())
-        self._check_assignments(root)
         without_doubles(graph)
         for node in graph.nodes:
             if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
@@ -176,18 +142,19 @@ class Recorder(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """One placeholder per example input; arguments beyond them take their defaults."""
+        """One placeholder per tensor; all other arguments are what they are in the call."""
         own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
         if own is not None:
-            root_fn = functools.wraps(own)(lambda _, *args: own(*args))
-        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
-        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+            root_fn = functools.wraps(own)(lambda _, *args, **kwargs: own(*args, **kwargs))
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._arguments.names]
         given, named = self._arguments.filled(proxies)
 
         @functools.wraps(root_fn)
         def forward(root: nn.Module, *_: Any) -> Any:
             self._enter(root)
-            return root_fn(root, *given, **named)
+            result = root_fn(root, *given, **named)
+            record_assignments(self, root, self._registered, self._names)
+            return result
 
         return forward, [self.root, *proxies]
 
@@ -202,7 +169,7 @@ class Recorder(fx.Tracer):
         path = (self.submodule_paths or {}).get(m)
         leaf = self.is_leaf_module(m, path or "")
         if leaf:
-            _check_call(m, args, kwargs)
+            check_call(m, args, kwargs)
         else:
             self._enter(m)
         try:
@@ -323,20 +290,6 @@ class Recorder(fx.Tracer):
                     patcher.patch(scope, name, stand_in)
         self._questions.enter(patcher, module)
 
-    def _check_assignments(self, root: nn.Module) -> None:
-        """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
-        for name, now in _registered(root).items():
-            before = self._registered.get(name)
-            source = now.node if isinstance(now, fx.Proxy) else now
-            while isinstance(source, fx.Node) and writes(source):  # buffer += 1 assigns the result of a change in place
-                source = source.args[0]
-            kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
-            if not kept:
-                raise TraceError(
-                    f"The forward assigns a new value to {name}, which a graph does not record. Write it into the "
-                    f"tensor instead: self.{name.rpartition('.')[2]}.copy_(value)."
-                )
-
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
         name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
@@ -346,15 +299,27 @@ class Recorder(fx.Tracer):
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
 
+    def create_arg(self, a: Any) -> Any:
+        """The argument of a node. An object of the model's own that holds traced values is made by a node."""
+        if type(a) in (SizedProxy, SizedAttribute):
+            return a.node
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})  # a method takes the model as `self`
+        if not is_made(a, fx.Proxy):
+            return super().create_arg(a)
+        outermost = not self._made
+        if id(a) not in self._made:  # a dictionary with attributes holds each of its values twice
+            self._made[id(a)] = None
+            parts = tuple(map(super().create_arg, state(a)))
+            self._made[id(a)] = self.create_node("call_function", Maker(type(a)), parts, {})
+        made = self._made[id(a)]
+        if outermost:  # what is changed before it is used again is another value
+            self._made.clear()
+        return made
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
-
-    def create_arg(self, a: Any) -> Any:
-        """The argument of a node. The model, a method takes it as `self`, is an attribute of the traced one."""
-        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
-            return self.create_node("get_attr", HOST, (), {})
-        return a.node if type(a) in (SizedProxy, SizedAttribute) else super().create_arg(a)
 
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
@@ -376,54 +341,3 @@ class Recorder(fx.Tracer):
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
                 "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
             )
-
-
-def _registered(root: nn.Module) -> dict[str, Any]:
-    """Whatever is registered as parameter or buffer, by name."""
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in root.named_modules()
-        for name, value in (*module._parameters.items(), *module._buffers.items())
-    }
-
-
-@contextmanager
-def _wrapped_functions_entered() -> Iterator[None]:
-    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
-    entered = {
-        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
-    }
-    for key in entered:
-        del _wrapped_fns_to_patch[key]
-    try:
-        yield
-    finally:
-        _wrapped_fns_to_patch.update(entered)
-
-
-def _check_call(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Raises the TypeError that a module which is recorded as one call would raise for these arguments."""
-    if not (module._forward_pre_hooks or module._forward_hooks):
-        _signature(type(module).forward).bind(module, *args, **kwargs)
-
-
-@functools.cache
-def _signature(function: Any) -> inspect.Signature:
-    return inspect.signature(function)
-
-
-def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
-    """The names of the first arguments of a bound forward, one for each input."""
-    signature = inspect.signature(forward)
-    try:
-        bound = signature.bind(*inputs).arguments
-    except TypeError as error:
-        shapes = [list(shape) for shape, _ in inputs]
-        raise TraceError(
-            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
-        ) from error
-    names: list[str] = []
-    for argument in bound:
-        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
-        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
-    return names

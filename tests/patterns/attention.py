@@ -86,6 +86,14 @@ def rotary(m: Op, x: Tensor) -> Tensor:
     return m.proj(F.scaled_dot_product_attention(m.turn(q), m.turn(k), v).transpose(1, 2).flatten(2))
 
 
+def span_convolution(m: Op, x: Tensor) -> Tensor:
+    """A kernel of three for each token and head, over values that are padded with zeros."""
+    n, t, _ = tokens(x).shape
+    kernels = m.k(tokens(x)).reshape(-1, 3, 1).softmax(1)
+    values = F.unfold(m.v(x).flatten(2).unsqueeze(-1), (3, 1), padding=(1, 0)).transpose(1, 2).reshape(-1, 4, 3)
+    return m.proj((values @ kernels).reshape(n, t, -1))
+
+
 def shared_keys(m: Op, x: Tensor) -> Tensor:
     """Two heads of queries for each head of keys and values, which are repeated."""
     x = tokens(x)
@@ -216,7 +224,10 @@ ATTENTION = {
         rotary, lambda: layers() | {"turn": Turned(4)}, free="before.0 op.q op.k op.v op.proj"
     ),
     "rotary positions of one head": Pattern(
-        lambda m, x: m.turn(m.q(tokens(x))), lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)}, pinned="op.q"
+        lambda m, x: m.turn(m.q(tokens(x))),
+        lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)},
+        free="before.0",
+        pinned="op.q",
     ),
     "attention that sees what came before": Pattern(
         lambda m, x: m.proj((m.q(tokens(x)) @ m.k(tokens(x)).mT).tril() @ m.v(tokens(x)) / 64),
@@ -224,7 +235,12 @@ ATTENTION = {
         free="before.0 op.proj",
     ),
     "half of the products of channels": Pattern(
-        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, pinned="op.q"
+        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, free="before.0", pinned="op.q"
+    ),
+    "convolution of a span": Pattern(
+        span_convolution,
+        lambda: {"k": nn.Linear(8, 6), "v": cbr(8, 8), "proj": nn.Linear(8, 6)},
+        free="before.0 op.v.0",
     ),
     "attention with shared keys": Pattern(shared_keys, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention with grouped queries": Pattern(grouped_queries, shared, free="before.0 op.q op.k op.v op.proj"),

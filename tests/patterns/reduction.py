@@ -78,10 +78,11 @@ REDUCTION = {
     "masked_fill": Pattern(lambda m, x: x.masked_fill(x < 0.2, -1.0)),
     "mask": Pattern(lambda m, x: x * (x > 0.3)),
     "leaky_relu_": Pattern(
-        lambda m, x: F.leaky_relu_(m.conv(x), 0.2), lambda: {"conv": nn.Conv2d(8, 6, 1)}, free="op.conv"
+        lambda m, x: F.leaky_relu_(m.conv(x), 0.2), lambda: {"conv": nn.Conv2d(8, 6, 1)}, free="before.0 op.conv"
     ),
     "waves": Pattern(lambda m, x: torch.sin(x) + x.cos() * torch.erf(x), free="before.0"),
-    "logarithm of more than one": Pattern(lambda m, x: torch.log1p(x) + (x + 1).reciprocal()),
+    "logarithm of more than one": Pattern(lambda m, x: torch.log1p(x) + (x + 1).reciprocal(), free="before.0"),
+    "as_tensor": Pattern(lambda m, x: torch.as_tensor(x) + torch.as_tensor(x.relu()), free="before.0"),
     "sizes of data": Pattern(lambda m, x: x.view(x.data.size(0), x.data.size(1), -1).mean(2), free="before.0"),
     "clamp": Pattern(lambda m, x: x.clamp(0.1, 1.0), free="before.0"),
     "lerp": Pattern(lambda m, x: torch.lerp(x, m.conv(x), 0.3), lambda: {"conv": cbr(8, 8)}),

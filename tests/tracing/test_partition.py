@@ -103,7 +103,7 @@ def test_all_parameters_are_the_model_s_own_and_count_once() -> None:
     assert any(
         line.startswith("spare (Linear): the run on the example inputs does not call it") for line in u.uncounted
     )
-    assert any(line.startswith("The model (Detector): its inputs are not tensors") for line in u.uncounted)
+    assert any(line.startswith("The model (Detector):") for line in u.uncounted)
 
 
 def test_flops_are_those_of_the_parts_in_one_run() -> None:

@@ -299,7 +299,7 @@ def swallowing(forward: Callable[..., Any]) -> nn.Module:
 @pytest.mark.parametrize(("forward", "message"), [
     (lambda m, x: x * int(x.sum()), "a traced tensor as a Python number"),
     (lambda m, x: x if x.sum() > 0 else -x, "depends on the values of a tensor"),
-    (lambda m, x: x.__setattr__("tag", 1), "sets the attribute tag"),
+    (lambda m, x: x.__setattr__("data", x), "sets the attribute data"),
 ])  # fmt: skip
 def test_what_cannot_be_recorded_is_refused_also_where_the_forward_catches_it(
     forward: Callable[..., Any], message: str

@@ -274,12 +274,6 @@ VISIONS: tuple[tuple[str, str, int, Mapping[str, Any]], ...] = (
             "key_dim": [8, 8, 8],
         },
     ),
-    (
-        "CvtModel",
-        "CvT",
-        64,
-        {"embed_dim": [16, 24, 32], "num_heads": [1, 2, 4], "depth": [1, 1, 1], "cls_token": [False, False, True]},
-    ),
     ("FocalNetModel", "FocalNet", 64, {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 1, 1]}),
     ("SwiftFormerModel", "SwiftFormer", 64, {"image_size": 64, "embed_dims": [16, 24, 32, 40], "depths": [1, 1, 1, 1]}),
     ("HGNetV2ForImageClassification", "HGNet", 64, {}),

@@ -58,7 +58,7 @@ SPANDREL: tuple[tuple[str, str, str, int, Mapping[str, Any]], ...] = (
         16,
         {
             "window_size": 8,
-            "embed_dim": 16,
+            "embed_dim": 48,
             "depths": [2],
             "num_heads": [2],
             "split_size_0": 4,

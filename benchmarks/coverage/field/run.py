@@ -27,6 +27,7 @@ CACHE = ROOT / "build" / "field.jsonl"
 PRELOADED = (
     *("timm", "transformers.modeling_utils", "transformers.models.bert.modeling_bert", "segmentation_models_pytorch"),
     *("ultralytics.nn.tasks", "monai.networks.nets", "diffusers.models.modeling_utils", "asteroid.models", "spandrel"),
+    "benchmarks.coverage.field.warm",
 )
 """Imported once for all processes, where installed: to import them takes longer than to examine a small model."""
 

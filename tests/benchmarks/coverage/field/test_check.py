@@ -93,6 +93,8 @@ def test_outputs_are_compared_where_they_are_infinite_or_whole_numbers_too() -> 
     assert differing((inf, torch.tensor([1, 2])), (inf, torch.tensor([1, 2]))) == 0
     assert differing((torch.tensor([2, 4]),), (torch.tensor([2, 3]),)) == 0.25
     assert differing((inf,), (inf[:1],)) == float("inf")
+    nan = torch.tensor([1.0, float("nan")])
+    assert differing((nan,), (nan,)) == 0 and str(differing((nan,), (inf.nan_to_num(),))) == "nan"
 
 
 def test_inputs_are_drawn_by_their_specs() -> None:
