@@ -12,7 +12,7 @@ DIES: dict[str, str] = {
     **dict.fromkeys(
         (
             *("shuffle function", "pad module", "cat new zeros", "rot90", "rearrange by reshape"),
-            *("x over width", "width to the -0.5", "lerp", "addcmul", "norm of tokens"),
+            *("lerp", "addcmul", "norm of tokens"),
             *("F.group_norm by a computed number of groups", "F.group_norm by groups of four", "F.linear", "x @ W"),
             *("einsum", "einsum of weight first", "masks times a vector", "masks times their positions"),
             *(
