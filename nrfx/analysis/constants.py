@@ -352,7 +352,8 @@ def _one_over_positions(labels: Tensor, values: Tensor) -> Tensor:
         if bool(((small == lead) | (small == NONE)).all()):
             first = value.narrow(dim, 0, 1)
             value = torch.where((value == first).all(dim, keepdim=True), first, NAN).expand(small.shape)
-    return value.expand(labels.shape)
+    over_all: Tensor = value.expand(labels.shape)
+    return over_all
 
 
 def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:

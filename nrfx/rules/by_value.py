@@ -63,7 +63,8 @@ def guard(call: Call) -> Effect:
 
 def _filled(number: float, x: Tensor, *given: Any, **named: Any) -> Tensor:
     """The constants x, filled with the number that is given, if one is: NaN for one that varies."""
-    return torch.full_like(x, given[0] if given else named.get("fill_value", number))
+    result = torch.full_like(x, given[0] if given else named.get("fill_value", number))
+    return torch.where(x.isnan() & (result != 0), x, result)
 
 
 def _title(call: Call) -> str:

@@ -88,7 +88,7 @@ def triangle(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     if any(size > 1 for size in collapse(labels).shape[-2:]):
         return unknown(call, "it puts channels to 0 by their places")
-    return Effect(Family.POINTWISE, out=labels, apply=lambda x, *_, **__: only(0.0, x), homogeneous=True)
+    return Effect(Family.MIXED, out=labels, apply=lambda x, *_, **__: only(0.0, x))  # where an element stands decides
 
 
 @rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)
