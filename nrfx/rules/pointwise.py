@@ -80,7 +80,8 @@ def cast(call: Call) -> Effect:
         return unknown(call, "it asks for a type")
     if call.val.is_floating_point() or call.val.is_complex():
         return identity(call)
-    return Effect(Family.POINTWISE, out=call.args[0], apply=_varying)
+    # `other` of x.type_as(other) has no part in the shape
+    return Effect(Family.POINTWISE, out=call.args[0], apply=lambda *_, **__: torch.full((), float("nan")).double())
 
 
 @rule(torch.as_tensor, torch.asarray, makes=True, workless=True)

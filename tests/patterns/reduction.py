@@ -83,6 +83,10 @@ REDUCTION = {
     "waves": Pattern(lambda m, x: torch.sin(x) + x.cos() * torch.erf(x), free="before.0"),
     "logarithm of more than one": Pattern(lambda m, x: torch.log1p(x) + (x + 1).reciprocal(), free="before.0"),
     "as_tensor": Pattern(lambda m, x: torch.as_tensor(x) + torch.as_tensor(x.relu()), free="before.0"),
+    "type of another": Pattern(
+        lambda m, x: x + m.shift.type_as(torch.arange(x.shape[1] * 3).view(3, -1)),
+        lambda: {"shift": torch.tensor(2.7)},
+    ),
     "sizes of data": Pattern(lambda m, x: x.view(x.data.size(0), x.data.size(1), -1).mean(2), free="before.0"),
     "clamp": Pattern(lambda m, x: x.clamp(0.1, 1.0), free="before.0"),
     "lerp": Pattern(lambda m, x: torch.lerp(x, m.conv(x), 0.3), lambda: {"conv": cbr(8, 8)}),

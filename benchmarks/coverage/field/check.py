@@ -181,7 +181,7 @@ class Examination:
     def scales(self, subject: Subject) -> nrfx.TracedModule | None:
         """The network with inserted scales, where HELPFUL more of it can change with them; else None."""
         plain = shares(subject.model, channels_of(subject.traced))
-        self.tell({"free": plain.mortal, "pins": plain.pins})
+        self.tell({"free": plain.mortal, "pins": tuple(map(brief, plain.pins))})
         scaled = nrfx.insert_scales(subject.traced)
         difference = differing(outputs(subject.model, subject.inputs), outputs(scaled, subject.inputs))
         self.law("scales", difference <= tolerance(subject), f"inserted, they change outputs by {difference:.1e}")
@@ -322,7 +322,7 @@ def shown(specs: tuple[Spec, ...]) -> str:
 def brief(error: Exception | str) -> str:
     """The first two lines in one, for a cell of a table: files by their place in their package."""
     lines = str(error).strip().splitlines() or ["no message"]
-    line = re.sub(r'(File )?"?[^" ]*/site-packages/', "", " ".join(lines[:3]))
+    line = re.sub(r'(File )?"?/[^" ]*/site-packages/', "", " ".join(lines[:3]))
     return re.sub(r"\s+", " ", line).replace("; ", ", ").replace("|", "/")[:300]
 
 
