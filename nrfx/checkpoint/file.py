@@ -1,6 +1,7 @@
 # ruff: noqa: PLC0415  a network that is never saved does not need safetensors
 """The safetensors file: its bytes, and what is read back: a plan, tensors and what is not decoded yet."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,9 +74,19 @@ def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
 
     whole = _unshared(tensors)
     try:
-        return save(whole, metadata={_KEY: content, _DIGESTS: Digests.of(content, whole).to_json()})
+        return in_order(save(whole, metadata={_KEY: content, _DIGESTS: Digests.of(content, whole).to_json()}))
     except (KeyError, ValueError, NotImplementedError, SafetensorError) as error:
         raise CheckpointError(f"A tensor cannot be written to a safetensors file: {error}") from error
+
+
+def in_order(data: bytes) -> bytes:
+    """The file with its metadata in alphabetical order: safetensors writes them in one that differs from run to run."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= end - 8, "only the order changes"
+    return b"".join((data[:8], text.ljust(end - 8), memoryview(data)[end:]))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

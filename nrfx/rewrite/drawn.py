@@ -86,11 +86,12 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
     """
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(instead)
+    tensors = _each_place(module, tensors)
     with (
         torch.no_grad(),
         random_state_kept(),
         evaluating(module),
-        _reparametrize_module(module, tensors, tie_weights=True),
+        _reparametrize_module(module, tensors),
     ):
         torch.manual_seed(seed)
         random.seed(seed)
@@ -102,6 +103,20 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
             args, kwargs = module.facts.call(drawn(inputs, device, _dtype(module)))
             found = tensors_of(module(*args, **kwargs))
     return {name: x for name, x in found.items() if x.numel() and (x.is_floating_point() or x.is_complex())}
+
+
+def _each_place(module: TracedModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors for all places of the parameters and buffers that they stand in for. A module with several names is
+    one place: torch, told to tie weights, would put back the original under one name, and the other under the next.
+    """
+    known = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
+    instead = {id(known[name]): tensor for name, tensor in tensors.items()}
+    places: dict[str, Tensor] = {}
+    for path, part in module.named_modules():
+        for name, tensor in (*part.named_parameters(path, recurse=False), *part.named_buffers(path, recurse=False)):
+            if id(tensor) in instead:
+                places[name] = instead[id(tensor)]
+    return places
 
 
 def _is_random(

@@ -5,6 +5,7 @@ pinned.
 """
 
 import operator
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ def guard(call: Call) -> Effect:
     return Effect(Family.VALUE, out=None)
 
 
+def _filled(number: float, x: Tensor, *given: Any, **named: Any) -> Tensor:
+    """The constants x, filled with the number that is given, if one is: NaN for one that varies."""
+    result = torch.full_like(x, given[0] if given else named.get("fill_value", number))
+    return torch.where(x.isnan() & (result != 0), x, result)
+
+
 def _title(call: Call) -> str:
     target: Any = call.node.target if call.module is None else type(call.module)
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
@@ -109,7 +116,7 @@ def filled_like(call: Call) -> Effect:
     return Effect(
         Family.POINTWISE,
         out=fill(NONE, labels.shape) if alike else labels,
-        apply=lambda x, *_, **__: torch.full_like(x, number),
+        apply=partial(_filled, number),
         homogeneous=number == 0,
         numbers=(number,),
     )

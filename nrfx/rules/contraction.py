@@ -151,8 +151,9 @@ def functional_convolution(call: Call) -> Effect:
     if layer is None:
         return computed(call, prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
     kernel = layer.shape[2:]
-    padding = call.argument(4, "padding", 0)
-    layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
+    # a padding that is computed may be 0 in the trace alone
+    padded = call.is_computed(4, "padding") or pads(call.argument(4, "padding", 0), kernel)
+    layer = replace(layer, kernel=kernel, padded=padded, groups=call.argument(6, "groups", 1))
     if layer.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)

@@ -226,6 +226,13 @@ class Call:
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
         return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
+    def is_computed(self, index: int, name: str) -> bool:
+        """Whether the argument at `index` or `name` is, or holds, a node: at other sizes it may be another number."""
+        nodes = self.node.args
+        found: list[fx.Node] = []
+        fx.map_arg(nodes[index] if len(nodes) > index else self.node.kwargs.get(name), found.append)
+        return bool(found)
+
     @property
     def function(self) -> Callable[..., Any]:
         """The op itself, on tensors of one's own. A module of the user's own runs as a copy in eval mode: it may keep a
@@ -255,6 +262,11 @@ def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 def without_nan(nest: Any) -> Any:
     """A copy of the values in a nest of arguments, with 0 for what varies."""
     return with_tensors(nest, lambda x: torch.where(x.isnan(), 0.0, x))
+
+
+def only(value: float, x: Tensor) -> Tensor:
+    """The constants that are `value`, NaN for all others."""
+    return torch.where(x == value, x, float("nan"))
 
 
 def tensors(nest: Any) -> list[Tensor]:

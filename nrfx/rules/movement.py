@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.nests import with_tensors
-from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
+from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
 from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
 from nrfx.rules.ties import ties_along
@@ -88,7 +88,7 @@ def triangle(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     if any(size > 1 for size in collapse(labels).shape[-2:]):
         return unknown(call, "it puts channels to 0 by their places")
-    return Effect(Family.POINTWISE, out=labels, apply=call.function, homogeneous=True)
+    return Effect(Family.MIXED, out=labels, apply=lambda x, *_, **__: only(0.0, x))  # where an element stands decides
 
 
 @rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)
@@ -327,18 +327,20 @@ def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
     if call.argument(2, "mode", "constant") != "constant":
         return moved(call, lambda x, *rest, **named: F.pad(x.double(), *rest, **named).to(x.dtype))
-    return _padded(call, sizes, call.argument(3, "value") or 0.0)
+    value = call.argument(3, "value") or 0.0
+    # where the trace has no border another size may have one, which shows on constants other than the padded value
+    known = value if call.is_computed(1, "pad") and not any(sizes) else None
+    return _padded(call, sizes, value, float("nan") if call.is_computed(3, "value") else known)
 
 
-def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
+def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None = None) -> Effect:
+    def apply(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        if not x.is_floating_point():
+            return F.pad(x, sizes, value=NONE)
+        return F.pad(x if known is None else only(known, x), sizes, value=value)
+
     labels = repeated(F.pad(call.args[0], sizes, value=NONE))
-    return Effect(
-        Family.MOVEMENT,
-        out=labels,
-        apply=lambda x, *_, **__: F.pad(x, sizes, value=value if x.is_floating_point() else NONE),
-        homogeneous=value == 0,
-        keeps_constants=False,
-    )
+    return Effect(Family.MOVEMENT, out=labels, apply=apply, homogeneous=value == 0, keeps_constants=False)
 
 
 @rule(F.unfold, nn.Unfold, workless=True)
@@ -378,7 +380,7 @@ def fold(call: Call) -> Effect:
         Family.MIXED,
         out=along(lead, axis, [*call.val.shape[:axis], lead.numel(), *call.val.shape[-2:]]),
         ties=(*ties_along(labels, axis), (lead[:, None].expand_as(groups), groups)),
-        apply=lambda x, *_, **__: F.fold(x, size, **window),
+        apply=lambda x, *_, **__: F.fold(only(0.0, x), size, **window),  # a border may be added up less often, or never
     )
 
 

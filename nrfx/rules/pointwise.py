@@ -8,6 +8,7 @@ instead.
 import operator
 from collections.abc import Callable
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
@@ -105,7 +106,10 @@ register(identity, "requires_grad_", "retain_grad", flags=True, workless=True)
 
 def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
     """What the op makes of constants, out of place. NaN, a value that varies, stays NaN, also where the op would lose
-    it, as torch.where(x > 0, x, 0) does. Raises Unfit where the op refuses float64 values."""
+    it, as torch.where(x > 0, x, 0) does; where a number varies, all does. Raises Unfit where the op refuses float64
+    values."""
+    if any(isinstance(number, float) and isnan(number) for number in (*args, *kwargs.values())):
+        return _varying(*args, *kwargs.values())
     given, named = without_nan((args, kwargs))
     result: Tensor = attempt(op, *given, **named)
     for values in tensors((args, kwargs)):
@@ -229,6 +233,14 @@ def _product(left: Any, right: Any, **_: Any) -> Any:
     return value
 
 
+def _quotient(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    """A quotient of constants: zero by a number is zero, also by one that varies."""
+    value = _followed(op, *args, **kwargs)
+    if len(args) == 2 and isinstance(args[0], Tensor) and not isinstance(args[1], Tensor):
+        return torch.where(args[0] == 0, args[0], value)
+    return value
+
+
 def _varying(*operands: Any, **_: Any) -> Tensor:
     """NaN for each element: what the op gives is not followed."""
     shapes = [operand.shape for operand in operands if isinstance(operand, Tensor)]
@@ -266,7 +278,8 @@ def masked_fill(call: Call) -> Effect:
 
 def quotient(call: Call) -> Effect:
     """Undefined where a divisor is 0, which a number is not."""
-    return elementwise(call, undefined=isinstance(call.argument(1, "other"), Tensor))
+    by_tensor = isinstance(call.argument(1, "other"), Tensor)
+    return elementwise(call, undefined=by_tensor, apply=partial(_quotient, call.function))
 
 
 SCALING = partial(elementwise, homogeneous=True, positive_only=True)

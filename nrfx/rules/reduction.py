@@ -94,7 +94,7 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
         Family.MIXED if mixes else family,
         out=with_tensors(call.val, lambda _: out),
         ties=ties,
-        apply=None if ties else partial(_ordered, sorted(dims), call.function) if mixes else call.function,
+        apply=None if ties else partial(of_values if mixes else at_any_size, sorted(dims), call.function),
         homogeneous=homogeneous and not mixes,
     )
 
@@ -142,7 +142,7 @@ def ordered(call: Call, default: int | None = -1, at: int = 1) -> Effect:
         return labels.select(dim, 0) if leaf.dim() < labels.dim() else _of_size(labels, dim, leaf.shape[dim])
 
     out = torch.utils._pytree.tree_map(part, call.val)
-    return Effect(Family.MIXED, out=out, apply=partial(_ordered, [dim], call.function))
+    return Effect(Family.MIXED, out=out, apply=partial(of_values, [dim], call.function))
 
 
 def _of_size(labels: Tensor, dim: int, size: int) -> Tensor:
@@ -152,18 +152,55 @@ def _of_size(labels: Tensor, dim: int, size: int) -> Tensor:
     return labels.narrow(dim, 0, 1).expand(shape)
 
 
-def _ordered(dims: list[int], op: Callable[..., Any], x: Tensor, /, *args: Any, **kwargs: Any) -> Any:
-    """The op on constants. Where one element along the dims varies (NaN), all values do; indices always do."""
+def of_values(dims: list[int], op: Callable[..., Any], x: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    """What an op that picks some of the values along the dims makes of constants: NaN unless all of them are one
+    constant, for which of several it picks may depend on their number; and for indices.
+    """
+    x = one_along(dims, x)
     varies = x.isnan()
     for dim in dims:
-        varies = varies.any(dim, keepdim=True)
+        varies = varies.narrow(dim, 0, 1)
 
     def of(leaf: Tensor) -> Tensor:
         gone = varies if leaf.dim() == x.dim() else varies.squeeze(dims)
         return torch.where(gone | (not leaf.is_floating_point()), float("nan"), leaf.double())
 
     # contiguous: of a tensor that repeats by stride 0, torch.median gives what lies behind it in memory
-    return torch.utils._pytree.tree_map(of, attempt(op, torch.where(varies, 0.0, x).contiguous(), *args, **kwargs))
+    return torch.utils._pytree.tree_map(of, attempt(op, torch.where(x.isnan(), 0.0, x).contiguous(), *args, **kwargs))
+
+
+def at_any_size(dims: list[int], op: Callable[..., Any], x: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    """What an op makes of constants where this is the same for two elements along each of the dims as for three; NaN
+    elsewhere. The sum of n elements c is n c, and n may be another number at other sizes of the input.
+    """
+    lengths = x.shape
+    x = one_along(dims, x)
+    for dim in dims:
+        x = x.narrow(dim, 0, 1)
+
+    def agreed(two: Tensor, three: Tensor) -> Tensor:
+        if two.dim() < x.dim():
+            return torch.where(two == three, two, float("nan")).double()
+        sizes = [length if dim in dims and three.shape[dim] > 1 else -1 for dim, length in enumerate(lengths)]
+        one, other = (one_along(dims, values) for values in (two, three))
+        for dim in dims:
+            one, other = one.narrow(dim, 0, 1), other.narrow(dim, 0, 1)
+        return torch.where(one == other, one, float("nan")).double().expand(sizes)
+
+    tried = [attempt(op, _of_size_along(dims, x, size), *args, **kwargs) for size in (2, 3)]
+    return torch.utils._pytree.tree_map(agreed, *tried)
+
+
+def _of_size_along(dims: list[int], x: Tensor, size: int) -> Tensor:
+    return x.expand([size if dim in dims else -1 for dim in range(x.dim())]).contiguous()
+
+
+def one_along(dims: list[int], x: Tensor) -> Tensor:
+    """The constants, NaN where those along the dims are not one."""
+    for dim in dims:
+        alike = (x == x.narrow(dim, 0, 1)).all(dim, keepdim=True)
+        x = torch.where(alike, x, float("nan"))
+    return x
 
 
 register(ordered, *ORDERED, workless=True)
@@ -184,7 +221,11 @@ def _normalised(call: Call, dims: set[int]) -> Effect:
     name = call.path if call.module is not None else call.node.name
     ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
     return Effect(
-        Family.MIXED, out=leads(labels, dims), ties=ties, pins=pins, apply=None if ties or pins else call.function
+        Family.MIXED,
+        out=leads(labels, dims),
+        ties=ties,
+        pins=pins,
+        apply=None if ties or pins else partial(at_any_size, sorted(dims), call.function),
     )
 
 

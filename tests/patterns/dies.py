@@ -6,11 +6,13 @@ Where a pattern says that `before.0` is free all of them go, else none; what is 
 ALL = "2 3 5 7"
 
 DIES: dict[str, str] = {
+    # their constants may follow from the number of positions, or of what is summed
+    **dict.fromkeys(("stack", "unfold and fold", "scaled by numel"), ""),
     # free though no pattern says so
     **dict.fromkeys(
         (
             *("shuffle function", "pad module", "cat new zeros", "rot90", "rearrange by reshape"),
-            *("position softmax", "x over width", "width to the -0.5", "lerp", "addcmul", "norm of tokens"),
+            *("lerp", "addcmul", "norm of tokens"),
             *("F.group_norm by a computed number of groups", "F.group_norm by groups of four", "F.linear", "x @ W"),
             *("einsum", "einsum of weight first", "masks times a vector", "masks times their positions"),
             *(
@@ -21,6 +23,8 @@ DIES: dict[str, str] = {
                 "frozen network",
                 "cast",
             ),
+            *("F.linear transposed", "leaky_relu_", "logarithm of more than one"),
+            *("rotary positions of one head", "half of the products of channels"),
         ),
         ALL,
     ),
@@ -51,6 +55,7 @@ DIES: dict[str, str] = {
     "GroupNorm on a view": "",
     "F.group_norm": "",
     "LayerNorm of positions": "",
+    "triangle of positions": "",
     "InstanceNorm": "",
     "InstanceNorm affine": "",
     "cumsum of positions": "",
