@@ -128,8 +128,9 @@ class CallForm:
         return values + [p.default[0] if p.default else LEFT_OUT for p in self.parameters[len(values) :]]
 
     def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) of a call of the traced module with these tensors; mappings are dicts."""
-        rest = iter(tensors)
+        """(args, kwargs) of a call with these tensors, without what has its default: a decorator may give that too."""
+        rest, given, by_name = iter(tensors), self.given, False
+        placed = {inspect.Parameter.POSITIONAL_ONLY} if not self.is_starred else set(inspect._ParameterKind)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for parameter in self.parameters:
@@ -138,9 +139,11 @@ class CallForm:
                 args += value
             elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 kwargs |= value
-            elif value is not LEFT_OUT and (kwargs or parameter.kind is inspect.Parameter.KEYWORD_ONLY):
+            elif value is LEFT_OUT or (parameter.name not in given and parameter.kind not in placed):
+                by_name = True
+            elif by_name or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 kwargs[parameter.name] = value
-            elif value is not LEFT_OUT:
+            else:
                 args.append(value)
         return tuple(args), kwargs
 
