@@ -12,7 +12,7 @@ DIES: dict[str, str] = {
     **dict.fromkeys(
         (
             *("shuffle function", "pad module", "cat new zeros", "rot90", "rearrange by reshape"),
-            *("lerp", "addcmul", "norm of tokens"),
+            *("lerp", "addcmul", "norm of tokens", "autocast region"),
             *("F.group_norm by a computed number of groups", "F.group_norm by groups of four", "F.linear", "x @ W"),
             *("einsum", "einsum of weight first", "masks times a vector", "masks times their positions"),
             *(
@@ -66,7 +66,8 @@ DIES: dict[str, str] = {
     "squeeze and excite with a norm": "",
     "spatial gate": "",
     "masks of two sources": "",
-    "masks of two sources, added": "5",
+    "masks of two sources, added": "",
+    "sum of integers": "2 3 5",
     "drop path": "",
     "cast to integers": "",
     "cast like integers": "",
