@@ -24,7 +24,12 @@ def in_a_terminal(arguments: list[str], folder: Path, until: bytes, number: int)
     """What a command printed on a terminal, to which the signal was sent once `until` was there, and its status."""
     main_end, its_end = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "nrfx", *arguments]
+    # a suite that runs in the background ignores SIGINT, and Python then leaves it so
+    code = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('nrfx', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdin=its_end, stdout=its_end, stderr=its_end)
     os.close(its_end)
     said, sent, end = b"", False, time.monotonic() + 120
