@@ -141,9 +141,10 @@ def difference(expected: list[Tensor], actual: list[Tensor]) -> float:
 def counted(module: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:
     """Params by counting, flops of one example by FlopCounterMode, which counts a multiply-add as two.
 
-    It does not see the fused attention of the CPU, and by itself no product of a matrix with a vector.
+    It does not see the fused attention of the CPU, and by itself no product of a matrix or a vector with a vector.
     """
-    products = {torch.ops.aten.mv: lambda matrix, *_, **__: 2 * prod(matrix)}
+    aten = torch.ops.aten
+    products = dict.fromkeys((aten.mv, aten.dot, aten.vdot), lambda first, *_, **__: 2 * prod(first))
     with (
         FlopCounterMode(display=False, custom_mapping=products) as counter,
         torch.no_grad(),
