@@ -66,12 +66,12 @@ def adamw(model: nn.Module) -> Optimizer:
     return AdamW(groups, lr=1e-3, amsgrad=True)
 
 
-def train(one: Company, steps: range) -> nn.Module:
-    """Steps on random images; the network that they led to."""
+def train(one: Company, steps: range, shape: tuple[int, ...] = SHAPE) -> nn.Module:
+    """Steps on random images [4, ...], one of each class; the network that they led to."""
     module = one.model
     for step in steps:
         module = one.model if one.rejuvenator is None else one.rejuvenator.module
-        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(step))
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(step))
         loss = nn.functional.cross_entropy(module(x), torch.arange(4))
         one.optimizer.zero_grad()
         loss.backward()
