@@ -174,9 +174,9 @@ class Recorder(fx.Tracer):
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except Exception as error:
-            # whatever it is, it goes on as it is, for the forward may catch what the model itself would get; of a module
-            # that is not registered the place to name is its caller
+        except Exception as error:  # whatever a forward raises
+            # as it is, for the forward may catch what the model itself would get; of a module that is not registered
+            # the place to name is its caller
             if path is not None and (self._failed is None or self._failed[0] is not error):
                 self._failed = (error, path, type(m).__name__)
             raise
