@@ -59,7 +59,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
 def backward(module: nn.Module, *inputs: Tensor) -> tuple[tuple[int, ...], ...]:
     """Gradients of the mean squares of all train-mode outputs; returns their shapes. The module stays in train mode."""
     module.zero_grad()
-    outputs = leaves(module.train()(*inputs))
+    outputs = leaves(module.train()(*(x.clone() for x in inputs)))
     torch.stack([leaf.square().mean() for leaf in outputs]).sum().backward()
     return tuple(tuple(leaf.shape) for leaf in outputs)
 

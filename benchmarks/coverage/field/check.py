@@ -127,5 +127,5 @@ def _with_batch_statistics(module: nn.Module, inputs: Inputs) -> None:
         norm.train()
     torch.manual_seed(0)
     with contextlib.suppress(ValueError):  # one value per channel in a batch norm: no statistics to take
-        module(*inputs)
+        module(*(x.clone() for x in inputs))
     module.eval()

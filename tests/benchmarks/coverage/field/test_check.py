@@ -48,6 +48,18 @@ def test_a_sound_network_passes_every_check() -> None:
     assert row.difference is not None and row.difference < 1e-12
 
 
+class IntoItsInput(Plain):
+    """It changes its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2.0))
+
+
+def test_a_model_may_change_its_input() -> None:
+    row = examined(IntoItsInput)
+    assert row.failures == () and row.flops_equal and row.loaded and row.second_size == "equal"
+
+
 def test_a_model_of_one_size_is_tried_with_another_batch() -> None:
     row = examined(OfOneSize)
     assert row.second == "3x3x16x16" and row.second_size == "equal"
