@@ -8,7 +8,6 @@ line. So is what a rule is written with: `Call`, `Effect` and its parts, `elemen
 
 from nrfx.labels import along, layout
 from nrfx.rules import (
-    attention,
     by_value,
     contraction,
     made,
@@ -20,7 +19,6 @@ from nrfx.rules import (
     recurrent,
     reduction,
     registry,
-    windows,
 )
 from nrfx.rules.boxes import channelwise, opaque
 from nrfx.rules.check import check_effect
@@ -50,8 +48,8 @@ registry.shipping = False  # a rule of ours that a user registers for an op of t
 
 __all__ = [
     "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",
-    "along", "attempt", "attention", "by_value", "channelwise", "check_effect", "contraction", "counted",
-    "elementwise", "has_rule", "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise",
-    "pooling", "product", "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors",
-    "ties_along", "unknown", "weighted", "windows",
+    "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
+    "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product",
+    "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown",
+    "weighted",
 ]  # fmt: skip

@@ -15,17 +15,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, coalesce, collapse, repeated
+from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
 from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
+from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
-    *(torch.permute, torch.movedim, torch.moveaxis, torch.swapdims, torch.rot90, torch.roll, torch.flip, torch.ravel),
-    *(torch.squeeze, torch.unsqueeze, torch.unflatten, torch.narrow, torch.select, torch.unbind),
-    *(torch.chunk, torch.split, torch.tensor_split, torch.hstack, torch.vstack),
-    *(torch.tile, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
+    *(
+        torch.permute,
+        torch.squeeze,
+        torch.unsqueeze,
+        torch.movedim,
+        torch.chunk,
+        torch.split,
+        torch.tensor_split,
+        torch.rot90,
+        torch.swapdims,
+        torch.moveaxis,
+        torch.ravel,
+        torch.hstack,
+        torch.vstack,
+    ),
+    *(
+        torch.narrow,
+        torch.select,
+        torch.roll,
+        torch.flip,
+        torch.unbind,
+    ),
+    *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
     *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
@@ -321,3 +341,60 @@ def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None 
 
     labels = repeated(F.pad(call.args[0], sizes, value=NONE))
     return Effect(Family.MOVEMENT, out=labels, apply=apply, homogeneous=value == 0, keeps_constants=False)
+
+
+@rule(F.unfold, nn.Unfold, workless=True)
+def unfold(call: Call) -> Effect:
+    """[N, C, H, W] to [N, C * taps, positions]: a channel fills `taps` rows, one for each place of the kernel."""
+    window = _window(call, first=1)
+    columns = partial(_columns, window)
+    labels: Tensor = call.args[0]
+    axis = labels.dim() - 3
+    if not lies_along(labels, axis) or any(_pair(window["padding"])):
+        return replace(moved(call, columns), keeps_constants=not any(_pair(window["padding"])))
+    rows = layout(labels, axis).repeat_interleave(_taps(window))
+    out = along(rows, axis, [*call.val.shape[:axis], rows.numel(), call.val.shape[-1]])  # the same, without copying
+    return Effect(Family.MOVEMENT, out=out, apply=columns, homogeneous=True)
+
+
+def _columns(window: dict[str, Any], x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """F.unfold of labels, ids of gammas (a padded zero is NONE of both) and constants, of one example for all."""
+    small = collapse(x)
+    one = small.expand(*small.shape[:-3], *x.shape[-3:])
+    down, across = _pair(window["padding"])
+    padded = F.pad(one, (across, across, down, down), value=0.0 if x.is_floating_point() else NONE)
+    columns: Tensor = attempt(F.unfold, padded.double(), **{**window, "padding": 0}).to(x.dtype)
+    return columns.expand(*x.shape[:-3], *columns.shape[-2:])
+
+
+@rule(F.fold, nn.Fold, workless=True)
+def fold(call: Call) -> Effect:
+    """[N, C * taps, positions] to [N, C, H, W]: the `taps` rows of a channel are added up, and are one channel."""
+    window = _window(call, first=2)
+    size: Any = call.argument(1, "output_size") if call.module is None else call.module.output_size
+    labels: Tensor = call.args[0]
+    axis = labels.dim() - 2
+    groups = attempt(layout(labels, axis).view, -1, _taps(window))
+    lead = groups.amax(1)
+    return Effect(
+        Family.MIXED,
+        out=along(lead, axis, [*call.val.shape[:axis], lead.numel(), *call.val.shape[-2:]]),
+        ties=(*ties_along(labels, axis), (lead[:, None].expand_as(groups), groups)),
+        apply=lambda x, *_, **__: F.fold(only(0.0, x), size, **window),  # a border may be added up less often, or never
+    )
+
+
+def _window(call: Call, first: int) -> dict[str, Any]:
+    """The arguments that unfold and fold share, of a call of the function or of its module."""
+    names = {"kernel_size": None, "dilation": 1, "padding": 0, "stride": 1}
+    if call.module is not None:
+        return {name: getattr(call.module, name) for name in names}
+    return {name: call.argument(index, name, value) for index, (name, value) in enumerate(names.items(), start=first)}
+
+
+def _taps(window: dict[str, Any]) -> int:
+    return prod(_pair(window["kernel_size"]))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

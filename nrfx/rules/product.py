@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.labels import NONE, OPAQUE, coalesce, collapse, layout
 from nrfx.rules.contraction import Layer, computed, per_example, weighted
-from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
+from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
 from nrfx.rules.registry import gives_matrix, rule, transposes
 from nrfx.rules.ties import ties_in_units
@@ -127,7 +127,7 @@ def _of_one_example(labels: Tensor, batch: int) -> Tensor:
     return labels
 
 
-LETTERS = "abcdefghijklmnopqrstuvw"
+_LETTERS = "abcdefghijklmnopqrstuvw"
 
 
 @rule(
@@ -141,7 +141,7 @@ def matmul(call: Call) -> Effect:
         return _linear(call, given.index(next(filter(None, given))), next(filter(None, given)))
     if left.dim() < 2 or right.dim() < 2:
         return unknown(call, "a product with a vector")
-    batch = LETTERS[: max(left.dim(), right.dim()) - 2]
+    batch = _LETTERS[: max(left.dim(), right.dim()) - 2]
     letters = [f"{_last(batch, left.dim() - 2)}xy", f"{_last(batch, right.dim() - 2)}yz"]
     return product(call, (left, right), letters, f"{batch}xz").effect()
 
@@ -163,7 +163,7 @@ def added_matmul(call: Call) -> Effect:
         return unknown(call, "a product with a parameter and an addition in one")
     letters = ["axy", "ayz"] if left.dim() == 3 else ["xy", "yz"]
     product_of = product(call, (left, right), letters, "axz" if left.dim() == 3 else "xz")
-    return plus(product_of, added).effect()
+    return _plus(product_of, added).effect()
 
 
 def _biased_linear(call: Call, labels: Tensor, given: tuple[str, bool]) -> Effect:
@@ -175,7 +175,7 @@ def _biased_linear(call: Call, labels: Tensor, given: tuple[str, bool]) -> Effec
     return _reads(call, 2, given, labels, axis=1, out_axis=1, cols=0, bias=bias)
 
 
-def plus(summand: Product, added: Tensor) -> Product:
+def _plus(summand: Product, added: Tensor) -> Product:
     """The product with something added element by element; a mask that all heads share leaves them apart."""
     small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
     if small.numel() == 1 and int(small) <= OPAQUE:
@@ -235,8 +235,8 @@ def tensordot(call: Call) -> Effect:
     if isinstance(dims, int):
         dims = (range(left.dim() - dims, left.dim()), range(dims))
     pairs = [(a % left.dim(), b % right.dim()) for a, b in zip(*dims, strict=True)]
-    first = LETTERS[: left.dim()]
-    second = list(LETTERS[left.dim() : left.dim() + right.dim()])
+    first = _LETTERS[: left.dim()]
+    second = list(_LETTERS[left.dim() : left.dim() + right.dim()])
     for a, b in pairs:
         second[b] = first[a]
     summed = {a for a, _ in pairs}
@@ -349,3 +349,56 @@ def _reads(
 def _fills(cols: Tensor, places: int) -> bool:
     """Whether each channel fills so many places side by side."""
     return cols.numel() % places == 0 and bool((cols.view(-1, places) == cols[::places, None]).all())
+
+
+@rule(F.scaled_dot_product_attention, noise=(4, "dropout_p"))
+def attention(call: Call) -> Effect:
+    """softmax(q k^T) v: heads, where the axis before the tokens holds some, come and go as units."""
+    query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
+    mask = call.argument(3, "attn_mask")
+    if call.argument(7, "enable_gqa", False) and query.dim() > 3:  # each head of keys serves several of queries
+        key, value = (attempt(_each_served, query, labels) for labels in (key, value))
+    if query.dim() < 3 or query.shape[:-2] != key.shape[:-2]:
+        return unknown(call, "attention with queries and keys of other numbers of heads")
+    batch = _LETTERS[: query.dim() - 2]
+    scores = product(call, (query, key), (f"{batch}xd", f"{batch}yd"), f"{batch}xy")
+    if isinstance(mask, Tensor):
+        scores = _plus(scores, mask)
+    mixed = product(call, (scores.out, value), (f"{batch}xy", f"{batch}yz"), f"{batch}xz")
+    return Effect(
+        Family.MIXED,
+        out=mixed.out,
+        ties=(*scores.ties, *mixed.ties),
+        pins=(*scores.pins, *mixed.pins),
+        work=(scores.work, mixed.work),
+        numbers=(query.shape[-1], call.argument(6, "scale")),
+    )
+
+
+def _each_served(query: Tensor, labels: Tensor) -> Tensor:
+    """Keys or values [..., heads, tokens, width], each head as often as there are heads of queries for it."""
+    heads, served = labels.shape[-3], query.shape[-3]
+    if served % heads:
+        raise ValueError(f"{served} heads of queries do not share {heads} heads of keys")
+    return labels.repeat_interleave(served // heads, dim=-3)
+
+
+@rule(nn.MultiheadAttention)
+def packed_attention(call: Call) -> Effect:
+    """nn.MultiheadAttention keeps its widths, for its class has none for fewer heads; its work is counted."""
+    module: Any = call.module
+    query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
+    tokens, others = (_tokens(labels, module.batch_first, call.batch) for labels in (query, key))
+    width, kdim, vdim = module.embed_dim, module.kdim, module.vdim
+    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * others * width
+    reason = "nn.MultiheadAttention has one width for all its heads"
+    pins = [call.pin(labels, reason) for labels in (query, key, value)]
+    out = call.opaque_like(call.val, f"what {call.path} gives")
+    return Effect(Family.MIXED, out=out, pins=tuple(pins), work=(Work(times, None, None),))
+
+
+def _tokens(labels: Tensor, batch_first: bool, batch: int) -> int:
+    """Positions of one example."""
+    if labels.dim() == 2:
+        return labels.shape[0]
+    return per_example(labels.shape[0] * labels.shape[1], batch) if labels.dim() == 3 else layout(labels, 0).numel()
