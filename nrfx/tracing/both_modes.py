@@ -208,7 +208,12 @@ def refuse_unsupported(model: nn.Module) -> None:
     for path, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
-            raise TraceError(f"{place(path, kind)} is a TorchScript module: trace the model it was made from.")
+            if path:
+                continue  # one call of the graph (scripted.py)
+            raise TraceError(
+                f"{place(path, kind)} is a TorchScript module, of which no graph can be made: trace the model it was "
+                "made from. As a submodule it would be one call, which keeps the widths that it touches."
+            )
         if type(module).__module__.startswith(_QUANTIZED) and not isinstance(
             module, torch.ao.nn.quantized.FloatFunctional
         ):
