@@ -160,6 +160,7 @@ class Effect:
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()  # parameters of the module that keep their shape at any width
+    made_dim: int | None = None  # a dim of the result that the op makes: its size is the same for inputs of any size
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
-from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
 from nrfx.tracing.regions import begin, end, exchanges
+from nrfx.tracing.registered import HOST
 from nrfx.tracing.shapes import Shapes, describe
 from nrfx.tracing.signatures import check_call
 
