@@ -14,7 +14,7 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import OPAQUE, collapse, components, joined, tally
+from nrfx.labels import NONE, OPAQUE, collapse, components, joined, tally
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -45,6 +45,7 @@ class _Solver:
         self.pins: list[tuple[Tensor, str, str]] = [
             (pin.labels, pin.node, pin.reason) for step in steps for pin in step.effect.pins
         ]
+        self.pins += _zero_pins(twice)
         self.pins += [
             (layout, node, f"{name} is also read by node {node}")
             for name, node in read_directly(steps, interpreter.aliases)
@@ -172,6 +173,20 @@ class _Solver:
             for layout in self.layouts.get(name, ())
             if layout is not None
         ]
+
+
+def _zero_pins(visits: list[tuple[Step, Tensor, Tensor]]) -> list[tuple[Tensor, str, str]]:
+    """Pins for the channels in whose place another visit of the same weights reads padded zeros: the number of zeros is
+    a number of the model's code."""
+    pins = []
+    for step, left, right in visits:
+        for labels, other in ((left, right), (right, left)):
+            met = labels[(labels >= 0) & (other == NONE)]
+            if met.numel():
+                pins.append(
+                    (met, step.node.name, f"in the place of its channels {step.path} reads zeros at another call")
+                )
+    return pins
 
 
 def _layouts(

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
@@ -126,8 +126,7 @@ def functional_transposed_convolution(call: Call) -> Effect:
     if layer is None:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
         return computed(call, times)
-    groups = call.argument(6, "groups", 1)
-    effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
+    effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=_groups(call)))
     return _with_groups(call, effect, 6)
 
 
@@ -153,10 +152,17 @@ def functional_convolution(call: Call) -> Effect:
     kernel = layer.shape[2:]
     # a padding that is computed may be 0 in the trace alone
     padded = call.is_computed(4, "padding") or pads(call.argument(4, "padding", 0), kernel)
-    layer = replace(layer, kernel=kernel, padded=padded, groups=call.argument(6, "groups", 1))
+    layer = replace(layer, kernel=kernel, padded=padded, groups=_groups(call))
     if layer.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)
+
+
+def _groups(call: Call) -> int:
+    """The number of groups at the width that the weight has, also where it follows from a width that is resized."""
+    nodes = call.node.args
+    given = nodes[6] if len(nodes) > 6 else call.node.kwargs.get("groups", 1)
+    return int(given.meta["val"] if isinstance(given, fx.Node) else given)
 
 
 def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
