@@ -153,8 +153,8 @@ class TracedModule(fx.GraphModule):
         return plain
 
 
-def propagate(traced: TracedModule) -> None:
-    """Sets `meta["val"]` on every node of every graph, from `traced.inputs`.
+def propagate(traced: TracedModule, anew: bool = True) -> None:
+    """Sets `meta["val"]` on every node of every graph, from `traced.inputs`; or, not `anew`, where it is not known.
 
     Raises:
         TraceError: a node cannot be run on the shapes it gets.
@@ -162,7 +162,7 @@ def propagate(traced: TracedModule) -> None:
     for mode, graph in traced.graphs.items():
         if mode == "train" and graph is traced.graphs["eval"]:  # "eval" comes first and has done it
             continue
-        for node in graph.nodes:
+        for node in graph.nodes if anew else ():
             node.meta.pop("val", None)
             node.meta.pop("work", None)
         Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
