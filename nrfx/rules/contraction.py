@@ -16,7 +16,7 @@ from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
-from nrfx.rules.sizes import of_convolution, of_linear
+from nrfx.rules.sizes import of_convolution, of_cross, of_linear
 from nrfx.rules.ties import ties_along
 
 
@@ -169,7 +169,7 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
+@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, gives=of_cross)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
 

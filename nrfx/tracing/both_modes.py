@@ -23,7 +23,7 @@ from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modeless import ModeAsked, may_share, without_modes
 from nrfx.tracing.modes import alike, unified
-from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, fill
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import Recorder
 from nrfx.tracing.regions import erase_empty
@@ -96,16 +96,15 @@ def combined(
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
     facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
-    traced = make(root, graphs, facts, type(model).__name__)
-    propagate(traced, anew=False)
+    fill(root, graphs, facts.inputs)
+    modules = dict(root.named_modules(remove_duplicate=False))
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
-        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+        read_results(graph, modules)
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
-    traced.recompile()
-    return traced
+    return make(root, graphs, facts, type(model).__name__)
 
 
 def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes) -> dict[str, Capture]:

@@ -74,10 +74,11 @@ class _Copy:
     def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
         kind = type(value)
         if key == "_modules":
-            contents[key] = children = {}
+            children: dict[str, Any] = {}
+            contents[key] = children
             for name, child in value.items():
                 self._put(children, name, child)
-        elif key == "_parameters" or key == "_buffers":
+        elif key in ("_parameters", "_buffers"):
             contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
         elif kind in _DIRECT or (kind is tuple and all(type(item) in _DIRECT for item in value)):
             contents[key] = value

@@ -1,8 +1,8 @@
 """One recording for both modes, where a forward never asks in which mode it runs.
 
-A module's mode is its attribute `training`. Here it is taken from every module of a shell, and a descriptor of nn.Module
-answers in its place: the first question ends the recording. Other modules have the attribute themselves, which hides the
-descriptor from them.
+A module's mode is its attribute `training`. Here it is taken from every module of a shell, and a descriptor of
+nn.Module answers in its place: the first question ends the recording. Other modules have the attribute themselves,
+which hides the descriptor from them.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,8 @@ class Unanswered:
         self.asked = False
 
     def __get__(self, module: Any, kind: Any) -> bool:
+        if module is None:
+            raise AttributeError(f"type object '{kind.__name__}' has no attribute 'training'")
         self.asked = True
         raise ModeAsked
 

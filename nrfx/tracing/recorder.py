@@ -38,7 +38,6 @@ from nrfx.tracing.regions import begin, end, exchanges
 from nrfx.tracing.shapes import Shapes, describe
 from nrfx.tracing.signatures import check_call
 
-
 # the functions themselves: while a forward is recorded, others stand in their places (questions.py)
 _is_grad_enabled = torch.is_grad_enabled
 _is_inference_mode_enabled = torch.is_inference_mode_enabled

@@ -129,7 +129,7 @@ class Shapes:
             return _unstrided(args[0])
         if op is not None and op.gives is not None and (known := op.gives(None, args, kwargs)) is not None:
             return known
-        if not isinstance(node.target, types.BuiltinFunctionType):
+        if not isinstance(node.target, types.BuiltinFunctionType) and not _is_of_numbers(node.target, args):
             self._code_runs()
         if op is not None and op.checks:
             return None
@@ -269,6 +269,11 @@ def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
         return nest
     widest = functools.reduce(torch.promote_types, dtypes)
     return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
+
+
+def _is_of_numbers(function: Any, args: Any) -> bool:
+    """Whether it is a function of torch that gets no tensor, such as torch._assert: it runs no module."""
+    return is_of_torch(function) and not any(isinstance(arg, Tensor | tuple | list | dict) for arg in args)
 
 
 def _with_any_fill(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
