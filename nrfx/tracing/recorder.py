@@ -230,8 +230,9 @@ class Recorder(fx.Tracer):
 
     def _check_ambient(self, what: fx.Node | str) -> None:
         if _ambient() != self._ambient:
+            running = describe(what) if isinstance(what, fx.Node) else what
             raise TraceError(
-                f"{describe(what) if isinstance(what, fx.Node) else what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
+                f"{running} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
                 "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
                 "`with torch.autocast(...):`, or use detach()."
             )

@@ -178,7 +178,7 @@ class Shapes:
 
 @contextmanager
 def _without_gradients() -> Iterator[None]:
-    """No value keeps an autograd graph of all before it. A `with torch.no_grad()` would be recorded with the forward."""
+    """No value keeps a graph of gradients. A `with torch.no_grad()` would be recorded with the forward."""
     before = torch.is_grad_enabled()
     torch._C._set_grad_enabled(False)
     try:
