@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nrfx.tracing.scripted import Scripted
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -58,6 +60,9 @@ class _Copy:
         """Puts the copy of a module, or None, under a name."""
         contents[name] = known = None if module is None else self._memo.get(id(module))
         if known is not None or module is None:
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            contents[name] = self._memo[id(module)] = Scripted(module, self._known)
             return
         kind: Any = type(module)
         if not _is_copied_by_contents(kind):

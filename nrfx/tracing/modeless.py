@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -61,10 +62,9 @@ def _answer_with(answer: Unanswered | None) -> None:
 
 def may_share(model: nn.Module) -> bool:
     """Whether `train` and `eval` of the model do nothing but to switch the mode of every module."""
-    kinds = {type(module) for module in model.modules()}
-    return all(_is_plain(kind) for kind in kinds)
+    return all(_is_plain(kind) for kind in {type(module) for module in model.modules()})
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:
     own = {name for base in kind.__mro__ if base is not nn.Module for name in vars(base)}
-    return own.isdisjoint({"train", "training"})
+    return own.isdisjoint({"train", "training"}) and not issubclass(kind, torch.jit.ScriptModule)
