@@ -24,11 +24,11 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties pointwise positions movement joining pooling contraction recurrent reduction "
-    "norm product by_value made boxes",
+    "rules": "effect registry check ties sizes pointwise positions movement joining pooling contraction recurrent "
+    "reduction norm product by_value made boxes",
     "tracing": "scripted registered clone draws regions bytecode proxies assignments einops_backend compiled writers "
-    "leaves shapes signatures arguments codegen work guards module boxes modes known_forward causes decisions plain "
-    "questions recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
+    "leaves shapes signatures arguments codegen work guards module boxes modeless modes known_forward causes decisions "
+    "plain questions recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces positions "
     "constants domain liveness cost gammas not_understood utilization tie_graph why "
     "check_rule",

@@ -102,6 +102,7 @@ class LabelInterpreter:
         self.axes: dict[str, int | None] = dict(axes)
         self.batch = _batch(traced)
         self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
@@ -302,6 +303,8 @@ class LabelInterpreter:
 
     def reads_mode(self, node: fx.Node) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        if not self.by_mode:
+            return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]

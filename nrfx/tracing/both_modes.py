@@ -4,6 +4,7 @@ The model is traced on shells of itself: it is never run, never switched and nev
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,8 +21,9 @@ from nrfx.tracing.codegen import CallCode, TracedCode
 from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
+from nrfx.tracing.modeless import ModeAsked, may_share, without_modes
 from nrfx.tracing.modes import alike, unified
-from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, fill
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import Recorder
 from nrfx.tracing.regions import erase_empty
@@ -56,7 +58,7 @@ def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: B
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+    captures = captured(model, arguments, leaves, boxes)
     nodes = [node for taken in captures.values() for node in taken.graph.nodes]
     called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
     asked = leaves.in_model(model)
@@ -64,8 +66,8 @@ def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: B
     make = HostedModule if needs_host else TracedModule
     form = arguments.form
     if form is not None and form.has_mappings:
-        turned = (capture(model, arguments.turned, mode, leaves, boxes=boxes).graph for mode in MODES)
-        ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
+        turned = captured(model, arguments.turned, leaves, boxes)
+        ordered = any(not alike(captures[mode].graph, turned[mode].graph) for mode in MODES)
         form = replace(form, ordered=ordered)
 
     def complete(facts: Facts) -> Facts:
@@ -88,7 +90,9 @@ def combined(
         hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
         _rename(captures[mode].graph, constants[mode], hidden)
     one = None
-    if _same_constants(constants["train"], constants["eval"]):
+    if captures["train"] is captures["eval"]:
+        one = captures["eval"].graph
+    elif _same_constants(constants["train"], constants["eval"]):
         one = unified(captures["train"].graph, captures["eval"].graph, root)
     else:
         of_train = {name: f"train{name}" for name in constants["train"]}
@@ -97,16 +101,23 @@ def combined(
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
     facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
-    traced = make(root, graphs, facts, type(model).__name__)
-    propagate(traced)
+    fill(root, graphs, facts.inputs)
+    modules = dict(root.named_modules(remove_duplicate=False))
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
-        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+        read_results(graph, modules)
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
-    traced.recompile()
-    return traced
+    return make(root, graphs, facts, type(model).__name__)
+
+
+def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes) -> dict[str, Capture]:
+    """The graph of the model in each mode: one recording where the forward does not ask for the mode."""
+    if boxes.calls is None and not leaves.are_wanted and may_share(model):
+        with suppress(TraceError, ModeAsked):  # what is wrong without a mode as well, the recordings below say
+            return dict.fromkeys(MODES, capture(model, arguments, "", leaves))
+    return {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
 
 
 def capture(
@@ -120,6 +131,7 @@ def capture(
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
+        mode: "train", "eval", or "" for both at once.
         boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
@@ -146,12 +158,14 @@ def _recorded(
     scopes: tuple[dict[str, Any], ...] = ()
     leaves = leaves.and_paths(boxes.paths)
     while True:
-        root = shell_of(model).train(mode == "train")
+        root = shell_of(model)
         marks = boxes.marks(mode == "train")
         recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
-        recorder.unmoved = unmoved(root, mode)
+        if mode:
+            recorder.unmoved = unmoved(root.train(mode == "train"), mode)
         wanting = recorder.decisions.wanting
-        with boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+        in_mode = nullcontext() if mode else without_modes(root)
+        with in_mode, boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
             try:
                 recorder.trace(root)
             except TraceError:

@@ -1,9 +1,10 @@
 """From a model and example inputs to a traced module.
 
-The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and so is a
-number that Python wants plain (range, an index): the graph checks them (guards.py). Regions without gradients and of
-autocast are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
+The model is traced on shells of itself: it is never run, never switched and never written to. Where its forward asks
+for a mode, it is traced in each (modeless.py). Sizes stay symbolic in the graph; an `if` on sizes is decided by the
+example inputs, and so is a number that Python wants plain (range, an index): the graph checks them (guards.py). Regions
+without gradients and of autocast are regions of the graph (regions.py); a custom autograd function is one call, which
+pins what it touches.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
 graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts

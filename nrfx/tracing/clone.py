@@ -28,10 +28,7 @@ def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
     >>> shell(linear, on_meta).weight.device.type
     'meta'
     """
-    memo: dict[int, Any] = {id(t): tensor(t) for t in (*module.parameters(), *module.buffers())}
-    memo.update({id(value): tensor(value.detach()) for value in computed_attributes(module)})
-    twin: M = _copy(module, memo)
-    return twin
+    return _Copy(tensor).of(module)
 
 
 def computed_attributes(module: nn.Module) -> list[Tensor]:
@@ -42,32 +39,74 @@ def computed_attributes(module: nn.Module) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
 
 
-def _copy(module: Any, memo: dict[int, Any]) -> Any:
-    """copy.deepcopy of a module, three times as fast: most of a module is empty dictionaries of hooks."""
-    if id(module) in memo:
-        return memo[id(module)]
-    if isinstance(module, torch.jit.ScriptModule):
-        memo[id(module)] = Scripted(module, lambda tensor: memo[id(tensor)])
-        return memo[id(module)]
-    kind: Any = type(module)
-    if not _is_copied_by_contents(kind):
-        return copy.deepcopy(module, memo)
-    twin = memo[id(module)] = kind.__new__(kind)
-    for key, value in vars(module).items():
+class _Copy:
+    """copy.deepcopy of a module, several times as fast: most of a module is numbers and empty dictionaries of hooks."""
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor]) -> None:
+        self._tensor = tensor
+        self._memo: dict[int, Any] = {}
+        self._later: list[tuple[dict[str, Any], str, Any]] = []
+
+    def of(self, module: M) -> M:
+        """The copy. What only deepcopy can copy comes last, when all modules and tensors that it may hold are known."""
+        holder: dict[str, Any] = {}
+        self._put(holder, "copy", module)
+        for contents, key, value in self._later:
+            contents[key] = copy.deepcopy(value, self._memo)
+        twin: M = holder["copy"]
+        return twin
+
+    def _put(self, contents: dict[str, Any], name: str, module: Any) -> None:
+        """Puts the copy of a module, or None, under a name."""
+        contents[name] = known = None if module is None else self._memo.get(id(module))
+        if known is not None or module is None:
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            contents[name] = self._memo[id(module)] = Scripted(module, self._known)
+            return
+        kind: Any = type(module)
+        if not _is_copied_by_contents(kind):
+            for each in (*module.parameters(), *module.buffers()):
+                self._known(each)
+            for each in computed_attributes(module):
+                self._known(each, each.detach())
+            self._later.append((contents, name, module))
+            return
+        contents[name] = self._memo[id(module)] = twin = kind.__new__(kind)
+        for key, value in vars(module).items():
+            self._attribute(vars(twin), key, value)
+
+    def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
+        kind = type(value)
         if key == "_modules":
-            twin.__dict__[key] = {name: child and _copy(child, memo) for name, child in value.items()}
+            children: dict[str, Any] = {}
+            contents[key] = children
+            for name, child in value.items():
+                self._put(children, name, child)
+        elif key in ("_parameters", "_buffers"):
+            contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
+        elif kind in _DIRECT or (kind is tuple and all(type(item) in _DIRECT for item in value)):
+            contents[key] = value
+        elif kind in _CONTAINERS and not value:
+            contents[key] = kind()
         elif key == "_compiled_call_impl":
-            continue  # belongs to module.compile(), and to the module it was made of
-        elif type(value) in _DIRECT:
-            twin.__dict__[key] = value
-        elif type(value) in (dict, OrderedDict, set) and not value:
-            twin.__dict__[key] = type(value)()
+            return  # belongs to module.compile(), and to the module it was made of
+        elif isinstance(value, Tensor) and not value.is_leaf:
+            contents[key] = self._known(value, value.detach())
         else:
-            twin.__dict__[key] = copy.deepcopy(value, memo)
-    return twin
+            contents[key] = value  # in its place among the others
+            self._later.append((contents, key, value))
+
+    def _known(self, tensor: Tensor, without_graph: Tensor | None = None) -> Tensor:
+        """What stands for a tensor."""
+        twin: Tensor | None = self._memo.get(id(tensor))
+        if twin is None:
+            twin = self._memo[id(tensor)] = self._tensor(tensor if without_graph is None else without_graph)
+        return twin
 
 
-_DIRECT = (int, float, str, bool, type(None))
+_DIRECT = frozenset({int, float, str, bool, type(None)})
+_CONTAINERS = frozenset({dict, OrderedDict, set})
 _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"})
 
 

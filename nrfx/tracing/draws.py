@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,8 +37,12 @@ def numpy_state() -> Any:
 
 def held_generators(root: nn.Module) -> list[Any]:
     """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for module in root.modules() for value in vars(module).values()]
+    values = (value for module in root.modules() for value in vars(module).values() if type(value) not in _NONE_OF_THEM)
     return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
+
+
+_NONE_OF_THEM = frozenset({bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)})
+"""What nearly all attributes of modules are."""
 
 
 def _state_of(generator: Any) -> Any:

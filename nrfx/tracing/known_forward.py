@@ -30,7 +30,7 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether the module runs the forward of its class, and this is torch's own or ours."""
     if isinstance(module, Scripted):
         return True
-    if nn.utils.parametrize.is_parametrized(module) or type(module) in COMPOSED:
+    if "parametrizations" in module._modules or type(module) in COMPOSED:
         return False
     return runs_known_forward(module)
 

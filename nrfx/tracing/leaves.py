@@ -59,6 +59,11 @@ class Leaves:
                 )
         return cls(tuple(kinds), frozenset(paths))
 
+    @property
+    def are_wanted(self) -> bool:
+        """Whether there are any."""
+        return bool(self.kinds or self.paths)
+
     def has(self, module: nn.Module, path: str) -> bool:
         """Whether a module at that path is one of them."""
         return isinstance(module, self.kinds) or path in self.paths
@@ -113,11 +118,11 @@ def recorded_as_call(function: types.FunctionType, original: Callable[..., Any])
 
 
 def _applied() -> list[Any]:
-    """The autograd functions that are not torch's own, and those with a rule."""
+    """The autograd functions that are neither torch's nor ours, and those with a rule."""
     kinds: list[Any] = [torch.autograd.Function]
     for kind in kinds:  # it grows; a base comes before its subclasses
         kinds += [own for own in kind.__subclasses__() if own not in kinds]
-    return [kind for kind in kinds if kind in OPS or not is_of_torch(kind)]
+    return [kind for kind in kinds if kind in OPS or not (is_of_torch(kind) or kind.__module__.startswith("nrfx.nn."))]
 
 
 def _looked_into(ctx: Any, run_function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:

@@ -150,27 +150,32 @@ class TracedModule(Registered):
 
 
 def propagate(traced: TracedModule) -> None:
-    """Sets `meta["val"]` on every node of every graph, from `traced.inputs`.
+    """Sets `meta["val"]` anew on every node of every graph, from `traced.inputs`.
 
     Raises:
         TraceError: a node cannot be run on the shapes it gets.
     """
-    for mode, graph in traced.graphs.items():
-        if mode == "train" and graph is traced.graphs["eval"]:  # "eval" comes first and has done it
-            continue
+    for graph in traced.graphs.values():
         for node in graph.nodes:
             node.meta.pop("val", None)
             node.meta.pop("work", None)
-        Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
+    fill(traced, traced.graphs, traced.inputs)
 
 
-def _as_parameters(traced: TracedModule) -> tuple[InputSpec, ...]:
+def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...]) -> None:
+    """Sets `meta["val"]` on every node that has none, of the graphs of each mode. Raises as `propagate`."""
+    for mode in ("eval", "train"):
+        if mode == "eval" or graphs["train"] is not graphs["eval"]:
+            Shapes(root, _as_parameters(root, inputs), training=mode == "train").fill(graphs[mode])
+
+
+def _as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
-    dtypes = {parameter.dtype for parameter in traced.parameters() if parameter.is_floating_point()}
+    dtypes = {parameter.dtype for parameter in root.parameters() if parameter.is_floating_point()}
     if len(dtypes) != 1:
-        return traced.inputs
+        return inputs
     (now,) = dtypes
-    return tuple((shape, now if dtype.is_floating_point else dtype) for shape, dtype in traced.inputs)
+    return tuple((shape, now if dtype.is_floating_point else dtype) for shape, dtype in inputs)
 
 
 def _mode(training: bool) -> str:

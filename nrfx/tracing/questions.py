@@ -63,9 +63,10 @@ class Questions:
 
     def _exchange(self, patcher: Any, scope: dict[str, Any]) -> None:
         self._seen.add(id(scope))
-        for key, value in list(scope.items()):
-            name, original = self._originals.get(id(value), ("", None))
-            if name and value is original:
+        asking = [(key, value) for key, value in scope.items() if id(value) in self._originals]
+        for key, value in asking:
+            name, original = self._originals[id(value)]
+            if value is original:
                 patcher.patch(scope, key, self._instead[name])
 
 
@@ -80,12 +81,15 @@ def _scopes(module: nn.Module) -> Iterator[dict[str, Any]]:
 def _imported(scope: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The globals of the functions and files that a file imports out of its own package."""
     package = str(scope.get("__name__")).partition(".")[0]
+    found: dict[int, dict[str, Any]] = {}
     for value in list(scope.values()):
-        inner = getattr(value, "__globals__", None) if isinstance(value, types.FunctionType) else None
-        if isinstance(value, types.ModuleType) and not hasattr(value, "__path__"):
-            inner = vars(value)
-        name = str(inner.get("__name__")) if inner else ""
-        if inner is not None and (name.partition(".")[0] == package or "." not in name) and "__file__" in inner:
+        if isinstance(value, types.FunctionType):
+            found[id(value.__globals__)] = value.__globals__
+        elif isinstance(value, types.ModuleType) and not hasattr(value, "__path__"):
+            found[id(vars(value))] = vars(value)
+    for inner in found.values():
+        name = str(inner.get("__name__"))
+        if (name.partition(".")[0] == package or "." not in name) and "__file__" in inner:
             yield inner
 
 

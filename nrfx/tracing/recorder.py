@@ -38,14 +38,19 @@ from nrfx.tracing.registered import HOST
 from nrfx.tracing.shapes import Shapes, describe
 from nrfx.tracing.signatures import check_call
 
+# the functions themselves: while a forward is recorded, others stand in their places (questions.py)
+_is_grad_enabled = torch.is_grad_enabled
+_is_inference_mode_enabled = torch.is_inference_mode_enabled
+_is_autocast_enabled = torch.is_autocast_enabled
+
 
 def _ambient() -> tuple[object, ...]:
     """The modes of torch that a `with` block in a forward may change, which fx does not record."""
     return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
+        _is_grad_enabled(),
+        _is_inference_mode_enabled(),
+        _is_autocast_enabled("cpu"),
+        _is_autocast_enabled("cuda"),
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
     )
@@ -195,7 +200,7 @@ class Recorder(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        self._check_ambient(describe(node))
+        self._check_ambient(node)
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
@@ -223,11 +228,12 @@ class Recorder(fx.Tracer):
         if is_box and not held(value):
             raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
 
-    def _check_ambient(self, what: str) -> None:
+    def _check_ambient(self, what: fx.Node | str) -> None:
         if _ambient() != self._ambient:
+            running = describe(what) if isinstance(what, fx.Node) else what
             raise TraceError(
-                f"{what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
-                "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
+                f"{running} runs after a change of gradient mode or autocast that is no `with` block and no decorator, "
+                "or in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
                 "`with torch.autocast(...):`, or use detach()."
             )
 
@@ -329,8 +335,7 @@ class Recorder(fx.Tracer):
         """The value of a node on the example inputs."""
         if "val" in node.meta:
             return node.meta["val"]
-        with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
-            self._shapes.fill(self.graph)
+        self._shapes.fill(self.graph, _maybe_revert_all_patches)  # modules and math functions are themselves again
         return node.meta["val"]
 
     def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:

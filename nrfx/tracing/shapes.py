@@ -7,7 +7,9 @@ one that changes a shape goes unnoticed.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,18 +50,23 @@ class Shapes:
         self._shells: dict[str, nn.Module] = {}
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
-    def fill(self, graph: fx.Graph) -> None:
+    def fill(self, graph: fx.Graph, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         """Sets `meta["val"]` on every node that has none; called again, goes on with the nodes that are new.
+
+        Args:
+            around: what code in Python needs around it. While a forward is recorded, methods of modules are exchanged
+                for it, and to put them back takes a millisecond; most values need no such code.
 
         Raises:
             TraceError: a node cannot be run on the shapes it gets; names the node, its module and the shapes.
         """
-        with torch.no_grad():  # or each value would keep an autograd graph of all before it
+        with _without_gradients(), ExitStack() as self._open:
+            self._around = around
             for node in self._new(graph):
                 if node.op == "placeholder":
                     given = next(self._left, None)
                     node.meta.setdefault("val", _default(node) if given is None else given)
-                elif "val" not in node.meta:
+                elif "val" not in node.meta or is_border(node):
                     node.meta["val"] = self._value(node)
         if (extra := len(list(self._left))) > 0:
             raise TraceError(f"{extra} of {len(self._inputs)} example inputs are more than the graph takes.")
@@ -99,18 +106,31 @@ class Shapes:
         module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else nn.Module()
         return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
 
+    def _code_runs(self) -> None:
+        """Enters what code in Python needs around it, until all is filled."""
+        self._open.enter_context(self._around())
+        self._around = nullcontext
+
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self._root.get_submodule(str(node.target))
         op = op_of(module)
         if op is not None and op.keeps_shape and has_rule(type(module)) and args and isinstance(args[0], Tensor):
             _check_norm(op, module, args[0])
             return _unstrided(args[0])
+        known = None if op is None or op.gives is None or not has_rule(type(module)) else op.gives(module, args, kwargs)
+        if known is not None:
+            return known
+        self._code_runs()
         return self._leaf(str(node.target)).forward(*args, **kwargs)
 
     def _call_function(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.gives is not None and (known := op.gives(None, args, kwargs)) is not None:
+            return known
+        if not isinstance(node.target, types.BuiltinFunctionType) and not _is_of_numbers(node.target, args):
+            self._code_runs()
         if op is not None and op.checks:
             return None
         if node.target is getattr:
@@ -129,6 +149,8 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.gives is not None and (known := op.gives(None, args, kwargs)) is not None:
+            return known
         if op is not None and op.flags:
             return args[0]
         if op is not None and op.makes:
@@ -149,8 +171,20 @@ class Shapes:
 
     def _leaf(self, path: str) -> nn.Module:
         if path not in self._shells:
+            self._code_runs()
             self._shells[path] = shell(registered(self._root, path), on_meta).train(self._training)
         return self._shells[path]
+
+
+@contextmanager
+def _without_gradients() -> Iterator[None]:
+    """No value keeps a graph of gradients. A `with torch.no_grad()` would be recorded with the forward."""
+    before = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_grad_enabled(before)
 
 
 _RUN: dict[str, Any] = {
@@ -237,6 +271,11 @@ def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
     return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
 
 
+def _is_of_numbers(function: Any, args: Any) -> bool:
+    """Whether it is a function of torch that gets no tensor, such as torch._assert: it runs no module."""
+    return is_of_torch(function) and not any(isinstance(arg, Tensor | tuple | list | dict) for arg in args)
+
+
 def _with_any_fill(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The arguments, with a number in the place of a tensor of no dims that others are filled with."""
     op = op_of(node.target) if node.op in ("call_function", "call_method") else None
@@ -267,8 +306,8 @@ def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
         return
     if callable(check_dims := getattr(module, "_check_input_dim", None)):
         check_dims(x)
-    weight = module.weight
-    if not isinstance(weight, Tensor):
+    weight = module._parameters.get("weight")  # the attribute would be recorded, while a forward is
+    if weight is None:
         return
     last = hasattr(module, "normalized_shape")
     dims = getattr(module, "_get_no_batch_dim", None)  # an instance norm may be given one example
