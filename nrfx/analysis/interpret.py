@@ -35,8 +35,8 @@ from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
-from nrfx.tracing.module import ByMode
-from nrfx.tracing.regions import without_gradients
+from nrfx.tracing.graph.module import ByMode
+from nrfx.tracing.graph.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""

@@ -25,7 +25,7 @@ from nrfx.rewrite.literals import write_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
-from nrfx.tracing.guards import without_taken
+from nrfx.tracing.graph.guards import without_taken
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.arguments import arguments_of, specs_of
-from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
-from nrfx.tracing.boxes import Boxes
-from nrfx.tracing.leaves import Leaves
-from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
-from nrfx.tracing.partition import trace_parts
-from nrfx.tracing.shapes import InputSpec
-from nrfx.tracing.staleness import check_dtypes, check_layers
-from nrfx.tracing.writers import read_results
+from nrfx.tracing.calls.boxes import Boxes
+from nrfx.tracing.calls.leaves import Leaves
+from nrfx.tracing.graph.arguments import arguments_of, specs_of
+from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.graph.staleness import check_dtypes, check_layers
+from nrfx.tracing.partial.partition import trace_parts
+from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.values.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""

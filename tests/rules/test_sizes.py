@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nrfx.nn import CrossConv2d, CrossLinear
 from nrfx.rules import op_of
-from nrfx.tracing.clone import on_meta, shell
+from nrfx.tracing.graph.clone import on_meta, shell
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
