@@ -101,7 +101,7 @@ def same(rows: Tensor) -> Tensor:
 
 def _varying(shape: torch.Size) -> Tensor:
     """NaN in that shape, in the memory of one element."""
-    return _UNKNOWN.view((1,) * len(shape)).expand(shape)
+    return _UNKNOWN.as_strided(shape, (0,) * len(shape))
 
 
 _UNKNOWN = torch.full((), NAN, dtype=torch.float64)

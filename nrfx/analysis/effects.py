@@ -11,9 +11,9 @@ from nrfx.analysis.obstacles import obstacle
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
-from nrfx.tracing.boxes import Box
-from nrfx.tracing.module import ByMode
-from nrfx.tracing.regions import is_border
+from nrfx.tracing.calls.boxes import Box
+from nrfx.tracing.graph.module import ByMode
+from nrfx.tracing.graph.regions import is_border
 
 
 def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:

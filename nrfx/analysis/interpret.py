@@ -35,8 +35,8 @@ from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
-from nrfx.tracing.module import ByMode
-from nrfx.tracing.regions import without_gradients
+from nrfx.tracing.graph.module import ByMode
+from nrfx.tracing.graph.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""
@@ -102,6 +102,7 @@ class LabelInterpreter:
         self.axes: dict[str, int | None] = dict(axes)
         self.batch = _batch(traced)
         self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
@@ -302,6 +303,8 @@ class LabelInterpreter:
 
     def reads_mode(self, node: fx.Node) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        if not self.by_mode:
+            return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]

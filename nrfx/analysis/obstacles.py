@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from nrfx.rules import has_rule
 from nrfx.tracing import runs_known_forward
-from nrfx.tracing.scripted import Scripted
+from nrfx.tracing.graph.scripted import Scripted
 
 KINDS: dict[type, str] = {
     WeightNorm: "torch.nn.utils.weight_norm computes its weight in a hook: remove_weight_norm undoes it",

@@ -81,7 +81,7 @@ register(
 )
 register(not_described, F.grid_sample, F.affine_grid, *named("diff cdist"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
-register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
+register(guard, "nrfx.tracing.graph.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(
     not_followed,

@@ -16,6 +16,7 @@ from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
+from nrfx.rules.sizes import of_convolution, of_cross, of_linear
 from nrfx.rules.ties import ties_along
 
 
@@ -101,9 +102,9 @@ def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
     return {"out_features": linear.weight.shape[0], "in_features": linear.weight.shape[1]}
 
 
-@rule(nn.Conv1d, widths=_convolution_widths, cross_form=CrossConv1d)
-@rule(nn.Conv2d, widths=_convolution_widths, cross_form=CrossConv2d)
-@rule(nn.Conv3d, widths=_convolution_widths, cross_form=CrossConv3d)
+@rule(nn.Conv1d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv1d)
+@rule(nn.Conv2d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv2d)
+@rule(nn.Conv3d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
     layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
@@ -139,7 +140,7 @@ def _transposed(call: Call, layer: Layer) -> Effect:
     return _grouped(call, layer)
 
 
-@rule(nn.Linear, widths=_linear_widths, cross_form=CrossLinear)
+@rule(nn.Linear, widths=_linear_widths, gives=of_linear, cross_form=CrossLinear)
 def linear(call: Call) -> Effect:
     return weighted(call, Layer.held(call), call.args[0], call.args[0].dim() - 1)
 
@@ -174,7 +175,7 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
+@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, gives=of_cross)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
 

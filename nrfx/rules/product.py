@@ -20,6 +20,7 @@ from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
 from nrfx.rules.registry import gives_matrix, rule, transposes
+from nrfx.rules.sizes import of_attention
 from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
@@ -383,7 +384,7 @@ def _each_served(query: Tensor, labels: Tensor) -> Tensor:
     return labels.repeat_interleave(served // heads, dim=-3)
 
 
-@rule(nn.MultiheadAttention)
+@rule(nn.MultiheadAttention, gives=of_attention)
 def packed_attention(call: Call) -> Effect:
     """nn.MultiheadAttention keeps its widths, for its class has none for fewer heads; its work is counted."""
     module: Any = call.module
