@@ -28,7 +28,7 @@ def attempt(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     try:
         return op(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # an op may be a user's function, which raises what it likes
         raise Unfit((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 

@@ -241,7 +241,7 @@ def shell_of(model: nn.Module) -> Any:
     """A copy of the modules of `model` around the same tensors (see clone.py)."""
     try:
         return shell(model, same)
-    except Exception as error:
+    except Exception as error:  # whatever a module's own __deepcopy__ or __setstate__ raises
         raise TraceError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."

@@ -111,7 +111,7 @@ class Recorder(fx.Tracer):
         try:
             with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
-        except Exception as error:
+        except Exception as error:  # whatever the model's forward raises on traced values
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
@@ -174,7 +174,7 @@ class Recorder(fx.Tracer):
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever a forward raises
             # as it is, for the forward may catch what the model itself would get; of a module that is not registered
             # the place to name is its caller
             if path is not None and (self._failed is None or self._failed[0] is not error):

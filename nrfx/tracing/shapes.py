@@ -83,7 +83,7 @@ class Shapes:
         try:
             value = _RUN[node.op](self, node, args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
-        except Exception as error:
+        except Exception as error:  # whatever an op, or a module of the model's own that is a leaf, raises
             if (box := node.meta.get("opaque")) is not None and box.output is not None:
                 return box.output
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
