@@ -56,7 +56,10 @@ def _called(call: Call) -> Effect:
 
 def _boxed(call: Call, box: Box) -> Effect:
     """The effect of what was not looked into, with the multiply-adds of one example in the run that measured them."""
-    work = () if box.flops is None else (Work(box.flops // call.batch, None, None),)
+    if box.flops is None:
+        return unknown(call, box.reason)
+    divided = box.flops // call.batch
+    work = (Work(divided if box.of_one is None or call.batch == 1 else box.of_one, None, None),)
     return replace(unknown(call, box.reason), work=work)
 
 

@@ -31,7 +31,6 @@ from nrfx.rules import (
     tensors,
     unknown,
 )
-from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
@@ -238,11 +237,11 @@ class LabelInterpreter:
         """
         node = call.node
         if "work" not in node.meta:  # `propagate` takes it out again
-            node.meta["work"] = measured_work(self.traced, node)
+            node.meta["work"] = measured_work(self.traced, node, call.batch, self.reached)
         measured: Measured | None = node.meta["work"]
         if measured is None:
             return effect
-        work = Work(per_example(measured.times, call.batch), None, None)
+        work = Work(measured.times, None, None)
         return replace(effect, work=(work,) if work.times else (), uncounted=bool(measured.unknown))
 
     def is_turned(self, effect: Effect) -> bool:

@@ -162,7 +162,7 @@ def functional_convolution(call: Call) -> Effect:
 def _groups(call: Call) -> int:
     """The number of groups at the width that the weight has, also where it follows from a width that is resized."""
     nodes = call.node.args
-    given = nodes[6] if len(nodes) > 6 else call.node.kwargs.get("groups", 1)
+    given: Any = nodes[6] if len(nodes) > 6 else call.node.kwargs.get("groups", 1)
     return int(given.meta["val"] if isinstance(given, fx.Node) else given)
 
 

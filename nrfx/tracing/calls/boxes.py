@@ -31,12 +31,15 @@ class Box:
         output: what it gave in a run of the model, with meta tensors; None where that is not known, or where it holds
             numbers or has sizes that depend on values.
         flops: its multiply-adds in that run, None if unknown.
+        of_one: those in a run on the first example alone, for another example does not add all of them again; None if
+            unknown.
         reads: the parameters and buffers that its code may read.
     """
 
     reason: str
     output: Any = None
     flops: int | None = None
+    of_one: int | None = None
     reads: tuple[str, ...] = ()
 
     def below(self, path: str) -> Self:
@@ -45,7 +48,7 @@ class Box:
 
 
 Calls = Mapping[str, Sequence[Any]]
-"""Name of a box -> what is known of each of its calls, in order: objects with `output` and `flops`."""
+"""Name of a box -> what is known of each of its calls, in order: objects with `output`, `flops` and `of_one`."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ class Marks:
         known, index = self._calls.get(name, ()), self._seen[name]
         self._seen[name] += 1
         call = known[index] if index < len(known) else None
-        node.meta["opaque"] = Box(self._reasons[name], getattr(call, "output", None), getattr(call, "flops", None))
+        told = {} if call is None else {"output": call.output, "flops": call.flops, "of_one": call.of_one}
+        node.meta["opaque"] = Box(self._reasons[name], **told)
         self._nodes.append(node)
         return True
 

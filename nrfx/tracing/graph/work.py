@@ -5,8 +5,8 @@ leaves out. Operations that act element by element, sum, view or move are free. 
 multiply-adds.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -17,21 +17,44 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from nrfx.rules import Unfit, attempt
+from nrfx.rules.contraction import per_example
 from nrfx.tracing.graph.clone import on_meta, shell
 from nrfx.tracing.graph.shapes import resolved
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The multiply-adds of a node for the whole batch, and the operations that may do more."""
+    """The multiply-adds of a node for one example, and the operations that may do more."""
 
     times: int
     unknown: tuple[str, ...]
 
 
-def measured_work(root: nn.Module, node: fx.Node) -> Measured | None:
-    """What the node does at the shapes of the trace, in eval mode; None where it does not run without values."""
-    args, kwargs = tree_map(_own, (resolved(node.args), resolved(node.kwargs)))
+def measured_work(root: nn.Module, node: fx.Node, batch: int, reached: Collection[fx.Node]) -> Measured | None:
+    """What the node does at the shapes of the trace, in eval mode; None where it does not run without values.
+
+    Some of it may not depend on the number of examples (a layer on a table of positions), so that it runs on the first
+    example alone, where it can; else its multiply-adds for all of them are divided.
+
+    Args:
+        batch: examples that go into the node.
+        reached: the nodes whose values hold something of each example.
+    """
+    of_all = _measured(root, node, tree_map(_own, (resolved(node.args), resolved(node.kwargs))))
+    if of_all is None or batch == 1:
+        return of_all
+    given = [source.meta.get("val") for source in node.all_input_nodes if source in reached]
+    if all(isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch for value in given):
+        first = {source: source.meta["val"][:1] for source in node.all_input_nodes if source in reached}
+        values: Any = fx.map_arg((node.args, node.kwargs), lambda source: first.get(source, source.meta["val"]))
+        of_one = _measured(root, node, tree_map(_own, values))
+        if of_one is not None:
+            return of_one
+    return replace(of_all, times=per_example(of_all.times, batch))
+
+
+def _measured(root: nn.Module, node: fx.Node, arguments: Any) -> Measured | None:
+    args, kwargs = arguments
     seen = _Seen()
     counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
     # entered first, and so asked last: of the operations that FlopCounterMode takes apart it sees the parts

@@ -6,7 +6,7 @@ structure or sizes are others then depends on values, and no graph can be sure o
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nrfx.nests import with_tensors
+from nrfx.nests import tensors_of, with_tensors
 from nrfx.tracing.calls.boxes import Boxes, alike, on_meta
 from nrfx.tracing.calls.leaves import exchanged
 from nrfx.tracing.graph.clone import shell
@@ -23,10 +23,12 @@ from nrfx.tracing.recording.draws import random_state_kept
 
 @dataclass(frozen=True)
 class Measured:
-    """One call of a box in a run: its output on meta, None where that cannot be relied on; its multiply-adds."""
+    """One call of a box in a run: its output on meta, None where that cannot be relied on; its multiply-adds, and those
+    of the same call in a run on the first example alone, None where that is not known."""
 
     output: Any
     flops: int
+    of_one: int | None = None
 
 
 Calls = dict[str, list[Measured]]
@@ -65,16 +67,38 @@ class Probe:
             return _run(self._model, with_tensors(self._given, change), watched, training)
 
         one, other = run(Tensor.clone), run(_reversed)
-        if one is None or other is None:
+        if one is None:
+            return one
+        first = _first_example(self._given)
+        one = _with_first(one, (None if first is None else run(first)) or {})
+        if other is None:
             return one
         return {
             box: [
                 call if index < len(other.get(box, ())) and alike(call.output, other[box][index].output)
-                else Measured(None, call.flops)
+                else replace(call, output=None)
                 for index, call in enumerate(calls)
             ]
             for box, calls in one.items()
         }  # fmt: skip
+
+
+def _first_example(given: Any) -> Callable[[Tensor], Tensor] | None:
+    """What cuts each tensor to the first of the examples that all tensors hold; None where there are not several."""
+    sizes = {x.shape[:1] for x in tensors_of(given).values() if x.dim()}
+    if len(sizes) != 1 or next(iter(sizes))[0] < 2:
+        return None
+    return lambda x: x[:1].clone() if x.dim() else x.clone()
+
+
+def _with_first(calls: Calls, first: Calls) -> Calls:
+    """The calls, with the multiply-adds of those of a run on the first example, where each box is called as often."""
+    return {
+        box: [replace(call, of_one=alone.flops) for call, alone in zip(own, first[box], strict=True)]
+        if len(first.get(box, ())) == len(own)
+        else own
+        for box, own in calls.items()
+    }
 
 
 def _reversed(x: Tensor) -> Tensor:
@@ -93,7 +117,7 @@ class _Watched:
 
 def _run(model: nn.Module, given: Any, watched: _Watched, training: bool) -> Calls | None:
     """The calls of boxes in one run of a copy, None where it fails. Buffers are cloned: a forward may write them."""
-    root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).train(training)
+    root = shell(model, _cloned).train(training)
     record = _Record()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see what it computes
@@ -105,6 +129,13 @@ def _run(model: nn.Module, given: Any, watched: _Watched, training: bool) -> Cal
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return record.calls
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    """A buffer of its own; a parameter without gradients, for torch's counter asks for the function that made what a
+    module is given, and without gradients a view of a parameter has none.
+    """
+    return nn.Parameter(tensor.detach(), False) if isinstance(tensor, nn.Parameter) else tensor.clone()
 
 
 class _Record:

@@ -104,3 +104,28 @@ def test_a_rewrite_around_such_a_function_costs_what_was_predicted() -> None:
     gm = nrfx.trace(model.eval(), torch.zeros(2, 3, 8, 8))
     result = nrfx.compact(gm)
     assert result.changed and result.after.flops.total == result.before.flops.live
+
+
+class Table(nn.Module):
+    """x [examples, positions, 8] against a table, which is computed once for all examples; `looks`: reads a value."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.table, self.layer, self.looks = nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 8), looks
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = self.layer(self.table)
+        assert not self.looks or float(x.detach().sum()) < 1e9
+        return x @ table.t()
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("examples", [1, 2, 3])
+def test_what_is_done_once_for_all_examples_counts_whole_for_one(looks: bool, examples: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), Table(looks), nn.Linear(6, 2))
+    x = torch.randn(examples, 5, 4)
+    gm = nrfx.trace(model, x, partial=True) if looks else nrfx.trace(model, x, leaves=["1"])
+    with FlopCounterMode(display=False) as counter:
+        model(x[:1])
+    flops = nrfx.utilization(gm).flops.total
+    assert flops == counter.get_total_flops() // 2 == 5 * 4 * 8 + 6 * 8 * 8 + 5 * 8 * 6 + 5 * 6 * 2
