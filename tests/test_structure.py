@@ -27,7 +27,7 @@ ORDER: Mapping[str, str] = {
     "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
     "partition staleness capture",
     "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
-    "domain liveness cost utilization tie_graph why",
+    "domain conditions liveness cost utilization meter tie_graph why",
     "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
     "plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "

@@ -87,10 +87,10 @@ def constants_of(
 
 def uniform(values: Tensor, axis: int) -> Tensor:
     """The one value that each index of `axis` has at all its positions; NaN where they differ."""
-    return _same(spread(values, axis))
+    return uniform_rows(spread(values, axis))
 
 
-def _same(rows: Tensor) -> Tensor:
+def uniform_rows(rows: Tensor) -> Tensor:
     """The one value of each row, NaN where it has several."""
     if rows.shape[1] == 1:
         return rows[:, 0]
@@ -188,7 +188,7 @@ class Propagation:
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
-        labels = _with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
+        labels = with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
         count = self.channel_of.numel()
         table = _by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
@@ -240,7 +240,7 @@ class Propagation:
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(_same(reading.by_columns(rows)))
+        self.read.setdefault(reading.key, []).append(uniform_rows(reading.by_columns(rows)))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -286,7 +286,7 @@ class Propagation:
         return self.channel_of[small[mask & (small >= 0)]]
 
 
-def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
+def with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
     """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
     them into it. `pooled`, the labels of the result, vary along that axis alone.
 

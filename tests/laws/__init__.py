@@ -17,6 +17,7 @@ from tests.laws.function import (
     what_comes_out_trains,
     what_is_saved_is_loaded,
 )
+from tests.laws.meter import a_meter_reads_what_utilization_says
 from tests.laws.origins import every_number_comes_from_its_origin, two_rewrites_compose
 from tests.laws.trial import Options, Trial, options
 
@@ -34,6 +35,7 @@ LAWS: dict[str, Law] = {
         compacting_keeps_the_function_and_the_live_cost,
         what_is_saved_is_loaded,
         every_number_comes_from_its_origin,
+        a_meter_reads_what_utilization_says,
     )
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "Law",
     "Options",
     "Trial",
+    "a_meter_reads_what_utilization_says",
     "a_rewrite_keeps_the_function",
     "compacting_keeps_the_function_and_the_live_cost",
     "costs_are_exact_and_within_the_budget",
