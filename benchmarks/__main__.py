@@ -15,6 +15,7 @@ BENCHMARKS: Mapping[str, str] = {
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",
     "sanitizers": "soundness.sanitizers",
+    "fuzz": "soundness.fuzz",
     "coverage": "coverage.run",
     "digits": "study.digits",
     "search": "study.search",

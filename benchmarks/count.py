@@ -15,12 +15,15 @@ def params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def flops(module: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of an eval-mode forward of the first image; FlopCounterMode counts each as two."""
+def flops(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> int:
+    """Multiply-adds of an eval-mode forward of the first image (of the first of each of several inputs).
+
+    FlopCounterMode counts each as two.
+    """
     return flops_by_module(module, images)[""]
 
 
-def flops_by_module(module: nn.Module, images: Tensor) -> Mapping[str, int]:
+def flops_by_module(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Mapping[str, int]:
     """Multiply-adds by module path, "" for all; a module's number includes those of its children."""
     with counted(module, images) as counter:
         counts: Mapping[str, Mapping[Any, int]] = counter.get_flop_counts()
@@ -30,7 +33,7 @@ def flops_by_module(module: nn.Module, images: Tensor) -> Mapping[str, int]:
 
 
 @contextmanager
-def counted(module: nn.Module, images: Tensor) -> Iterator[FlopCounterMode]:
+def counted(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Iterator[FlopCounterMode]:
     """A counter that has seen one eval-mode forward of the first image.
 
     The counter does not see the work of fused attention: the fast path of nn.MultiheadAttention and the fused kernels
@@ -44,7 +47,7 @@ def counted(module: nn.Module, images: Tensor) -> Iterator[FlopCounterMode]:
         parameter.requires_grad_(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.eval()(images[:1])
+            module.eval()(*(x[:1] for x in (images if isinstance(images, tuple) else (images,))))
         yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -5,6 +5,7 @@ Results print themselves: the report is loaded when the first of them is printed
 
 from typing import Any
 
+from nrfx.analysis.check_rule import check_rule
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.analysis.why import Why, why
 from nrfx.checkpoint import load, save
@@ -55,6 +56,7 @@ __all__ = [
     "Utilization",
     "VerificationError",
     "Why",
+    "check_rule",
     "compact",
     "cross_attend",
     "fold_scales",

@@ -2,6 +2,7 @@
 
 NrfxError
 |-- TraceError           a model that cannot be captured as a graph
+|   `-- SizeError            inputs for which the forward would decide otherwise than it did in the trace
 |-- AnalysisError        a graph whose channels or costs cannot be analysed (NaN gammas, no shapes, no gammas)
 |-- BudgetError          a budget that is no budget, or that the live part alone exceeds
 |-- RewriteError         a rewrite that would not be sound; nothing was changed
@@ -20,6 +21,10 @@ class NrfxError(Exception):
 
 class TraceError(NrfxError):
     """The model cannot be captured as a graph that behaves like it."""
+
+
+class SizeError(TraceError):
+    """A traced module was run on inputs for which its model would take another way than in the trace."""
 
 
 class AnalysisError(NrfxError):

@@ -2,24 +2,30 @@
 """Files: written whole or not at all, and read as values of a class whose annotations say what may stand in them."""
 
 import os
+import re
 import reprlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, BinaryIO, TypeVar, get_args, get_type_hints
 
 from typing_extensions import is_typeddict
 
 from nrfx.errors import CheckpointError, NrfxError
+from nrfx.locks import locked
 
 Location = str | os.PathLike[str]
 T = TypeVar("T")
 
 LIMIT = 64 * 2**20
 """Characters that are read at most. The metadata of a ResNet-50 with its AdamW have a thousandth of them."""
+
+MOST = 10_000
+"""Faults that are looked at, to say the first of them."""
 
 WORDS = {"bool": "true or false", "float": "a number", "int": "a whole number", "string": "a text"}
 WORDS |= dict.fromkeys(("dataclass", "dict"), "a table") | dict.fromkeys(("list", "tuple"), "a list")
@@ -35,9 +41,11 @@ def write(path: Location, content: bytes) -> None:
         raise CheckpointError(
             f"{os.fspath(path)} cannot be written: there is no folder {target.parent}. Make it first."
         )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary: Path | None = None
     try:
-        with temporary.open("xb") as file:
+        remove_left(target.parent, target.name)
+        with _temporary(target) as file:
+            temporary = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -48,7 +56,37 @@ def write(path: Location, content: bytes) -> None:
             "Choose a place that is writable and has room."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> BinaryIO:
+    """A new file beside the target, locked as long as it is open, so that remove_left leaves it alone."""
+    while True:
+        file = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp").open("xb")
+        if locked(file.fileno()) is not False and os.path.exists(file.name):
+            return file
+        file.close()  # remove_left came between open and lock
+
+
+def remove_left(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that killed writers of the file `name` (None: of any) left in the folder."""
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{8}}\.tmp")
+    for entry in [entry for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]:
+        with suppress(OSError), open(entry.path, "rb") as file:
+            if locked(file.fileno()):  # its writer lives no more
+                os.unlink(entry.path)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Makes a CheckpointError that names the place of what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{place} cannot be written ({error.strerror or error}). Choose a place that is writable and has room."
+        ) from error
 
 
 def text_of(path: Path, error: type[NrfxError]) -> str:
@@ -73,7 +111,8 @@ def parsed(
 
     if isinstance(content, str) and len(content) > LIMIT:
         raise error(f"{place} is longer than {LIMIT:,} characters, which is more than nrfx writes.")
-    validate = _adapter(kind).validate_json if isinstance(content, str) else _adapter(kind).validate_python
+    validator = _adapter(kind)
+    validate = validator.validate_json if isinstance(content, str) else validator.validate_python
     try:
         value: T = validate(content, **{"strict": True, "extra": "forbid", **how})
     except ValidationError as problem:
@@ -86,13 +125,26 @@ def parsed(
 @cache
 def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
+    from pydantic_core import SchemaValidator
 
-    return TypeAdapter(kind)
+    return SchemaValidator(_failing_fast(TypeAdapter(kind).core_schema))
+
+
+def _failing_fast(schema: Any) -> Any:
+    """A schema of pydantic whose lists and tables end at their first fault: a million of them would take a gigabyte."""
+    if isinstance(schema, list):
+        return [_failing_fast(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: _failing_fast(value) for key, value in schema.items()}
+    return inner | ({"fail_fast": True} if schema.get("type") in ("list", "tuple", "dict") else {})
 
 
 def _sentence(problem: Any, kind: Any) -> str:
     """What goes on behind the place: the first that is wrong, unknown fields before what they may have meant to be."""
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    if problem.error_count() > MOST:
+        return f" has {problem.error_count():,} fields that do not fit."
     first = min(problem.errors(include_url=False), key=lambda each: each["type"] not in unknown)
     reason, path, at = first["type"], first["loc"], ".".join(map(str, first["loc"]))
     if reason == "json_invalid":

@@ -9,8 +9,12 @@ from nrfx.rules import check
 
 
 @pytest.fixture(autouse=True)
-def reproducible() -> Iterator[None]:
-    """One thread (shared cores make two slower), one seed, and attention without its uncounted fused path."""
+def reproducible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, here and in the processes a test starts, one seed, and attention without its uncounted fused path.
+
+    Shared cores make two threads slower, and other numbers of threads add in another order.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     check.every_rule = True

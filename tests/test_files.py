@@ -11,7 +11,7 @@ import pytest
 
 from nrfx import files
 from nrfx.errors import BudgetError, CheckpointError, UsageError
-from nrfx.files import parsed, text_of, write
+from nrfx.files import parsed, remove_left, text_of, write
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,60 @@ def test_a_write_replaces_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
     write(tmp_path / "link", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert (tmp_path / "link").is_symlink()
+
+
+def test_what_killed_writers_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, nrfx.files as files; from pathlib import Path\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "files.write(sys.argv[1], b'half')"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".file.") and left.read_bytes() == b"half"
+    for name in (".file.tmp", ".other.01234567.tmp", "file.01234567.tmp"):
+        (tmp_path / name).touch()
+    with files._temporary(tmp_path / "file") as living:
+        write(tmp_path / "file", b"new")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [".file.tmp", ".other.01234567.tmp", "file", "file.01234567.tmp", Path(living.name).name]
+        )
+    remove_left(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".file.tmp", "file", "file.01234567.tmp"]
+
+
+def test_a_temporary_file_that_was_taken_for_a_left_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer removes it between its making and its lock."""
+    seen: list[int] = []
+    monkeypatch.setattr(files, "locked", lambda handle: _removing(tmp_path, handle, seen))
+    with files._temporary(tmp_path / "file") as file:
+        assert Path(file.name).exists()
+    assert len(seen) == 2
+
+
+def _removing(folder: Path, handle: int, seen: list[int]) -> bool:
+    """The lock of a new file, where at the first call somebody else has removed all that is in the folder."""
+    seen.append(handle)
+    if len(seen) == 1:
+        for path in folder.iterdir():
+            path.unlink()
+    return True
+
+
+def test_a_full_disk_is_said_in_a_line(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from nrfx.files import write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write(sys.argv[1], bytes(2000))"
+    )
+    (tmp_path / "file").write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "file")], capture_output=True, text=True, check=False
+    )
+    assert "CheckpointError" in done.stderr and "file cannot be written (File too large); what was" in done.stderr
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
 def test_nrfx_is_imported_without_the_library_that_checks_files() -> None:

@@ -18,27 +18,31 @@ ROOT = Path(nrfx.__file__).parent
 ORDER: Mapping[str, str] = {
     "errors": "",
     "choices": "",
+    "locks": "",
     "files": "",
     "printed": "",
     "labels": "",
+    "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties movement pointwise pooling contraction recurrent reduction norm product "
-    "by_value boxes",
-    "tracing": "clone proxies leaves shapes module modes known_forward causes recorder both_modes calls parts "
-    "partition staleness capture",
-    "analysis": "names channels reinterpret in_place effects interpret residual spaces constants "
-    "domain conditions liveness cost utilization meter tie_graph why",
-    "plan": "origins budget budget_request options constraints reallocate absorb resize rescale blocks heads survivors "
-    "plan",
-    "rewrite": "initialise literals module_widths absorb_constants cross_layers build result verify rejuvenate heads "
-    "scales cross_attend sort_generations",
+    "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
+    "by_value made boxes",
+    "tracing": "clone draws regions bytecode proxies assignments einops_backend compiled writers leaves shapes "
+    "signatures arguments codegen work guards module boxes modes known_forward causes decisions plain questions "
+    "recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
+    "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
+    "domain conditions liveness cost gammas not_understood utilization meter tie_graph why "
+    "check_rule",
+    "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
+    "survivors plan",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers build result compare drawn other_sizes "
+    "verify rejuvenate heads scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
-    "checkpoint": "encoding tensors plan file network optimizer save_load",
+    "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
     "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
-    "cli": "parser output train commands",
+    "cli": "parser output endings train commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

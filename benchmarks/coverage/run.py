@@ -6,15 +6,11 @@ benchmarks/results/coverage.csv and docs/coverage.md. The row of a model goes to
 """
 
 import argparse
-import contextlib
 import fnmatch
 import json
-import multiprocessing
-import signal
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,63 +20,31 @@ from rich.progress import Progress, TaskID
 
 from benchmarks.command import DOCS, RESULTS, ROOT, parser_of, verdict, write
 from benchmarks.coverage.check import examine
+from benchmarks.coverage.field import run as field
 from benchmarks.coverage.models import Entry, entries
 from benchmarks.coverage.page import SUMMARY, page, summary
+from benchmarks.coverage.process import GIBIBYTE, Limits, columns_of
 from benchmarks.coverage.row import Row, row_of
 from benchmarks.table import progress_bar, terminal
 
 TABLE = RESULTS / "coverage.csv"
 DOCUMENT = DOCS / "coverage.md"
 CACHE = ROOT / "build" / "coverage.jsonl"
-GIBIBYTE = 1 << 30
-START, PATIENCE = 60, 10
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["benchmarks.coverage.check", "timm"])  # imported once for all processes
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one process: bytes, and seconds of CPU time (START + PATIENCE * seconds of wall clock)."""
-
-    memory: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.memory / GIBIBYTE:g} GiB and {self.seconds:g} s of CPU time"
 
 
 def row(entry: Entry, limits: Limits, progress: Progress, task: TaskID) -> Row:
     """Examines one model in a process of its own. A process that dies or is killed gives a row with that failure."""
     values: dict[str, Any] = {"model": entry.title, "source": entry.source, "family": entry.family}
-    values |= {"input": "x".join(map(str, entry.shape)), "failures": []}
-    started, step = time.monotonic(), "start"
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_examine, args=(entry, there, limits))
-    process.start()
-    there.close()
-    with contextlib.suppress(EOFError):
-        while here.poll(max(0.0, started + START + PATIENCE * limits.seconds - time.monotonic())):
-            columns = here.recv()
-            step = columns.pop("step", step)
-            progress.update(task, description=f"{entry.title}: {step}")
-            values |= columns
-        process.kill()
-    process.join()
-    if process.exitcode:
-        values["failures"] = [*values["failures"], f"{step}: {_end(process.exitcode, limits)}"]
-    return row_of({"seconds": time.monotonic() - started} | values)
+    values["input"] = "x".join(map(str, entry.shape))
+    columns = columns_of(
+        _examine, entry, limits, lambda step: progress.update(task, description=f"{entry.title}: {step}")
+    )
+    return row_of({**values, **columns})
 
 
 def _examine(entry: Entry, connection: Connection, limits: Limits) -> None:
     examine(entry, connection.send, limits.memory, limits.seconds)
     connection.close()
-
-
-def _end(code: int, limits: Limits) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"the process was killed; its limits are {limits}"
-    return f"the process died with exit code {code}"
 
 
 def rows(chosen: Sequence[Entry], options: argparse.Namespace, progress: Progress) -> Iterator[Row]:
@@ -116,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examines the models that the options choose; 1 if a check failed on any of them, 2 if none matches, else 0."""
     options = _parser().parse_args(arguments)
     console = Console()
+    if options.field:
+        return field.main(options, console)
+    cache = options.cache or CACHE
     every = list(entries())
     asked = [entry for entry in every if _asked(entry, options)]
     if not asked:
@@ -125,14 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("\n".join(f"{one.title}  {one.family}  {one.shape}" for one in asked), markup=False)
         return 0
     if len(asked) == len(every) and not options.resume:
-        options.cache.unlink(missing_ok=True)
-    known = cached(options.cache) if options.resume else {}
+        cache.unlink(missing_ok=True)
+    known = cached(cache) if options.resume else {}
     with progress_bar(console) as progress:
         for one in rows([entry for entry in asked if entry.title not in known], options, progress):
-            append(one, options.cache)
+            append(one, cache)
             for failure in one.failures:
                 console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
-    known = cached(options.cache)
+    known = cached(cache)
     table = [known[entry.title] for entry in every if entry.title in known]
     shown = [known[entry.title] for entry in asked]
     console.print(terminal("Families", SUMMARY, summary(shown)))
@@ -157,5 +124,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each (1)")
     parser.add_argument("--seconds", type=float, default=900, help="CPU time for one model (900)")
     parser.add_argument("--memory", type=float, default=6, help="GiB for one model (6)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help=f"rows so far ({CACHE.relative_to(ROOT)})")
+    parser.add_argument("--cache", type=Path, help="rows so far (build/coverage.jsonl, or build/field.jsonl)")
+    parser.add_argument("--field", action="store_true", help="models of other packages, each as small as it can be")
     return parser

@@ -55,7 +55,8 @@ def layer_params(model: nn.Module) -> Mapping[str, int]:
     layers: dict[str, int] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear | nn.MultiheadAttention):
+        linear = isinstance(module, _ConvNd | nn.Linear | nn.MultiheadAttention) or type(module).__name__ == "Conv1D"
+        if linear:  # transformers' Conv1D is a linear layer
             own = {name: tensor for name, tensor in module.named_parameters(recurse=False) if id(tensor) not in seen}
             seen |= {id(tensor) for tensor in own.values()}
             weights = [name for name in WEIGHTS if name in own]

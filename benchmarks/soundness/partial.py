@@ -29,7 +29,7 @@ from benchmarks.outputs import TOLERANCE, finite, leaves
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.errors import NrfxError, TraceError
-from nrfx.rewrite.verify import reference
+from nrfx.rewrite.compare import reference
 from nrfx.tracing import TracedModule
 
 TABLE = RESULTS / "partial.csv"

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from nrfx.rules import Effect, Family, Norm, Pin, Reading, op_of, reads_as_weight
+from nrfx.rules import Effect, Family, Norm, Pin, Reading, reads_as_weight
+from nrfx.rules.registry import gives_matrix, transposes
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,13 @@ class Mismatch(Exception):
 
 
 def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(parameter or buffer, node) for each read that is not the read of a weight which the node's rule understands."""
+    """(parameter or buffer, node) for each read that is not the read of a weight which the node's rule understands, and
+    for all that the code of a box may read."""
     known = {(step.mode, step.node): step.effect for step in steps}
     direct = []
     for (mode, node), _ in known.items():
+        if (box := node.meta.get("opaque")) is not None:
+            direct += [(aliases.get(name, name), node.name) for name in box.reads]
         if node.op == "get_attr" and not known[mode, node].sites:
             name = aliases.get(str(node.target), str(node.target))
             for user in _reading_users(node):
@@ -137,8 +141,7 @@ def read_directly(steps: Iterable[Step], aliases: Mapping[str, str]) -> list[tup
 def _reading_users(node: fx.Node) -> Iterator[fx.Node]:
     """The users of a tensor that the graph reads; behind a transposition or a view of a weight, the users of that."""
     for user in node.users:
-        op = op_of(user.target) if user.op in ("call_function", "call_method") else None
-        passes = op is not None and (op.transposes or op.flattens) and reads_as_weight(node, user)
+        passes = (transposes(user) or gives_matrix(user)) and reads_as_weight(node, user)
         yield from _reading_users(user) if passes else (user,)
 
 

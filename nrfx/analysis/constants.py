@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.reinterpret import flow, joined_by, like, operands
+from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
 from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
 from nrfx.rules import Family, Norm, Reading, Unfit, tensors
 
@@ -87,10 +87,10 @@ def constants_of(
 
 def uniform(values: Tensor, axis: int) -> Tensor:
     """The one value that each index of `axis` has at all its positions; NaN where they differ."""
-    return uniform_rows(spread(values, axis))
+    return same(spread(values, axis))
 
 
-def uniform_rows(rows: Tensor) -> Tensor:
+def same(rows: Tensor) -> Tensor:
     """The one value of each row, NaN where it has several."""
     if rows.shape[1] == 1:
         return rows[:, 0]
@@ -112,6 +112,8 @@ def _varies(values: Tensor) -> bool:
     Most values of a network are of this kind, and ops pass over them without arithmetic. A tensor of NaNs with
     memory of its own is told as False, which costs time and no correctness.
     """
+    if not values.numel():
+        return False
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
@@ -130,6 +132,7 @@ class Propagation:
         self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # for `lose`, which leaves it all False
         self.channels, self.channel_of = channels, channels.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
+        self.step_of = {(step.mode, step.node.name): step for step in channels.steps}
         self.read: dict[str, list[Tensor]] = {}
         self.lost = torch.full(channels.space_of.shape, -1)
         self.causes: list[str] = []
@@ -148,16 +151,44 @@ class Propagation:
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))
 
+    def source(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """The values of a bias that is only added to channels: they are constants too. All else varies.
+
+        What a parameter multiplies is not followed: a scale that is 0 now may be another one tomorrow.
+        """
+        out = step.effect.out
+        (site,) = step.effect.sites or (None,)
+        if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
+            return self.varying(step, args, kwargs)
+        return along(self.bias(site.parameter).flatten(), site.dim, out.shape)
+
+    def is_added(self, step: Step) -> bool:
+        """Whether all that reads the value, perhaps moved, are additions."""
+        steps = (self.step_of[step.mode, user.name] for user in step.node.users)
+        return all(each.effect.adds or (each.effect.family in _MOVING and self.is_added(each)) for each in steps)
+
     def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
 
     def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
+        """Where it takes a part of its operand, what the constants are at other places counts too."""
         assert step.effect.apply is not None
-        return step.effect.apply(*args, **kwargs)
+        moved = step.effect.apply(*args, **kwargs)
+        if not (args and isinstance(args[0], Tensor)) or _varies(args[0]):
+            return moved
+        if all(part.numel() >= args[0].numel() for part in tensors(moved)):
+            return moved
+        labels = tensors(operands(step, self.labels))[0]
+        moved = step.effect.apply(_one_over_positions(labels, args[0]), *args[1:], **kwargs)
+        if isinstance(moved, Tensor):
+            reason = f"{step.node.name} takes some positions of it, and its constant is not the same at all of them"
+            self.lose(step, args, moved, reason)
+        return moved
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
         assert step.effect.apply is not None
+        args, kwargs, sized = self.without_sizes(step, args, kwargs)
         shape = step.effect.out.shape
         if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
             return _varying(shape)
@@ -169,7 +200,21 @@ class Propagation:
         out = step.effect.apply(*small, **kwargs).expand(shape)
         if len(given) > 1:
             self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
+        elif sized:
+            self.lose(step, args, out, f"{step.node.name} combines its constant with a size of the input")
         return out
+
+    def without_sizes(self, step: Step, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+        """The arguments with NaN for each number that the graph computes, which is another one at other sizes of the
+        input (x / x.shape[2]); and whether there is one.
+        """
+        given, named = arguments(step.node)
+        pairs = (*zip(given, args, strict=True), *((named[name], arg) for name, arg in kwargs.items()))
+        computed = [isinstance(node, fx.Node) and type(arg) in (int, float) for node, arg in pairs]
+        if not any(computed):
+            return args, kwargs, False
+        values = [NAN if size else arg for size, (_, arg) in zip(computed, pairs, strict=True)]
+        return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)), True
 
     def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The norm of each channel's constant; beta where its gamma is dead, whatever goes in."""
@@ -188,14 +233,21 @@ class Propagation:
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
-        labels = with_padding(tensors(operands(step, self.labels))[0], source, step.effect.out)
+        plain = tensors(operands(step, self.labels))[0]
+        labels = _with_padding(plain, source, step.effect.out)
         count = self.channel_of.numel()
         table = _by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
             table = torch.where(table == 0, table, NAN)
         small = joined_by(step, collapse(step.effect.out), count)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
-        self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
+        padded = not step.effect.keeps_constants or bool((collapse(labels) == NONE).any()) or labels is not plain
+        reason = (
+            f"{step.node.name} averages in the zeros of its padding"
+            if padded
+            else f"{step.node.name} reads it beside channels that are tied to it, and their constants differ"
+        )
+        self.lose(step, args[:1], value, reason)
         return value
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -225,10 +277,13 @@ class Propagation:
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
         """NaN for an op that mixes channels; one that mixes positions alone has an `apply` and keeps constants."""
         if step.effect.apply is not None and not all(bool(collapse(x).isnan().all()) for x in tensors(args)):
-            return step.effect.apply(*args, **kwargs)
-        out = self.varying(step, args, kwargs)
+            out = step.effect.apply(*args, **kwargs)
+            reason = f"{step.node.name} makes of its constant what depends on the number of positions"
+        else:
+            out = self.varying(step, args, kwargs)
+            reason = f"{step.node.name} mixes it with what varies"
         if isinstance(out, Tensor):
-            self.lose(step, args, out, f"{step.node.name} mixes it with what varies")
+            self.lose(step, args, out, reason)
         return out
 
     def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -240,7 +295,7 @@ class Propagation:
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(uniform_rows(reading.by_columns(rows)))
+        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows)))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -286,7 +341,22 @@ class Propagation:
         return self.channel_of[small[mask & (small >= 0)]]
 
 
-def with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
+def _one_over_positions(labels: Tensor, values: Tensor) -> Tensor:
+    """The values, NaN where a channel has several at its positions: which of them a slice takes may change with the
+    size of the input. Positions lie along the dims in which labels are the same but for padded zeros.
+    """
+    value: Tensor
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    for dim in range(small.dim()):
+        lead = small.amax(dim, keepdim=True)
+        if bool(((small == lead) | (small == NONE)).all()):
+            first = value.narrow(dim, 0, 1)
+            value = torch.where((value == first).all(dim, keepdim=True), first, NAN).expand(small.shape)
+    over_all: Tensor = value.expand(labels.shape)
+    return over_all
+
+
+def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
     """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
     them into it. `pooled`, the labels of the result, vary along that axis alone.
 
@@ -312,8 +382,10 @@ def _by_label(labels: Tensor, values: Tensor) -> Tensor:
     return torch.where(low == high, low, NAN)
 
 
+_MOVING = (Family.MOVEMENT, Family.IDENTITY)
+
 _BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: Propagation.varying,
+    Family.SOURCE: Propagation.source,
     Family.UNKNOWN: Propagation.varying,
     Family.SINK: Propagation.varying,
     Family.IDENTITY: Propagation.identity,

@@ -1,13 +1,19 @@
 """The effect of one node: that of its op's rule, of a placeholder or an output, or a Python value made of sizes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, fx, nn
+import torch
+from torch import fx, nn
 
-from nrfx.rules import Call, Effect, Family, Op, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.analysis.obstacles import obstacle
+from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
+from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
+from nrfx.tracing.boxes import Box
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import is_border
 
 
 def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
@@ -18,7 +24,8 @@ def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
 
 
 def effect_of(call: Call) -> Effect:
-    return _BY_OP[call.node.op](call)
+    box = call.node.meta.get("opaque")
+    return _BY_OP[call.node.op](call) if box is None else _boxed(call, box)
 
 
 def _placeholder(call: Call) -> Effect:
@@ -33,46 +40,48 @@ def _output(call: Call) -> Effect:
 def _called(call: Call) -> Effect:
     if isinstance(call.module, ByMode):
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
-    if call.module is None and _asks_for_sizes(call):
-        return Effect(Family.VALUE, out=attempt(_run, call))
-    if call.module is not None and not runs_known_forward(call.module):
-        return unknown(call, f"{type(call.module).__name__} has a forward of its own")
-    obstacle = _obstacle(call.module)
-    if obstacle is not None:
-        return counted(call, obstacle, rule_of(call.node, call.module))
-    return rule_of(call.node, call.module)(call)
+    if is_border(call.node):
+        return Effect(Family.VALUE)
+    sizes = _asks_for_sizes(call)
+    if call.module is None and not _checks(call.node) and (sizes or isinstance(call.val, _FACTS)):
+        known = not sizes or isinstance(call.val, torch.dtype)  # labels have a dtype of their own
+        return Effect(Family.VALUE, out=call.val if known else attempt(_run, call))
+    hindered = obstacle(call.module) if call.module is not None else None
+    if hindered is None:
+        return rule_of(call.node, call.module)(call)
+    if op_at(call.node, call.module) is None:
+        return unknown(call, hindered)
+    return counted(call, hindered, rule_of(call.node, call.module))
 
 
-def _obstacle(module: nn.Module | None) -> str | None:
-    """What stands between a module and its class's rule."""
-    if module is None:
-        return None
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has forward hooks, which may do anything"
-    computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
-    return f"its {computed[0]} is computed from other tensors" if computed else None
+def _boxed(call: Call, box: Box) -> Effect:
+    """The effect of what was not looked into, with the multiply-adds of one example in the run that measured them."""
+    work = () if box.flops is None else (Work(box.flops // call.batch, None, None),)
+    return replace(unknown(call, box.reason), work=work)
 
 
-def _holds(module: nn.Module, name: str) -> bool:
-    """Whether an attribute that is no parameter is a tensor, or a property that gives one (a parametrization)."""
-    own = vars(module).get(name, getattr(type(module), name, None))
-    return isinstance(own, Tensor | property) or module._buffers.get(name) is not None
+def _checks(node: fx.Node) -> bool:
+    """Whether the node checks a decision of the trace."""
+    op = op_of(node.target)
+    return op is not None and op.checks
 
 
-SIZES = {"size", "dim", "numel", "ndimension", "ndim", "__len__"}
+_FACTS = (bool, str, torch.dtype, torch.device)
+"""Values that say something of a tensor that does not depend on its widths: x.is_cuda, torch.is_floating_point(x)."""
 
 
 def _asks_for_sizes(call: Call) -> bool:
     """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
-    if call.node.op == "call_method":
-        return call.node.target in SIZES
-    if call.node.target is getattr:
-        return call.args[1] in ("shape", "ndim", "device", "dtype")
-    return call.node.target in (len, int, float) or (not tensors((call.args, call.kwargs)) and not tensors(call.val))
+    if asks_for_sizes(call.node) or call.node.target in (int, float):
+        return True
+    return not tensors((call.args, call.kwargs)) and not tensors(call.val)
 
 
 def _run(call: Call) -> Any:
+    """The value; dtypes and devices are those of the tensors, not of their labels."""
     target: Callable[..., Any] | str = call.node.target
+    if target is getattr and isinstance(call.val, torch.dtype | torch.device):
+        return call.val
     if isinstance(target, str):
         return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
     return target(*call.args, **call.kwargs)

@@ -2,25 +2,28 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
-from nrfx.analysis.effects import SIZES, effect_of, op_at
+from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
-from nrfx.errors import RuleWarning
-from nrfx.labels import OPAQUE, along
+from nrfx.errors import AnalysisError, RuleWarning
+from nrfx.labels import OPAQUE, along, fill
 from nrfx.rules import (
     Before,
     Call,
     Effect,
     Family,
+    Pin,
     Site,
     Unfit,
+    Work,
     check_effect,
     counted,
     reads_as_weight,
@@ -28,10 +31,12 @@ from nrfx.rules import (
     tensors,
     unknown,
 )
+from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
-from nrfx.rules.registry import name_of
-from nrfx.tracing import TracedModule
+from nrfx.rules.registry import SIZES, name_of
+from nrfx.tracing import Measured, TracedModule, measured_work
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""
@@ -63,6 +68,19 @@ def _owned(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
     return frozenset(first for name, first in aliases.items() if name.rpartition(".")[0] in called)
 
 
+def _tables(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
+    """The buffers that are not saved with the model: tables that its constructor computes, such as angles of positions.
+
+    Their values say where a channel stands in its head: they do not come and go with channels.
+    """
+    names = (
+        (f"{path}.{name}" if path else name)
+        for path, module in traced.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    )
+    return frozenset(aliases.get(name, name) for name in names)
+
+
 def _is_weight(node: fx.Node) -> bool:
     """Whether some op reads the tensor, perhaps transposed, as its weight."""
     return any(reads_as_weight(node, user) for user in node.users)
@@ -87,7 +105,7 @@ class LabelInterpreter:
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
-        self.owned = _owned(traced, self.aliases)
+        self.owned = _owned(traced, self.aliases) | _tables(traced, self.aliases)
 
     def interpreted(self) -> tuple[Step, ...]:
         """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""
@@ -110,6 +128,7 @@ class LabelInterpreter:
             self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
             self.shapes: set[fx.Node] = set()
+            self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
                 step = self.step(mode, node, values)
                 values[node], families[node] = step.effect.out, step.effect.family
@@ -150,8 +169,19 @@ class LabelInterpreter:
             shipped=op is not None and op.shipped,
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
+        if node in self.apart and effect.family is not Family.VALUE:
+            effect = replace(effect, pins=(*effect.pins, *self.read_apart(call, values)))
+        if effect.uncounted:
+            effect = self.with_measured_work(call, effect)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def read_apart(self, call: Call, values: Mapping[fx.Node, Any]) -> Iterator[Pin]:
+        """Pins for what a region without gradients reads from outside: the reader does not teach what it is worth."""
+        for source in call.node.all_input_nodes:
+            if source not in self.apart and source.op != "get_attr":
+                for labels in tensors(values[source]):
+                    yield call.pin(labels, "a region without gradients reads it without teaching it")
 
     def is_reached(self, node: fx.Node, first: bool = False) -> bool:
         """Whether the examples of the batch go into the node, or their number; not only their other sizes.
@@ -179,11 +209,16 @@ class LabelInterpreter:
         later = self.memory.later_reader(call.node) if isinstance(next(iter(call.args), None), Tensor) else None
         if later is not None:
             return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
+        self.uneven = ""
         try:
             effect = effect_of(call)
             if isinstance(effect, Effect) and self.is_turned(effect):
                 return counted(call, "it reads a weight transposed that another layer reads plain", effect_of)
             check_effect(call, effect)
+            if self.uneven:
+                raise AnalysisError(
+                    f"Node {call.node.name}: its rule {name_of(rule_of(call.node, call.module))} {self.uneven}"
+                )
         except Unfit as error:
             return self.unfit(call, error)
         except _DEFECTS as error:
@@ -195,6 +230,20 @@ class LabelInterpreter:
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
+
+    def with_measured_work(self, call: Call, effect: Effect) -> Effect:
+        """The effect with the multiply-adds that the op does when it runs on meta tensors, where it can.
+
+        Whatever it touches is pinned, so that it does them at any width of the others.
+        """
+        node = call.node
+        if "work" not in node.meta:  # `propagate` takes it out again
+            node.meta["work"] = measured_work(self.traced, node)
+        measured: Measured | None = node.meta["work"]
+        if measured is None:
+            return effect
+        work = Work(per_example(measured.times, call.batch), None, None)
+        return replace(effect, work=(work,) if work.times else (), uncounted=bool(measured.unknown))
 
     def is_turned(self, effect: Effect) -> bool:
         """Whether the op takes a weight the other way round than its first reader: its rows are the columns there."""
@@ -218,12 +267,12 @@ class LabelInterpreter:
     def attribute(self, call: Call) -> Effect:
         """A bare parameter brings channels into being along one axis; what is a weight of an op is the op's to read."""
         name = call.name(str(call.node.target))
-        labels = call.opaque_like(call.val, f"the tensor {name}, which the graph reads directly")
         tensor = self.tensors.get(name)
-        if tensor is not None:
-            labels = labels.new_full((1,) * labels.dim(), int(labels.reshape(-1)[0])).expand(self.shape_of(name))
-        opaque = Effect(Family.SOURCE, out=labels)
-        if tensor is None or not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
+        reason = f"the tensor {name}, which the graph reads directly"
+        if tensor is None:  # one that the forward makes; or the model itself, for a method of it that is one call
+            return Effect(Family.SOURCE, out=call.opaque_like(call.val, reason))
+        opaque = Effect(Family.SOURCE, out=fill(call.opaque(reason), self.shape_of(name)))
+        if not tensor.is_floating_point() or _is_weight(call.node) or name in self.owned:
             return opaque
         axis = self.axes.setdefault(name, next(iter(_axis_order(tensor.shape)), None))
         if axis is None:
@@ -253,13 +302,22 @@ class LabelInterpreter:
         return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
 
     def reads_mode(self, node: fx.Node) -> bool:
-        sources = [arg for arg in node.all_input_nodes if arg.op == "call_module"]
-        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources)
+        """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
+        noise = () if op is None else op.noise
+        given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
+        sources = _nodes_in(given) if noise else node.all_input_nodes
+        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources if arg.op == "call_module")
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
             self.born[key] = torch.arange(self.count, self.count + width)
             self.count += width
+        elif not self.resized and self.born[key].numel() != width:
+            self.uneven = (
+                f"asks for {width} channels of {key!r}, which brought {self.born[key].numel()} into being before: "
+                "a key has one width."
+            )
         return self.born[key]
 
     def opaque(self, reason: str) -> int:
@@ -276,6 +334,13 @@ def _batch(traced: TracedModule) -> int:
         return 1
     sizes = {shape[0] for shape, _ in traced.inputs if shape}
     return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _nodes_in(nest: Any) -> list[fx.Node]:
+    """The nodes in a nest of arguments."""
+    nodes: list[fx.Node] = []
+    fx.map_arg(nest, nodes.append)
+    return nodes
 
 
 def _first_line(error: Exception) -> str:
@@ -311,7 +376,7 @@ class Relabeler(LabelInterpreter):
         """As at the widths of the trace; what was not understood there is not understood here."""
         old = self.old[mode, call.node.name]
         if old.family is Family.UNKNOWN:
-            return unknown(call, old.pins[0].reason if old.pins else "it has no rule")
+            return unknown(call, old.reason)
         return super().effect(mode, call)
 
     def unfit(self, call: Call, error: Exception) -> Effect:

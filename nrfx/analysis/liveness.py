@@ -19,6 +19,7 @@ from nrfx.analysis.channels import Channels
 from nrfx.analysis.constants import Affine, Constants, constants_of
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.taught import taught
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
@@ -131,7 +132,7 @@ def prunable_gammas(traced: TracedModule, residual: Residual = "live") -> dict[s
     check_residual(0.0, residual)
     channels = channels_of(traced)
     prunable = prunable_spaces(channels, residual)
-    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad}
+    trained = taught(traced)
     masks = {name: among(channels.spaces_along(layout), prunable) for name, layout in channels.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
 
@@ -152,7 +153,7 @@ def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Re
     ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in liveness.affine.items()}
     losing = prunable & (constants_of(channels, ones, reader(traced), reader(traced)).lost >= 0)
     held = liveness.live & (liveness.constants.lost >= 0)
-    trained = {name for name, parameter in traced.named_parameters() if parameter.requires_grad} - channels.shared
+    trained = taught(traced) - channels.shared
     masks = {}
     for norm in channels.first_norms.values():
         if norm.gamma is not None and norm.beta in trained:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.labels import components
+from nrfx.nests import with_tensors
 from nrfx.rules import Family
 from nrfx.rules.registry import is_of_torch
 
@@ -71,6 +71,6 @@ def like(nest: Any, value: Callable[[Tensor], Tensor]) -> Any:
     """The nest with each label tensor replaced by value(labels)."""
     if isinstance(nest, Tensor):
         return value(nest)
-    if type(nest) is tuple:  # nearly all nests; tree_map is slower
+    if type(nest) is tuple:  # nearly all nests; with_tensors is slower
         return tuple(like(part, value) for part in nest)
-    return tree_map(lambda leaf: value(leaf) if isinstance(leaf, Tensor) else leaf, nest)
+    return with_tensors(nest, value)

@@ -1,6 +1,7 @@
 """Residual streams: the sum of an addition, and the value at which its two arms begin.
 
-In y + f(y) the arms are y itself and f; they begin at y, the last value that all of the sum comes from.
+In y + f(y) the arms are y itself and f; they begin at y, the last value that all of the sum comes from. A sum with a
+parameter (a bias, a position embedding) is no stream: it has one arm.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,12 @@ from nrfx.tracing import TracedModule
 def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[str, Tensor]]:
     """(addition, labels) of every value on a residual stream."""
     outs = {(step.mode, step.node.name): step.effect.out for step in steps}
-    joins = [step for step in steps if step.effect.adds]
+    fed = {mode: _fed(traced.graphs[mode]) for mode in traced.graphs}
+    joins = [
+        step
+        for step in steps
+        if step.effect.adds and sum(source in fed[step.mode] for source in _operands(step, outs)) > 1
+    ]
     trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
         for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):
@@ -26,9 +32,22 @@ def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[st
 
 def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: "_Dominators") -> list[Any]:
     """The value at which the arms of an addition begin: the nearest node that every path to its operands crosses."""
-    operands = [arg for arg in step.node.all_input_nodes if tensors(outs[step.mode, arg.name])]
+    operands = _operands(step, outs)
     parting = tree.nearest(operands) if len(operands) > 1 else None
     return [] if parting is None else [outs[step.mode, parting.name]]
+
+
+def _operands(step: Step, outs: Mapping[tuple[str, str], Any]) -> list[fx.Node]:
+    return [arg for arg in step.node.all_input_nodes if tensors(outs[step.mode, arg.name])]
+
+
+def _fed(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values come from an input of the network."""
+    fed = set[fx.Node]()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in fed for source in node.all_input_nodes):
+            fed.add(node)
+    return fed
 
 
 class _Dominators:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_directly
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
+from nrfx.analysis.taught import taught
 from nrfx.labels import OPAQUE, collapse, components, joined, tally
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
@@ -163,10 +164,11 @@ class _Solver:
         return {space: values[index][0] for space, index in first.items()}
 
     def _frozen_layouts(self) -> list[Tensor]:
+        learnt = taught(self.traced)
         return [
             layout
             for name, tensor in self.interpreter.tensors.items()
-            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+            if isinstance(tensor, nn.Parameter) and name not in learnt
             for layout in self.layouts.get(name, ())
             if layout is not None
         ]

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
+from nrfx.analysis.gammas import Gammas, gammas_of
 from nrfx.analysis.liveness import Held, Liveness, liveness_of
+from nrfx.analysis.not_understood import NotUnderstood, not_understood
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import Residual
 from nrfx.labels import among, joined, tally
 from nrfx.printed import Printed
-from nrfx.tracing import TracedModule, as_traced
+from nrfx.rules import Family
+from nrfx.tracing import Measured, TracedModule, as_traced
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,11 @@ class Utilization(Printed):
         params, flops: live and total cost, with `.ratio`.
         rows: one per module that owns parameters, in the order in which the graph reaches them.
         pins: the spaces whose width must not change.
-        uncounted: nodes whose multiply-adds are not known, "name: reason".
+        not_understood: what the analysis does not see into, by reason; its cost counts as live.
+        uncounted: nodes that may do multiply-adds beyond those in `flops`, "name: reason".
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
-        gammas: the number of gammas; without any, nothing tells which channels are dead.
+        gammas: how many there are, how many can die, and why the others cannot.
         notes: further sentences, such as on layers whose gammas are all dead.
     """
 
@@ -86,10 +90,11 @@ class Utilization(Printed):
     flops: Share
     rows: tuple[Row, ...]
     pins: tuple[Pinned, ...]
+    not_understood: tuple[NotUnderstood, ...]
     uncounted: tuple[str, ...]
     held: tuple[tuple[str, int], ...]
     streams: tuple[str, ...]
-    gammas: int
+    gammas: Gammas
     notes: tuple[str, ...]
     residual: Residual
     threshold: float
@@ -140,10 +145,11 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
         flops=Share(sum(flops[1].values()), sum(flops[0].values())),
         rows=tuple(rows.rows()),
         pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None),
+        not_understood=not_understood(traced, channels),
         uncounted=tuple(dict.fromkeys((*_uncounted(channels), *traced.facts.outside))),
         held=tuple(_by_reason(liveness.held)),
         streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
-        gammas=sum(layout.numel() for layout in channels.norms.values()),
+        gammas=gammas_of(traced, channels, liveness.residual),
         notes=liveness.notes,
         residual=liveness.residual,
         threshold=liveness.threshold,
@@ -153,8 +159,9 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
 def _uncounted(channels: Channels) -> Iterable[str]:
     for step in channels.steps:
         if step.effect.uncounted:
-            reason = step.effect.pins[0].reason if step.effect.pins else "nrfx has no rule for it"
-            yield f"{step.path}: {reason}"
+            measured: Measured | None = step.node.meta.get("work")
+            more = f"; it calls {', '.join(measured.unknown)}" if measured is not None else ""
+            yield f"{step.path}: {step.effect.reason}{more}"
 
 
 def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
@@ -193,7 +200,7 @@ class _Rows:
         """One row for each module that owns parameters: those that a graph reaches, in its order, then the others."""
         visited: dict[str, Step] = {}
         for step in self.channels.steps:
-            if step.effect.sites:
+            if step.effect.sites or step.effect.family is Family.UNKNOWN:
                 visited.setdefault(step.path, step)
         owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
         paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
@@ -223,7 +230,7 @@ class _Rows:
             in_live=self.live(in_) if in_ is not None else 0,
             in_=self.all(in_) if in_ is not None else 0,
             held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
-            pins=pins,
+            pins=(*pins, step.effect.reason) if step is not None and step.effect.family is Family.UNKNOWN else pins,
         )
 
     def held_on(self, outs: list[Tensor]) -> list[int]:
@@ -262,5 +269,5 @@ def _axes(step: Step | None) -> tuple[Tensor | None, Tensor | None]:
     if step.effect.reading is not None:
         reading = step.effect.reading
         return reading.rows, reading.cols
-    layout = step.effect.sites[0].layout
+    layout = step.effect.sites[0].layout if step.effect.sites else None
     return layout, layout

@@ -19,6 +19,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Space, Step
 from nrfx.analysis.liveness import Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.taught import taught
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
 from nrfx.choices import Residual
 from nrfx.errors import UsageError
@@ -81,6 +82,7 @@ class AxisPart:
         chain: the way from the layer to the node that gives this reason; may be empty.
         also: other pins of the space, "node: reason".
         held: gamma-dead channels among them that are kept.
+        together: how many positions of a birth each of them fills, and the node that ties these, where it is not one.
     """
 
     axis: Axis
@@ -93,6 +95,7 @@ class AxisPart:
     chain: tuple[Link, ...]
     also: tuple[str, ...]
     held: tuple[Hold, ...]
+    together: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,18 @@ class _Explained:
             chain=self.linked(way),
             also=tuple(text for text in pins if text != nearest),
             held=tuple(self.holds(space, state, way, members, steps)),
+            together=tuple(self.together(space)),
         )
+
+    def together(self, space: Space) -> Iterator[str]:
+        """For each birth that fills several positions of a channel: how many, and the first node that ties them."""
+        for birth, times in space.births.items():
+            if times > 1:
+                own = self.channels.births[birth]
+                own = own[self.channels.spaces_along(own) == space.index]
+                ties = ((step, *torch.broadcast_tensors(left, right)) for step, left, right in self.channels.ties)
+                tying = (step.node.name for step, left, right in ties if _gathers(left, right, own))
+                yield f"{times} of {birth} live and die together, tied by {next(tying, birth)}"
 
     def state(self, space: Space, steps: Sequence[Step]) -> tuple[State, str, list[Vertex]]:
         """The state of the space, the reason, and the way from the layer to the node that gives this reason."""
@@ -282,9 +296,10 @@ class _Explained:
 
     def frozen(self, space: int) -> Iterator[str]:
         """The frozen parameters on the space."""
-        for name, parameter in self.traced.named_parameters():
+        learnt = taught(self.traced)
+        for name, _ in self.traced.named_parameters():
             axes = [layout for layout in self.channels.layouts.get(name, ()) if layout is not None]
-            if not parameter.requires_grad and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
+            if name not in learnt and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
                 yield name
 
     def holds(
@@ -335,6 +350,15 @@ class _Explained:
         if called:
             module, op = str(node.target), type(self.traced.get_submodule(str(node.target))).__name__
         return Link(node.name, op, module, called, *_file_and_line(node.meta.get("stack_trace")), hop)
+
+
+def _gathers(left: Tensor, right: Tensor, own: Tensor) -> bool:
+    """Whether a tie makes one channel of several of these labels."""
+    for many, one in ((left, right), (right, left)):
+        here = torch.isin(many, own)
+        if many[here].unique().numel() > one[here].unique().numel():
+            return True
+    return False
 
 
 def _flat(labels: Sequence[Tensor]) -> Tensor:

@@ -4,15 +4,18 @@ The file is a safetensors file, without pickled code:
 
     tensors     parameters and buffers by name, tied ones once; those of the optimizer under `optimizer/`
     metadata    "nrfx": JSON with the format, its version, the plan, the optimizer's groups and the rejuvenator's state
+                "digests": JSON with a digest of that text, and of each tensor; files of earlier versions have none
 
 The plan says what tensors cannot: cross layers, inputs, ties, frozen parameters, modes. Widths follow from the tensors'
 shapes. Not kept: gradients, hooks, schedulers, the state of random number generators.
 
 tensors      parameters and buffers by name
 encoding     what an optimizer or a Rejuvenator keeps, as JSON and tensors
+digests      what tells that a file was damaged
 plan         what of a network its tensors cannot say
 file         the file, as bytes and as it is read back
 network      the network of a file, built from a fresh model
+state        the state of an optimizer, checked against its parameters
 optimizer    the state of an optimizer and of a Rejuvenator, and whether they belong to the network
 save_load    both doors
 """

@@ -6,7 +6,7 @@
 """
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,15 @@ def tensors_in(value: Any, place: str) -> dict[str, Tensor]:
     return {name: tensor for inner, item in _inside(value, place) for name, tensor in tensors_in(item, inner).items()}
 
 
+def tensors_named(value: Any) -> Iterator[str]:
+    """The places of the tensors that encoded JSON names."""
+    if isinstance(value, dict) and isinstance(value.get("tensor"), str):
+        yield value["tensor"]
+        return
+    for _, item in _inside(value, ""):
+        yield from tensors_named(item)
+
+
 def _inside(value: Any, place: str) -> list[tuple[str, Any]]:
     pairs: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
@@ -44,20 +53,24 @@ def _inside(value: Any, place: str) -> list[tuple[str, Any]]:
     return [(f"{place}/{key}", item) for key, item in pairs]
 
 
-def decoded(value: Any, tensors: Mapping[str, Tensor], place: str) -> Any:
-    """The value of which encoded made this JSON, with copies of its tensors; a CheckpointError for any other."""
+def decoded(value: Any, tensors: Mapping[str, Tensor], place: str, about: str = "") -> Any:
+    """The value of which encoded made this JSON, with copies of its tensors.
+
+    Raises:
+        CheckpointError: encoded makes no such JSON at this place; `about` stands before the place.
+    """
     match value:
         case list():
-            return [decoded(item, tensors, inner) for inner, item in _inside(value, place)]
+            return [decoded(item, tensors, inner, about) for inner, item in _inside(value, place)]
         case {"tuple": list(items), **others} if not others:
-            return tuple(decoded(items, tensors, place))
+            return tuple(decoded(items, tensors, place, about))
         case {"dict": dict(items), **others} if not others:
-            return {key: decoded(item, tensors, f"{place}/{key}") for key, item in items.items()}
-        case {"tensor": str(name), **others} if not others and name in tensors:
+            return {key: decoded(item, tensors, f"{place}/{key}", about) for key, item in items.items()}
+        case {"tensor": str(name), **others} if not others and name == place and name in tensors:
             return tensors[name].clone()
         case dict():
             raise CheckpointError(
-                f"{place} is {reprlib.repr(value)}; expected a tuple, a dict or a tensor of the file."
+                f"{about}{place} is {reprlib.repr(value)}; expected a tuple, a dict or the tensor of that place."
             )
         case _:
             return value

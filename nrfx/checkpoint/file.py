@@ -1,6 +1,7 @@
 # ruff: noqa: PLC0415  a network that is never saved does not need safetensors
 """The safetensors file: its bytes, and what is read back: a plan, tensors and what is not decoded yet."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +9,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from nrfx.checkpoint.digests import Digests
+from nrfx.checkpoint.encoding import tensors_named
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
 from nrfx.files import Location, parsed
 
 VERSION = 1
-_KEY = "nrfx"
+_KEY, _DIGESTS = "nrfx", "digests"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Versioned:
 
 @dataclass(frozen=True)
 class Content(Versioned):
-    """The metadata of version 1. What an optimizer and a Rejuvenator keep is encoded, see encoding.py."""
+    """The JSON of version 1. What an optimizer and a Rejuvenator keep is encoded, see encoding.py."""
 
     plan: Plan
     optimizer: Mapping[str, Any] | None
@@ -53,6 +56,12 @@ class Stored:
         """The tensor of any of its names."""
         return self.tensors[self.plan.aliases.get(name, name)]
 
+    def check_named(self) -> None:
+        """Raises a CheckpointError for a tensor that belongs to no part of the file."""
+        named = {*tensors_named(self.optimizer), *tensors_named(self.rejuvenator)}
+        if nameless := {name for name in self.tensors if "/" in name} - named:
+            raise self.misfit(f"nothing in it says what these tensors are: {listed(nameless)}.")
+
     def misfit(self, reason: str) -> CheckpointError:
         """The error for what does not fit this file."""
         return CheckpointError(f"{self.path} does not fit: {reason}")
@@ -63,10 +72,21 @@ def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
     from safetensors import SafetensorError
     from safetensors.torch import save
 
+    whole = _unshared(tensors)
     try:
-        return save(_unshared(tensors), metadata={_KEY: content})
+        return in_order(save(whole, metadata={_KEY: content, _DIGESTS: Digests.of(content, whole).to_json()}))
     except (KeyError, ValueError, NotImplementedError, SafetensorError) as error:
         raise CheckpointError(f"A tensor cannot be written to a safetensors file: {error}") from error
+
+
+def in_order(data: bytes) -> bytes:
+    """The file with its metadata in alphabetical order: safetensors writes them in one that differs from run to run."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= end - 8, "only the order changes"
+    return b"".join((data[:8], text.ljust(end - 8), memoryview(data)[end:]))
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,10 +126,15 @@ def read(path: Location) -> Stored:
             "Plain weights go into the model itself: model.load_state_dict(safetensors.torch.load_file(path))."
         )
     about = f"The metadata of {place}"
+    if unknown := metadata.keys() - {_KEY, _DIGESTS}:
+        raise CheckpointError(f"{about}: {listed(unknown)} is unknown. Known are {_KEY}, {_DIGESTS}.")
     version = parsed(Versioned, metadata[_KEY], about, CheckpointError, extra="ignore").version
     if version != VERSION:
         newer = ": install a newer nrfx" if version > VERSION else ""
         raise CheckpointError(f"{place} has format version {version}, and this nrfx reads up to {VERSION}{newer}.")
+    if _DIGESTS in metadata:  # earlier versions wrote none
+        digests = parsed(Digests, metadata[_DIGESTS], f"The digests of {place}", CheckpointError)
+        digests.check(place, metadata[_KEY], tensors)
     content = parsed(Content, metadata[_KEY], about, CheckpointError)
     if lost := set(content.plan.aliases.values()) - tensors.keys():
         raise CheckpointError(f"{about}: {listed(lost)} is tied to another name, and the file does not hold it.")

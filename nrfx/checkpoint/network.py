@@ -3,6 +3,7 @@
 What does not fit is refused by name: other parameters, layers, dtypes or ties, a width that the model's graph fixes.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
+from nrfx.checkpoint.call import arguments
 from nrfx.checkpoint.file import Stored
-from nrfx.checkpoint.plan import Layer
+from nrfx.checkpoint.plan import Layer, Plan
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
 from nrfx.errors import CheckpointError, NrfxError, TraceError
 from nrfx.nn import Cross
@@ -19,8 +21,11 @@ from nrfx.plan.blocks import form_of
 from nrfx.rewrite.literals import put_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
-from nrfx.tracing import TracedModule, as_traced, propagate
+from nrfx.tracing import TracedModule, as_traced, propagate, trace
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.draws import random_state_kept
+from nrfx.tracing.guards import without_taken
+from nrfx.tracing.staleness import check_layers
 
 
 def savable(module: nn.Module) -> TracedModule:
@@ -72,13 +77,26 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
     twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=dict(stored.plan.gamma0))
     try:
         propagate(twin)
+        check_layers(twin)
     except TraceError as error:
         raise stored.misfit(f"the model's graph cannot take its widths. {error}") from error
+    without_taken(fresh.graphs, twin.graphs)
+    twin.recompile()
+    if (name := stored.plan.unlike(built := Plan.of(twin))) is not None:
+        raise stored.misfit(
+            f"plan.{name} is {reprlib.repr(getattr(stored.plan, name))}, and the network that was built has "
+            f"{reprlib.repr(getattr(built, name))}."
+        )
     return twin
 
 
 def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
     """The fresh model, traced on inputs of the stored shapes and in the stored dtypes."""
+    if stored.plan.parts and not isinstance(model, TracedModule):
+        raise stored.misfit(
+            f"it holds a network in parts ({listed(stored.plan.parts)}), which only a run of the model can find. "
+            f"Trace a fresh {type(model).__name__} with nrfx.trace(..., partial=True), and pass what comes out."
+        )
     given = registered(model)
     dtypes = {id(tensor): _dtype_for(stored, name, tensor) for name, tensor in given.items()}
 
@@ -90,11 +108,40 @@ def _traced_as(stored: Stored, model: nn.Module) -> TracedModule:
         return nn.Parameter(bare, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
 
     fits = all(dtypes[id(tensor)] == tensor.dtype for tensor in given.values())
+    cast_model = model if fits else shell(model, cast)
+    if isinstance(model, TracedModule):
+        return as_traced(cast_model)
     examples = tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in stored.plan.specs)
     try:
-        return as_traced(model if fits else shell(model, cast), examples, stored.plan.leaves)
+        args, kwargs = arguments(stored.plan.call, examples)
+        if stored.plan.boxes:
+            return _with_boxes(stored, cast_model)
+        return as_traced(cast_model, args, kwargs, stored.plan.leaves)
+    except CheckpointError as error:
+        raise stored.misfit(str(error)) from error
     except TraceError as error:
         raise stored.misfit(f"{type(model).__name__} cannot be traced with its inputs. {error}") from error
+
+
+def _with_boxes(stored: Stored, model: nn.Module) -> TracedModule:
+    """The model traced around what cannot be traced. It is run for that, on inputs of its own."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    examples = tuple(
+        torch.rand(shape, device=device).to(dtype)
+        if dtype.is_floating_point
+        else torch.zeros(shape, dtype=dtype, device=device)
+        for shape, dtype in stored.plan.specs
+    )
+    with random_state_kept():
+        args, kwargs = arguments(stored.plan.call, examples)
+        traced = trace(model, args, kwargs, partial=True, leaves=stored.plan.leaves)
+    if set(traced.facts.boxes) != set(stored.plan.boxes):
+        now = listed(traced.facts.boxes) or "nothing"
+        raise stored.misfit(
+            f"it was traced around {listed(stored.plan.boxes)}, and now {now} cannot be traced. "
+            "Trace a fresh instance with partial=True on example inputs, and pass what comes out."
+        )
+    return traced
 
 
 def _dtype_for(stored: Stored, name: str, tensor: Tensor) -> torch.dtype:
@@ -114,6 +161,7 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 f"{path} is a cross layer in the model and a plain one in the file. Pass a fresh instance of the model."
             )
     for entry in stored.plan.layers:
+        _check_size(stored, entry)
         try:
             layer = Cross.from_config(entry.config, device="meta")
         except (NrfxError, TypeError, ValueError, RuntimeError) as error:
@@ -123,6 +171,18 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
                 actual, expected = _described(layer), _described(places.get(path))
                 raise stored.misfit(f"{path} is {actual} in the file and {expected} in the model.")
             twin.set_submodule(path, layer)
+
+
+def _check_size(stored: Stored, layer: Layer) -> None:
+    """Refuses a layer of more generations or channels than the file holds numbers, before it takes time and memory."""
+    most = sum(stored.tensors[name].numel() for name in stored.tensors if "/" not in name)
+    for side in ("in_generations", "out_generations"):
+        generations = layer.config[side]
+        if max(len(generations), sum(map(abs, generations))) > most:
+            raise stored.misfit(
+                f"its layer {', '.join(layer.paths)} has {len(generations)} {side} of {sum(generations)} channels, and "
+                f"all its tensors together hold {most} numbers."
+            )
 
 
 def _described(module: nn.Module | None) -> str:

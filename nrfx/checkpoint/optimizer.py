@@ -1,5 +1,6 @@
 """What trains the network: an optimizer's groups and state by names of parameters, and the Rejuvenator beside it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -11,6 +12,7 @@ from typing_extensions import TypedDict
 
 from nrfx.checkpoint.encoding import decoded
 from nrfx.checkpoint.file import Stored
+from nrfx.checkpoint.state import option_fault, state_fault
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
 from nrfx.files import parsed
@@ -73,8 +75,9 @@ def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> State:
         }
         for group in optimizer.param_groups
     ]
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     state = {
-        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in names
+        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in trained
     }
     return {"class": type(optimizer).__qualname__, "groups": groups, "state": state}
 
@@ -102,20 +105,30 @@ class Refill:
     def of(cls, stored: Stored, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
         """From the file, for an optimizer over the fresh model's parameters: what makes it train the module."""
         _check_trains(optimizer, model)
-        place = f"{stored.path}: its optimizer"
-        saved = parsed(State, decoded(stored.optimizer, stored.tensors, place), place, CheckpointError)
+        about = f"{stored.path}: its "
+        content = decoded(stored.optimizer, stored.tensors, "optimizer", about)
+        saved = parsed(State, content, f"{about}optimizer", CheckpointError)
         _check_kind(stored, optimizer, saved)
         parameters = dict(module.named_parameters())
-        if unknown := {name for group in saved["groups"] for name in group["names"]} - parameters.keys():
+        named = [name for group in saved["groups"] for name in group["names"]]
+        if unknown := {*named, *saved["state"]} - parameters.keys():
             raise stored.misfit(f"its optimizer trains what the network does not have: {listed(unknown)}.")
+        if twice := {name for name, count in Counter(named).items() if count > 1}:
+            raise stored.misfit(f"its optimizer trains {listed(twice)} more than once.")
+        if idle := saved["state"].keys() - set(named):
+            raise stored.misfit(f"its optimizer has state of what it does not train: {listed(idle)}.")
         groups = []
         state: dict[Tensor, dict[str, Any]] = {}
         for group in saved["groups"]:
             options, names = dict(group["options"]), list(group["names"])
+            if fault := option_fault(optimizer.defaults, options):
+                raise stored.misfit(f"its optimizer's option {fault}.")
             on_device = bool(options.get("capturable") or options.get("fused"))
             groups.append((options, names, [parameters[name] for name in names]))
             for name in names:
                 if name in saved["state"]:
+                    if fault := state_fault(type(optimizer), options, saved["state"][name], parameters[name]):
+                        raise stored.misfit(f"its optimizer's state of {name}: {fault}.")
                     state[parameters[name]] = _placed(saved["state"][name], parameters[name], on_device)
         return cls(tuple(groups), state)
 

@@ -47,8 +47,9 @@ def save(
     check_company(traced, optimizer, rejuvenator)
     plan, tensors = Plan.of(traced), named_once(traced)
     content = asdict(Content("nrfx", VERSION, plan, None, None))
-    if not plan.leaves:
-        del content["plan"]["leaves"]  # earlier versions know no leaves, and refuse a field that they do not know
+    for name in ("leaves", "boxes", "parts", "call"):
+        if not content["plan"][name]:
+            del content["plan"][name]  # earlier versions know none, and refuse a field that they do not know
     if optimizer is not None:
         state = optimizer_state(optimizer, traced)
         content["optimizer"] = encoded(state, "optimizer")
@@ -81,6 +82,7 @@ def load(
     check_asked(stored, optimizer, rejuvenator)
     module = restored(stored, model)
     refill = None if optimizer is None else Refill.of(stored, optimizer, model, module)
+    stored.check_named()
     if rejuvenator is not None:
         try:
             rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors, "rejuvenator"), module)

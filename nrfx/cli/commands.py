@@ -1,7 +1,8 @@
 # ruff: noqa: PLC0415  torch takes seconds to import, and what the parser answers does not need it
 """The command line: every command prints a report, or with --json the same numbers; errors are one line on stderr.
 
-Exit status: 0 done; 1 a defect of nrfx, with its traceback; 2 nothing was done, and the line says why; 130 interrupted.
+Exit status: 0 done; 1 a defect of nrfx, with its traceback; 2 nothing was done, and the line says why; 128 + N ended
+by signal N, such as 130 (SIGINT, Ctrl-C) and 143 (SIGTERM).
 """
 
 import argparse
@@ -14,17 +15,20 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nrfx.cli.endings import described, going_on_with, status_of, terminations
 from nrfx.cli.parser import arguments_parser
-from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError
+from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.plan.budget_request import parse_budget
 
 if TYPE_CHECKING:
     from nrfx.analysis.utilization import Utilization
+    from nrfx.models.names import ResolvedModel
     from nrfx.plan.budget import Budget
     from nrfx.rewrite.result import Rejuvenation
+    from nrfx.rewrite.verify import Verification
     from nrfx.tracing import TracedModule
 
-DONE, NOTHING_DONE, INTERRUPTED = 0, 2, 130
+DONE, NOTHING_DONE = 0, 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,15 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         if "run" not in arguments:
             parser.print_help()
             return NOTHING_DONE
-        COMMANDS[arguments.run](arguments)
+        with terminations():
+            COMMANDS[arguments.run](arguments)
         sys.stdout.flush()
         return DONE
     except NrfxError as error:
         print(f"nrfx: error: {' '.join(str(error).split())}", file=sys.stderr)
         return NOTHING_DONE
-    except KeyboardInterrupt:
-        print("nrfx: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as ending:
+        print(" ".join((f"nrfx: {described(ending)}", *getattr(ending, "__notes__", ()))), file=sys.stderr)
+        return status_of(ending)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -82,16 +87,17 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
 
     torch.manual_seed(arguments.seed)
     with busy(f"rejuvenating {arguments.model}"):
-        traced = _traced(arguments)
+        model = _resolved(arguments)
+        traced = _traced_from(model)
         budget = request.of(traced)
         result = _rejuvenated(traced, budget, arguments)
-        difference = _verified(traced, result) if arguments.verify else None
+        verification = _verified(model, traced, result) if arguments.verify else None
         if arguments.output is not None:
             from nrfx.checkpoint import save
 
             save(arguments.output, result.module)
-    plain = _plain(arguments, result, budget, difference)
-    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, difference))
+    plain = _plain(arguments, result, budget, verification)
+    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, verification))
 
 
 def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.Namespace) -> "Rejuvenation":
@@ -116,16 +122,18 @@ def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.N
     return result
 
 
-def _verified(traced: "TracedModule", result: "Rejuvenation") -> float:
+def _verified(model: "ResolvedModel", traced: "TracedModule", result: "Rejuvenation") -> "Verification":
     import torch
 
-    from nrfx.rewrite.verify import verify
+    from nrfx.rewrite.drawn import drawn
+    from nrfx.rewrite.verify import verified
 
-    return verify(traced, result, tuple(torch.randn(shape).to(dtype) for shape, dtype in traced.inputs))
+    args, kwargs = traced.facts.call(drawn(traced.inputs, torch.device("cpu")))
+    return verified(traced, result, args, kwargs, model=model.module)
 
 
 def _plain(
-    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", difference: float | None
+    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", verification: "Verification | None"
 ) -> dict[str, Any]:
     from nrfx.report import widths
 
@@ -138,15 +146,19 @@ def _plain(
         "widths": {name: asdict(of) for name, of in widths(result).items()},
         "carriers": list(result.carriers),
         "notes": list(result.notes),
-        "difference": difference,
+        "difference": None if verification is None else verification.difference,
+        "compared": [] if verification is None else list(verification.compared),
+        "refused": [] if verification is None else list(verification.refused),
         "output": None if arguments.output is None else str(arguments.output),
     }
 
 
-def _endings(arguments: argparse.Namespace, difference: float | None) -> list[str]:
+def _endings(arguments: argparse.Namespace, verification: "Verification | None") -> list[str]:
     ending = []
-    if difference is not None:
-        ending.append(f"Verified: outputs before and after differ by {difference:.1e} of the largest one.")
+    if verification is not None:
+        ending.append(f"Verified: outputs before and after differ by {verification.difference:.1e} of the largest one.")
+        ending += [f"  {line}" for line in verification.compared]
+        ending += [f"  Not taken by the traced network, on {line}" for line in verification.refused]
     saved = "Nothing was saved: -o FILE does." if arguments.output is None else f"Saved to {arguments.output}."
     return [*ending, saved]
 
@@ -163,7 +175,8 @@ def _train(arguments: argparse.Namespace) -> None:
     asked = job.resumed(arguments.resume, vars(arguments)) if arguments.resume else job.asked(vars(arguments))
     out = arguments.resume or arguments.out or _free("train")
     console = Console(stderr=arguments.json)
-    finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
+    with going_on_with(f"nrfx train --resume {out}", out / "config.json"):
+        finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
     show(arguments, finished.plain, finished.sentence)
 
 
@@ -189,11 +202,18 @@ def _plot(arguments: argparse.Namespace) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from nrfx.experiment.demo import demo
+    from nrfx.experiment.demo import begun, demo
 
-    console = Console(stderr=arguments.json)
-    chosen = {} if arguments.epochs is None else {"epochs": arguments.epochs}
-    result = demo(arguments.out or _free("demo"), seed=arguments.seed, console=console, **chosen)
+    given = {name: getattr(arguments, name) for name in ("seed", "epochs", "out")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    out = arguments.resume or chosen.pop("out", None) or _free("demo")
+    if arguments.resume:
+        if chosen:
+            name = next(iter(chosen))
+            raise UsageError(f"--{name} cannot be changed in a demo that goes on: give --resume {out} alone.")
+        chosen = begun(out)
+    with going_on_with(f"nrfx demo --resume {out}", out / "plain" / "config.json"):
+        result = demo(out, console=Console(stderr=arguments.json), resume=bool(arguments.resume), **chosen)
     if arguments.json:
         print(result.to_json())
 
@@ -216,10 +236,18 @@ def _free(name: str) -> Path:
 
 
 def _traced(arguments: argparse.Namespace) -> "TracedModule":
+    return _traced_from(_resolved(arguments))
+
+
+def _resolved(arguments: argparse.Namespace) -> "ResolvedModel":
     from nrfx.models import resolve
+
+    return resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+
+
+def _traced_from(model: "ResolvedModel") -> "TracedModule":
     from nrfx.tracing import as_traced
 
-    model = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
     try:
         return as_traced(model.module, model.example_inputs)
     except TraceError as error:
@@ -228,16 +256,15 @@ def _traced(arguments: argparse.Namespace) -> "TracedModule":
 
 
 def _measured(traced: "TracedModule", arguments: argparse.Namespace) -> "Utilization":
+    from nrfx.analysis.gammas import gammas_of
     from nrfx.analysis.liveness import liveness_of
     from nrfx.analysis.spaces import channels_of
     from nrfx.analysis.utilization import measure
 
     channels = channels_of(traced)
-    if not channels.norms:
-        raise AnalysisError(
-            f"{arguments.model} has no gamma at all: nothing tells which channels are dead. "
-            "Neural Rejuvenation needs layers with a batch norm."
-        )
+    gammas = gammas_of(traced, channels, arguments.residual)
+    if not gammas.total:
+        raise AnalysisError(f"{arguments.model}: {gammas.note}")
     return measure(traced, channels, liveness_of(traced, channels, arguments.threshold, arguments.residual))
 
 

@@ -132,7 +132,9 @@ def _add_rejuvenate(commands: Any) -> None:
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (1)")
     parser.add_argument("--gamma0", type=float, metavar="G", help="initial level of gammas (the model's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
-    parser.add_argument("--verify", action="store_true", help="compare outputs before and after on a random input")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -185,7 +187,8 @@ def _add_demo(commands: Any) -> None:
     parser = _command(commands, "demo", summary, "nrfx demo")
     parser.add_argument("--epochs", type=int, metavar="N", help="of each training (the demo's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of both runs (runs/demo, or the next free one)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the demo in DIR")
+    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
 
 
 def _positive(text: str) -> int:

@@ -16,7 +16,7 @@ from nrfx.experiment.loop import Run, check_fit, train
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.recipe import recipe
 from nrfx.experiment.recipe_file import OF_THE_FILE, RecipeFile, Row, read
-from nrfx.experiment.record import check_free, check_resumable
+from nrfx.experiment.record import check_free, check_resumable, is_free
 from nrfx.files import parsed, text_of
 from nrfx.models import resolve
 from nrfx.plan.budget import Budget
@@ -122,7 +122,8 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
     path = out / "config.json"
     if not path.is_file():
         raise UsageError(f"{out} holds no run: there is no {path.name} in it.")
-    check_resumable(out)
+    if not is_free(out):
+        check_resumable(out)
     told = parsed(_Told, text_of(path, CheckpointError), str(path), CheckpointError)
     data = replace(told.data, root=root) if (root := options["data_root"]) else told.data
     train = {name: getattr(told, name) for name in OF_THE_FILE}
@@ -157,7 +158,7 @@ def carry_out(
         out: the run's folder.
         device: of torch.
         console: where the run shows itself.
-        resume: go on with the run in `out`.
+        resume: go on with the run in `out`, or begin it if it was killed before its first checkpoint.
 
     Raises:
         NrfxError: something is not there, or does not fit.
@@ -171,6 +172,7 @@ def carry_out(
     check_fit(traced, data, file.config)
     if not resume:
         check_free(out)
+    resume = resume and not is_free(out)
     title = file.model.rpartition(":")[2]  # a line of a run shall fit into 80 columns
     with Screen(console, title, file.config, budget, network=file.model) as screen:
         run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())

@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset, digits
-from nrfx.experiment.loop import Run, train
+from nrfx.experiment.loop import Run, finished, train
 from nrfx.experiment.progress import Screen
-from nrfx.experiment.record import check_free
-from nrfx.files import write
+from nrfx.experiment.record import check_free, is_free
+from nrfx.files import parsed, text_of, write
 from nrfx.plan.budget import Budget
 from nrfx.report import RULED
 from nrfx.tracing import trace
@@ -107,7 +108,12 @@ def _stage(channels: int, first: int, second: int, pool: nn.Module) -> nn.Sequen
 
 
 def demo(
-    out: Path, seed: int = 0, epochs: int = CONFIG.epochs, config: RunConfig = CONFIG, console: Console | None = None
+    out: Path,
+    seed: int = 0,
+    epochs: int = CONFIG.epochs,
+    config: RunConfig = CONFIG,
+    console: Console | None = None,
+    resume: bool = False,
 ) -> Demo:
     """Runs both trainings, shows them on the console, and leaves their logs and networks in `out`.
 
@@ -115,13 +121,16 @@ def demo(
         seed: of the split, the initial weights, the order of the images, and new weights.
         epochs: of each run.
         config: of both runs, but for the seed and the epochs.
+        resume: go on with the demo in `out`, which was broken off; all other arguments as at first.
 
     Raises:
         UsageError: scikit-learn is not installed, or `out` holds a run already.
+        CheckpointError: a file in `out` cannot be read or written, or the demo was begun with other settings.
     """
     console = console or Console()
     for name in ("plain", "nr"):
-        check_free(out / name)
+        if not resume:
+            check_free(out / name, f"nrfx demo --resume {out}")
     config = replace(config, seed=seed, epochs=epochs)
     data = digits(seed)
     console.print(
@@ -145,8 +154,31 @@ def _run(title: str, data: Dataset, config: RunConfig, budget: Budget | None, ou
         torch.manual_seed(config.seed)
         model = digits_net(data.classes)
     gm = trace(model, torch.zeros(2, *data.train.shape))
+    if (out / "model.safetensors").exists() and not (out / "state.json").exists():
+        return finished(gm, data, config, budget, out)
     with Screen(console, title, config, budget, network="digits_net") as screen:
-        return train(gm, data, config, budget, out, screen)
+        return train(gm, data, config, budget, out, screen, resume=not is_free(out))
+
+
+def begun(out: Path) -> dict[str, int]:
+    """The seed and the epochs of the demo in a folder.
+
+    Raises:
+        UsageError: there is none.
+        CheckpointError: its settings cannot be read.
+    """
+    path = out / "plain" / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{out} holds no demo: there is no {path.relative_to(out)} in it.")
+    settings = parsed(_Settings, text_of(path, CheckpointError), str(path), CheckpointError)
+    return {"seed": settings.seed, "epochs": settings.epochs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(RunConfig):
+    """The content of a config.json of the demo."""
+
+    budget: Budget | None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nrfx.analysis.utilization import utilization
+from nrfx.checkpoint import load
 from nrfx.errors import CheckpointError, TrainingError, UsageError
 from nrfx.experiment.config import RunConfig, learning_rate
 from nrfx.experiment.data import Dataset, Images, Part
@@ -82,14 +83,27 @@ def train(
         TrainingError: the loss is not finite any more, or the network returns more than logits in train mode.
     """
     check_fit(gm, data, config)
-    folder = Folder(out)
-    training = _Training(gm, data, config, budget, watcher or Silent(), folder)
-    if resume:
-        training.resume()
-    else:
-        folder.begin(config, budget, about or {})
-        training.begin()
-    return training.run()
+    with Folder(out) as folder:
+        training = _Training(gm, data, config, budget, watcher or Silent(), folder)
+        if resume:
+            training.resume(budget, about or {})
+        else:
+            folder.begin(config, budget, about or {})
+            training.begin()
+        return training.run()
+
+
+def finished(gm: TracedModule, data: Dataset, config: RunConfig, budget: Budget | None, out: Path) -> Run:
+    """The run that is over in the folder `out`, as `train` returned it.
+
+    Args: as for `train`; `gm` is the network as it was before the first step, whatever its weights.
+
+    Raises:
+        CheckpointError: a file of the run cannot be read, or does not fit.
+    """
+    training = _Training(gm, data, config, budget, Silent(), Folder(None))
+    training.reload(out)
+    return training.result()
 
 
 @torch.no_grad()
@@ -183,6 +197,7 @@ class _Training:
         return self.start // self.per_epoch + self.config.epochs
 
     def begin(self) -> None:
+        self.folder.checkpoint(self._state(), self.module, self.optimizer, self.rejuvenator)
         if self.rejuvenator is not None:
             self.watcher.begins(self.rejuvenator.forecast)
 
@@ -195,6 +210,11 @@ class _Training:
                 self.folder.checkpoint(self._state(), self.module, self.optimizer, self.rejuvenator)
         self.module.eval()
         self.folder.end(self.module, self.optimizer, self.rejuvenator)
+        self.earlier += time.perf_counter() - start
+        return self.result()
+
+    def result(self) -> Run:
+        """What came of the run, when it is over."""
         cost = utilization(self.module)
         return Run(
             module=self.module,
@@ -204,7 +224,7 @@ class _Training:
             test=score(self.module, self.parts["test"]),
             params=cost.params.total,
             flops=cost.flops.total,
-            seconds=self.earlier + time.perf_counter() - start,
+            seconds=self.earlier,
             note=" ".join(self._notes()),
         )
 
@@ -326,10 +346,18 @@ class _Training:
         random = {**states, "torch": torch.get_rng_state()}
         return {**counters, "random": {name: bytes(state.tolist()).hex() for name, state in random.items()}}
 
-    def resume(self) -> None:
+    def reload(self, out: Path) -> None:
+        """Puts the run where it was when it had ended."""
+        module = load(out / "model.safetensors", self.plain, optimizer=self.optimizer, rejuvenator=self.rejuvenator)
+        if self.rejuvenator is None:
+            self.plain = module
+        self._read_log(out)
+        self.epoch = len(self.epochs)
+
+    def resume(self, budget: Budget | None, about: Mapping[str, Any]) -> None:
         """Puts the run where its last checkpoint was."""
         assert self.folder.out is not None, "a run without a folder cannot be resumed"
-        module, state = self.folder.resume(self.plain, self.optimizer, self.rejuvenator)
+        module, state = self.folder.resume(self.plain, self.optimizer, self.rejuvenator, self.config, budget, about)
         if self.rejuvenator is None:
             self.plain = module
         try:
@@ -344,7 +372,15 @@ class _Training:
             torch.set_rng_state(random["torch"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.folder.out / 'state.json'} is not the state of a run: {error!r}.") from error
-        log = read_log(self.folder.out)
+        self._read_log(self.folder.out)
+        if [epoch.epoch for epoch in self.epochs] != [*range(1, self.epoch + 1)]:
+            raise CheckpointError(
+                f"{self.folder.out / 'state.json'}: epoch is {self.epoch}, and log.jsonl has {len(self.epochs)} "
+                "epochs: put back the files as they were."
+            )
+
+    def _read_log(self, out: Path) -> None:
+        log = read_log(out)
         self.epochs, self.events = list(log.epochs), list(log.events)
         self.earlier = self.epochs[-1].seconds if self.epochs else 0.0
 

@@ -14,6 +14,8 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -72,6 +74,7 @@ def keep(cache: Path, name: str, content: bytes) -> Path:
     Raises:
         OSError: the cache cannot be written.
     """
+    _remove_left(cache)
     target = cache / f"{name}-{_digest(content)}.so"
     handle, fresh = tempfile.mkstemp(prefix=f".{name}-", dir=cache)  # for the user alone
     try:
@@ -82,6 +85,18 @@ def keep(cache: Path, name: str, content: bytes) -> Path:
         Path(fresh).unlink(missing_ok=True)
         raise
     return target
+
+
+_LONG_AGO = 3600
+"""Seconds behind which a file that was not renamed is one of a killed process: writing takes less than one."""
+
+
+def _remove_left(cache: Path) -> None:
+    """Removes what processes that were killed while they wrote have left."""
+    for path in cache.glob(".cross-*-*"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _LONG_AGO:
+                path.unlink()
 
 
 def _is_whole(path: Path) -> bool:

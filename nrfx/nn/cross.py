@@ -13,6 +13,7 @@ Not handled: groups, transposed convolutions, padding modes other than zeros.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
@@ -76,7 +77,10 @@ class Cross(nn.Module):
         self.kernel_size = kernel_size
         self.in_runs = checked_runs(in_runs, self.in_generations)
         self.present = checked_present(present, scheme, len(self.in_generations))
-        self._row_pieces = tuple(pieces(self.in_runs, set(reads)) for reads in self.present)
+        read = functools.cache(lambda reads: pieces(self.in_runs, set(reads)))  # all rows read the same under attention
+        self._row_pieces = tuple(
+            read(reads) if rows else () for reads, rows in zip(self.present, self.out_generations, strict=True)
+        )
         self._register_weights(device, dtype)
         new_bias = nn.Parameter(torch.empty(sum(self.out_generations), device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", new_bias)
@@ -89,7 +93,7 @@ class Cross(nn.Module):
         if self.scheme == "attention":
             self.weight = parameter(sum(self.out_generations), sum(self.in_generations))
             return
-        rows = {str(i): parameter(self.out_generations[i], len(self.columns(i))) for i in self._rows_with_input()}
+        rows = {str(i): parameter(self.out_generations[i], self._read_width(i)) for i in self._rows_with_input()}
         if not rows:
             raise RewriteError(
                 f"in_generations {self.in_generations}, out_generations {self.out_generations} and present "
@@ -99,6 +103,9 @@ class Cross(nn.Module):
 
     def _rows_with_input(self) -> tuple[int, ...]:
         return tuple(i for i, out in enumerate(self.out_generations) if out and self._row_pieces[i])
+
+    def _read_width(self, generation: int) -> int:
+        return sum(width for _, width in self._row_pieces[generation])
 
     def columns(self, generation: int) -> tuple[int, ...]:
         """The input channels that an output generation reads, ascending: the columns of its weight.
@@ -192,7 +199,7 @@ class Cross(nn.Module):
         True
         """
         rows = [i for i, out in enumerate(self.out_generations) if out]
-        return self.scheme == "removed" and len(rows) == 1 and len(self.columns(rows[0])) == sum(self.in_generations)
+        return self.scheme == "removed" and len(rows) == 1 and self._read_width(rows[0]) == sum(self.in_generations)
 
     def heads(self, x: Tensor, generations: Sequence[int]) -> tuple[Tensor, ...]:
         """What each of these input generations gives to the output of a head: with all of them, their sum is forward.

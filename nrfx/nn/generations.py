@@ -6,6 +6,7 @@ gave and returns it in one form, so that the layers compare and print equal wher
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nrfx.errors import RewriteError
@@ -53,7 +54,10 @@ def checked_runs(in_runs: Iterable[Sequence[int]] | None, in_generations: tuple[
             merged[-1] = (generation, merged[-1][1] + width)
         elif width:
             merged.append((generation, width))
-    totals = tuple(sum(w for g, w in merged if g == j) for j in range(len(in_generations)))
+    counted = Counter[int]()
+    for generation, width in merged:
+        counted[generation] += width
+    totals = tuple(counted[generation] for generation in range(len(in_generations)))
     if totals != in_generations or sum(totals) != sum(width for _, width in merged):
         raise RewriteError(
             f"in_runs {tuple(merged)} holds {totals} channels per generation, but in_generations is "

@@ -98,12 +98,19 @@ def _from_cache(compiler: str) -> ctypes.CDLL:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """A compiled library, with what its functions return."""
+    """A compiled library, with what its functions return.
+
+    Raises:
+        OSError: it cannot be loaded, or lacks a function.
+    """
     kernels = ctypes.CDLL(str(path))
-    for name in ("direct_forward", "direct_backward"):
-        getattr(kernels, name).restype = ctypes.c_int
-    for name in ("attend_forward", "attend_backward"):
-        getattr(kernels, name).restype = None
+    try:
+        for name in ("direct_forward", "direct_backward"):
+            getattr(kernels, name).restype = ctypes.c_int
+        for name in ("attend_forward", "attend_backward"):
+            getattr(kernels, name).restype = None
+    except AttributeError as error:
+        raise OSError(f"a function is missing ({error})") from error
     return kernels
 
 

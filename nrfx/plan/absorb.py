@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Step, readers
-from nrfx.analysis.constants import Affine, constants_of
+from nrfx.analysis.constants import Affine, constants_of, same
 from nrfx.analysis.liveness import Liveness, live_along, reader
 from nrfx.labels import among, occurrence
 from nrfx.rules import Family, Norm, Reading
@@ -35,7 +35,8 @@ class Absorption:
         absorbers: key -> the norms whose running means take the constant part of the layer's output; an empty tuple
             where the layer's own bias takes it. Weights that are not among the keys read carriers.
         before: key -> float64 [columns], the constant that each column reads in the old network, 0 for live columns.
-        after: key -> float64 [columns], the constant that it reads in the new network, 0 where it is no carrier's.
+        after: key -> float64 [columns], the constant that it reads in the new network, 0 where it is no carrier's, NaN
+            where a carrier is none (then `hold` has its channels).
         carrier_of: int64 [channels], the carrier that stands for each dead channel, -1 for none.
         hold: channels for which neither way is exact, with the reason. Where there are any, the rest is not valid:
             liveness must be computed again with these channels held.
@@ -205,7 +206,10 @@ def _groups(channels: Channels, readings: Mapping[str, Step]) -> Tensor:
 def _constants_after(
     traced: TracedModule, channels: Channels, liveness: Liveness, carriers: Tensor, readings: Mapping[str, Step]
 ) -> dict[str, Tensor]:
-    """By key, the constant that each column reads once carriers have gamma 0 and beta 1; 0 where it is no carrier's."""
+    """By key, the constant that each column reads once carriers have gamma 0 and beta 1; 0 where it is no carrier's.
+
+    NaN where it is another one at each call of the layer: behind an addition a carrier gives 2, before it 1.
+    """
     affine = dict(liveness.affine)
     for key, norm in channels.first_norms.items():
         if norm.gamma is not None and norm.beta is not None:
@@ -215,7 +219,8 @@ def _constants_after(
     for key, step in readings.items():
         assert step.effect.reading is not None
         carried = _at(channels, carriers, step.effect.reading.cols)
-        after[key] = torch.where(carried, read[key][0], 0.0) if key in read else torch.zeros(carried.shape).double()
+        constant = same(torch.stack(read[key], 1)) if key in read else torch.zeros(carried.shape).double()
+        after[key] = torch.where(carried, constant, 0.0)
     return after
 
 
@@ -237,7 +242,7 @@ def _unreached(
     after: Mapping[str, Tensor],
     carrier_of: Tensor,
 ) -> dict[int, str]:
-    """Dead channels whose constant no carrier can stand for, or whose carrier is not constant."""
+    """Dead channels whose constant no carrier can stand for, or whose carrier is not one constant at all calls."""
     hold = {}
     for key, step in readings.items():
         reading = step.effect.reading

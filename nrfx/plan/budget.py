@@ -70,8 +70,8 @@ class Budget:
         cost = total_cost(traced, channels_of(traced))
         if flops is not None and not cost.flops:
             raise BudgetError(
-                "The network has no counted flops to take a fraction of: nrfx.utilization(gm).uncounted lists the ops "
-                "without a rule. Use params=, or an absolute number."
+                "The network has no counted flops to take a fraction of: nrfx.utilization(gm).uncounted lists what "
+                "was not counted. Use params=, or an absolute number."
             )
         bounds = {
             name: int(getattr(cost, name) * fraction) for name, fraction in fractions.items() if fraction is not None

@@ -25,9 +25,10 @@ class Options:
     constants: bool = True
     merge: bool = False
     generator: torch.Generator | None = None
+    check: bool = True
     cramped: bool = False  # scheme became "dense": the budget has no room for the carriers of "attention"
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises AnalysisError for the first option with a value that it does not take."""
         check_residual(self.threshold, self.residual)
         for name, value, allowed in (
@@ -38,7 +39,7 @@ class Options:
                 raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise AnalysisError(f"round_to is {self.round_to!r}; expected an integer >= 1, such as 8 for tensor cores.")
-        for name in ("rescale", "reallocate", "constants", "merge"):
+        for name in ("rescale", "reallocate", "constants", "merge", "check"):
             if not isinstance(getattr(self, name), bool):
                 raise AnalysisError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         if self.generator is not None and not isinstance(self.generator, torch.Generator):

@@ -15,6 +15,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
 from nrfx.analysis.interpret import Relabeler
 from nrfx.labels import NONE, collapse, occurrence
+from nrfx.plan.places import Places
 from nrfx.rules import Family, Reading, tensors
 from nrfx.tracing import TracedModule
 
@@ -72,13 +73,16 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
     changed = _changed_values(channels.steps, steps)
+    places = Places(channels, steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
         _check_pins(old, new)
+        _check_emptied(old, new)
         _check_broadcast(old, new)
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
         _check_numbers(old, new, changed)
         _check_parts(old, new, channel_of, channels.space_of.numel())
+        places.check(old, new, changed)
         expected.check(old, new, channel_of)
     return resized
 
@@ -192,6 +196,13 @@ def _check_pins(old: Step, new: Step) -> None:
         raise Mismatch(new.node.name, f"with more than one channel, {new.effect.pins[0].reason}", labels)
 
 
+def _check_emptied(old: Step, new: Step) -> None:
+    """Raises Mismatch where nothing is left of a part that held something, such as a slice of all but nine channels."""
+    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=False):
+        if was.numel() and not now.numel():
+            raise Mismatch(new.node.name, "nothing would be left of what it gives", (was,))
+
+
 def _check_broadcast(old: Step, new: Step) -> None:
     """Raises Mismatch where another number of operands are tied than at the old widths.
 
@@ -237,7 +248,10 @@ def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
     """
     if old.effect.family is not Family.MOVEMENT:
         return
-    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+    parts = tensors(old.effect.out), tensors(new.effect.out)
+    if len(parts[0]) != len(parts[1]):
+        raise Mismatch(new.node.name, f"it gives {len(parts[1])} parts instead of {len(parts[0])}", tuple(parts[0]))
+    for was, now in zip(*parts, strict=True):
         before, after = (channel_of[small[small >= 0]] for small in (collapse(was), collapse(now)))
         if not bool(torch.isin(after[after < count], before).all()):
             raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))

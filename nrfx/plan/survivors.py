@@ -120,8 +120,6 @@ def _crossing(traced: TracedModule, survivors: Survivors, options: Options) -> d
 def idle_reason(survivors: Survivors, allocation: Allocation, budget: Budget | None, options: Options) -> str:
     """Why a rewrite to these widths would change nothing; "" where it would change something."""
     channels = survivors.channels
-    if not any(space.free and space.normed for space in channels.spaces):
-        return "Nothing may change width: every space with a gamma is pinned. `pins` of the utilization says by what."
     old = torch.bincount(channels.space_of, minlength=len(channels.spaces))
     if options.scratch or not bool(survivors.kept.all()) or not torch.equal(allocation.width, old):
         return ""

@@ -91,7 +91,8 @@ def outline(all_lines: Sequence[Line]) -> tuple[Placed, ...]:
 
 def _belongs(row: Row, before: Sequence[Row]) -> bool:
     last = before[-1]
-    if _parent(row) != _parent(last) or row.in_ != last.out or not (row.name and last.name):
+    fits = row.in_ == last.out or not last.out  # a layer that is not understood has no width
+    if _parent(row) != _parent(last) or not fits or not (row.name and last.name):
         return False
     return not _is_norm(last) if _is_norm(row) else _is_norm(last) and len(before) == 1
 

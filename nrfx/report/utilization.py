@@ -27,15 +27,17 @@ def utilization_report(u: Utilization, title: str = "network", cost: Measure = "
     sections = [
         *_waste(u, cost),
         *section("Held: gamma-dead channels that are kept, and count as live", alike(u.held)),
+        *section("Not understood: no channel there comes or goes, and all counts as live", _not_understood(u)),
         *section("Pinned: a width that must not change", _pinned(u)),
-        *section("Not counted in flops", ((name, "") for name in u.uncounted)),
-        *section("Notes", ((note, "") for note in u.notes)),
+        *section("Not counted in flops: what these do beyond it", ((name, "") for name in u.uncounted)),
+        *section("Notes", ((note, "") for note in (u.gammas.note, *u.notes) if note)),
     ]
     return Stack(_headline(u, title), "", Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
 
 
 def _headline(u: Utilization, title: str) -> RenderableType:
-    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", Fitted(lambda width: _totals(u, width)))
+    totals = Fitted(lambda width: _totals(u, width))
+    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", totals, *_blind_spot(u))
 
 
 def _totals(u: Utilization, width: int) -> Table:
@@ -47,8 +49,36 @@ def _totals(u: Utilization, width: int) -> Table:
     for measure in MEASURES:
         share = share_of(u, measure)
         amount = f"{share.live:,} of {share.total:,}"
-        table.add_row(measure, _gauge(share), percent(share.ratio), amount)
+        unseen = sum(getattr(entry, measure) for entry in u.not_understood)
+        table.add_row(measure, _gauge(share, unseen), percent(share.ratio), amount)
     return table
+
+
+def _blind_spot(u: Utilization) -> Iterator[RenderableType]:
+    """How much of the network is not understood, below the totals; nothing where all is."""
+    if u.not_understood:
+        params, flops = sum(entry.params for entry in u.not_understood), sum(entry.flops for entry in u.not_understood)
+        shares = (
+            f"{percent(_part(params, u.params.total))} of params and {percent(_part(flops, u.flops.total))} of flops"
+        )
+        nodes = sum(len(entry.nodes) for entry in u.not_understood)
+        yield Text(f"{shares} are not understood, in {nodes} node{'s' * (nodes > 1)}: see below", style="yellow")
+    if u.uncounted:
+        count = len(u.uncounted)
+        yield Text(
+            f"flops are at least this: {count} node{'s' * (count > 1)} may do more than is counted", style="yellow"
+        )
+
+
+def _part(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _not_understood(u: Utilization) -> Iterator[tuple[str, str]]:
+    """(the nodes of one reason, their share of the costlier measure) for each reason."""
+    for entry in u.not_understood:
+        share = max(_part(entry.params, u.params.total), _part(entry.flops, u.flops.total))
+        yield f"{some(entry.nodes)}: {entry.reason}", percent(share)
 
 
 def _verdict(u: Utilization) -> Text:
@@ -58,6 +88,10 @@ def _verdict(u: Utilization) -> Text:
         return Text(f"{wasteful} of {len(layers)} layers work with dead channels", style="yellow")
     if u.held:
         return Text("nothing to give back: every gamma-dead channel is held, for the reasons below", style="yellow")
+    if not u.gammas.can_die:
+        return Text("nothing is known of it: no gamma can die, for the reasons below", style="yellow")
+    if u.not_understood or u.uncounted:
+        return Text("what is understood is alive: there is nothing to give back", style="yellow")
     return Text("all of it is alive: there is nothing to give back", style="green")
 
 
@@ -117,7 +151,8 @@ _HELD = Column("held", of_line(lambda line: str(line.held or "")))
 
 
 def _widths(live: int, total: int) -> str:
-    return str(total) if live == total else f"{live}/{total}"
+    """Live of all; "?" for a layer whose channels are not understood."""
+    return str(total or "?") if live == total else f"{live}/{total}"
 
 
 def _pairs(u: Utilization, measure: Measure) -> Column:
@@ -144,8 +179,10 @@ def _gauges(u: Utilization, measure: Measure) -> Column:
     return Column("", cell, _gauge(share_of(u, measure)))
 
 
-def _gauge(share: Share) -> Bar:
-    """A cost as a bar, its live part coloured."""
-    ratio = share.ratio
+def _gauge(share: Share, unseen: int = 0) -> Bar:
+    """A cost as a bar, its live part coloured; `unseen` of the live part is not understood, and hatched."""
+    ratio, hatched = share.ratio, _part(unseen, share.total)
     style = "green" if ratio >= 0.85 else "yellow" if ratio >= 0.5 else "red"
-    return Bar(((ratio, "█", "#", style), (1 - ratio, "░", ".", "bright_black")))
+    return Bar(
+        ((ratio - hatched, "█", "#", style), (hatched, "▒", "?", "yellow"), (1 - ratio, "░", ".", "bright_black"))
+    )

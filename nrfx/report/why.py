@@ -93,6 +93,8 @@ def _part(group: Sequence[AxisPart]) -> RenderableType:
 
 
 def _facts(part: AxisPart) -> Iterator[RenderableType]:
+    for text in part.together[:NAMED]:
+        yield Text(text, style="dim")
     if part.live < part.width:
         yield Text(f"{part.width - part.live} are dead and can go, {part.live} are live", style="dim")
     for text in part.also[:NAMED]:

@@ -25,6 +25,7 @@ from nrfx.rewrite.literals import write_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
+from nrfx.tracing.guards import without_taken
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,8 @@ class _Builder:
             fit_widths(twin.get_submodule(path), width)
         write_literals(twin, self.plan.resized.literals)
         propagate(twin)
+        without_taken(self.traced.graphs, twin.graphs)
+        twin.recompile()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             self.origins.setdefault(name, (None,) * tensor.dim())
             self.factors.setdefault(name, (None,) * tensor.dim())

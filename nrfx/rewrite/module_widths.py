@@ -5,17 +5,20 @@ from typing import Any
 from torch import nn
 
 from nrfx.rules import op_of
+from nrfx.rules.registry import widths_of
 
 
 def fit_widths(module: nn.Module, met: int | None = None) -> None:
     """Makes `out_channels` and the like agree with the shapes of the module's parameters, in place.
 
+    A parametrized module keeps its widths, and asking for its weight would compute it: in train mode spectral_norm then
+    writes into its buffers.
+
     Args:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
-    op = op_of(module)
-    if op is not None and op.widths is not None:
-        for name, width in op.widths(module, met).items():
+    if not nn.utils.parametrize.is_parametrized(module):
+        for name, width in widths_of(module, met).items():
             setattr(module, name, width)
 
 

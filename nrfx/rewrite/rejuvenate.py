@@ -12,6 +12,7 @@ import torch
 from nrfx.analysis.channels import Channels, Mismatch
 from nrfx.analysis.cost import Cost, total_cost
 from nrfx.analysis.domain import not_to_grow
+from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, measure
@@ -29,14 +30,10 @@ from nrfx.plan.rescale import NOT_RESCALED, rescaling
 from nrfx.plan.resize import Resized, resize
 from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
 from nrfx.rewrite.build import Built, build
+from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
-
-NO_GAMMA = (
-    "No batch norm with a gamma was found, so nothing tells which channels are dead (Sec. 3.1.1 needs normalised "
-    "layers): nothing was changed."
-)
 
 
 def rejuvenate(
@@ -54,6 +51,7 @@ def rejuvenate(
     constants: bool = True,
     merge: bool = False,
     generator: torch.Generator | None = None,
+    check: bool = True,
     example_inputs: Any = None,
 ) -> Rejuvenation:
     """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
@@ -82,12 +80,16 @@ def rejuvenate(
             between them is in use. It stays as it is elsewhere, with a note, and a note says where there are no cross
             layers yet. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
+        check: compare the outputs of both networks on drawn inputs, in eval mode, so that a wrong rule is refused and
+            not delivered. Beyond 5e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64. It is
+            left out, with a note, beyond 2e9 or with 1e8 parameters, and where drawn inputs prove nothing.
         example_inputs: where `gm` carries no shapes.
 
     Raises:
         BudgetError: the live part alone exceeds the budget.
         AnalysisError: a gamma is not finite, or an option is not one of those above.
         RewriteError: the result would not be sound; nothing was changed.
+        VerificationError: outputs differ by more than rounding (names the first); nothing was changed.
 
     >>> import nrfx
     >>> from torch import nn
@@ -116,8 +118,9 @@ def rejuvenate(
         constants=constants,
         merge=merge,
         generator=generator,
+        check=check,
     )
-    options.check()
+    options.validate()
     if not isinstance(budget, Budget):
         raise AnalysisError(
             f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0)."
@@ -131,6 +134,7 @@ def compact(
     residual: Residual = "live",
     threshold: float = 0.01,
     constants: bool = True,
+    check: bool = True,
     example_inputs: Any = None,
 ) -> Rejuvenation:
     """A network without the dead channels of `gm`, and nothing in their place: network slimming.
@@ -145,8 +149,10 @@ def compact(
     >>> nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module.get_submodule("0")
     Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
     """
-    options = Options(scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants)
-    options.check()
+    options = Options(
+        scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants, check=check
+    )
+    options.validate()
     return rewritten(as_traced(gm, example_inputs), None, options)
 
 
@@ -165,7 +171,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
             constraints.no_growth.update(not_to_grow(channels))
         survivors = decide(traced, channels, options, constraints)
         if not survivors.channels.norms:
-            return _unchanged(traced, survivors, NO_GAMMA)
+            return _unchanged(traced, survivors, _no_gamma_may_die(traced, survivors))
         try:
             allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
@@ -174,7 +180,8 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
                 raise
             options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
             continue
-        idle = idle_reason(survivors, allocation, budget, options)
+        free = any(space.free and space.normed for space in survivors.channels.spaces)
+        idle = idle_reason(survivors, allocation, budget, options) if free else _no_gamma_may_die(traced, survivors)
         if idle:
             return _unchanged(traced, survivors, idle)
         try:
@@ -183,6 +190,10 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
             constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
             continue
         return _carried_out(traced, survivors, allocation, resized, budget, options)
+
+
+def _no_gamma_may_die(traced: TracedModule, survivors: Survivors) -> str:
+    return f"{gammas_of(traced, survivors.channels, 'coupled').note} Nothing was changed."
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -256,7 +267,9 @@ def _carried_out(
     after = channels_of(built.module, axes=survivors.channels.axes)
     check_labels(after, resized)
     _check_cost(total_cost(built.module, after), allocation.cost, budget)
-    return _result(traced, survivors, allocation, built, after, plan, options, head_notes)
+    result = _result(traced, survivors, allocation, built, after, plan, options, head_notes)
+    why = check_outputs(traced, result) if options.check and options.keeps_function else ""
+    return replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:

@@ -1,26 +1,50 @@
 """The two checks of a rewrite: the new graph's channels are those that were planned, and the outputs agree.
 
 A rule that is wrong in the same way before and after shows in numbers alone; a wrong order of channels shows in labels
-too. Labels are checked on every rewrite, numbers on request.
+too. Labels are checked on every rewrite, numbers where it is cheap (drawn.py) and on request.
 """
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import AnalysisError, VerificationError
+from nrfx.errors import AnalysisError, TraceError, VerificationError
 from nrfx.plan.resize import Resized
+from nrfx.rewrite.compare import (
+    Call,
+    is_comparable,
+    largest_difference,
+    outputs,
+    outputs_of_parts,
+    outputs_or_refusal,
+    reference,
+)
+from nrfx.rewrite.other_sizes import other_sizes
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
-from nrfx.tracing.parts import cloned
+from nrfx.tracing.capture import positional
+from nrfx.tracing.clone import shell
 
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-"""Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and how it agreed.
+
+    Attributes:
+        difference: the largest, relative to the largest output.
+        compared: a line for each comparison that was made.
+        refused: a line for each size on which the model runs, and the traced network says that it cannot.
+    """
+
+    difference: float
+    compared: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 def check_labels(after: Channels, planned: Resized) -> None:
@@ -63,7 +87,14 @@ def _check_axis(place: str, node: str, now: Tensor, planned: Tensor, same: Tenso
         )
 
 
-def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
+def verify(
+    before_gm: Any,
+    result: Rejuvenation,
+    inputs: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
     Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
@@ -73,7 +104,11 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
 
     Args:
         before_gm: the network that was given to `nrfx.rejuvenate`.
-        inputs: a tensor or a tuple of tensors.
+        inputs, kwargs: the arguments of a call, as for `nrfx.trace`.
+        model: the model that `before_gm` was traced from, with the same weights. A copy of it runs too, on the inputs
+            and on others made of them, of another batch size and of other heights, widths and lengths, where it takes
+            them. The traced network must give what it gives, or say that it cannot (TraceError); and so must the new
+            one give what the network before gives. `nrfx.rewrite.verify.verified` says what was compared.
 
     Raises:
         VerificationError: the outputs differ by more than rounding (names the first output that does), or the inputs do
@@ -90,28 +125,123 @@ def verify(before_gm: Any, result: Rejuvenation, inputs: Any) -> float:
     >>> nrfx.verify(gm, result, x) < 1e-12
     True
     """
+    return verified(before_gm, result, inputs, kwargs, model=model).difference
+
+
+def verified(
+    before_gm: Any,
+    result: Rejuvenation,
+    inputs: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> Verification:
+    """`verify`, with all that was compared."""
     if not hasattr(result, "planned"):
         raise VerificationError(
             f"verify compares with what nrfx.rejuvenate returned; it got a {type(result).__name__}."
         )
-    traced = as_traced(before_gm, inputs)
+    if model is not None and not isinstance(model, nn.Module):
+        raise VerificationError(f"model is a {type(model).__name__}; expected the module that was traced.")
+    call = positional(inputs), dict(kwargs or {})
+    traced = as_traced(before_gm, *call)
     _check_same_network(traced, result)
     if result.planned is not None:
         check_labels(_channels_of_new(result.module, result.planned), result.planned)
-    if not result.keeps_function:
-        return 0.0
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    before, after = reference(traced, result), copy.deepcopy(result.module)
-    if isinstance(before, PartialModule):
-        expected, actual = _answers(before, after, arguments)
-    else:
-        expected, actual = _flat(_outputs(before, arguments)), _flat(_outputs(after, arguments))
-    if expected.keys() != actual.keys():
-        raise VerificationError(f"The outputs are {sorted(actual)}; before they were {sorted(expected)}.")
-    if not any(leaf.numel() for leaf in expected.values()):
-        shapes = {name: tuple(leaf.shape) for name, leaf in expected.items()}
-        raise VerificationError(f"The outputs have shapes {shapes}: there is nothing to compare. Pass examples.")
-    return max(_difference(name, expected[name], actual[name]) for name in expected)
+    comparison = _Comparison(traced, result, model)
+    comparison.on_inputs(call)
+    if model is not None:
+        for size, other in other_sizes(call):
+            comparison.at(size, other)
+    return Verification(max(comparison.differences, default=0.0), tuple(comparison.compared), tuple(comparison.refused))
+
+
+class _Comparison:
+    """Copies of the networks, and what was found."""
+
+    def __init__(self, traced: TracedModule, result: Rejuvenation, model: nn.Module | None) -> None:
+        self.model = None if model is None else shell(model, _cloned)
+        self.traced = traced if model is None else copy.deepcopy(traced)
+        self.before = reference(traced, result) if result.keeps_function else None
+        self.after = copy.deepcopy(result.module)
+        self.differences: list[float] = []
+        self.compared: list[str] = []
+        self.refused: list[str] = []
+
+    def on_inputs(self, call: Call) -> None:
+        """Compares on the inputs that were given; no network may refuse them."""
+        if self.model is not None:
+            expected, actual = _of_model(self.model, call), outputs_or_refusal(self.traced, call)
+            self._note(expected, actual, "in the model", "the model and the traced network")
+        if isinstance(self.before, PartialModule):
+            self._note(
+                *outputs_of_parts(self.before, self.after, call), "before", "the networks before and after, in parts"
+            )
+        elif self.before is not None:
+            expected, actual = outputs_or_refusal(self.before, call), outputs_or_refusal(self.after, call)
+            self._note(expected, actual, "before", "the networks before and after")
+
+    def at(self, size: str, call: Call) -> None:
+        """Compares on inputs of another size, where the model runs on them."""
+        if self.model is None or isinstance(self.traced, PartialModule):
+            return
+        try:
+            expected = outputs(self.model, call)
+        except _REFUSALS:
+            return
+        if not is_comparable(expected):
+            return
+        self._compare_at(size, expected, self.traced, call, "in the model", "the model and the traced network")
+        if self.before is not None:
+            try:
+                expected = outputs(self.before, call)
+            except TraceError:
+                return
+            self._compare_at(size, expected, self.after, call, "before", "the networks before and after")
+
+    def _compare_at(
+        self, size: str, expected: Mapping[str, Tensor], module: TracedModule, call: Call, told: str, what: str
+    ) -> None:
+        try:
+            actual = outputs(module, call)
+        except TraceError as error:
+            self.refused.append(f"{size}: {error}")
+            return
+        except _REFUSALS as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise VerificationError(
+                f"On {size} {what} do not agree: one runs, and the other fails ({type(error).__name__}: {first})."
+            ) from error
+        self._note(expected, actual, told, f"{what} on {size}", size)
+
+    def _note(
+        self, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], told: str, what: str, size: str = ""
+    ) -> None:
+        try:
+            difference = largest_difference(expected, actual, told)
+        except VerificationError as error:
+            raise VerificationError(f"On {size}: {error}" if size else str(error)) from error
+        self.differences.append(difference)
+        self.compared.append(f"{what}: {difference:.1e}")
+
+
+_REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError, ArithmeticError)
+"""What a model raises for inputs that it does not take."""
+
+
+def _of_model(model: nn.Module, call: Call) -> Mapping[str, Tensor]:
+    try:
+        return outputs(model, call)
+    except _REFUSALS as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise VerificationError(
+            f"The model ({type(model).__name__}) does not run on the inputs ({type(error).__name__}: {first})."
+        ) from error
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    twin = tensor.detach().clone()
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
 def _check_same_network(traced: TracedModule, result: Rejuvenation) -> None:
@@ -123,81 +253,3 @@ def _check_same_network(traced: TracedModule, result: Rejuvenation) -> None:
                 f"The result is not of this network: its {name} was {list(dead.shape)}, and here it {actual}. Pass the "
                 "module that was given to nrfx.rejuvenate."
             )
-
-
-def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
-    """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel."""
-    twin = copy.deepcopy(traced)
-    with torch.no_grad():
-        for name, dead in result.removed.items():
-            gamma = twin.get_parameter(name)
-            gamma.masked_fill_(dead.to(gamma.device), 0.0)
-    return twin
-
-
-def _outputs(module: TracedModule, arguments: tuple[Any, ...]) -> Any:
-    """The outputs in eval mode; the module is a copy, so that its mode may change."""
-    try:
-        with torch.no_grad():
-            return module.eval()(*cloned(arguments))
-    except (RuntimeError, TypeError) as error:
-        given = ", ".join(
-            f"{list(x.shape)} {_kind(x)}" if isinstance(x, Tensor) else type(x).__name__ for x in arguments
-        )
-        traced = ", ".join(f"{list(shape)} {str(dtype).removeprefix('torch.')}" for shape, dtype in module.inputs)
-        raise VerificationError(
-            f"The network cannot run on {given or 'no input'}; it was traced on {traced}. Pass a tensor, or a tuple of "
-            f"tensors, like those, on the network's device ({str(error).splitlines()[0]})."
-        ) from error
-
-
-def _answers(
-    before: PartialModule, after: TracedModule, arguments: tuple[Any, ...]
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """Each part's output in the old network, and in the new one on the same inputs."""
-    after.eval()
-    with torch.no_grad():
-        calls = before.eval().answers(*cloned(arguments))
-        given = [after.get_submodule(call.path).forward(*call.args, **call.kwargs) for call in calls]
-    names = [f"call {index}, {call.path}" for index, call in enumerate(calls)]
-    expected = {name: call.output for name, call in zip(names, calls, strict=True)}
-    return _flat(expected), _flat(dict(zip(names, given, strict=True)))
-
-
-def _floor(dtype: torch.dtype) -> float:
-    """The least size of an output that differences are relative to."""
-    return float(torch.finfo(dtype).eps ** 0.5) if dtype.is_floating_point else 1.0
-
-
-def _kind(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
-
-
-def _flat(nest: Any) -> Mapping[str, Tensor]:
-    leaves, _ = torch.utils._pytree.tree_flatten_with_path(nest)
-    return {
-        torch.utils._pytree.keystr(path) or "output": leaf.detach() for path, leaf in leaves if isinstance(leaf, Tensor)
-    }
-
-
-def _difference(name: str, expected: Tensor, actual: Tensor) -> float:
-    """The largest difference relative to the largest output; raises VerificationError beyond the tolerance."""
-    if expected.shape != actual.shape:
-        raise VerificationError(f"{name} has shape {tuple(actual.shape)}; before it was {tuple(expected.shape)}.")
-    if not expected.numel():
-        return 0.0
-    if not bool(expected.isfinite().all()):
-        raise VerificationError(
-            f"{name} of the network before is not finite on these inputs, so that nothing can be compared: weights, "
-            "statistics or inputs hold NaN or inf."
-        )
-    # an output that is 0 but for rounding (a mean of what a norm has centred) has no scale of its own
-    scale = max(float(expected.double().abs().max()), _floor(expected.dtype))
-    difference = float((expected.double() - actual.double()).abs().max()) / scale
-    tolerance = TOLERANCE.get(expected.dtype, 1e-3)
-    if not difference <= tolerance:  # so that NaN fails
-        raise VerificationError(
-            f"{name} differs by {difference:.2e} relative to its largest value {scale:.3g}; rounding explains "
-            f"{tolerance:.0e}."
-        )
-    return difference

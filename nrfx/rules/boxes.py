@@ -42,7 +42,8 @@ def channelwise(*keys: Any, axis: int = 1, keeps_shape: bool = False) -> None:
 def opaque(*keys: Any, reason: str = "it is an opaque box", keeps_shape: bool = False) -> None:
     """Says of layers or functions that they are not looked into: whatever goes in or comes out keeps its width.
 
-    Their parameters count, their multiply-adds are listed as not counted, and `nrfx.why` gives the reason.
+    Their parameters count, and so do the multiply-adds that they do when they run on meta tensors; where they cannot,
+    they are listed as not counted. `nrfx.why` gives the reason.
 
     Args:
         keys: as for `rule`: module classes, functions, names of methods.

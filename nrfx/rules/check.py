@@ -4,7 +4,7 @@ Checked at the widths of the trace, on every node whose rule is a user's own, an
 a rule (a bias without its site, a weight read as if it were an ordinary tensor) is an error that names it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.errors import AnalysisError
-from nrfx.labels import joined
-from nrfx.rules.effect import Call, Effect, Family, Norm, Reading, tensors
+from nrfx.labels import NONE, joined
+from nrfx.rules.effect import Call, Effect, Family, Norm, Reading, Unfit, tensors
 from nrfx.rules.registry import name_of, reads_as_weight, rule_of
 
 NEEDED: Mapping[Family, str] = {
@@ -58,6 +58,54 @@ def _slips(call: Call, effect: Effect) -> Iterator[str]:
         yield from _norm_slips(effect, effect.norm)
         yield from _axis_slips(call, 0, effect.norm.axis, effect.norm.layout)
     yield from _forgotten(call, effect)
+    if effect.apply is not None and effect.family in _APPLIED:
+        yield from _apply_slips(call, effect, effect.apply)
+
+
+_APPLIED = (Family.MOVEMENT, Family.POINTWISE, Family.MIXED)
+
+
+def _apply_slips(call: Call, effect: Effect, apply: Callable[..., Any]) -> Iterator[str]:
+    """`apply` on what analyses give it: float64 with NaN for what varies, and of a movement int64 ids, -1 for none."""
+    moves, whole = effect.family is Family.MOVEMENT, effect.family is not Family.POINTWISE
+    for kind, fill in (("float64 with NaN", float("nan")), ("int64 with -1", NONE)) if moves else _FLOATS:
+        try:
+            results = tensors(apply(*filled(call.args, fill, whole), **filled(call.kwargs, fill, whole)))
+        except Unfit:
+            return
+        except Exception as error:  # whatever a function of a user's own raises
+            yield f"its apply fails on {kind} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+            return
+        expected = tensors(effect.out)
+        if len(results) != len(expected):
+            yield f"its apply gives {len(results)} tensors on {kind}, and its labels are {len(expected)}"
+        for result, labels in zip(results, expected, strict=False):
+            if whole and result.shape != labels.shape:
+                yield f"its apply gives {list(result.shape)} on {kind}, and its labels have shape {list(labels.shape)}"
+            if not moves and 0 not in effect.numbers and _loses(result, zero_too=not whole):
+                yield "its apply loses NaN, which stands for what varies: torch.where(x.isnan(), x, result)"
+
+
+_FLOATS = (("float64 with NaN", float("nan")),)
+
+
+def _loses(result: Tensor, zero_too: bool) -> bool:
+    """Whether a number has come out of NaN; a mask may put elements to 0, and an op on each element alone may not."""
+    known = result.is_floating_point() & ~result.isnan()
+    return bool((known if zero_too else known & (result != 0)).any())
+
+
+def filled(nest: Any, value: float, whole: bool) -> Any:
+    """The nest with a tensor full of one value in the place of each label tensor: of its shape, or of size 1 alone."""
+    dtype = torch.int64 if isinstance(value, int) else torch.float64
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        one = torch.full((1,) * leaf.dim(), value, dtype=dtype)
+        return one.expand(leaf.shape) if whole else one
+
+    return torch.utils._pytree.tree_map(of, nest)
 
 
 def _label_slips(call: Call, effect: Effect) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
-from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 
@@ -109,8 +109,6 @@ def convolution(call: Call) -> Effect:
     layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
-    if conv.padding_mode != "zeros":
-        return unknown(call, f"a grouped convolution with padding_mode {conv.padding_mode!r}")
     return _grouped(call, layer)
 
 
@@ -127,7 +125,7 @@ def functional_transposed_convolution(call: Call) -> Effect:
     layer = Layer.given(call)
     if layer is None:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
-        return computed(call, "a transposed convolution", times)
+        return computed(call, times)
     groups = call.argument(6, "groups", 1)
     effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
     return _with_groups(call, effect, 6)
@@ -151,10 +149,11 @@ def linear(call: Call) -> Effect:
 def functional_convolution(call: Call) -> Effect:
     layer = Layer.given(call)
     if layer is None:
-        return computed(call, "a convolution", prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
+        return computed(call, prod(call.val.shape) * prod(call.argument(1, "weight").shape[1:]))
     kernel = layer.shape[2:]
-    padding = call.argument(4, "padding", 0)
-    layer = replace(layer, kernel=kernel, padded=pads(padding, kernel), groups=call.argument(6, "groups", 1))
+    # a padding that is computed may be 0 in the trace alone
+    padded = call.is_computed(4, "padding") or pads(call.argument(4, "padding", 0), kernel)
+    layer = replace(layer, kernel=kernel, padded=padded, groups=call.argument(6, "groups", 1))
     if layer.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)
@@ -169,25 +168,23 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(F.linear, weights=(1, 2, "weight", "bias"))
-def functional_linear(call: Call) -> Effect:
-    layer = Layer.given(call)
-    if layer is None:
-        return computed(call, "a linear map", prod(call.val.shape) * call.argument(1, "weight").shape[1])
-    return weighted(call, layer, call.args[0], call.args[0].dim() - 1)
-
-
 @rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
 
 
-def computed(call: Call, what: str, times: int) -> Effect:
+def computed(call: Call, times: int) -> Effect:
     """What reads a weight or a bias that the network computes: its widths stay, its work is known."""
-    reason = f"{what} with a computed weight or bias"
-    pins = tuple(call.pin(labels, reason) for labels in tensors((call.args, call.kwargs)))
-    work = (Work(per_example(int(times), call.batch), None, None),)
-    return Effect(Family.MIXED, out=call.opaque_like(call.val, f"the result of {reason}"), pins=pins, work=work)
+    parametrized = any(".parametrizations." in f".{source.target}" for source in call.node.all_input_nodes)
+    reason = (
+        "its weight is computed by a parametrization: torch.nn.utils.parametrize.remove_parametrizations makes it a "
+        "parameter"
+        if parametrized
+        else "its weight or bias is computed by the network, and is no parameter"
+    )
+    return replace(
+        unknown(call, reason), work=(Work(per_example(int(times), call.batch), None, None),), uncounted=False
+    )
 
 
 def _positions(call: Call, axis: int) -> int:

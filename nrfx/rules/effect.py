@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.labels import collapse, fill
+from nrfx.nests import tensors_of, with_tensors
 
 
 class Unfit(Exception):
@@ -154,7 +155,8 @@ class Effect:
     undefined: bool = False  # it has no value at some numbers (log, sqrt, x / y)
     keeps_constants: bool = True  # a channel constant over its positions stays so, borders included
     adds: bool = False  # an addition: its operands lie on a residual stream
-    uncounted: bool = False  # its multiply-adds are not known
+    uncounted: bool = False  # it may do multiply-adds that are not in `work`
+    reason: str = ""  # of an UNKNOWN: why it is not understood
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()  # parameters of the module that keep their shape at any width
@@ -228,6 +230,13 @@ class Call:
         first = self.name(str(node.target))
         return first if self.registered(first) else None
 
+    def is_computed(self, index: int, name: str) -> bool:
+        """Whether the argument at `index` or `name` is, or holds, a node: at other sizes it may be another number."""
+        nodes = self.node.args
+        found: list[fx.Node] = []
+        fx.map_arg(nodes[index] if len(nodes) > index else self.node.kwargs.get(name), found.append)
+        return bool(found)
+
     @property
     def function(self) -> Callable[..., Any]:
         """The op itself, on tensors of one's own. A module of the user's own runs as a copy in eval mode: it may keep a
@@ -246,9 +255,7 @@ class Call:
     def opaque_like(self, val: Any, reason: str) -> Any:
         """Opaque labels of the shape of `val` (nests included)."""
         code = self.opaque(reason)
-        return torch.utils._pytree.tree_map(
-            lambda leaf: fill(code, leaf.shape) if isinstance(leaf, Tensor) else leaf, val
-        )
+        return with_tensors(val, lambda x: fill(code, x.shape))
 
 
 def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -258,9 +265,12 @@ def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def without_nan(nest: Any) -> Any:
     """A copy of the values in a nest of arguments, with 0 for what varies."""
-    return torch.utils._pytree.tree_map(
-        lambda leaf: torch.where(leaf.isnan(), 0.0, leaf) if isinstance(leaf, Tensor) else leaf, nest
-    )
+    return with_tensors(nest, lambda x: torch.where(x.isnan(), 0.0, x))
+
+
+def only(value: float, x: Tensor) -> Tensor:
+    """The constants that are `value`, NaN for all others."""
+    return torch.where(x == value, x, float("nan"))
 
 
 def tensors(nest: Any) -> list[Tensor]:
@@ -271,7 +281,7 @@ def tensors(nest: Any) -> list[Tensor]:
         return [labels for part in nest for labels in tensors(part)]
     if type(nest) is dict:
         return [labels for part in nest.values() for labels in tensors(part)]
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+    return list(tensors_of(nest).values())
 
 
 def unknown(call: Call, reason: str) -> Effect:
@@ -285,6 +295,7 @@ def unknown(call: Call, reason: str) -> Effect:
         out=call.opaque_like(call.val, f"a result that is not understood ({reason})"),
         pins=tuple(call.pin(labels, reason) for labels in touched),
         uncounted=not call.workless,
+        reason=reason,
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map
 
 from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
-from nrfx.rules.effect import Before, Call, Effect, Family, attempt, tensors, unknown
-from nrfx.rules.registry import gives_matrix, reads_as_weight, register, rule
+from nrfx.nests import with_tensors
+from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
+from nrfx.rules.pointwise import detached
+from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
@@ -34,6 +35,8 @@ FUNCTIONS = (
         torch.swapdims,
         torch.moveaxis,
         torch.ravel,
+        torch.hstack,
+        torch.vstack,
     ),
     *(
         torch.narrow,
@@ -48,7 +51,8 @@ METHODS = (
     *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
     *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
-    *("expand", "expand_as", "tile", "repeat_interleave"),
+    *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
+    *named("split_with_sizes fliplr flipud"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
@@ -56,7 +60,7 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
     moved_labels = attempt(apply, *call.args, **call.kwargs)
-    out = tree_map(lambda leaf: repeated(leaf) if isinstance(leaf, Tensor) else leaf, moved_labels)
+    out = with_tensors(moved_labels, repeated)
     return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
 
 
@@ -67,13 +71,24 @@ def itself(call: Call) -> Effect:
 
 @rule(getattr, workless=True)
 def attribute(call: Call) -> Effect:
-    """x.mT and the like; sizes are no concern of a rule."""
+    """x.mT and the like, and the fields of named tuples; sizes are no concern of a rule."""
     name = call.args[1]
+    if isinstance(call.args[0], tuple):
+        return _part(getattr(call.args[0], name), getattr)
     if name not in ("T", "mT", "H", "mH", "data"):
         return unknown(call, f"nrfx has no rule for the attribute {name}")
     if name == "data":
-        return unknown(call, "x.data is detached from what x teaches")
+        return detached(call)
     return moved(call, lambda x, *_: getattr(x, name))
+
+
+@rule(*named("tril triu"), workless=True)
+def triangle(call: Call) -> Effect:
+    """Zeros on one side of the diagonal of each matrix, whose rows and columns must be positions."""
+    labels: Tensor = call.args[0]
+    if any(size > 1 for size in collapse(labels).shape[-2:]):
+        return unknown(call, "it puts channels to 0 by their places")
+    return Effect(Family.MIXED, out=labels, apply=lambda x, *_, **__: only(0.0, x))  # where an element stands decides
 
 
 @rule(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, workless=True)
@@ -184,13 +199,16 @@ def channel_shuffle(call: Call) -> Effect:
 def getitem(call: Call) -> Effect:
     container, index = call.args
     if not isinstance(container, Tensor):
-        part = container[index]
-        return Effect(
-            Family.MOVEMENT if tensors(part) else Family.VALUE, out=part, apply=operator.getitem, homogeneous=True
-        )
+        return _part(container[index], operator.getitem)
     if tensors(index):
         return _indexed(call, container, index if isinstance(index, tuple) else (index,))
     return moved(call, operator.getitem)
+
+
+def _part(part: Any, apply: Callable[..., Any]) -> Effect:
+    """A part of a nest of tensors and Python values."""
+    family = Family.MOVEMENT if tensors(part) else Family.VALUE
+    return Effect(family, out=part, apply=apply, homogeneous=True)
 
 
 def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:
@@ -249,7 +267,10 @@ def cat(call: Call) -> Effect:
     """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
     whoever reads the result reads them alike, and one layout stands for all.
     """
-    parts: Sequence[Tensor] = call.args[0]
+    parts: Sequence[Tensor] = _not_empty(call.args[0])
+    if any(part.dim() > 1 and not part.numel() for part in call.args[0]):  # its width follows no channel
+        pins = tuple(call.pin(part, "it stands beside an empty tensor of its width") for part in parts)
+        return replace(moved(call, _cat), pins=pins)
     dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
     small = [collapse(part) for part in parts]
     along_positions = all(part.shape[dim] == 1 and bool((part >= 0).all()) for part in small)
@@ -266,6 +287,11 @@ def cat(call: Call) -> Effect:
     )
 
 
+def _not_empty(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parts that hold something, such as no registers beside the tokens; the first where none does."""
+    return [part for part in parts if part.numel()] or parts[:1]
+
+
 def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
@@ -274,6 +300,7 @@ def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
 
 def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
+    parts = _not_empty(parts)
     dim %= parts[0].dim()
     shape = _cat_shape(parts, dim)
     if all(part.numel() and collapse(part).numel() == 1 for part in parts):
@@ -300,18 +327,20 @@ def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
     if call.argument(2, "mode", "constant") != "constant":
         return moved(call, lambda x, *rest, **named: F.pad(x.double(), *rest, **named).to(x.dtype))
-    return _padded(call, sizes, call.argument(3, "value") or 0.0)
+    value = call.argument(3, "value") or 0.0
+    # where the trace has no border another size may have one, which shows on constants other than the padded value
+    known = value if call.is_computed(1, "pad") and not any(sizes) else None
+    return _padded(call, sizes, value, float("nan") if call.is_computed(3, "value") else known)
 
 
-def _padded(call: Call, sizes: Sequence[int], value: float) -> Effect:
+def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None = None) -> Effect:
+    def apply(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        if not x.is_floating_point():
+            return F.pad(x, sizes, value=NONE)
+        return F.pad(x if known is None else only(known, x), sizes, value=value)
+
     labels = repeated(F.pad(call.args[0], sizes, value=NONE))
-    return Effect(
-        Family.MOVEMENT,
-        out=labels,
-        apply=lambda x, *_, **__: F.pad(x, sizes, value=value if x.is_floating_point() else NONE),
-        homogeneous=value == 0,
-        keeps_constants=False,
-    )
+    return Effect(Family.MOVEMENT, out=labels, apply=apply, homogeneous=value == 0, keeps_constants=False)
 
 
 @rule(F.unfold, nn.Unfold, workless=True)
@@ -351,7 +380,7 @@ def fold(call: Call) -> Effect:
         Family.MIXED,
         out=along(lead, axis, [*call.val.shape[:axis], lead.numel(), *call.val.shape[-2:]]),
         ties=(*ties_along(labels, axis), (lead[:, None].expand_as(groups), groups)),
-        apply=lambda x, *_, **__: F.fold(x, size, **window),
+        apply=lambda x, *_, **__: F.fold(only(0.0, x), size, **window),  # a border may be added up less often, or never
     )
 
 

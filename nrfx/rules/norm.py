@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.labels import along, layout
 from nrfx.nn import ChannelScale
-from nrfx.rules.effect import Call, Effect, Family, Norm, Site, attempt, unknown
+from nrfx.rules.effect import Call, Effect, Family, Norm, Site, Unfit, attempt, unknown
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
@@ -106,7 +106,7 @@ def group_norm(call: Call) -> Effect:
     labels: Tensor = call.args[0]
     names = (call.own("weight"), call.own("bias"))
     if module.num_groups == 1:
-        return _mixing(call, labels, f"{call.path} normalises over its channels")
+        return _over_all(call, labels, call.path)
     return _by_groups(call, labels, module.num_channels // module.num_groups, call.path, names, float(module.eps))
 
 
@@ -119,11 +119,13 @@ def functional_group_norm(call: Call) -> Effect:
     if any(value is not None and name is None for value, name in zip(given, names, strict=True)):
         return unknown(call, "a group norm with computed parameters")
     if groups == 1:
-        return _mixing(call, labels, f"{call.node.name} normalises over its channels")
+        return _over_all(call, labels, call.node.name)
     name: int | str = 1 if len(call.args) > 1 else "num_groups"
     computed = isinstance(call.node.args[1] if name == 1 else call.node.kwargs["num_groups"], fx.Node)
     # a number that the network computes from its widths is another one at new widths; a literal is that of the trace
-    each = (labels if call.before is None or computed else call.before.out).shape[AXIS] // groups
+    each, left = divmod((labels if call.before is None or computed else call.before.out).shape[AXIS], groups)
+    if left:
+        raise Unfit(f"{labels.shape[AXIS]} channels are no multiple of {groups} groups")
     key = names[0] or call.path
     effect = _by_groups(call, labels, each, key, names, float(call.argument(4, "eps", 1e-5)))
     if computed:
@@ -142,6 +144,12 @@ def _by_groups(
     groups = attempt(channels.view, -1, each)
     ties = ((groups.amax(1, keepdim=True).expand_as(groups), groups),) if each > 1 else ()
     return _normed(labels, norm, ties, ties_along(labels, AXIS))
+
+
+def _over_all(call: Call, labels: Tensor, title: str) -> Effect:
+    """A norm over one group of all channels. Labels as behind several groups: one group may be what is left of them."""
+    mixed = _mixing(call, labels, f"{title} normalises over its channels")
+    return replace(mixed, out=along(layout(labels, AXIS), AXIS, labels.shape), ties=ties_along(labels, AXIS))
 
 
 def _owner(call: Call, names: tuple[str | None, str | None]) -> str:

@@ -8,18 +8,19 @@ instead.
 import operator
 from collections.abc import Callable
 from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import coalesce, collapse, layout
+from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
-from nrfx.rules.registry import register, rule
-from nrfx.rules.ties import ties_along
+from nrfx.rules.registry import asks_for_sizes, named, register, rule
+from nrfx.rules.ties import ties_along, ties_in_units
 
-HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, torch.relu_, "relu", "relu_")
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
 SATURATING = (
     *(nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish),
     *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
@@ -30,8 +31,14 @@ SATURATING = (
 FUNCTIONS = (
     *(torch.exp, torch.abs, torch.clamp, torch.square, torch.neg, operator.neg),
     *("exp", "abs", "clamp", "clamp_", "square", "neg"),
+    *(F.elu_, F.selu_, F.celu_, F.hardtanh_, torch.threshold_, F.threshold, F.tanhshrink, F.hardshrink),
+    *(torch.tanh_, torch.sigmoid_, torch.exp_, torch.abs_, torch.neg_, "exp_", "abs_", "neg_"),
+    *named("cos sin atan erf erfc expm1 sinh cosh sinc sgn exp2 clip clamp_min clamp_max hypot logaddexp"),
 )
-UNDEFINED = (torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow")
+UNDEFINED = (
+    *(torch.log, torch.sqrt, torch.rsqrt, torch.pow, operator.pow, "log", "sqrt", "rsqrt", "pow"),
+    *named("tan asin acos reciprocal log1p log2 log10 logit lgamma erfinv fmod remainder float_power xlogy"),
+)
 """They have no value at some numbers."""
 SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
 TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")
@@ -73,21 +80,36 @@ def cast(call: Call) -> Effect:
         return unknown(call, "it asks for a type")
     if call.val.is_floating_point() or call.val.is_complex():
         return identity(call)
-    return Effect(Family.POINTWISE, out=call.args[0], apply=_varying)
+    # `other` of x.type_as(other) has no part in the shape
+    return Effect(Family.POINTWISE, out=call.args[0], apply=lambda *_, **__: torch.full((), float("nan")).double())
+
+
+@rule(torch.as_tensor, torch.asarray, makes=True, workless=True)
+def as_tensor(call: Call) -> Effect:
+    """A tensor itself, perhaps of another dtype; of numbers a new one."""
+    if isinstance(call.args[0], Tensor):
+        return cast(call)
+    return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the tensor that as_tensor makes"))
 
 
 @rule("detach", torch.detach, workless=True)
 def detached(call: Call) -> Effect:
-    return Effect(
-        Family.IDENTITY,
-        out=call.args[0],
-        pins=(call.pin(call.args[0], "a detached branch reads it without teaching it"),),
-    )
+    """Also x.data. Where it is asked for sizes alone, nothing is read."""
+    labels: Tensor = call.args[0]
+    read = not all(asks_for_sizes(user) for user in call.node.users)
+    pins = (call.pin(labels, "a detached branch reads it without teaching it"),) if read else ()
+    return Effect(Family.IDENTITY, out=labels, pins=pins)
+
+
+register(identity, "requires_grad_", "retain_grad", flags=True, workless=True)
 
 
 def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
     """What the op makes of constants, out of place. NaN, a value that varies, stays NaN, also where the op would lose
-    it, as torch.where(x > 0, x, 0) does. Raises Unfit where the op refuses float64 values."""
+    it, as torch.where(x > 0, x, 0) does; where a number varies, all does. Raises Unfit where the op refuses float64
+    values."""
+    if any(isinstance(number, float) and isnan(number) for number in (*args, *kwargs.values())):
+        return _varying(*args, *kwargs.values())
     given, named = without_nan((args, kwargs))
     result: Tensor = attempt(op, *given, **named)
     for values in tensors((args, kwargs)):
@@ -128,7 +150,8 @@ def elementwise(
     tied, pins = _split_broadcast(call, operands, small, shape)
     if not tied:
         return unknown(call, CROSSED)
-    ties = tuple((tied[0], other) for other in tied[1:])
+    tied, units = _beside_opaque(tied, operands, small, shape)
+    ties = (*((tied[0], other) for other in tied[1:]), *units)
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
     merged = coalesce(torch.broadcast_tensors(*simplest))
@@ -180,11 +203,41 @@ def _split_broadcast(
     return tied, tuple(pins)
 
 
+def _beside_opaque(
+    tied: list[Tensor], operands: list[Tensor], small: list[Tensor], shape: torch.Size
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The operands to tie without those of fixed values that meet whole units (the heads of an attention, that are
+    turned by one table of positions), and the ties that make the units.
+    """
+    fixed = [index for index, cut in enumerate(small) if cut.numel() == 1 and int(cut) <= OPAQUE]
+    channels = [cut for index, cut in enumerate(small) if index not in fixed]
+    kept, units = list(tied), []
+    for index in fixed:
+        wide = {dim for dim, size in enumerate(_padded(operands[index], shape)) if size > 1}
+        found = [ties_in_units(cut, wide) for cut in channels]
+        if channels and all(ties is not None for ties in found):
+            kept = [cut for cut in kept if cut is not small[index]]
+            units += [tie for ties in found for tie in ties or ()]
+    return kept, units
+
+
+def _padded(labels: Tensor, shape: torch.Size) -> tuple[int, ...]:
+    return (1,) * (len(shape) - labels.dim()) + tuple(labels.shape)
+
+
 def _product(left: Any, right: Any, **_: Any) -> Any:
     """left * right on constants, NaN standing for a value that varies: zero times anything is zero."""
     value = left * right
     for factor in (left, right):
         value = torch.where(torch.as_tensor(factor) == 0, torch.zeros_like(value), value)
+    return value
+
+
+def _quotient(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+    """A quotient of constants: zero by a number is zero, also by one that varies."""
+    value = _followed(op, *args, **kwargs)
+    if len(args) == 2 and isinstance(args[0], Tensor) and not isinstance(args[1], Tensor):
+        return torch.where(args[0] == 0, args[0], value)
     return value
 
 
@@ -225,7 +278,8 @@ def masked_fill(call: Call) -> Effect:
 
 def quotient(call: Call) -> Effect:
     """Undefined where a divisor is 0, which a number is not."""
-    return elementwise(call, undefined=isinstance(call.argument(1, "other"), Tensor))
+    by_tensor = isinstance(call.argument(1, "other"), Tensor)
+    return elementwise(call, undefined=by_tensor, apply=partial(_quotient, call.function))
 
 
 SCALING = partial(elementwise, homogeneous=True, positive_only=True)

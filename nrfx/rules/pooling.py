@@ -72,6 +72,7 @@ def average(call: Call) -> Effect:
         padding = call.argument(3, "padding", 0)
         divisor = call.argument(6, "divisor_override")
         counts_padding = call.argument(5, "count_include_pad", True)
+        padding = padding or call.is_computed(3, "padding")  # none in the trace, perhaps some at another size
     if divisor is not None:
         return unknown(call, "an average with a divisor of its own")
     padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import coalesce, collapse, layout
-from nrfx.rules.contraction import Layer, per_example, weighted
-from nrfx.rules.effect import Call, Effect, Family, Pin, Work, unknown
+from nrfx.labels import NONE, OPAQUE, coalesce, collapse, layout
+from nrfx.rules.contraction import Layer, computed, per_example, weighted
+from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
-from nrfx.rules.registry import gives_matrix, op_of, rule
+from nrfx.rules.registry import gives_matrix, rule, transposes
+from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
 CROSSED = "it multiplies channels with other channels"
@@ -96,9 +97,19 @@ def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes:
         counted |= here
         one = _of_one_example(flat, batch)
         batch = batch if one is flat else 1  # the examples are taken out already
-        rows, cols = (one.reshape(-1), None) if rows is None else (rows, one.reshape(-1))
+        axis = _with_borders(one).reshape(-1)
+        rows, cols = (axis, None) if rows is None else (rows, axis)
     times = prod(size for name, size in sizes.items() if name not in counted)
     return Work(per_example(times, batch), rows, cols)
+
+
+def _with_borders(labels: Tensor) -> Tensor:
+    """The labels, with those of their neighbours in the place of padded zeros, which come and go with them."""
+    for dim in range(labels.dim()):
+        known = labels.amax(dim, keepdim=True)
+        alone = ((labels == known) | (labels == NONE)).all(dim, keepdim=True)
+        labels = torch.where(alone, known, labels)
+    return labels
 
 
 def _of_one_example(labels: Tensor, batch: int) -> Tensor:
@@ -139,20 +150,39 @@ def _last(text: str, count: int) -> str:
     return text[len(text) - count :]
 
 
-@rule(torch.baddbmm, "baddbmm", torch.addmm, weights=(0, 1, 2, "batch1", "batch2", "mat1", "mat2"))
+@rule(torch.baddbmm, "baddbmm", torch.addmm, "addmm", weights=(0, 1, 2, "batch1", "batch2", "mat1", "mat2"))
 def added_matmul(call: Call) -> Effect:
-    """The product of the last two operands plus the first."""
+    """The product of the last two operands plus the first; a linear layer, if the first and the last are parameters."""
+    if len(call.args) < 3:
+        return unknown(call, "a product and an addition in one, with operands by name")
     added, left, right = call.args[:3]
-    if any(weight(call, index) for index in (1, 2)):
+    given = [weight(call, index) for index in (0, 1, 2)]
+    if given[2] is not None and not given[1]:
+        return _biased_linear(call, left, given[2])
+    if given[1] or given[2]:
         return unknown(call, "a product with a parameter and an addition in one")
     letters = ["axy", "ayz"] if left.dim() == 3 else ["xy", "yz"]
     product_of = product(call, (left, right), letters, "axz" if left.dim() == 3 else "xz")
     return _plus(product_of, added).effect()
 
 
+def _biased_linear(call: Call, labels: Tensor, given: tuple[str, bool]) -> Effect:
+    """b + x @ W, where b is a vector of parameters."""
+    bias = call.attribute(0, "input")
+    scaled = any(call.kwargs.get(name, 1) != 1 for name in ("alpha", "beta"))
+    if bias is None or scaled or len(call.parameter(bias).shape) != 1 or labels.dim() != 2:
+        return unknown(call, "a product with a parameter, and an addition of more than a bias")
+    return _reads(call, 2, given, labels, axis=1, out_axis=1, cols=0, bias=bias)
+
+
 def _plus(summand: Product, added: Tensor) -> Product:
-    """The product with something added element by element."""
+    """The product with something added element by element; a mask that all heads share leaves them apart."""
     small = collapse(added.reshape((1,) * (summand.out.dim() - added.dim()) + added.shape))
+    if small.numel() == 1 and int(small) <= OPAQUE:
+        missing = summand.out.dim() - added.dim()
+        units = ties_in_units(summand.out, {dim + missing for dim, size in enumerate(added.shape) if size > 1})
+        if units is not None:
+            return replace(summand, ties=(*summand.ties, *units))
     merged = coalesce(torch.broadcast_tensors(collapse(summand.out), small))
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
@@ -163,16 +193,60 @@ def einsum(call: Call) -> Effect:
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
     text = equation.replace(" ", "")
-    if "..." in text or "->" not in text or len(operands) != 2:
+    if "..." in text or "->" not in text or len(operands) < 2:
         return unknown(call, f"einsum {equation!r} has a form that nrfx does not read")
     inputs, out = text.split("->")
     letters = inputs.split(",")
     if any(len(set(names)) != len(names) for names in letters):
         return unknown(call, f"einsum {equation!r} takes a diagonal")
-    given = [weight(call, index) for index in (1, 2)]
+    given = [weight(call, index) for index in range(1, len(operands) + 1)]
+    if len(operands) > 2:
+        return _einsum_of_many(call, operands, letters, out, any(given))
     if any(given) and not all(given):
         return _einsum_linear(call, operands, letters, out, given)
     return product(call, operands, letters, out).effect()
+
+
+def _einsum_of_many(call: Call, operands: Sequence[Tensor], letters: list[str], out: str, weighs: bool) -> Effect:
+    """Three operands or more, two at a time from the left, as torch does it without opt_einsum."""
+    if weighs or torch.backends.opt_einsum.is_available():
+        return unknown(call, f"einsum {call.args[0]!r} has more than two operands")
+    left, names = operands[0], letters[0]
+    products = []
+    for index, (right, own) in enumerate(zip(operands[1:], letters[1:], strict=True), start=1):
+        wanted = set(out).union(*letters[index + 1 :])
+        last = index == len(operands) - 1
+        kept = out if last else "".join(name for name in dict.fromkeys(names + own) if name in wanted)
+        products.append(product(call, (left, right), (names, own), kept))
+        left, names = products[-1].out, kept
+    return Effect(
+        Family.MIXED,
+        out=left,
+        ties=tuple(tie for each in products for tie in each.ties),
+        pins=tuple(pin for each in products for pin in each.pins),
+        work=tuple(each.work for each in products),
+    )
+
+
+@rule(torch.tensordot, weights=(1, "b"))
+def tensordot(call: Call) -> Effect:
+    """An einsum whose new dims come last."""
+    left, right, dims = call.args[0], call.argument(1, "b"), call.argument(2, "dims", 2)
+    if isinstance(dims, int):
+        dims = (range(left.dim() - dims, left.dim()), range(dims))
+    pairs = [(a % left.dim(), b % right.dim()) for a, b in zip(*dims, strict=True)]
+    first = _LETTERS[: left.dim()]
+    second = list(_LETTERS[left.dim() : left.dim() + right.dim()])
+    for a, b in pairs:
+        second[b] = first[a]
+    summed = {a for a, _ in pairs}
+    out = "".join(name for dim, name in enumerate(first) if dim not in summed)
+    out += "".join(name for dim, name in enumerate(second) if dim not in {b for _, b in pairs})
+    given = [None, weight(call, 1)]
+    letters = [first, "".join(second)]
+    if given[1] is not None:
+        return _einsum_linear(call, (left, right), letters, out, given)
+    return product(call, (left, right), letters, out).effect()
 
 
 def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, given: list[Any]) -> Effect:
@@ -182,40 +256,50 @@ def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, give
     summed = [name for name in own if name in names and name not in out]
     new = [name for name in own if name not in names]
     if len(own) != 2 or len(summed) != 1 or len(new) != 1:
-        return unknown(call, f"einsum {call.args[0]!r} with a parameter is no plain linear map")
+        return unknown(call, f"{_shown(call)} with a parameter is no plain linear map")
     order = [name for name in out if name not in new]
     if order != [name for name in names if name not in summed]:
-        return unknown(call, f"einsum {call.args[0]!r} with a parameter moves dims too")
+        return unknown(call, f"{_shown(call)} with a parameter moves dims too")
     return _reads(call, at, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
 
 
-def weight(call: Call, index: int) -> tuple[str, bool] | None:
-    """(name, whether transposed) of a parameter given at `index`, None for others.
+@rule(F.linear, weights=(1, 2, "weight", "bias"))
+def functional_linear(call: Call) -> Effect:
+    """x W^T + b."""
+    labels, matrix = call.args[0], call.argument(1, "weight")
+    node = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["weight"]
+    given, bias = _given(call, node), call.attribute(2, "bias")
+    if given is None or matrix.dim() != 2 or (bias is None and call.argument(2, "bias") is not None):
+        return computed(call, prod(call.val.shape) * matrix.shape[-1])
+    axis = labels.dim() - 1
+    return _reads(call, 1, given, labels, axis, axis, 1, bias)
 
-    Transpositions and the view of a kernel as a matrix may lie between: [rows, columns, *kernel] to [rows, the rest].
-    """
+
+def _shown(call: Call) -> str:
+    return f"einsum {call.args[0]!r}" if isinstance(call.args[0], str) else "tensordot"
+
+
+def weight(call: Call, index: int) -> tuple[str, bool] | None:
+    """(name, whether transposed) of a parameter given at `index`, None for others."""
     if len(call.node.args) <= index and not isinstance(call.node.args[-1], tuple | list):
         return None
     args = call.node.args if len(call.node.args) > index else (call.node.args[0], *call.node.args[1])  # type: ignore[misc]
-    node: Any = args[index]
+    return _given(call, args[index])
+
+
+def _given(call: Call, node: Any) -> tuple[str, bool] | None:
+    """(name, whether transposed) of a parameter, None for any other node.
+
+    Transpositions and the view of a kernel as a matrix may lie between: [rows, columns, *kernel] to [rows, the rest].
+    """
     flipped = False
-    while isinstance(node, fx.Node) and _transposes(node):
+    while isinstance(node, fx.Node) and transposes(node):
         node, flipped = node.args[0], not flipped
-    if isinstance(node, fx.Node) and _flattens(node) and gives_matrix(node):
+    if isinstance(node, fx.Node) and gives_matrix(node):
         node = node.args[0]
     if not (isinstance(node, fx.Node) and node.op == "get_attr"):
         return None
     return call.name(str(node.target)), flipped
-
-
-def _transposes(node: fx.Node) -> bool:
-    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
-    return op is not None and op.transposes
-
-
-def _flattens(node: fx.Node) -> bool:
-    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
-    return op is not None and op.flattens
 
 
 def _linear(call: Call, at: int, given: Any) -> Effect:
@@ -227,7 +311,16 @@ def _linear(call: Call, at: int, given: Any) -> Effect:
     return _reads(call, at, given, labels, axis, axis, 0 if at == 1 else 1)
 
 
-def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: int, out_axis: int, cols: int) -> Effect:
+def _reads(
+    call: Call,
+    at: int,
+    given: tuple[str, bool],
+    labels: Tensor,
+    axis: int,
+    out_axis: int,
+    cols: int,
+    bias: str | None = None,
+) -> Effect:
     """A linear layer with the matrix `given`, whose dim `cols` (as the call sees it) meets `axis` of the input."""
     name, flipped = given
     shape = call.parameter(name).shape
@@ -236,20 +329,20 @@ def _reads(call: Call, at: int, given: tuple[str, bool], labels: Tensor, axis: i
     layer = Layer(
         path=name.rpartition(".")[0],
         weight=name,
-        bias=None,
+        bias=bias,
         shape=tuple(shape) if rows_dim == 0 else (shape[1], shape[0]),
         kernel=kernel,
         flat=bool(kernel),
         functional=True,
         transposed=rows_dim == 1,
-        operand=1 - at,
+        operand=at - 1 if at else 1,  # in front of the matrix, or behind it
     )
     if not isinstance(call.parameter(name), nn.Parameter) or len(shape) < 2 or (kernel and rows_dim != 0):
-        return unknown(call, f"a product with {name}, which is no matrix of parameters")
+        return unknown(call, f"it multiplies with {name}, which is no matrix of parameters")
     if kernel and not _fills(layout(labels, axis), prod(kernel)):
-        return unknown(call, f"a product with {name} as a matrix, whose kernel meets several channels")
+        return unknown(call, f"a column of {name}, read as a matrix, is a kernel that meets several channels")
     if axis != out_axis:
-        return unknown(call, "a product with a parameter that moves dims too")
+        return unknown(call, "its product with a parameter moves dims too")
     return weighted(call, layer, labels, axis)
 
 
@@ -258,12 +351,14 @@ def _fills(cols: Tensor, places: int) -> bool:
     return cols.numel() % places == 0 and bool((cols.view(-1, places) == cols[::places, None]).all())
 
 
-@rule(F.scaled_dot_product_attention)
+@rule(F.scaled_dot_product_attention, noise=(4, "dropout_p"))
 def attention(call: Call) -> Effect:
     """softmax(q k^T) v: heads, where the axis before the tokens holds some, come and go as units."""
     query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
     mask = call.argument(3, "attn_mask")
-    if query.dim() < 3 or call.argument(7, "enable_gqa", False) or query.shape[:-2] != key.shape[:-2]:
+    if call.argument(7, "enable_gqa", False) and query.dim() > 3:  # each head of keys serves several of queries
+        key, value = (attempt(_each_served, query, labels) for labels in (key, value))
+    if query.dim() < 3 or query.shape[:-2] != key.shape[:-2]:
         return unknown(call, "attention with queries and keys of other numbers of heads")
     batch = _LETTERS[: query.dim() - 2]
     scores = product(call, (query, key), (f"{batch}xd", f"{batch}yd"), f"{batch}xy")
@@ -278,6 +373,14 @@ def attention(call: Call) -> Effect:
         work=(scores.work, mixed.work),
         numbers=(query.shape[-1], call.argument(6, "scale")),
     )
+
+
+def _each_served(query: Tensor, labels: Tensor) -> Tensor:
+    """Keys or values [..., heads, tokens, width], each head as often as there are heads of queries for it."""
+    heads, served = labels.shape[-3], query.shape[-3]
+    if served % heads:
+        raise ValueError(f"{served} heads of queries do not share {heads} heads of keys")
+    return labels.repeat_interleave(served // heads, dim=-3)
 
 
 @rule(nn.MultiheadAttention)

@@ -4,6 +4,7 @@ Over positions each channel is summarised alone. Over a part of a channel axis t
 parts come and go together. Over a channel axis itself the result changes with every channel that goes, so none may.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.labels import collapse
-from nrfx.rules.effect import Call, Effect, Family, Pin, tensors, unknown
+from nrfx.nests import with_tensors
+from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
 
 ORDER = (torch.amax, "amax", torch.amin, "amin", torch.median, "median")
@@ -22,6 +24,9 @@ OTHER = (
     *(torch.sum, "sum", torch.prod, "prod", torch.std, "std", torch.var, "var", torch.logsumexp, "logsumexp"),
     *(torch.linalg.norm, torch.linalg.vector_norm),
 )
+ORDERED = (torch.sort, "sort", torch.cummax, "cummax", torch.cummin, "cummin", torch.mode, "mode")
+CHOSEN = (torch.topk, "topk", torch.kthvalue, "kthvalue")
+"""As those, with the dim behind a number."""
 EXTREMUM = (torch.max, "max", torch.min, "min")
 ALONG = (
     *(torch.softmax, "softmax", torch.log_softmax, "log_softmax", F.softmax, F.log_softmax, F.softmin),
@@ -81,15 +86,15 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     if pins:
         return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over channels"), pins=pins)
     out = leads(labels, dims)
-    keep = bool(call.argument(at + 1, "keepdim", False))
+    keep = tensors(call.val)[0].dim() == labels.dim()
     for dim in sorted(dims, reverse=True):
         out = out.narrow(dim, 0, 1) if keep else out.select(dim, 0)
     mixes = bool(ties) or not isinstance(call.val, Tensor)  # with indices beside the values it is no plain pool
     return Effect(
         Family.MIXED if mixes else family,
-        out=torch.utils._pytree.tree_map(lambda leaf: out if isinstance(leaf, Tensor) else leaf, call.val),
+        out=with_tensors(call.val, lambda _: out),
         ties=ties,
-        apply=None if mixes else call.function,
+        apply=None if ties else partial(of_values if mixes else at_any_size, sorted(dims), call.function),
         homogeneous=homogeneous and not mixes,
     )
 
@@ -108,6 +113,7 @@ def order(call: Call) -> Effect:
 register(partial(reduced, family=Family.POOL, homogeneous=True), torch.mean, "mean", workless=True)
 register(order, *ORDER, workless=True)
 register(reduced, *OTHER, workless=True)
+register(reduced, torch.var_mean, torch.std_mean, workless=True)
 register(partial(reduced, at=2), torch.norm, "norm", workless=True)
 
 
@@ -119,6 +125,87 @@ def extremum(call: Call) -> Effect:
     if len(tensors((call.args, call.kwargs))) > 1:
         return elementwise(call, homogeneous=True, positive_only=True)
     return reduced(call)
+
+
+def ordered(call: Call, default: int | None = -1, at: int = 1) -> Effect:
+    """Values with their indices, of what lies along the dim that is the argument `at`.
+
+    Over channels the largest come first, whichever these are; over positions each channel is treated alone.
+    """
+    labels: Tensor = call.args[0]
+    dims = _dims(call, default, at)
+    if dims is None or varying(labels) & dims:
+        return unknown(call, f"{call.node.name} puts channels in the order of their values")
+    (dim,) = dims
+
+    def part(leaf: Tensor) -> Tensor:
+        return labels.select(dim, 0) if leaf.dim() < labels.dim() else _of_size(labels, dim, leaf.shape[dim])
+
+    out = torch.utils._pytree.tree_map(part, call.val)
+    return Effect(Family.MIXED, out=out, apply=partial(of_values, [dim], call.function))
+
+
+def _of_size(labels: Tensor, dim: int, size: int) -> Tensor:
+    """The labels, which do not vary along the dim, with that size there."""
+    shape = list(labels.shape)
+    shape[dim] = size
+    return labels.narrow(dim, 0, 1).expand(shape)
+
+
+def of_values(dims: list[int], op: Callable[..., Any], x: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    """What an op that picks some of the values along the dims makes of constants: NaN unless all of them are one
+    constant, for which of several it picks may depend on their number; and for indices.
+    """
+    x = one_along(dims, x)
+    varies = x.isnan()
+    for dim in dims:
+        varies = varies.narrow(dim, 0, 1)
+
+    def of(leaf: Tensor) -> Tensor:
+        gone = varies if leaf.dim() == x.dim() else varies.squeeze(dims)
+        return torch.where(gone | (not leaf.is_floating_point()), float("nan"), leaf.double())
+
+    # contiguous: of a tensor that repeats by stride 0, torch.median gives what lies behind it in memory
+    return torch.utils._pytree.tree_map(of, attempt(op, torch.where(x.isnan(), 0.0, x).contiguous(), *args, **kwargs))
+
+
+def at_any_size(dims: list[int], op: Callable[..., Any], x: Tensor, /, *args: Any, **kwargs: Any) -> Any:
+    """What an op makes of constants where this is the same for two elements along each of the dims as for three; NaN
+    elsewhere. The sum of n elements c is n c, and n may be another number at other sizes of the input.
+    """
+    lengths = x.shape
+    x = one_along(dims, x)
+    for dim in dims:
+        x = x.narrow(dim, 0, 1)
+
+    def agreed(two: Tensor, three: Tensor) -> Tensor:
+        if two.dim() < x.dim():
+            return torch.where(two == three, two, float("nan")).double()
+        sizes = [length if dim in dims and three.shape[dim] > 1 else -1 for dim, length in enumerate(lengths)]
+        one, other = (one_along(dims, values) for values in (two, three))
+        for dim in dims:
+            one, other = one.narrow(dim, 0, 1), other.narrow(dim, 0, 1)
+        return torch.where(one == other, one, float("nan")).double().expand(sizes)
+
+    tried = [attempt(op, _of_size_along(dims, x, size), *args, **kwargs) for size in (2, 3)]
+    return torch.utils._pytree.tree_map(agreed, *tried)
+
+
+def _of_size_along(dims: list[int], x: Tensor, size: int) -> Tensor:
+    return x.expand([size if dim in dims else -1 for dim in range(x.dim())]).contiguous()
+
+
+def one_along(dims: list[int], x: Tensor) -> Tensor:
+    """The constants, NaN where those along the dims are not one."""
+    for dim in dims:
+        alike = (x == x.narrow(dim, 0, 1)).all(dim, keepdim=True)
+        x = torch.where(alike, x, float("nan"))
+    return x
+
+
+register(ordered, *ORDERED, workless=True)
+register(partial(ordered, at=2), *CHOSEN, workless=True)
+register(partial(ordered, default=None), torch.aminmax, "aminmax", workless=True)
 
 
 def along(call: Call, default: int | None = None, at: int = 1) -> Effect:
@@ -134,7 +221,11 @@ def _normalised(call: Call, dims: set[int]) -> Effect:
     name = call.path if call.module is not None else call.node.name
     ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
     return Effect(
-        Family.MIXED, out=leads(labels, dims), ties=ties, pins=pins, apply=None if ties or pins else call.function
+        Family.MIXED,
+        out=leads(labels, dims),
+        ties=ties,
+        pins=pins,
+        apply=None if ties or pins else partial(at_any_size, sorted(dims), call.function),
     )
 
 

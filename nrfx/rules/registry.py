@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.errors import UsageError
+from nrfx.errors import AnalysisError, UsageError
+from nrfx.nests import Maker
 from nrfx.rules.effect import Call, Effect, unknown
 
 Rule = Callable[[Call], Effect]
@@ -42,11 +43,16 @@ class Op:
         keeps_shape: the result has the shape and the dtype of the first argument, which is a floating point tensor.
         workless: it does no multiply-adds that count, also where the rule does not understand a call.
         in_place: it changes its first argument. Names that end with "_" and `inplace=True` say so themselves.
+        flags: a method that changes no element of its tensor, whatever its name says: requires_grad_, retain_grad.
         copies: the result never lies in the memory of the first argument.
         transposes: of a matrix it gives the transpose, so that a weight may pass through it.
         flattens: it may give a weight [rows, columns, *kernel] as the matrix [rows, columns * kernel], so that a weight
             may pass through it.
+        noise: the arguments, by index or name, that say no more than how much noise there is in train mode: they may
+            differ between the modes.
         makes: it makes a tensor of sizes alone, such as torch.zeros(n).
+        checks: it raises where a decision of the trace no longer holds, and gives nothing (tracing/guards.py).
+        fill: the place of the number in `fill_value` that it fills a tensor with, and that says nothing of its shape.
         norm: a normalisation, whose weight is a gamma: new channels start at the level that it had at the trace.
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
@@ -56,13 +62,17 @@ class Op:
 
     rule: Rule
     weights: tuple[int | str, ...] = ()
+    noise: tuple[int | str, ...] = ()
     keeps_shape: bool = False
     workless: bool = False
     in_place: bool = False
+    flags: bool = False
     copies: bool = False
     transposes: bool = False
     flattens: bool = False
     makes: bool = False
+    fill: int | None = None
+    checks: bool = False
     norm: bool = False
     widths: Widths | None = None
     cross_form: type[nn.Module] | None = None
@@ -98,12 +108,19 @@ def register(rule: Rule, *keys: Any, **facts: Any) -> None:
         OPS[key] = Op(rule, shipped=shipping, **facts)
 
 
+def named(names: str) -> Iterator[Any]:
+    """The functions of torch and the methods of tensors with these names, which a space separates."""
+    for name in names.split():
+        yield from [getattr(torch, name)] if hasattr(torch, name) else []
+        yield from [name] if hasattr(Tensor, name) else []
+
+
 def _is_key(key: Any) -> bool:
     """Whether a graph can call what the key stands for. Instances, bound methods and partials would never be found."""
     if isinstance(key, str):
         return ":" in key or hasattr(Tensor, key)
     if isinstance(key, type):
-        return issubclass(key, nn.Module | torch.autograd.Function) or key.__module__ == builtins.__name__
+        return issubclass(key, nn.Module | torch.autograd.Function | Maker) or key.__module__ == builtins.__name__
     of_a_class = isinstance(getattr(key, "__self__", None), type)  # SomeFunction.apply
     return isinstance(key, types.FunctionType | types.BuiltinFunctionType | _TORCH_OPS) and not of_a_class
 
@@ -140,6 +157,26 @@ def op_of(target: Any) -> Op | None:
     return op if op is not None else next((OPS[key] for key in _keys(target) if key in OPS), None)
 
 
+def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
+    """The attributes of a module that repeat a width, with their numbers, as the `widths` of its op says; else {}.
+
+    Raises:
+        AnalysisError: `widths` of a user's own op raised, or gave something else.
+    """
+    op = op_of(module)
+    if op is None or op.widths is None:
+        return {}
+    asked = f"widths={name_of(op.widths)} of the op {_title(type(module))}"
+    wanted = "it takes the module and the width that it meets, and gives {attribute: number}"
+    try:
+        widths = op.widths(module, met)
+    except Exception as error:  # whatever a function of a user's own raises
+        raise AnalysisError(f"{asked} failed ({type(error).__name__}: {error}): {wanted}.") from error
+    if not isinstance(widths, dict) or not all(isinstance(width, int) for width in widths.values()):
+        raise AnalysisError(f"{asked} gave {widths!r}: {wanted}.")
+    return widths
+
+
 def has_rule(kind: type) -> bool:
     """Whether a class itself, not one of its bases, has a rule."""
     return kind in OPS or _dotted(kind) in OPS
@@ -159,7 +196,7 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
     op = op_of(user.target) if user.op in ("call_function", "call_method") else None
     if op is None:
         return False
-    if op.transposes or (op.flattens and gives_matrix(user)):
+    if transposes(user) or gives_matrix(user):
         return any(reads_as_weight(user, next_user) for next_user in user.users)
     names = parameters_of(user.target)
     weights = {names.index(place) if place in names else place for place in op.weights}
@@ -167,11 +204,37 @@ def reads_as_weight(node: fx.Node, user: fx.Node) -> bool:
     return any(place in weights and _holds(value, node) for place, value in places)
 
 
+def transposes(node: fx.Node) -> bool:
+    """Whether the node gives the transpose of a matrix: w.t(), w.T, torch.transpose(w, 0, 1)."""
+    if node.target is getattr:
+        return node.args[1] in ("T", "mT")
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    return op is not None and op.transposes
+
+
+SIZES = frozenset({"size", "dim", "numel", "ndimension", "ndim", "__len__"})
+"""The methods that give a size of a tensor."""
+
+
+def asks_for_sizes(node: fx.Node) -> bool:
+    """Whether the node asks for no more of its first input than its shape, dtype or device."""
+    if node.op == "call_method":
+        return node.target in SIZES
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "device", "dtype")
+    return node.target is len
+
+
 def gives_matrix(node: fx.Node) -> bool:
-    """Whether the node gives its first input, [rows, columns, *kernel], as the matrix [rows, columns * kernel]."""
+    """Whether the node gives its first input, [rows, columns, *kernel], as the matrix [rows, columns * kernel]; a
+    matrix as itself.
+    """
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if op is None or not op.flattens:
+        return False
     was, now = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
     sizes = [tuple(val.shape) for val in (was, now) if isinstance(val, Tensor)]
-    return len(sizes) == 2 and len(sizes[0]) > 2 and sizes[1] == (sizes[0][0], prod(sizes[0][1:]))
+    return len(sizes) == 2 and len(sizes[0]) > 1 and sizes[1] == (sizes[0][0], prod(sizes[0][1:]))
 
 
 def _holds(value: Any, node: fx.Node) -> bool:
@@ -245,6 +308,8 @@ def _keys(target: Any) -> Iterator[Any]:
     """The keys under which a module or a target may stand, the nearest first."""
     if isinstance(target, AppliedFunction):
         target = target.function
+    if isinstance(target, Maker):
+        target = Maker
     if isinstance(target, torch._ops.OpOverload):
         yield from (target, target.overloadpacket)
         return

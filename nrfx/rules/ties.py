@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from nrfx.labels import lies_along, spread
+from nrfx.labels import collapse, lies_along, spread
 
 
 def ties_along(labels: Tensor, axis: int) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -14,3 +14,16 @@ def ties_along(labels: Tensor, axis: int) -> tuple[tuple[Tensor, Tensor], ...]:
         return ()
     lead = rows.amax(1, keepdim=True)
     return ((lead.expand_as(rows), rows),)
+
+
+def ties_in_units(labels: Tensor, dims: set[int]) -> tuple[tuple[Tensor, Tensor], ...] | None:
+    """Ties between the labels that differ along `dims` alone, such as the channels of one head; () where none do.
+
+    None where nothing else tells labels apart: then all would be one unit.
+    """
+    small = collapse(labels)
+    varying = {dim for dim, size in enumerate(small.shape) if size > 1}
+    within = sorted(varying & dims)
+    if within and not varying - dims:
+        return None
+    return ((small.amax(within, keepdim=True).expand_as(small), small),) if within else ()

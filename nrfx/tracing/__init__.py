@@ -4,5 +4,9 @@ from nrfx.tracing.capture import as_traced, trace
 from nrfx.tracing.known_forward import runs_known_forward
 from nrfx.tracing.module import ByMode, TracedModule, propagate
 from nrfx.tracing.parts import PartialModule
+from nrfx.tracing.work import Measured, measured_work
 
-__all__ = ["ByMode", "PartialModule", "TracedModule", "as_traced", "propagate", "runs_known_forward", "trace"]
+__all__ = [
+    "ByMode", "Measured", "PartialModule", "TracedModule", "as_traced", "measured_work", "propagate",
+    "runs_known_forward", "trace",
+]  # fmt: skip

@@ -3,26 +3,34 @@
 The model is traced on shells of itself: it is never run, never switched and never written to.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.causes import place
 from nrfx.tracing.clone import same, shell
+from nrfx.tracing.codegen import CallCode, TracedCode
+from nrfx.tracing.draws import random_state_kept
+from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
-from nrfx.tracing.modes import unified
-from nrfx.tracing.module import OWN, Facts, TracedModule, constants_at_trace, propagate
+from nrfx.tracing.modes import alike, unified
+from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
-from nrfx.tracing.recorder import DECIDED, Arguments, Recorder, cuda_is_used
+from nrfx.tracing.recorder import Recorder
+from nrfx.tracing.regions import erase_empty
 from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.writers import read_results
 
 MODES = ("train", "eval")
+DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
+"""Values that follow from the shapes of the inputs."""
 
 Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
 
@@ -41,15 +49,28 @@ class Capture:
     unmoved: tuple[str, ...]
 
 
-def trace_whole(model: nn.Module, inputs: tuple[InputSpec, ...], leaves: Leaves) -> TracedModule:
+def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
     """The model as one graph, or as one for each mode.
 
     Raises:
         TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
     """
-    captures = {mode: capture(model, Arguments.of(inputs), mode, leaves) for mode in MODES}
-    paths = leaves.in_model(model)
-    return combined(model, captures, lambda facts: replace(facts, leaves=paths), inputs)
+    captures = {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+    nodes = [node for taken in captures.values() for node in taken.graph.nodes]
+    called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
+    asked = leaves.in_model(model)
+    needs_host = any(node.target == HOST for node in nodes)
+    make = HostedModule if needs_host else TracedModule
+    form = arguments.form
+    if form is not None and form.has_mappings:
+        turned = (capture(model, arguments.turned, mode, leaves, boxes=boxes).graph for mode in MODES)
+        ordered = any(not alike(captures[mode].graph, graph) for mode, graph in zip(MODES, turned, strict=True))
+        form = replace(form, ordered=ordered)
+
+    def complete(facts: Facts) -> Facts:
+        return replace(facts, leaves=asked, boxes=called, form=form)
+
+    return combined(model, captures, complete, arguments.inputs, make)
 
 
 def combined(
@@ -75,27 +96,95 @@ def combined(
     propagate(traced)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
+        read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
         _erase_decided(graph)
+        erase_empty(graph)
+        graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
     traced.recompile()
     return traced
 
 
-def capture(model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, check: bool = False) -> Capture:
+def capture(
+    model: nn.Module,
+    arguments: Arguments,
+    mode: str,
+    leaves: Leaves,
+    check: bool = False,
+    boxes: Boxes = NO_BOXES,
+) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
+        boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
-    root = shell_of(model).train(mode == "train")
-    left = unmoved(root, mode)
-    recorder = Recorder(arguments, mode == "train", leaves)
-    with random_state_kept(), torch.enable_grad():  # a forward may ask torch.is_grad_enabled(): recorded as in training
-        graph = recorder.trace(root)
-        if check:
-            recorder.check()
+    recorder = _recorded(model, arguments, mode, leaves, boxes)
+    for asked, where in recorder.decisions.questions.items():
+        again = partial(_recorded, model, arguments, mode, leaves, boxes)
+        recorder = _other_answer(recorder, asked, where, again)
+    root, graph = recorder.root, recorder.graph
+    if check:
+        recorder.check()
     targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     made = {name: vars(root).get(name) for name in sorted(targets)}
-    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, left)
+    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, recorder.unmoved)
+
+
+def _recorded(
+    model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, boxes: Boxes, otherwise: str = ""
+) -> Recorder:
+    """The recorder of the model in one mode, with its graph.
+
+    Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
+    the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
+    """
+    scopes: tuple[dict[str, Any], ...] = ()
+    leaves = leaves.and_paths(boxes.paths)
+    while True:
+        root = shell_of(model).train(mode == "train")
+        marks = boxes.marks(mode == "train")
+        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
+        recorder.unmoved = unmoved(root, mode)
+        wanting = recorder.decisions.wanting
+        with boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+            try:
+                recorder.trace(root)
+            except TraceError:
+                if not wanting:
+                    raise
+        if not wanting:
+            if marks is not None:
+                marks.finish(root)
+            return recorder
+        scopes += tuple(wanting.values())
+
+
+def _other_answer(recorder: Recorder, asked: str, where: str, record: Callable[[str], Recorder]) -> Recorder:
+    """The recorder whose graph stands for both answers to a question of the forward.
+
+    Calls of `contiguous` may be the difference: one graph has them where they do nothing, too.
+    """
+    message = (
+        f"{where}, the forward asks {asked}, and goes another way if the answer is another one. A graph holds one "
+        "way, and the answer may differ from run to run: write the forward without the question, or decide it when the "
+        "model is built."
+    )
+    try:
+        other = record(asked)
+    except TraceError as error:
+        raise TraceError(f"{message} The other way cannot be traced: {error}") from error
+    if not alike(_without_contiguous(recorder.graph), _without_contiguous(other.graph)):
+        raise TraceError(message)
+    return max(recorder, other, key=lambda one: len(one.graph.nodes))
+
+
+def _without_contiguous(graph: fx.Graph) -> fx.Graph:
+    twin = copied(graph)
+    for node in list(twin.nodes):
+        if node.target == "contiguous":
+            node.replace_all_uses_with(node.args[0])
+            twin.erase_node(node)
+    return twin
 
 
 def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
@@ -127,7 +216,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         weight = module._parameters.get("weight")
         if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
             raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
-        if type(module).__module__.startswith(_WRAPPERS):
+        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
             raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
     if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
         raise TraceError(
@@ -161,18 +250,6 @@ def shell_of(model: nn.Module) -> Any:
         ) from error
 
 
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Sets the random generators of Python and torch back at the end. GPUs count where CUDA is in use already."""
-    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
-    state = random.getstate()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-
-
 def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(
         a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and (a.is_meta or torch.equal(a, b))
@@ -201,7 +278,7 @@ def _val(argument: Any) -> Any:
 
 
 def _erase_decided(graph: fx.Graph) -> None:
-    """Removes sizes and flags that no node uses: the forward asked for them in an `if`, which is decided."""
+    """Removes sizes and flags that no node uses, not even a guard."""
     for node in reversed(graph.nodes):
         pure = node.op in ("call_function", "call_method")
         if pure and not node.users and isinstance(node.meta["val"], DECIDED):

@@ -3,7 +3,7 @@
 Not handled: calls of a submodule through methods other than its forward, which hooks do not see.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nrfx.errors import TraceError
-from nrfx.tracing.both_modes import random_state_kept
+from nrfx.nests import with_tensors
+from nrfx.tracing.arguments import Arguments
 from nrfx.tracing.clone import shell
-from nrfx.tracing.recorder import Arguments
+from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.shapes import InputSpec
 
 _LEAVES = (Tensor, type(None), bool, int, float, str, torch.dtype, torch.device)
@@ -46,15 +47,15 @@ class Record:
     reads: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
 
 
-def recorded(model: nn.Module, args: tuple[Any, ...]) -> Record:
+def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Record:
     """Runs a copy of the model in eval mode. Buffers and inputs are cloned, for the forward may write into them."""
     root = shell(model, lambda tensor: tensor if isinstance(tensor, nn.Parameter) else tensor.clone()).eval()
     record, stack = Record(), list[str]()
     names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-    given = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, args)
+    given, named = with_tensors((args, dict(kwargs)), Tensor.clone)
     with torch.no_grad(), random_state_kept(), _watched(root, record, stack), _Reads(names, record, stack):
         try:
-            root(*given)
+            root(*given, **named)
         except Exception as error:
             kind = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise TraceError(

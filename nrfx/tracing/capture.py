@@ -1,27 +1,31 @@
 """From a model and example inputs to a traced module.
 
 The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and a size that
-Python wants as a plain number (range, int) becomes that number and a check.
+never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and so is a
+number that Python wants plain (range, an index): the graph checks them (guards.py). Regions without gradients and of
+autocast are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
 
-Not handled, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast
-regions inside forward (fx would drop them in silence), random numbers drawn outside the graph, scripted and
-quantized modules. Models with such places can be traced in parts (partition.py).
+Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
+graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
+(partition.py).
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import arguments_of, specs_of
 from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.boxes import Boxes
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.partition import trace_parts
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.staleness import check_dtypes, check_layers
+from nrfx.tracing.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""
@@ -29,24 +33,29 @@ _TRACING = threading.RLock()
 
 def trace(
     model: nn.Module,
-    example_inputs: Any,
+    example_inputs: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
     *,
     partial: bool = False,
     leaves: Iterable[type[nn.Module] | nn.Module | str] = (),
 ) -> TracedModule:
     """The model as a graph that shares its parameters and buffers and behaves like it in both modes.
 
-    The model is left as it was. Only shape and dtype of the example inputs matter; arguments of the forward
-    beyond them take their defaults for good. Hooks on modules with a forward of their own become part of the
-    graph.
+    The model is left as it was. Of the tensors that it is given, only shape and dtype matter; everything else (numbers,
+    strings, None, defaults) is built into the graph, and a later call must repeat it. The result is called as the
+    model is: by position or keyword, defaults left out. Hooks on modules with a forward of their own become part of
+    the graph.
 
     Args:
-        example_inputs: a tensor, or a tuple of tensors, one per argument.
-        partial: for a model that cannot be traced whole (detection, control flow on values): trace the largest
-            submodules that can be. The result runs the model's own code with these parts as graphs; values that pass
-            between the two keep their width. For this a copy of the model is run once, in eval mode, on the example
-            inputs, which may be anything that its forward takes: a tuple holds the arguments, anything else is the only
-            one. Flops are those of the parts in this run: give it one example.
+        example_inputs: the positional arguments: a tuple holds them, anything else is the only one. Each is a tensor,
+            or a nest of tensors and constants: a tuple, list, mapping or object of a dataclass.
+        kwargs: the keyword arguments, nests as well.
+        partial: for a model that cannot be traced whole (detection, control flow on values). The smallest submodules
+            and functions that cannot be traced become single calls of the graph, which keep the widths that they touch.
+            Where the model's own forward is what fails, or where that leaves more free, the largest submodules that can
+            be traced are graphs, and the model's own code runs around them; values that pass between the two keep their
+            width. For this copies of the model are run on the example inputs, which may be anything that its forward
+            takes. Flops of parts are those of this run: give it one example.
         leaves: modules that are not looked into, as classes, modules or paths: each call of one is a node of its own.
             Without a rule for its class (`nrfx.rules.rule`), a leaf pins whatever it touches. Modules of torch.nn and
             classes with a rule are leaves already.
@@ -63,23 +72,29 @@ def trace(
     """
     refuse_unsupported(model)
     wanted = Leaves.of(model, leaves)
+    if isinstance(model, TracedModule):
+        wanted = wanted.and_paths(model.facts.leaves)
+    args, named = positional(example_inputs), dict(kwargs or {})
     with _TRACING:
         if partial:
-            return trace_parts(model, example_inputs, wanted)
-        traced = trace_whole(model, _specs(example_inputs), wanted)
+            return trace_parts(model, args, named, wanted)
+        traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
     check_dtypes(traced)
     return traced
 
 
 def as_traced(
-    gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None = None, leaves: Iterable[str] = ()
+    gm: nn.Module,
+    example_inputs: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    leaves: Iterable[str] = (),
 ) -> TracedModule:
     """`gm` as a traced module: itself if it is one, an fx.GraphModule by its graph, another module by
     tracing.
 
     A GraphModule of the user's own is neither touched nor traced again: its graph is copied and used in both
     modes, its tensors are shared. Without example inputs, shapes come from the "val" or "tensor_meta" of its
-    placeholders. `leaves`: as for `trace`, where it is traced.
+    placeholders. `kwargs`, `leaves`: as for `trace`, where it is traced.
 
     Raises:
         TraceError: no example inputs and no shapes, the module cannot be captured, or its layers changed since.
@@ -94,8 +109,8 @@ def as_traced(
             raise TraceError(
                 f"{type(gm).__name__} is not traced, and its input shapes are unknown: pass example_inputs=."
             )
-        return trace(gm, example_inputs, leaves=leaves)
-    inputs = _placeholder_specs(gm) if example_inputs is None else _specs(example_inputs)
+        return trace(gm, example_inputs, kwargs, leaves=leaves)
+    inputs = _placeholder_specs(gm) if example_inputs is None else specs_of(example_inputs)
     graph = copied(gm.graph)
     contents = nn.Module()
     for field in vars(contents):
@@ -105,24 +120,16 @@ def as_traced(
     facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
+    read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
+    traced.recompile()
     check_dtypes(traced)
     return traced
 
 
-def _specs(example_inputs: object) -> tuple[InputSpec, ...]:
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    wrong = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
-    if wrong or not inputs:
-        complaint = f"found {', '.join(wrong)}" if wrong else "found an empty tuple"
-        raise TraceError(f"example_inputs must be a tensor or a tuple of tensors, one per argument; {complaint}.")
-    for index, x in enumerate(inputs):
-        if x.is_nested:
-            raise TraceError(f"Example input {index} is a nested tensor; expected one with a plain shape.")
-        if 0 in x.shape:
-            raise TraceError(
-                f"Example input {index} has shape {list(x.shape)}: pass at least one example of a real size."
-            )
-    return tuple((tuple(x.shape), x.dtype) for x in inputs)
+def positional(example_inputs: Any) -> tuple[Any, ...]:
+    """The positional arguments: a tuple holds them, anything else (a named tuple too) is the only one."""
+    several = isinstance(example_inputs, tuple) and not hasattr(example_inputs, "_fields")
+    return example_inputs if several else (example_inputs,)
 
 
 def _placeholder_specs(gm: fx.GraphModule) -> tuple[InputSpec, ...]:

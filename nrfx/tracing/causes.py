@@ -2,6 +2,7 @@
 
 import os
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -13,18 +14,30 @@ _HERE = str(Path(__file__).parent) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or torchvision would count as torch
 
 
-def user_line() -> str | None:
-    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+def is_users(code: types.CodeType) -> bool:
+    """Whether code is neither torch's nor ours."""
+    return not code.co_filename.startswith((_HERE, _TORCH, "<"))
+
+
+def user_frame() -> types.FrameType | None:
+    """The innermost frame whose code is neither torch's nor ours."""
     # a walk up the frames: traceback.extract_stack reads source files, and this runs for every node
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _TORCH, "<")):
-            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if is_users(frame.f_code):
+            return frame
         if frame.f_code is fx.Tracer.trace.__code__:
             return None
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
+
+
+def user_line() -> str | None:
+    """The innermost line of code that is neither torch's nor ours, in the form of a traceback."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
 
 
 _LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."
@@ -32,6 +45,7 @@ _PLAIN = (
     "it gives a traced value to a function that wants a plain one (torch.zeros(n), torch.tensor(x)). Write "
     "it from a tensor of the forward, such as x.new_zeros, or mark the function with torch.fx.wrap."
 )
+_NUMPY = "it gives a traced tensor to numpy, which needs its values. Write it with operations of torch."
 # What Python, torch or fx says in each case -> what the forward does. The first key that is in the message counts, so
 # that "Proxy", which many messages name, comes last.
 _CAUSES = {
@@ -46,6 +60,9 @@ _CAUSES = {
     "such averages), or use the batch norms of torch.nn, which stay whole.",
     "cannot be interpreted as an integer": "it uses a traced tensor as a Python number (range, int, float). Use a "
     "number that is known when the model is built.",
+    "__array__ method": _NUMPY,
+    "__array_ufunc__": _NUMPY,
+    "np.ndarray": _NUMPY,
     "argument of type: <class 'function'>": "it gives a function to an operation (a hook on a tensor, a callback), "
     "which a graph does not record. Do it outside the model.",
     "Proxy": _PLAIN,

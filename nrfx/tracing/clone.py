@@ -27,13 +27,17 @@ def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
     'meta'
     """
     memo: dict[int, Any] = {id(t): tensor(t) for t in (*module.parameters(), *module.buffers())}
-    for submodule in module.modules():
-        for value in vars(submodule).values():
-            # Results of arithmetic (the weight that weight_norm's hook leaves behind) refuse deepcopy.
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = tensor(value.detach())
+    memo.update({id(value): tensor(value.detach()) for value in computed_attributes(module)})
     twin: M = _copy(module, memo)
     return twin
+
+
+def computed_attributes(module: nn.Module) -> list[Tensor]:
+    """Attributes that are results of arithmetic, such as the weight that a hook of weight_norm leaves behind in each
+    forward: deepcopy refuses them.
+    """
+    values = (value for submodule in module.modules() for value in vars(submodule).values())
+    return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def _copy(module: Any, memo: dict[int, Any]) -> Any:

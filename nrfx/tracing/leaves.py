@@ -1,7 +1,8 @@
 """Which modules and functions are recorded as one call: those that are asked for, and those that have a rule.
 
 What has a rule of the user's own is recorded as one call wherever the forward calls it from: functions, and `apply` of
-autograd functions, run other code while a forward is recorded.
+autograd functions, run other code while a forward is recorded. So is every autograd function that is loaded, for its
+backward may be anything; those of torch's checkpoints are looked into.
 """
 
 import functools
@@ -9,12 +10,14 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace
+from torch.fx._symbolic_trace import _wrapped_fns_to_patch
+from torch.utils.checkpoint import CheckpointFunction
 
 from nrfx.errors import TraceError
 from nrfx.rules import OPS
@@ -60,6 +63,10 @@ class Leaves:
         """Whether a module at that path is one of them."""
         return isinstance(module, self.kinds) or path in self.paths
 
+    def and_paths(self, paths: Iterable[str]) -> Self:
+        """These, and the modules at the given paths."""
+        return replace(self, paths=self.paths.union(paths))
+
     def below(self, path: str) -> Self:
         """The same for the submodule at `path` as the root."""
         inner = (name.removeprefix(f"{path}.") for name in self.paths if name.startswith(f"{path}."))
@@ -74,11 +81,12 @@ class Leaves:
 def ruled_functions_recorded() -> Iterator[None]:
     """Functions and autograd functions with a rule of the user's own are recorded as calls in here."""
     functions = {id(function): function for key in OPS if (function := _function(key)) is not None}
-    with ExitStack() as exchanged:
+    with ExitStack() as active:
         for function in functions.values():
-            exchanged.enter_context(_exchanged(function, _recorded))
+            active.enter_context(exchanged(function, recorded_as_call))
         for kind in _applied():
-            exchanged.callback(_exchanged_forward(kind))
+            active.callback(_exchanged_forward(kind))
+        active.callback(_exchanged_static(CheckpointFunction, {"forward": _looked_into}))
         yield
 
 
@@ -92,7 +100,7 @@ def _function(key: Any) -> types.FunctionType | None:
     return key if isinstance(key, types.FunctionType) and not is_of_torch(key) else None
 
 
-def _recorded(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
+def recorded_as_call(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
     """What takes the place of a function: a call on traced values becomes a node of the graph."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -105,11 +113,23 @@ def _recorded(function: types.FunctionType, original: Callable[..., Any]) -> Cal
 
 
 def _applied() -> list[Any]:
-    """The autograd functions that run the forward of a class with a rule."""
-    kinds: list[Any] = [key for key in OPS if isinstance(key, type) and issubclass(key, torch.autograd.Function)]
-    for kind in kinds:  # it grows: a subclass has a backward of its own, which its node must name
-        kinds += [own for own in kind.__subclasses__() if own.forward is kind.forward and own not in kinds]
-    return kinds
+    """The autograd functions that are not torch's own, and those with a rule."""
+    kinds: list[Any] = [torch.autograd.Function]
+    for kind in kinds:  # it grows; a base comes before its subclasses
+        kinds += [own for own in kind.__subclasses__() if own not in kinds]
+    return [kind for kind in kinds if kind in OPS or not is_of_torch(kind)]
+
+
+def _looked_into(ctx: Any, run_function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    """The forward of a reentrant checkpoint, which has gradients again when it runs for the second time."""
+    proxy: Any = _symbolic_trace._find_proxy(args)
+    if proxy is None:
+        return _FORWARD(ctx, run_function, preserve_rng_state, *args)
+    with proxy.tracer.modes_kept():
+        return run_function(*args)
+
+
+_FORWARD: Any = CheckpointFunction.forward
 
 
 def _calls_instead(*args: Any, instead_: Callable[..., Any], **kwargs: Any) -> Any:
@@ -117,7 +137,7 @@ def _calls_instead(*args: Any, instead_: Callable[..., Any], **kwargs: Any) -> A
 
 
 @contextmanager
-def _exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Exchanges what a function does. Its code is exchanged, for the function itself may be kept under any name, in any
     table, class or closure."""
     code, named = function.__code__, function.__kwdefaults__
@@ -137,7 +157,6 @@ def _exchanged(function: Any, instead: Callable[[Any, Callable[..., Any]], Calla
 
 def _exchanged_forward(kind: Any) -> Callable[[], None]:
     """Exchanges the forward of an autograd function, in which whatever `apply` was kept under some name ends."""
-    own = {name: vars(kind)[name] for name in ("forward", "setup_context") if name in vars(kind)}
     forward, setup = kind.forward, kind.setup_context
     function = AppliedFunction(kind)
     new_style = function.is_new_style
@@ -145,25 +164,49 @@ def _exchanged_forward(kind: Any) -> Callable[[], None]:
     @functools.wraps(forward)  # `apply` asks for its signature
     def recorded(*args: Any) -> Any:
         given = args if new_style else args[1:]
-        proxy = _symbolic_trace._find_proxy(given)
-        if proxy is None:
+        proxy: Any = _symbolic_trace._find_proxy(given)
+        if proxy is None or any(isinstance(arg, types.FunctionType | nn.Module) for arg in given):
             return forward(*args)
-        with torch.enable_grad():  # which `apply` switches off
+        with proxy.tracer.modes_kept():
             return proxy.tracer.create_proxy("call_function", function, given, {})
 
     def set_up(ctx: Any, inputs: Any, output: Any) -> None:
         if _symbolic_trace._find_proxy(inputs) is None:
             setup(ctx, inputs, output)
 
-    kind.forward = staticmethod(recorded)
-    if new_style:
-        kind.setup_context = staticmethod(set_up)
+    return _exchanged_static(kind, {"forward": recorded} | ({"setup_context": set_up} if new_style else {}))
+
+
+def _exchanged_static(kind: Any, instead: dict[str, Callable[..., Any]]) -> Callable[[], None]:
+    """Exchanges static methods of a class; returns what puts them back."""
+    own = {name: vars(kind)[name] for name in instead if name in vars(kind)}
+    for name, method in instead.items():
+        setattr(kind, name, staticmethod(method))
 
     def restore() -> None:
-        for name in ("forward", "setup_context") if new_style else ("forward",):
+        for name in instead:
             if name in own:
                 setattr(kind, name, own[name])
             else:
                 delattr(kind, name)
 
     return restore
+
+
+_ENTERED = ("torchvision.models.", "timm.")
+"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
+that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
+
+
+@contextmanager
+def wrapped_functions_entered() -> Iterator[None]:
+    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
+    entered = {
+        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
+    }
+    for key in entered:
+        del _wrapped_fns_to_patch[key]
+    try:
+        yield
+    finally:
+        _wrapped_fns_to_patch.update(entered)

@@ -8,7 +8,7 @@ also what no graph reads.
 
 import copy
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,10 +17,13 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
+from nrfx.tracing.arguments import CallForm
+from nrfx.tracing.clone import computed_attributes
 from nrfx.tracing.shapes import InputSpec, Shapes
 
-KEPT = ("nn_module_stack", "stack_trace", "part")
-"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py)."""
+KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py),
+what is known of a box (boxes.py)."""
 
 
 class ByMode(nn.Module):
@@ -39,12 +42,14 @@ class Facts:
     """What a trace knows about its model beside the graphs.
 
     inputs: shape and dtype of each example input, in order.
+    form: how the model is called, where its arguments are not just these tensors.
     gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
         not 0.
     unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
     parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partition.py).
     outside: what runs outside of the parts, "path (class): why".
     leaves: the paths of the modules that the trace was asked not to look into.
+    boxes: the submodules and functions that could not be traced and are calls of the graph (boxes.py).
     literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
         width as a number; in a list of sizes, None where the size stays.
     """
@@ -56,9 +61,17 @@ class Facts:
     outside: tuple[str, ...] = ()
     literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     leaves: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    form: CallForm | None = None
+
+    def call(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of a call of the traced module with these tensors as its inputs."""
+        return (tuple(tensors), {}) if self.form is None else self.form.filled(tensors)
 
 
-OWN = ("facts", "_by_mode", "_host", "_log", "_part_codes")
+HOST = "_host"
+"""The attribute that holds an instance of the model's class around what a traced module registers (parts.py)."""
+OWN = ("facts", "_by_mode", HOST, "_log", "_part_codes")
 """Attributes of a traced module, or of one in parts, that are set on the instance."""
 
 
@@ -116,6 +129,7 @@ class TracedModule(fx.GraphModule):
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
+        memo.update({id(value): value.detach().clone() for value in computed_attributes(self)})
         contents = copy.deepcopy(self._contents(), memo)
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
         twin.meta = dict(self.meta)
@@ -150,6 +164,7 @@ def propagate(traced: TracedModule) -> None:
             continue
         for node in graph.nodes:
             node.meta.pop("val", None)
+            node.meta.pop("work", None)
         Shapes(traced, _as_parameters(traced), training=mode == "train").fill(graph)
 
 
@@ -218,7 +233,7 @@ class _PlainNode:
         def node_of(value: Any) -> Any:
             return nodes[value.name] if isinstance(value, _Ref) else value
 
-        target = _imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
+        target = imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
         args, kwargs = map_aggregate(self.args, node_of), map_aggregate(self.kwargs, node_of)
         node = graph.create_node(self.op, target, args, kwargs, name=self.name)
         node.meta.update(self.meta)
@@ -233,12 +248,12 @@ def _named(function: Any) -> Any:
     """The function by name where the name leads back to it, else the function, for pickle to try."""
     try:
         qualname = fx.node._get_qualified_name(function)
-        return _Function(qualname) if _imported(qualname) is function else function
+        return _Function(qualname) if imported(qualname) is function else function
     except (AttributeError, ImportError, RuntimeError, ValueError):
         return function
 
 
-def _imported(qualname: str) -> Any:
+def imported(qualname: str) -> Any:
     """The object of a dotted name. Modules on the way are imported where they are no attributes yet."""
     first, *rest = qualname.split(".")
     value: Any = importlib.import_module(first)
@@ -277,7 +292,7 @@ def constants_at_trace(root: nn.Module) -> dict[str, float]:
     names = {id(p): name for name, p in root.named_parameters()}
     weights: dict[str, Tensor] = {}
     for module in root.modules():
-        weight: Any = getattr(module, "weight", None)
+        weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
         op = op_of(module)
         if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
             weights[names[id(weight)]] = weight.detach()

@@ -8,7 +8,7 @@ submodule is no part, its children may be.
 Not handled: submodules that are called through methods other than their forward, and those that the run does not reach.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.arguments import Arguments, arguments_of
+from nrfx.tracing.around import around
 from nrfx.tracing.both_modes import (
     MODES,
     Capture,
@@ -27,31 +29,46 @@ from nrfx.tracing.both_modes import (
     trace_whole,
     unmoved,
 )
+from nrfx.tracing.boxes import Boxes
 from nrfx.tracing.calls import Record, recorded
 from nrfx.tracing.causes import place
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
-from nrfx.tracing.module import TracedModule
+from nrfx.tracing.module import HOST, TracedModule
 from nrfx.tracing.parts import PartCall, PartialModule
-from nrfx.tracing.recorder import Arguments
+from nrfx.tracing.probe import Probe
+from nrfx.tracing.worth import hidden_params, open_params
 
 
-def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> TracedModule:
+def trace_parts(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], leaves: Leaves) -> TracedModule:
     """The model as a whole graph if there is one, else as a `PartialModule`.
 
     Raises:
         TraceError: the model does not run on the example inputs, or no submodule with parameters can be traced.
     """
     refuse_unsupported(model)
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    why = "its inputs are not tensors"
-    if args and all(isinstance(x, Tensor) for x in args):
-        try:
-            return trace_whole(model, tuple((tuple(x.shape), x.dtype) for x in args), leaves)
-        except TraceError as error:
-            why = str(error)
-    choice = _Choice(model, recorded(model, args), leaves)
+    probe, whole, why = Probe(model, args, kwargs), None, ""
+    try:
+        arguments = arguments_of(model.forward, args, kwargs)
+        whole, _ = around(lambda boxes: trace_whole(model, arguments, leaves, boxes), model, probe.of_boxes())
+        if not hidden_params(whole.graphs.values(), whole):
+            return whole
+    except TraceError as error:
+        why = str(error)
+    try:
+        choice = _Choice(model, recorded(model, args, kwargs), leaves, probe)
+    except TraceError:
+        if whole is not None:
+            return whole
+        raise
     choice.make()
+    if whole is not None and open_params([whole.graphs["eval"]], whole) >= choice.worth(choice.parts):
+        return whole
+    return _in_parts(model, choice, why)
+
+
+def _in_parts(model: nn.Module, choice: "_Choice", why: str) -> TracedModule:
+    """The model as a `PartialModule` of the parts that were chosen. `why`: it is not one graph."""
     if not choice.parts:
         obstacles = "".join(f"\n  {line}" for line in choice.outside[:5])
         raise TraceError(
@@ -74,11 +91,12 @@ def trace_parts(model: nn.Module, example_inputs: Any, leaves: Leaves) -> Traced
 class _Choice:
     """Which submodules are parts, with their graphs, and why the others are not."""
 
-    def __init__(self, model: nn.Module, record: Record, leaves: Leaves) -> None:
-        self.model, self.record, self.leaves = model, record, leaves
+    def __init__(self, model: nn.Module, record: Record, leaves: Leaves, probe: Probe) -> None:
+        self.model, self.record, self.leaves, self.probe = model, record, leaves, probe
         self.parts: list[str] = []
         self.outside: list[str] = []
         self._read_outside: set[str] = set()
+        self._boxed: dict[str, str] = {}  # part -> why it has a box
         self._known: dict[str, dict[str, list[tuple[Arguments, Capture]]] | str] = {}
 
     def make(self) -> None:
@@ -106,6 +124,12 @@ class _Choice:
         assert not isinstance(known, str)
         return next(capture for arguments, capture in known[mode] if arguments == part.arguments)
 
+    def worth(self, paths: Iterable[str]) -> int:
+        """The parameters that these parts leave free, as far as a look at their graphs tells."""
+        known = {path: self._known[path] for path in paths}
+        first = {path: each["eval"][0][1].graph for path, each in known.items() if not isinstance(each, str)}
+        return sum(open_params([graph], self.model.get_submodule(path)) for path, graph in first.items())
+
     def _ask(self, path: str, module: nn.Module, seen: set[nn.Module]) -> None:
         """Makes the module a part, or asks its children; a module without parameters is of no interest."""
         if module in seen or next(module.parameters(), None) is None:
@@ -115,13 +139,20 @@ class _Choice:
             self.outside.append(f"{path} ({type(module).__name__}): it is a leaf.")
             return
         obstacle = self._obstacle(path, module)
-        if obstacle is None:
+        if obstacle is None and path not in self._boxed:
             self.parts.append(path)
             seen.update(module.modules())
             return
-        before = len(self.outside)
+        others, before = len(self.parts), len(self.outside)
         for name, child in module.named_children():
             self._ask(f"{path}.{name}", child, seen)
+        if obstacle is None:
+            if self.worth([path]) >= self.worth(self.parts[others:]):
+                del self.outside[before:]
+                self.parts[others:] = [path]
+                seen.update(module.modules())
+                return
+            obstacle = self._boxed[path]
         # a child that has the same obstacle says it more precisely
         theirs = any(line.endswith(f": {obstacle}") for line in self.outside[before:])
         if not theirs and (path in self.record.calls or next(module.children(), None) is None):
@@ -154,10 +185,15 @@ class _Choice:
         try:
             refuse_unsupported(module)
             inside = self.leaves.below(path)
-            captured = {
-                mode: [(given, capture(module, given, mode, inside, check=True)) for given in distinct]
-                for mode in MODES
-            }
+
+            def attempt(boxes: Boxes) -> dict[str, list[tuple[Arguments, Capture]]]:
+                return {
+                    mode: [(given, capture(module, given, mode, inside, True, boxes)) for given in distinct]
+                    for mode in MODES
+                }
+
+            once = len(self.record.calls[path]) == 1
+            captured, boxes = around(attempt, module, self.probe.of_boxes(path if once else None))
         except TraceError as error:
             return str(error)
         for captures in captured.values():
@@ -165,9 +201,11 @@ class _Choice:
                 return "its graph depends on the sizes of its inputs."
         output = self.record.calls[path][0].output
         assert output is not None
-        (nest,) = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output").args
-        if len(pytree.tree_leaves(nest)) != output.num_leaves:
+        last = next(node for node in reversed(captured["eval"][0][1].graph.nodes) if node.op == "output")
+        if len(pytree.tree_leaves(last.meta["val"])) != output.num_leaves:
             return "its graph gives another number of values than its forward."
+        if hidden_params((one.graph for captures in captured.values() for _, one in captures), module):
+            self._boxed[path] = ": ".join(next(iter(boxes.reasons.items())))
         return captured
 
     def _leaks(self) -> set[str]:
@@ -211,7 +249,7 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode
                 own[node].meta["part"] = index
         nodes.append(own)
     outputs = [
-        _append(graph, index, part, captured, own, type(model.get_submodule(part.path)))
+        _append(graph, index, part, captured, own, model)
         for index, (part, captured, own) in enumerate(zip(parts, captures, nodes, strict=True))
     ]
     for part, captured in zip(parts, captures, strict=True):
@@ -221,9 +259,10 @@ def _joined(model: nn.Module, choice: _Choice, parts: tuple[PartCall, ...], mode
 
 
 def _append(
-    graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], kind: type[nn.Module]
+    graph: fx.Graph, index: int, part: PartCall, captured: Capture, nodes: dict[fx.Node, fx.Node], model: nn.Module
 ) -> Any:
     """Copies the nodes of a call to the end of the graph; returns the call's output."""
+    kind, first = type(model.get_submodule(part.path)), _first_paths(model)
     result: Any = None
     for node in captured.graph.nodes:
         if node.op == "output":
@@ -233,10 +272,20 @@ def _append(
             if node.op in ("call_module", "get_attr"):
                 target = str(node.target)
                 inner = f"{part.path}.{target}" if target else part.path
-                twin.target = _constant(part, target) if target in captured.constants else inner
+                twin.target = _constant(part, target) if target in captured.constants else first.get(inner, inner)
+                if target == HOST:
+                    twin.target = part.path
+            if "opaque" in node.meta:
+                twin.meta["opaque"] = node.meta["opaque"].below(part.path)
             twin.meta["part"] = index
             twin.meta["nn_module_stack"] = dict(_stack(part.path, kind, node.meta.get("nn_module_stack", {})))
     return result
+
+
+def _first_paths(model: nn.Module) -> dict[str, str]:
+    """Every path of a submodule -> its first one: a graph names a module that parts share by that."""
+    first: dict[int, str] = {}
+    return {path: first.setdefault(id(m), path) for path, m in model.named_modules(remove_duplicate=False)}
 
 
 def _stack(path: str, kind: type[nn.Module], inner: Any) -> Iterable[tuple[str, tuple[str, Any]]]:

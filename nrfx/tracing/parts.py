@@ -7,7 +7,7 @@ graphs of its other calls are the same on other shapes.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from torch import Tensor, fx, nn
 from torch.fx.graph_module import _forward_from_src
 
 from nrfx.errors import TraceError
-from nrfx.tracing.module import Facts, TracedModule
-from nrfx.tracing.recorder import Arguments
+from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.codegen import TracedCode
+from nrfx.tracing.hosted import HostedModule
+from nrfx.tracing.module import Facts
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,19 @@ class Answer:
     output: Any
 
 
-class PartialModule(TracedModule):
+class PartialModule(HostedModule):
     """A traced module whose graph holds parts of the model, and whose forward is the model's own with these parts.
 
     `facts.parts` says which call each stretch of the graph belongs to: that of index `node.meta["part"]`. All
     parameters of the model are registered, under their names, also those that no part reads.
     """
 
-    _host: Any
     _log: list[Answer] | None
     _part_codes: dict[str, Callable[..., Any]]
 
     def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
         """Takes over `root`, an instance of the model's class: its forward is what runs."""
         super().__init__(root, graphs, facts, name)
-        host = _instance_like(root)
-        for field in vars(nn.Module()):
-            host.__dict__[field] = self.__dict__[field]  # the same dictionaries: a layer put here is put there
-        host.__dict__.update(_forward_hooks={}, _forward_pre_hooks={})  # they are this module's, and run around it
-        self.__dict__["_host"] = host
         self.__dict__["_log"] = None
         for path in dict.fromkeys(part.path for part in facts.parts):
             self.get_submodule(path).__dict__["forward"] = _Runner(self, path)
@@ -71,33 +67,24 @@ class PartialModule(TracedModule):
             type(self).forward = _run_host
         return code
 
-    def answers(self, *args: Any) -> list[Answer]:
+    def run_part(self, path: str, tensors: Sequence[Tensor]) -> Any:
+        """What the graph of a part's first call gives for these inputs."""
+        return self._part_codes[path](self, *tensors)
+
+    def answers(self, *args: Any, **kwargs: Any) -> list[Answer]:
         """The arguments and output of every part, call by call, when the model is run on these arguments."""
         answers: list[Answer] = []
         self.__dict__["_log"] = answers
         try:
-            self(*args)
+            self(*args, **kwargs)
         finally:
             self.__dict__["_log"] = None
         return answers
-
-    def _contents(self) -> nn.Module:
-        """An instance of the model's class with everything that is registered here."""
-        plain = _instance_like(self._host)
-        for key, value in vars(super()._contents()).items():
-            plain.__dict__[key] = value
-        return plain
 
 
 def cloned(nest: Any) -> Any:
     """The nest with copies of its tensors, for a network may write into what it is given and what it gave."""
     return pytree.tree_map_only(Tensor, Tensor.clone, nest)
-
-
-def _instance_like(module: nn.Module) -> nn.Module:
-    twin = type(module).__new__(type(module))
-    twin.__dict__.update(vars(module))
-    return twin
 
 
 def _run_host(self: PartialModule, *args: Any, **kwargs: Any) -> Any:
@@ -192,6 +179,7 @@ def _code(graph: fx.Graph, index: int) -> Callable[..., Any]:
             nodes[node] = sub.node_copy(node, nodes.__getitem__)
     (outputs,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     sub.output(fx.map_arg(outputs[index], nodes.__getitem__))
+    sub.set_codegen(TracedCode())
     code = sub.python_code("self")
     function: Callable[..., Any] = _forward_from_src(code.src, copy.copy(code.globals))
     return function

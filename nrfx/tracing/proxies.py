@@ -1,20 +1,25 @@
 """Proxies: the values that a forward computes with while it is recorded.
 
 Beyond torch.fx's own they record changes in place (`y += 1`, `y[:, 0] = 1`), which change other values in the same
-memory as well. And they are numbers where Python wants one (`range(n)`, `int(n)`) and the shapes of the example inputs
-say which.
+memory as well. Where Python wants a truth, a length or a number, they ask the decisions of their tracer (decisions.py).
 """
 
+import dis
+import functools
+import math
 import operator
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch._jit_internal
 from torch import Tensor, fx
+from torch.fx import _symbolic_trace
 
 from nrfx.errors import TraceError
+from nrfx.tracing.bytecode import called_at
 
 _AUGMENTED = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"),
@@ -29,10 +34,42 @@ AUGMENTED: dict[Any, Any] = {
 _OWN = frozenset({"node", "tracer", "root", "attr", "_node"})  # attributes that fx sets on proxies itself
 
 
+_MACHINERY = ("torch.", "nrfx.tracing.", "nrfx.nests.")
+_ASKING = (torch.is_tensor.__code__, torch._jit_internal._isinstance.__code__)
+"""Functions of torch that a forward asks for a type; what else torch asks is whether it has a proxy in its hands."""
+
+
+def _asks_for_value(caller: types.FrameType) -> bool:
+    """Whether the code that asks for the class of a proxy means the class of the value that it stands for.
+
+    Code of torch and nrfx wants to know that it has a proxy in its hands. So does C code: it would read the memory of a
+    tensor. So the code must be at `isinstance(x, ...)`, `x.__class__` or a pattern that names a class.
+    """
+    asks = False
+    while caller.f_code.co_name == "__instancecheck__" and caller.f_back is not None:
+        caller, asks = caller.f_back, True
+    scope = f"{caller.f_globals.get('__name__')}."
+    if scope.startswith(_MACHINERY) and scope != "torch.nn.functional." and caller.f_code not in _ASKING:
+        return False
+    return asks or _is_at_question(caller.f_code, caller.f_lasti)
+
+
+@functools.lru_cache(4096)
+def _is_at_question(code: types.CodeType, at: int) -> bool:
+    name = dis.opname[code.co_code[at]]
+    return name in ("LOAD_ATTR", "LOAD_METHOD", "MATCH_CLASS") or called_at(code, at) in ("isinstance", "getattr")
+
+
 class SizedProxy(fx.Proxy):
     """A proxy whose tracer knows the shapes of the example inputs."""
 
     tracer: Any
+
+    @property  # type: ignore[misc]  # it may be asked for, not set
+    def __class__(self) -> Any:
+        """The class of the value that the proxy stands for, which isinstance and match ask for too."""
+        # type(self) stays what it is: that is what C code and torch's own isinstance of proxies look at first
+        return type(self.tracer.value(self)) if _asks_for_value(sys._getframe(1)) else type(self)
 
     def __getattr__(self, name: str) -> "SizedAttribute":
         # hasattr() in a forward must be answered as for the value: fx's own proxies have every attribute
@@ -45,52 +82,95 @@ class SizedProxy(fx.Proxy):
         return repr(self) if isinstance(value, Tensor) else str(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _OWN:
-            raise TraceError(
-                f"The forward sets the attribute {name} of {self.node.name}, which a graph does not record. "
-                "Use an operation of torch, such as copy_, or an attribute of the module."
+        """An attribute that tensors do not have belongs to the forward, which may read it later; to the graph it is
+        nothing."""
+        if name == "requires_grad":
+            self.tracer.create_proxy("call_method", "requires_grad_", (self, value), {})
+            return
+        if hasattr(Tensor, name) or (name in _OWN - {"_node"} and name in vars(self)):
+            raise self.tracer.decisions.refused(
+                TraceError(
+                    f"The forward sets the attribute {name} of {self.node.name}, which a graph does not record. "
+                    "Use an operation of torch, such as copy_, or an attribute of the module."
+                )
             )
         super().__setattr__(name, value)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        proxy: Any = _symbolic_trace._find_proxy(args, kwargs or {})
+        proxy.tracer.decisions.parsed(sys._getframe(1), (args, kwargs))
+        return super().__torch_function__(orig_method, types, args, kwargs)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """A function of numpy on a size is a call of the graph; on a tensor only an operator is one."""
+        if (
+            method != "__call__"
+            or kwargs
+            or not all(isinstance(i, fx.Proxy | float | int) or _is_scalar(i) for i in inputs)
+        ):
+            return NotImplemented
+        given = tuple(i if isinstance(i, fx.Proxy) or not hasattr(i, "item") else i.item() for i in inputs)
+        tensors = any(isinstance(i, fx.Proxy) and isinstance(self.tracer.value(i), Tensor) for i in given)
+        target = _OPERATORS.get(ufunc.__name__) if tensors else ufunc
+        return NotImplemented if target is None else self.tracer.create_proxy("call_function", target, given, {})
+
+    def __bool__(self) -> bool:
+        truth: bool = self.tracer.decisions.truth(self, sys._getframe(1))
+        return truth
+
+    def __iter__(self) -> Iterator[Any]:
+        items: Iterator[Any] = self.tracer.decisions.items(self, sys._getframe(1))
+        return items
+
     def __len__(self) -> int:
-        value = self.tracer.value(self)
-        return len(value) if isinstance(value, tuple | list | dict) else super().__len__()
+        length: int = self.tracer.decisions.length(self, sys._getframe(1))
+        return length
 
     def __int__(self) -> int:
-        return int(self._number("an integer"))
+        return int(self.tracer.decisions.number(self, sys._getframe(1), "int"))
 
     def __float__(self) -> float:
-        return float(self._number("a float"))
+        return float(self.tracer.decisions.number(self, sys._getframe(1), "float"))
 
     def __index__(self) -> int:
-        return operator.index(self._number("an index"))  # type: ignore[arg-type]
+        return operator.index(self.tracer.decisions.number(self, sys._getframe(1)))
 
-    def _number(self, what: str) -> int | float:
-        number: int | float | None = self.tracer.number(self)
-        if number is None:
-            raise TypeError(f"{self.node.name} is traced, and cannot be interpreted as an integer or {what}")
-        return number
+    def __round__(self, *digits: int) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, *digits), {})
+
+    def __floor__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
+
+    def __ceil__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
+
+    def __trunc__(self) -> Any:
+        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
 
 
-_is_instance = isinstance  # Python's own, also while `is_instance` stands in its place
-_MACHINERY = ("torch.", "nrfx.tracing.")
-_ASKING = (torch.is_tensor.__code__, torch._jit_internal._isinstance.__code__)
-"""Functions of torch that a forward asks for a type; what else torch asks is whether it has a proxy in its hands."""
+_OPERATORS: dict[str, Any] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "power": operator.pow,
+}
+"""What a number of numpy and a tensor make of each other."""
 
 
-def is_instance(value: Any, kinds: Any) -> bool:
-    """isinstance while a forward is recorded: for all code but torch's, a proxy is the value that it stands for."""
-    if _is_instance(value, kinds):
-        return True
-    if not _is_instance(value, SizedProxy):
-        return False
-    caller = sys._getframe(1)
-    scope = f"{caller.f_globals.get('__name__')}."
-    plain = scope.startswith(_MACHINERY) and scope != "torch.nn.functional." and caller.f_code not in _ASKING
-    return not plain and _is_instance(value.tracer.value(value), kinds)
+def _is_scalar(value: Any) -> bool:
+    """Whether it is a number of numpy."""
+    return getattr(value, "ndim", None) == 0 and hasattr(value, "item")
 
 
 class SizedAttribute(SizedProxy, fx.proxy.Attribute):

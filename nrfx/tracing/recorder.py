@@ -1,33 +1,42 @@
 """Records one forward of a model as a graph, on proxies that know the shapes of their values.
 
-Not recorded, and reported as a TraceError: control flow on the values of tensors, gradient-mode and autocast regions,
-random numbers that do not depend on the input.
+Not recorded, and reported as a TraceError: control flow on the values of tensors, changes of torch's modes other than
+by the regions of regions.py, random numbers that do not depend on the input. What a forward decides by sizes becomes a
+check of the graph (decisions.py).
 """
 
-import builtins
 import functools
-import inspect
-import operator
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.fx._symbolic_trace import _maybe_revert_all_patches, _wrapped_fns_to_patch
+from torch.fx._symbolic_trace import _maybe_revert_all_patches
 
 from nrfx.errors import TraceError
+from nrfx.nests import Maker, is_made, state
 from nrfx.rules import OPS, op_of
-from nrfx.rules.registry import in_order
+from nrfx.rules.registry import in_order, is_of_torch
+from nrfx.tracing.arguments import Arguments
+from nrfx.tracing.assignments import record_assignments, registered
+from nrfx.tracing.boxes import Marks, held, unpacked
 from nrfx.tracing.causes import explained, place, user_line
+from nrfx.tracing.compiled import compiled_entered
+from nrfx.tracing.decisions import Decisions
+from nrfx.tracing.draws import held_generators, numpy_state, random_state
+from nrfx.tracing.einops_backend import einops_recorded
+from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
-from nrfx.tracing.leaves import Leaves, ruled_functions_recorded
-from nrfx.tracing.proxies import SizedProxy, is_instance, writes
-from nrfx.tracing.shapes import InputSpec, Shapes, describe
+from nrfx.tracing.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
+from nrfx.tracing.module import HOST
+from nrfx.tracing.plain import stand_ins
+from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
+from nrfx.tracing.questions import Questions
+from nrfx.tracing.regions import begin, end, exchanges
+from nrfx.tracing.shapes import Shapes, describe
+from nrfx.tracing.signatures import check_call
 
 
 def _ambient() -> tuple[object, ...]:
@@ -42,62 +51,8 @@ def _ambient() -> tuple[object, ...]:
     )
 
 
-def _refuse_autocast(self: torch.autocast, *args: Any, **kwargs: Any) -> None:
-    """Stands for autocast's methods in a forward. enabled=False is refused too: a caller may have autocast enabled."""
-    raise TraceError(
-        f"The forward has an autocast region ({(user_line() or 'in torch').strip()}), which a graph does not record. "
-        "Move it outside the model, or trace the model in parts: nrfx.trace(..., partial=True)."
-    )
-
-
-def cuda_is_used() -> bool:
-    return bool(torch.cuda.is_initialized())
-
-
-def _random_state() -> tuple[object, ...]:
-    """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), cuda
-
-
-DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
-"""Values that follow from the shapes of the inputs: an `if` on one is decided while the forward is recorded."""
-
-
-_ENTERED = ("torchvision.models.", "timm.")
-"""Packages whose functions marked with torch.fx.wrap are recorded op by op: attention, with weights and multiply-adds
-that the graph must show. Marked functions of other packages stay one call, as their authors ask for."""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of the forward that is recorded: tensors by shape and dtype, all else as constants of the graph.
-
-    Attributes:
-        inputs: shape and dtype of each tensor, in order.
-        leaves: the leaves of the flattened (args, kwargs): None for a tensor, (value,) for a constant.
-        structure: the structure of (args, kwargs).
-        names: a name for each tensor's placeholder; () takes the names of the forward's arguments.
-    """
-
-    inputs: tuple[InputSpec, ...]
-    leaves: tuple[tuple[Any] | None, ...]
-    structure: pytree.TreeSpec
-    names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, inputs: tuple[InputSpec, ...]) -> Self:
-        """The arguments of a call with these tensors, all of them positional."""
-        structure = pytree.tree_structure(((0,) * len(inputs), {}))
-        return cls(inputs, (None,) * len(inputs), structure)
-
-    def filled(self, tensors: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """(args, kwargs) with the given values in the places of the tensors."""
-        rest = iter(tensors)
-        leaves = [next(rest) if leaf is None else leaf[0] for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
-        return args, kwargs
-
+LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
+"""Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -106,15 +61,35 @@ LOOKED_INTO = Leaves()
 class Recorder(fx.Tracer):
     """Records one forward. Knows shapes while it records, so that an `if` on sizes can be decided."""
 
-    def __init__(self, arguments: Arguments, training: bool, leaves: Leaves = LOOKED_INTO) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        training: bool,
+        leaves: Leaves = LOOKED_INTO,
+        scopes: tuple[dict[str, Any], ...] = (),
+        otherwise: str = "",
+        marks: Marks | None = None,
+    ) -> None:
+        """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
+        (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        super().__init__(autowrap_functions=tuple(key for key, op in OPS.items() if op.makes and callable(key)))
+        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
+        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
         self._autowrap_search.append(torch)
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
-        self._baked: set[fx.Node] = set()
+        self._made: dict[int, fx.Node | None] = {}
+        self._marks = marks
+        self._scopes = scopes
+        self._otherwise = otherwise
+        self.inputs = arguments.inputs
+        self.unmoved: tuple[str, ...] = ()
+        self.decisions = Decisions(self, scopes)
+        self._questions = Questions(self.decisions, otherwise)
+        self._failed: tuple[Exception, str, str] | None = None
+        self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         # reversed, so that of several names of one tensor the first is written last and stays
@@ -125,26 +100,37 @@ class Recorder(fx.Tracer):
                 *reversed(list(root.named_buffers())),
             )
         }
-        self._registered = _registered(root)
-        self._shapes = Shapes(root, self._arguments.inputs, self._training)
+        self._registered = registered(root)
+        if self._marks is not None:
+            root.__dict__.setdefault(HOST, root)
+        self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._random = _random_state()
+        self._generators = held_generators(root)
+        self._numpy = numpy_state()
+        self._random = random_state(self._generators)
         try:
-            with _wrapped_functions_entered(), ruled_functions_recorded():
+            with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
-        except TraceError:
-            raise
         except Exception as error:
-            raise explained("", type(root).__name__, error) from error
-        self._check_random("", type(root).__name__)
-        self._check_assignments(root)
+            raise self._explained(root, self.decisions.error or error) from error
+        if self.decisions.error is not None:  # the forward has caught it
+            raise self._explained(root, self.decisions.error)
+        self._check_random("", type(root).__name__, numpy_state())
+        without_doubles(graph)
         for node in graph.nodes:
-            if node.op == "call_function" and op_of(node.target) is not None:
+            if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
                 node.meta.pop("is_wrapped", None)  # generated code would register torch.arange as a global of its own
             if node.kwargs:
                 called = type(root.get_submodule(node.target)) if node.op == "call_module" else node.target
                 node.args, node.kwargs = in_order(called, node.args, node.kwargs)
         return graph
+
+    def _explained(self, root: nn.Module, error: Exception) -> TraceError:
+        if isinstance(error, TraceError):
+            return error
+        known = self._failed is not None and self._failed[0] is error
+        path, kind = self._failed[1:] if self._failed is not None and known else ("", type(root).__name__)
+        return explained(path, kind, error)
 
     def check(self) -> None:
         """Raises a TraceError unless every node of the recorded graph can be run on the shapes it gets."""
@@ -156,58 +142,130 @@ class Recorder(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """One placeholder per example input; arguments beyond them take their defaults."""
+        """One placeholder per tensor; all other arguments are what they are in the call."""
         own = vars(self.root).get("forward")  # set on the instance: it hides that of the class
         if own is not None:
-            root_fn = functools.wraps(own)(lambda _, *args: own(*args))
-        names = self._arguments.names or _argument_names(own or root_fn.__get__(self.root), self._arguments.inputs)
-        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+            root_fn = functools.wraps(own)(lambda _, *args, **kwargs: own(*args, **kwargs))
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self._arguments.names]
         given, named = self._arguments.filled(proxies)
 
         @functools.wraps(root_fn)
         def forward(root: nn.Module, *_: Any) -> Any:
             self._enter(root)
-            return root_fn(root, *given, **named)
+            result = root_fn(root, *given, **named)
+            record_assignments(self, root, self._registered, self._names)
+            return result
 
         return forward, [self.root, *proxies]
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        leaf = self.is_leaf_module(m, (self.submodule_paths or {}).get(m, ""))
-        if not leaf:
+        if isinstance(m, nn.DataParallel):  # a graph runs on one device
+            return m.module(*args, **kwargs)
+        if self._is_made_here(m):
+            self._enter(m)
+            return forward(*args, **kwargs)
+        path = (self.submodule_paths or {}).get(m)
+        leaf = self.is_leaf_module(m, path or "")
+        if leaf:
+            check_call(m, args, kwargs)
+        else:
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except TraceError:
-            raise
         except Exception as error:
-            path = (self.submodule_paths or {}).get(m)
-            if path is None:
-                raise  # the module is not registered: the place to name is its caller
-            raise explained(path, type(m).__name__, error) from error
+            # as it is, for the forward may catch what the model itself would get; of a module that is not registered
+            # the place to name is its caller
+            if path is not None and (self._failed is None or self._failed[0] is not error):
+                self._failed = (error, path, type(m).__name__)
+            raise
         if not leaf:
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
+    def _is_made_here(self, module: nn.Module) -> bool:
+        """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
+        made = module not in (self.submodule_paths or {module: ""})
+        return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
+        self.decisions.settle()
         node = super().create_node(*args, **kwargs)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        if _ambient() != self._ambient:
-            raise TraceError(
-                f"{describe(node)} runs in a no_grad, set_grad_enabled, inference_mode or autocast region of "
-                "the forward (or in a custom autograd.Function), which a graph does not record. Move the "
-                "region outside the model, or use detach()."
-            )
+        self._check_ambient(describe(node))
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
                 "constant of the graph: the change would last from call to call. Make it from a traced tensor, such as "
                 "x.new_zeros(n)."
             )
+        if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
+            self._mark(node)
         return node
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
+        proxy = super().create_proxy(*args, **kwargs)
+        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+
+    def _mark(self, node: fx.Node) -> None:
+        """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
+        assert self._marks is not None
+        is_box = self._marks.mark(node)
+        if node.op == "call_module" or (node.op == "call_function" and not is_of_torch(node.target)):
+            value = self.value_of(node)
+        else:  # runs no module, so that nothing need be as it is without a trace; an exchange takes a millisecond
+            self._shapes.fill(self.graph)
+            value = node.meta["val"]
+        if is_box and not held(value):
+            raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
+
+    def _check_ambient(self, what: str) -> None:
+        if _ambient() != self._ambient:
+            raise TraceError(
+                f"{what} runs after a change of gradient mode or autocast that is no `with` block and no decorator, or "
+                "in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
+                "`with torch.autocast(...):`, or use detach()."
+            )
+
+    @property
+    def regions(self) -> list[fx.Proxy]:
+        """The regions that are open, outermost first."""
+        return [region for region, _ in self._regions]
+
+    def open_region(
+        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
+    ) -> None:
+        """Begins a region of that kind in the graph, and here."""
+        self._check_ambient(f"A region of torch.{kind}")
+        around = self._ambient
+        enter()
+        self._ambient = _ambient()
+        self._regions.append((self.create_proxy("call_function", begin, (kind, *args), kwargs, name=kind), around))
+
+    def close_region(self, leave: Callable[[], Any]) -> Any:
+        """Ends the innermost region in the graph, and here."""
+        result = leave()
+        region, self._ambient = self._regions.pop()
+        self.create_proxy("call_function", end, (region,), {})
+        return result
+
+    @contextmanager
+    def modes_kept(self) -> Iterator[None]:
+        """The gradient mode of the forward, in code for which an autograd function has switched gradients off."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self._ambient[0]))  # a `with` block would be recorded
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    def plain(self, value: Any) -> Any:
+        """The value, or what it stands for on the example inputs if it is traced."""
+        return self.value(value) if isinstance(value, fx.Proxy) else value
 
     def _constant_under(self, node: fx.Node) -> fx.Node | None:
         """The constant whose memory the first argument of a node may share."""
@@ -225,23 +283,12 @@ class Recorder(fx.Tracer):
             raise TraceError(f"{where} has backward hooks, which a graph does not record: register them after tracing.")
         patcher: Any = _symbolic_trace.CURRENT_PATCHER
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
-            for method in ("__init__", "__enter__"):
-                patcher.patch_method(torch.autocast, method, _refuse_autocast)
-            patcher.patch(vars(builtins), "isinstance", is_instance)  # a forward may ask in any file that it calls
-
-    def _check_assignments(self, root: nn.Module) -> None:
-        """Raises TraceError where the forward has put another tensor in the place of a parameter or buffer."""
-        for name, now in _registered(root).items():
-            before = self._registered.get(name)
-            source = now.node if isinstance(now, fx.Proxy) else now
-            while isinstance(source, fx.Node) and writes(source):  # buffer += 1 assigns the result of a change in place
-                source = source.args[0]
-            kept = source.target == self._names.get(id(before)) if isinstance(source, fx.Node) else source is before
-            if not kept:
-                raise TraceError(
-                    f"The forward assigns a new value to {name}, which a graph does not record. Write it into the "
-                    f"tensor instead: self.{name.rpartition('.')[2]}.copy_(value)."
-                )
+            for owner, method, instead in list(exchanges(self)):
+                patcher.patch_method(owner, method, instead)
+            for scope in self._scopes:
+                for name, stand_in in stand_ins(scope).items():
+                    patcher.patch(scope, name, stand_in)
+        self._questions.enter(patcher, module)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""
@@ -252,90 +299,45 @@ class Recorder(fx.Tracer):
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
 
+    def create_arg(self, a: Any) -> Any:
+        """The argument of a node. An object of the model's own that holds traced values is made by a node."""
+        if type(a) in (SizedProxy, SizedAttribute):
+            return a.node
+        if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
+            return self.create_node("get_attr", HOST, (), {})  # a method takes the model as `self`
+        if not is_made(a, fx.Proxy):
+            return super().create_arg(a)
+        outermost = not self._made
+        if id(a) not in self._made:  # a dictionary with attributes holds each of its values twice
+            self._made[id(a)] = None
+            parts = tuple(map(super().create_arg, state(a)))
+            self._made[id(a)] = self.create_node("call_function", Maker(type(a)), parts, {})
+        made = self._made[id(a)]
+        if outermost:  # what is changed before it is used again is another value
+            self._made.clear()
+        return made
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that records changes in place, and knows shapes."""
         return SizedProxy(node, self)
 
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """The truth of a value that follows from sizes. fx raises for all others: a tensor has no values here."""
-        value = self.value(obj)
-        if value is None or isinstance(value, DECIDED):
-            return bool(value)
-        return super().to_bool(obj)
-
-    def number(self, obj: fx.Proxy) -> int | float | None:
-        """The number that a traced size is on the example inputs, None for anything else.
-
-        Python wants it plain (range, int), so it becomes a constant of the graph, and the graph checks it from now on.
-        """
-        value = self.value(obj)
-        if not isinstance(value, int | float):
-            return None
-        if obj.node not in self._baked:
-            self._baked.add(obj.node)
-            message = f"{obj.node.name} must be {value}, as in the inputs that the model was traced on: trace it again."
-            torch._assert(operator.eq(obj, value), message)
-        return value
-
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """The items of a tuple whose length follows from sizes."""
-        value = self.value(obj)
-        if isinstance(value, tuple | list):
-            items: Any = obj
-            return iter([items[index] for index in range(len(value))])
-        return super().iter(obj)
-
     def value(self, obj: fx.Proxy) -> Any:
         """What a proxy stands for on the example inputs: a meta tensor or a plain value."""
-        node = obj.node  # the node of an attribute is made when it is asked for
+        return self.value_of(obj.node)  # the node of an attribute is made when it is asked for
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node on the example inputs."""
+        if "val" in node.meta:
+            return node.meta["val"]
         with _maybe_revert_all_patches():  # modules and math functions are themselves again, not recorders
             self._shapes.fill(self.graph)
         return node.meta["val"]
 
-    def _check_random(self, path: str, kind: str) -> None:
-        if _random_state() != self._random:
+    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
+        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
+        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
             raise TraceError(
                 f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
                 "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
                 "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
             )
-
-
-def _registered(root: nn.Module) -> dict[str, Any]:
-    """Whatever is registered as parameter or buffer, by name."""
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in root.named_modules()
-        for name, value in (*module._parameters.items(), *module._buffers.items())
-    }
-
-
-@contextmanager
-def _wrapped_functions_entered() -> Iterator[None]:
-    """Functions that torchvision and timm mark with torch.fx.wrap are ordinary ones in here."""
-    entered = {
-        key: scope for key, scope in _wrapped_fns_to_patch.items() if scope.get("__name__", "").startswith(_ENTERED)
-    }
-    for key in entered:
-        del _wrapped_fns_to_patch[key]
-    try:
-        yield
-    finally:
-        _wrapped_fns_to_patch.update(entered)
-
-
-def _argument_names(forward: Callable[..., Any], inputs: tuple[InputSpec, ...]) -> list[str]:
-    """The names of the first arguments of a bound forward, one for each input."""
-    signature = inspect.signature(forward)
-    try:
-        bound = signature.bind(*inputs).arguments
-    except TypeError as error:
-        shapes = [list(shape) for shape, _ in inputs]
-        raise TraceError(
-            f"{len(inputs)} example inputs of shapes {shapes} do not fit forward{signature}: {error}."
-        ) from error
-    names: list[str] = []
-    for argument in bound:
-        variadic = signature.parameters[argument].kind is inspect.Parameter.VAR_POSITIONAL
-        names.extend([f"{argument}_{index}" for index in range(len(bound[argument]))] if variadic else [argument])
-    return names

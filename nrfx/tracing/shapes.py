@@ -6,17 +6,20 @@ takes 0.7 ms, and on a single value per channel it raises in train mode. Forward
 one that changes a shape goes unnoticed.
 """
 
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.clone import on_meta, shell
+from nrfx.tracing.regions import begin, casts, is_border
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -30,15 +33,20 @@ _NEEDS_VALUES = (
 class Shapes:
     """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
 
-    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool) -> None:
+    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool, otherwise: str = "") -> None:
+        """`otherwise`: a question to a tensor that is answered the other way round, such as is_contiguous."""
         self._root = root
         self._training = training
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
-        tensors = (*root.parameters(), *root.buffers())
+        self._otherwise = otherwise
+        # as they are now: a forward that is recorded may put a traced value in the place of a buffer
+        self._tensors = dict((*root.named_parameters(), *root.named_buffers()))
+        tensors = tuple(self._tensors.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
+        self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
     def fill(self, graph: fx.Graph) -> None:
         """Sets `meta["val"]` on every node that has none; called again, goes on with the nodes that are new.
@@ -65,10 +73,19 @@ class Shapes:
 
     def _value(self, node: fx.Node) -> Any:
         """The value of a node, from those of its inputs."""
-        args, kwargs = _resolved(node.args), _resolved(node.kwargs)
+        args, kwargs = _with_any_fill(node, resolved(node.args), resolved(node.kwargs))
+        if is_border(node):
+            around = self._autocast[-1]
+            self._autocast.append(casts(node, around)) if node.target is begin else self._autocast.pop()
+            return None
+        if self._autocast[-1]:
+            args, kwargs = _in_one_dtype((args, kwargs), self._own_dtypes(node))
         try:
-            return _RUN[node.op](self, node, args, kwargs)
+            value = _RUN[node.op](self, node, args, kwargs)
+            return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:
+            if (box := node.meta.get("opaque")) is not None and box.output is not None:
+                return box.output
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
             raise TraceError(
                 f"{describe(node)} {_NEEDS_VALUES}"
@@ -76,6 +93,11 @@ class Shapes:
                 else f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
                 "Check that example_inputs fit the model's forward."
             ) from error
+
+    def _own_dtypes(self, node: fx.Node) -> set[torch.dtype]:
+        """The floating point dtypes of the parameters of the module that a node calls."""
+        module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else nn.Module()
+        return {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
 
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         module = self._root.get_submodule(str(node.target))
@@ -89,10 +111,12 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and args and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.checks:
+            return None
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
-            kwargs = {**kwargs, "device": "meta"}
+            args, kwargs = pytree.tree_map(_number, (args, {**kwargs, "device": "meta"}))
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _attribute(self, source: Any, name: str, *default: Any) -> Any:
@@ -105,12 +129,17 @@ class Shapes:
         op = op_of(node.target)
         if op is not None and op.keeps_shape and _is_float(args[0]):
             return _unstrided(args[0])
+        if op is not None and op.flags:
+            return args[0]
+        if op is not None and op.makes:
+            args = (args[0], *pytree.tree_map(_number, args[1:]))
         # unsqueeze_ and its like change the shape of the very tensor that is an earlier node's value.
         me = args[0].detach() if str(node.target).endswith("_") and isinstance(args[0], Tensor) else args[0]
         return getattr(me, str(node.target))(*args[1:], **kwargs)
 
     def _get_attr(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        value = operator.attrgetter(str(node.target))(self._root)
+        name = str(node.target)
+        value = self._tensors[name] if name in self._tensors else operator.attrgetter(name)(self._root)
         if isinstance(value, nn.Module):
             return self._leaf(str(node.target))
         return on_meta(value) if isinstance(value, Tensor) else value
@@ -120,7 +149,7 @@ class Shapes:
 
     def _leaf(self, path: str) -> nn.Module:
         if path not in self._shells:
-            self._shells[path] = shell(self._root.get_submodule(path), on_meta).train(self._training)
+            self._shells[path] = shell(operator.attrgetter(path)(self._root), on_meta).train(self._training)
         return self._shells[path]
 
 
@@ -140,6 +169,17 @@ _PLACES: dict[str, Any] = {
     "is_cpu": lambda device: device.type == "cpu",
     "is_meta": lambda device: device.type == "meta",
 }
+
+
+_QUESTIONS = {"is_contiguous", "requires_grad", "is_leaf", "is_inference"}
+"""What tensors of one shape answer differently from run to run of one graph."""
+
+
+def question(node: fx.Node) -> str | None:
+    """Which question a node asks that another run of the same graph may answer otherwise, None if none."""
+    name = node.args[1] if node.target is getattr else node.target
+    named = name if isinstance(name, str) else getattr(name, "__name__", "")
+    return named if node.op in ("call_function", "call_method") and named in _QUESTIONS else None
 
 
 def describe(node: fx.Node) -> str:
@@ -163,21 +203,53 @@ def _default(node: fx.Node) -> Any:
     return node.args[0]
 
 
-def _resolved(argument: Any) -> Any:
+def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
         argument = argument.meta["val"]
         return torch.device("meta") if isinstance(argument, torch.device) else argument
     if isinstance(argument, tuple):
-        items = [_resolved(item) for item in argument]
+        items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
     if isinstance(argument, list):
-        return [_resolved(item) for item in argument]
+        return [resolved(item) for item in argument]
     if isinstance(argument, dict):
-        return {key: _resolved(item) for key, item in argument.items()}
+        return {key: resolved(item) for key, item in argument.items()}
     if isinstance(argument, slice):
-        return slice(_resolved(argument.start), _resolved(argument.stop), _resolved(argument.step))
+        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
     return torch.device("meta") if isinstance(argument, torch.device) else argument
+
+
+def _number(value: Any) -> Any:
+    """A number of the kind that a tensor without dims holds, in its place: torch.full fills with either."""
+    if not (isinstance(value, Tensor) and value.dim() == 0):
+        return value
+    return 0.0 if value.is_floating_point() else False if value.dtype == torch.bool else 0
+
+
+def _in_one_dtype(nest: Any, dtypes: set[torch.dtype]) -> Any:
+    """The arguments with all floating point tensors in the widest dtype of them and `dtypes`: autocast chooses one, and
+    on "meta" it does nothing."""
+    dtypes = dtypes | {leaf.dtype for leaf in pytree.tree_leaves(nest) if _is_float(leaf)}
+    if len(dtypes) < 2:
+        return nest
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return pytree.tree_map(lambda leaf: leaf.to(widest) if _is_float(leaf) else leaf, nest)
+
+
+def _with_any_fill(node: fx.Node, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments, with a number in the place of a tensor of no dims that others are filled with."""
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if op is None or op.fill is None:
+        return args, kwargs
+    return (
+        tuple(_any_number(arg) if place == op.fill else arg for place, arg in enumerate(args)),
+        {name: _any_number(arg) if name == "fill_value" else arg for name, arg in kwargs.items()},
+    )
+
+
+def _any_number(value: Any) -> Any:
+    return torch.zeros((), dtype=value.dtype).item() if isinstance(value, Tensor) else value
 
 
 def _unstrided(x: Tensor) -> Tensor:
@@ -199,7 +271,9 @@ def _check_norm(op: Op, module: nn.Module, x: Tensor) -> None:
     if not isinstance(weight, Tensor):
         return
     last = hasattr(module, "normalized_shape")
-    width = x.shape[-weight.dim() :] if last else x.shape[1:2]
+    dims = getattr(module, "_get_no_batch_dim", None)  # an instance norm may be given one example
+    axis = 0 if callable(dims) and x.dim() == dims() else 1
+    width = x.shape[-weight.dim() :] if last else x.shape[axis : axis + 1]
     if width != weight.shape:
         raise ValueError(f"a norm over {list(weight.shape)} got {list(width)}.")
 

@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, op_of
-from nrfx.rules.registry import Widths, is_of_torch
+from nrfx.rules.registry import is_of_torch, widths_of
 from nrfx.tracing.module import TracedModule
+from nrfx.tracing.regions import under_autocast
 
 _AGAIN = "Trace the model again after a change of its layers."
 
@@ -23,7 +24,7 @@ def check_layers(traced: TracedModule) -> None:
 
     The convolutions, linear layers, batch, instance and group norms of torch have a width that is checked.
     """
-    modules = dict(traced.named_modules())
+    modules = dict(traced.named_modules(remove_duplicate=False))
     for graph in dict.fromkeys(traced.graphs.values()):
         for node in graph.nodes:
             if node.op == "call_module":
@@ -54,7 +55,7 @@ def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
     if op is not None and op.norm and not hasattr(module, "normalized_shape"):
         _check_norm(path, module, source)
     elif op is not None and op.widths is not None and not op.norm:
-        _check_layer(path, module, op.widths, source, result)
+        _check_layer(path, module, source, result)
 
 
 def _op_of_torch(module: nn.Module) -> Op | None:
@@ -77,14 +78,14 @@ def _is_unbatched(module: Any, source: Tensor) -> bool:
     return dims is not None and source.dim() == dims()
 
 
-def _check_layer(path: str, module: Any, widths_of: Widths, source: Tensor, result: Any) -> None:
+def _check_layer(path: str, module: Any, source: Tensor, result: Any) -> None:
     """The check of a layer that states how many channels it takes and gives."""
     kind, weight = type(module).__name__, getattr(module, "weight", None)
     if not _is_layer(module):
         return
     if not isinstance(weight, Tensor):
         raise TraceError(f"{path} ({kind}) has no weight any more. {_AGAIN}")
-    stated = widths_of(module, None)
+    stated = widths_of(module)
     widths = tuple(stated.get(f"{side}_channels", stated.get(f"{side}_features")) for side in ("in", "out"))
     axis = source.dim() - weight.dim() + 1  # of the channels
     wanted = source.shape[axis], result.shape[axis]
@@ -101,10 +102,14 @@ def _is_layer(module: Any) -> bool:
 
 
 def check_dtypes(traced: TracedModule) -> None:
-    """Raises TraceError where a convolution or a linear layer reads another dtype than that of its weight."""
+    """Raises TraceError where a convolution or a linear layer reads another dtype than that of its weight, and no
+    autocast region of the forward gives both the same."""
     modules = dict(traced.named_modules())
     for graph in dict.fromkeys(traced.graphs.values()):
+        cast = under_autocast(graph)
         for node in graph.nodes:
+            if node in cast:
+                continue
             module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
             if not isinstance(source, Tensor):

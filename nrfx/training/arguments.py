@@ -60,5 +60,5 @@ def checked_options(options: Mapping[str, Any]) -> Options:
     if unknown := sorted(options.keys() - known):
         raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
     checked = Options(**options)
-    checked.check()
+    checked.validate()
     return checked

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import LayoutWidths, eval_steps, total_cost
+from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import liveness_of, prunable_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import Measure, Residual
@@ -70,9 +71,9 @@ def gamma_weights(
         raise TrainingError(f"measure is {measure!r}; expected 'params', 'flops' or None.")
     traced = as_traced(gm, example_inputs)
     masks = prunable_gammas(traced, residual)
-    if not masks:
-        raise TrainingError("No gamma of the network can die: there is nothing to pull on. nrfx.utilization says why.")
     channels = channels_of(traced)
+    if not masks:
+        raise TrainingError(gammas_of(traced, channels, residual, in_training=True).note)
     if measure is None:
         return {name: mask.float() for name, mask in masks.items()}
     shares = _shares(traced, channels, liveness_of(traced, channels, threshold, residual).live, measure)

@@ -8,9 +8,10 @@ statistics of the batch, as in training.
 Not handled: instance norms that keep running statistics. Frozen norms normalise as they always do and stay as they are.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -18,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nrfx.errors import TrainingError
+from nrfx.nests import replaced, tensors_of
 from nrfx.plan.origins import NEW, Origins
+from nrfx.rewrite.compare import evaluating
 from nrfx.tracing import PartialModule, TracedModule
+from nrfx.tracing.arguments import CallForm
 
 
 def recalibrate(
@@ -39,7 +42,8 @@ def recalibrate(
     Args:
         module: the network, such as `result.module`; it may be in either mode.
         batches: inputs, as a data loader gives them: tensors, or sequences that begin with the tensors of the
-            module's inputs (what follows, such as labels, is not looked at). Of a model that was traced in parts:
+            module's inputs (what follows, such as labels, is not looked at). A network that takes more than tensors
+            gets a mapping as its first argument, or its keywords out of it. Of a model that was traced in parts:
             what it is called with, a tuple for several arguments. They are moved to the module's device. All of them
             are run; a few hundred images are enough.
         origins: `result.origins`: only channels that are new there get new statistics. None: all channels.
@@ -63,7 +67,7 @@ def recalibrate(
         raise TrainingError(f"origins is of class {type(origins).__name__}; expected result.origins, or None.")
     norms = _norms(module, origins)
     count = 0
-    with _evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
+    with evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
         for count, batch in enumerate(batches, start=1):
             _run(module, batch, count - 1)
         averages = seen.averages()
@@ -127,40 +131,30 @@ def _frozen(owner: nn.Module, module: nn.Module) -> bool:
     return untrained or (module.training and not owner.training)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode, and then every module in the mode that it had."""
-    modes = {part: part.training for part in module.modules()}
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)  # a traced module chooses its graph there
-        for part, mode in modes.items():
-            part.training = mode
-
-
 def _run(module: nn.Module, batch: Any, index: int) -> None:
     """Runs the module on a batch that is moved to its device; raises TrainingError with the batch's index."""
     device = next((parameter.device for parameter in module.parameters()), None)
-    inputs = tree_map_only(Tensor, lambda x: x.to(device), _inputs(module, batch, index))
+    moved = partial(replaced, change=lambda x: x.to(device) if isinstance(x, Tensor) else x)
+    args, kwargs = _call(module, batch, index)
     try:
-        module(*inputs)
+        module(*map(moved, args), **{name: moved(value) for name, value in kwargs.items()})
     except TrainingError:
         raise
     except Exception as error:
-        shapes = ", ".join(str(list(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
+        shapes = ", ".join(str(list(x.shape)) for x in tensors_of((args, kwargs)).values())
         raise TrainingError(
             f"Batch {index}, of shape {shapes}, does not go through the module: {error}. Give inputs as in training. "
             "Nothing was changed."
         ) from error
 
 
-def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
-    """The arguments for the module: as many tensors from the start of the batch as it takes."""
+def _call(module: nn.Module, batch: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments for the module, by position and by keyword: what it takes, from the start of the batch."""
     if isinstance(module, PartialModule):
-        return batch if isinstance(batch, tuple) else (batch,)
+        return (batch if isinstance(batch, tuple) else (batch,)), {}
+    form = module.facts.form if isinstance(module, TracedModule) else None
+    if form is not None:
+        return _call_of_form(form, batch, index)
     given = [batch] if isinstance(batch, Tensor) else batch
     count = len(module.inputs) if isinstance(module, TracedModule) else 1
     if not isinstance(given, list | tuple) or len(given) < count:
@@ -172,7 +166,23 @@ def _inputs(module: nn.Module, batch: Any, index: int) -> Sequence[Any]:
     if not all(isinstance(x, Tensor) for x in inputs):
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise TrainingError(f"Batch {index} is to begin with input tensors; found {kinds}.")
-    return inputs
+    return inputs, {}
+
+
+def _call_of_form(form: CallForm, batch: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments where they are not just tensors: a mapping is the first of them, or holds them by name."""
+    args, _ = form.filled(itertools.repeat(None))
+    names = form.given
+    if isinstance(batch, Mapping) and not (args and isinstance(args[0], Mapping)):
+        if missing := [name for name in names if name not in batch]:
+            raise TrainingError(f"Batch {index} is to hold {', '.join(names)}; it lacks {', '.join(missing)}.")
+        return (), {name: batch[name] for name in names}
+    items = batch if isinstance(batch, tuple | list) else [batch]
+    if form.is_starred:
+        return items[: len(args)], {}
+    if len(items) < len(names):
+        raise TrainingError(f"Batch {index} is to begin with {', '.join(names)}; it holds {len(items)}.")
+    return (), dict(zip(names, items, strict=False))
 
 
 @dataclass(eq=False)

@@ -17,7 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import TypedDict
 
+from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
+from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.errors import TrainingError
 from nrfx.files import parsed
@@ -153,9 +155,8 @@ class Rejuvenator:
         self._check_optimizer()
         self._check_budget()
         if not self._prunable:
-            self.note = (
-                "No gamma of the network can die: it will be trained as it is. nrfx.utilization lists the pins and why."
-            )
+            gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
+            self.note = f"{gammas.note} It will be trained as it is."
 
     @property
     def module(self) -> TracedModule:
@@ -349,7 +350,9 @@ class Rejuvenator:
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
-    """bool of the parameter's shape: whether the position is listed."""
+    """bool of the parameter's shape: whether the position is listed; positions rise, the first is 0 or above."""
+    if positions != sorted({*positions}) or any(position < 0 for position in positions[:1]):
+        raise ValueError("the positions do not rise from 0 or above")
     mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
     mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
     return mask

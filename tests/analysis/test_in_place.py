@@ -1,16 +1,14 @@
-"""Ops that write into what they are given, and who reads it later."""
+"""Who reads what an op has written into."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from nrfx.analysis.in_place import Memory, works_in_place
-from nrfx.rules import OPS, Family
-from tests.rules import outside
+from nrfx.analysis.in_place import Memory
+from nrfx.rules import Family
+from nrfx.tracing.writers import works_in_place
 
 
 def graph_of(function: Callable[[Tensor], Tensor]) -> fx.Graph:
@@ -21,26 +19,6 @@ def memory_of(graph: fx.Graph) -> Memory:
     kind = {"view": Family.MOVEMENT, "clone": Family.IDENTITY, "contiguous": Family.IDENTITY}
     families = {node: kind.get(str(node.target), Family.POINTWISE) for node in graph.nodes}
     return Memory({node: index for index, node in enumerate(graph.nodes)}, families, {})
-
-
-@pytest.mark.parametrize(("function", "writes"), [
-    (lambda x: x.add_(1), True), (lambda x: x.add(1), False), (lambda x: F.relu(x, inplace=True), True),
-    (lambda x: F.relu(x, True), True), (F.relu, False), (lambda x: x.__pow__(2), False),
-    (lambda x: torch.relu_(x) + 0, True), (lambda x: F.dropout(x, 0.5, True, True), True),
-])  # fmt: skip
-def test_what_writes_into_its_first_argument(function: Callable[[Tensor], Tensor], writes: bool) -> None:
-    node = list(graph_of(function).nodes)[1]
-    assert works_in_place(node, None) is writes
-
-
-def test_a_module_says_so_itself() -> None:
-    node = next(iter(graph_of(lambda x: x).nodes))
-    assert works_in_place(node, nn.ReLU(inplace=True)) and not works_in_place(node, nn.ReLU())
-
-
-def test_the_rule_of_a_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPS, outside.Strongest, dataclasses.replace(OPS[outside.Strongest], in_place=True))
-    assert works_in_place(next(iter(graph_of(lambda x: x).nodes)), outside.Strongest())
 
 
 @torch.library.custom_op("nrfx_tests::shift", mutates_args=("by",))

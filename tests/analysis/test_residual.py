@@ -36,3 +36,23 @@ def test_the_nearest_node_on_every_path_is_the_immediate_dominator(name: str) ->
         tree = _Dominators(graph)
         for node in graph.nodes:
             assert (tree.above[node] or "entry") == above[node], node
+
+
+def test_a_bias_that_is_a_parameter_makes_no_stream_and_its_channels_may_go() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 3, padding=1)
+            self.bias = nn.Parameter(torch.randn(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.norm(self.conv(x)) + self.bias.view(-1, 1, 1)))
+
+    model, x = Biased().double().eval(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model.norm.weight[:4] = 0
+        model.norm.bias.normal_()
+    gm = nrfx.trace(model, x)
+    assert nrfx.utilization(gm).streams == () and nrfx.utilization(gm).held == ()
+    result = nrfx.compact(gm)
+    assert result.changed and nrfx.verify(gm, result, x) < 1e-12

@@ -181,10 +181,16 @@ class Meeting(nn.Module):
         return self.head(y + self.op(y, self.head.weight))
 
 
+COMPUTED = "a result that is not understood (its weight or bias is computed by the network, and is no parameter)"
+
+
 @pytest.mark.parametrize(("op", "met"), [
-    (lambda y, _: y.sin(), "a result that is not understood (nrfx has no rule for sin)"),
+    (
+        lambda y, _: torch.special.bessel_j0(y),
+        "a result that is not understood (nrfx has no rule for special_bessel_j0)",
+    ),
     (lambda y, _: y[:, torch.arange(8)], "a result that is not understood (a tensor indexes its channels)"),
-    (lambda y, w: F.conv2d(y, 2 * w), "the result of a convolution with a computed weight or bias"),
+    (lambda y, w: F.conv2d(y, 2 * w), COMPUTED),
     (lambda y, _: torch.mean(y, 1, keepdim=True).expand(-1, 8, -1, -1), "a summary over channels"),
 ])  # fmt: skip
 def test_what_channels_meet_is_told_in_a_sentence(op: Callable[[Tensor, Tensor], Tensor], met: str) -> None:
@@ -318,3 +324,49 @@ def test_a_long_chain_is_cut_in_the_middle_and_whole_in_json() -> None:
 
 def test_printing_renders_it() -> None:
     assert str(asked(zoo.vgg_bn(), "0")).startswith("0  Conv2d")
+
+
+class Bag(nn.Module):
+    """Attention over a bag: one logit for each instance weighs all of its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.logit, self.head = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x.flatten(0, 1)).view(x.shape[0], x.shape[1], -1)
+        shares = self.logit(features.tanh()).mT.softmax(-1)
+        return self.head(torch.bmm(shares, features).squeeze(1))
+
+
+class Eca(nn.Module):
+    """A convolution along the channels gates them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.along, self.head = nn.Conv1d(1, 1, 3, padding=1, bias=False), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
+        return self.head(y * self.along(y.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None])
+
+
+@pytest.mark.parametrize(("model", "shape", "by"), [(Bag, (2, 5, 6), "bmm"), (Eca, (2, 3, 4, 4), "along")])
+def test_channels_that_live_and_die_together_are_told_with_what_ties_them(
+    model: type[nn.Module], shape: tuple[int, ...], by: str
+) -> None:
+    network = model().eval()
+    with torch.no_grad():
+        network.features[1].weight[:4] = 0
+        network.features[1].bias.normal_()
+    gm = nrfx.trace(network, torch.zeros(shape))
+    part = next(part for part in nrfx.why(gm, "features.0").parts if part.axis == "out")
+    assert part.together == (f"8 of features.0 live and die together, tied by {by}",)
+    assert f"tied by {by}" in str(nrfx.why(gm, "features.0"))
+    assert not any("padding" in hold.reason for hold in part.held)
+
+
+def test_channels_that_go_alone_are_not_said_to_be_tied() -> None:
+    assert side(asked(zoo.vgg_bn(), "4"), "out").together == ()

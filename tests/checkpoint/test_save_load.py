@@ -1,7 +1,9 @@
 """save and load: what fits goes on as if it had never been away."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from nrfx.nn import CrossConv2d
 from nrfx.training.optimizer import migrate
 from nrfx.training.rejuvenator import Rejuvenator
 from tests.checkpoint.saved import MODELS, assert_same, damage, image, rejuvenated
-from tests.zoo import IMAGE, calibrated, mobilenet, norms, resnet, vgg_bn, with_dead
+from tests.zoo import IMAGE, calibrated, cbr, mobilenet, norms, resnet, vgg_bn, with_dead
 
 
 @pytest.mark.parametrize(
@@ -247,3 +249,32 @@ def test_a_rejuvenator_state_that_is_refused_leaves_the_optimizer_alone(tmp_path
         nrfx.load(tmp_path / "net", gm, optimizer, nr)
     assert nr.module is gm
     assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], gm.parameters(), strict=True))
+
+
+def _with_answers(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator that gives an argument by name, whatever the caller gave."""
+
+    @functools.wraps(forward)
+    def wrapped(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        return forward(self, *args, **{"doubled": True, **kwargs})
+
+    return wrapped
+
+
+class Decorated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = cbr(3, 8)
+
+    @_with_answers
+    def forward(self, x: Tensor, mask: Tensor | None = None, doubled: bool | None = None) -> Tensor:
+        x = self.body(x) if mask is None else self.body(x * mask)
+        return x * 2 if doubled else x
+
+
+def test_an_argument_that_a_decorator_gives_is_not_given_twice(tmp_path: Path) -> None:
+    model, x = Decorated().eval(), torch.randn(2, 3, 6, 6)
+    nrfx.save(tmp_path / "one", nrfx.trace(model, x))
+    nrfx.save(tmp_path / "two", nrfx.trace(model, (x, x.abs())))
+    assert torch.equal(nrfx.load(tmp_path / "one", Decorated().eval())(x), model(x))
+    assert torch.equal(nrfx.load(tmp_path / "two", Decorated().eval())(x, x.abs()), model(x, x.abs()))

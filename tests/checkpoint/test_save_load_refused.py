@@ -2,13 +2,15 @@
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -23,7 +25,10 @@ from tests.zoo import calibrated, resnet
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gm = rejuvenated(resnet, "removed")
     path = tmp_path_factory.mktemp("original") / "net.safetensors"
-    nrfx.save(path, gm, SGD(gm.parameters(), lr=0.1, momentum=0.9))
+    optimizer = SGD(gm.parameters(), lr=0.1, momentum=0.9)
+    gm(image()).sum().backward()
+    optimizer.step()
+    nrfx.save(path, gm, optimizer)
     return path
 
 
@@ -89,9 +94,19 @@ def nested(depth: int) -> list[Any]:
     (lambda c: c["plan"].update(inputs=[[[2], "float99"]]), "expected inputs of dtypes that torch has, not 'float99'"),
     (lambda c: c["plan"].update(inputs=[[[2, -1], "float32"]]), r"sizes that a tensor can have, not \[2, -1\]"),
     (lambda c: c["plan"].update(inputs=[[[2**40, 2**40], "float32"]]), "inputs of sizes that a tensor can have"),
+    (lambda c: c["plan"].update(frozen=["gone"]), r"plan.frozen is \('gone',\), and the network .* has \(\)"),
+    (lambda c: c["plan"].update(channels_last=["fc.bias"]), r"plan.channels_last is \('fc.bias',\), and"),
+    (lambda c: c["plan"].update(norms={"bn1": 8}), "plan.norms is {'bn1': 8}, and"),
+    (lambda c: c["plan"]["layers"].append(c["plan"]["layers"][0]), "plan.layers is .*, and the network"),
     (lambda c: c["plan"]["aliases"].update({"fc.bias": "fc.gone"}), "fc.gone is tied to another name"),
-    (lambda c: c["plan"]["layers"][0]["config"].update(scheme=3), "its layer .* cannot be made"),
-    (lambda c: c["plan"]["layers"][0]["config"].update(out_generations=[2**70]), "its layer .* cannot be made"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(scheme=3), "config.scheme is 3; expected 'attention' or"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(out_generations=[2**70]), "has 1 out_generations of .* numbers"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(in_generations=[-(10**9)]), "has 1 in_generations of .*"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(present=[[0]] * 9), "its layer .* cannot be made"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(groups=1), "'plan.layers.0.config.groups' is unknown"),
+    (lambda c: c["plan"]["layers"][0]["config"].update(in_runs=[[1]]), r"in_runs.0.1.* is missing|lacks"),
+    (lambda c: c["plan"]["layers"][0]["config"].pop("bias"), "lacks 'plan.layers.0.config.bias'"),
+    (lambda c: c["plan"].update(literals={"eval": {"v": {"0": "text"}}}), "plan.literals.eval.v.0.* is 'text'"),
     (lambda c: c["plan"].update(literals={"eval": {"gone": {"0": 1}}}), "the sizes that its rewritten graph states"),
     (lambda c: c["plan"].update(norms=nested(300)), "cannot be read as JSON: recursion limit"),
 ])  # fmt: skip
@@ -119,6 +134,8 @@ def test_metadata_that_are_too_long_are_not_read(file: Path, monkeypatch: pytest
     (lambda o: o.update(state={"tensor": "gone"}), "its optimizer/state is {'tensor': 'gone'}; expected a tuple"),
     (lambda o: o.update(state={"set": []}), r"its optimizer/state is {'set': \[\]}; expected a tuple, a dict"),
     (lambda o: o.update(state={"tuple": "ab"}), "its optimizer/state is {'tuple': 'ab'}; expected a tuple, a dict"),
+    (lambda o: o.update(state={"dict": {"fc.gone": {"dict": {}}}}), "trains what the network does not have: fc.gone"),
+    (lambda o: o["groups"][0]["dict"]["names"].remove("fc.bias"), "state of what it does not train: fc.bias"),
 ])  # fmt: skip
 def test_an_optimizer_that_is_none_is_refused_by_its_field(
     file: Path, change: Callable[[dict[str, Any]], Any], words: str
@@ -131,6 +148,112 @@ def test_an_optimizer_that_is_none_is_refused_by_its_field(
     assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("make", "change", "words"), [
+    (SGD, lambda _, t: t.update(momentum_buffer=torch.zeros(5)), r"\[5\] of float32; expected a tensor \[5, "),
+    (SGD, lambda _, t: t.update(momentum_buffer=t["momentum_buffer"].long()), "of int64; expected a tensor"),
+    (SGD, lambda s, _: s.update(sum=3), "state of fc.weight: 'sum' is unknown; expected momentum_buffer"),
+    (SGD, lambda s, _: s.update(momentum_buffer="x"), "momentum_buffer is 'x'; expected a tensor"),
+    (AdamW, lambda _, t: t.update(exp_avg=t["exp_avg"].float()), "of float32; expected a tensor .* of float64"),
+    (AdamW, lambda _, t: t.update(step=torch.ones(2)), r"step is a tensor \[2\] of float32; expected one"),
+    (AdamW, lambda s, _: s.update(step=3), "step is 3; expected one floating-point number as a tensor"),
+    (AdamW, lambda s, _: s.pop("exp_avg_sq"), "'exp_avg_sq' is missing; expected step, exp_avg, exp_avg_sq"),
+    (AdamW, lambda s, _: s.update(exp_avg=None), "exp_avg is None; expected a tensor"),
+])  # fmt: skip
+def test_state_that_does_not_fit_its_parameter_is_refused_when_it_is_loaded(
+    make: Callable[..., Optimizer], change: Callable[[dict[str, Any], dict[str, Tensor]], Any], words: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    gm = nrfx.trace(resnet().double(), image())
+    optimizer = make(gm.parameters(), lr=0.1, **({"momentum": 0.9} if make is SGD else {}))
+    gm(image()).sum().backward()
+    optimizer.step()
+    nrfx.save(tmp_path / "net", gm, optimizer)
+
+    def of_fc(content: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        place = "optimizer/state/fc.weight/"
+        own = {name.removeprefix(place): tensors.pop(name) for name in list(tensors) if name.startswith(place)}
+        state = content["optimizer"]["dict"]["state"]["dict"]["fc.weight"]["dict"]
+        change(state, own)
+        tensors |= {place + key: tensor for key, tensor in own.items() if isinstance(state.get(key), dict)}
+
+    damage(tmp_path / "net", of_fc)
+    fresh = resnet()
+    other = make(fresh.parameters(), lr=0.3)
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(tmp_path / "net", fresh, other)
+    assert other.param_groups[0]["lr"] == 0.3 and not other.state
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda o: o["options"]["dict"].update(lr="high"), "option lr is 'high'; expected a number, such as 0.1"),
+    (lambda o: o["options"]["dict"].update(nesterov=1), "option nesterov is 1; expected true, false or none"),
+    (lambda o: o["options"]["dict"].update(momentum=[0.9]), r"option momentum is \[0.9\]; expected a number"),
+    (lambda o: o["options"]["dict"].update(lr=2**70), "option lr is 1180591620717411303424; expected 64 bits"),
+    (lambda o: o["names"].append(o["names"][0]), "its optimizer trains conv1.weight more than once"),
+])  # fmt: skip
+def test_options_of_another_kind_are_refused(file: Path, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    damage(file, lambda content, _: change(content["optimizer"]["dict"]["groups"][0]["dict"]))
+    model = resnet()
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(file, model, SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"in_generations": [10**8, 1], "out_generations": [1, 1]}, "has 2 in_generations of 100000001 channels, and all"),
+    ({"in_generations": [1] * 10**6, "out_generations": [1] * 10**6}, "1000000 in_generations of 1000000 channels"),
+    ({"in_generations": [1] + [0] * 10**6, "out_generations": [1] + [0] * 10**6}, "1000001 in_generations of 1 chan"),
+])  # fmt: skip
+def test_a_layer_larger_than_what_the_file_holds_is_refused_in_no_time(
+    file: Path, change: dict[str, Any], words: str
+) -> None:
+    damage(file, lambda content, _: content["plan"]["layers"][0]["config"].update(change, in_runs=[], present=None))
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(file, resnet())
+    assert time.process_time() - began < 5
+
+
+# Digests
+
+
+def rewritten(file: Path, change: Callable[[dict[str, str], dict[str, Tensor]], Any]) -> None:
+    """Rewrites the file with other metadata or tensors, and the digests as they were."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    change(metadata, tensors)
+    save_file(tensors, file, metadata=metadata)
+
+
+def swap(tensors: dict[str, Tensor], a: str, b: str) -> None:
+    tensors[a], tensors[b] = tensors[b], tensors[a]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda _, t: t["fc.bias"].mul_(2), r"damaged: fc\.bias is not as"),
+    (lambda _, t: t["fc.bias"].view(torch.uint8)[7:8].bitwise_xor_(1), r"damaged: fc\.bias is not as"),
+    (lambda _, t: swap(t, "bn1.weight", "bn1.bias"), r"damaged: bn1\.bias, bn1\.weight are not as"),
+    (lambda _, t: t.update({"fc.bias": t["fc.bias"].view(torch.int64)}), r"damaged: fc\.bias is not as"),
+    (lambda _, t: t.update({"fc.bias": t["fc.bias"][None]}), r"damaged: fc\.bias is not as"),
+    (lambda _, t: t.update({"fc.scale": t["fc.bias"].clone()}), r"damaged: fc\.scale is not as"),
+    (lambda _, t: t.pop("optimizer/state/fc.bias/momentum_buffer"), r"damaged: optimizer/state/fc\.bias/momentum_buf"),
+    (lambda _, t: t.pop("fc.bias"), r"damaged: fc\.bias is not as"),
+    (lambda m, _: m.update(nrfx=m["nrfx"].replace("true", "false", 1)), "damaged: the plan is not as nrfx.save wrote"),
+    (lambda m, _: m.update(nrfx=m["nrfx"] + " "), "damaged: the plan is not as nrfx.save wrote"),
+    (lambda m, _: m.update(digests="{}"), "The digests of .* lacks 'content'"),
+    (lambda m, _: m.update(digest=m.pop("digests")), "The metadata of .*: digest is unknown. Known are nrfx, digests"),
+])  # fmt: skip
+def test_a_damaged_file_is_refused_by_the_name_of_what_was_damaged(
+    file: Path, change: Callable[[dict[str, str], dict[str, Tensor]], Any], words: str
+) -> None:
+    rewritten(file, change)
+    model = resnet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words):
+        nrfx.load(file, model, SGD(model.parameters(), lr=0.1))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_what_is_no_model_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointError, match="an instance of the model; it got a function"):
         nrfx.load(file, resnet)  # type: ignore[arg-type]
@@ -139,6 +262,12 @@ def test_what_is_no_model_is_refused(file: Path) -> None:
 def test_a_plan_names_no_class_of_its_own_choice(file: Path) -> None:
     damage(file, lambda content, _: content["plan"]["layers"][0]["config"].update(type="Popen"))
     with pytest.raises(CheckpointError, match="of type 'Popen'"):
+        nrfx.load(file, resnet())
+
+
+def test_a_tensor_that_nothing_names_is_refused(file: Path) -> None:
+    damage(file, lambda _, tensors: tensors.update({"optimizer/spare": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match="nothing in it says what these tensors are: optimizer/spare"):
         nrfx.load(file, resnet())
 
 

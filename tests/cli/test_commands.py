@@ -126,6 +126,7 @@ def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsy
     assert f"alpha = {plain['alpha']:.4g}" in report
     assert f"{plain['after']['params']['total']:,}" in report and f"{plain['after']['flops']['total']:,}" in report
     assert "Saved to out.safetensors" in report and "Verified" in report
+    assert "the model and the traced network on" in report
     assert plain["after"]["params"]["total"] <= plain["budget"]["params"] == plain["before"]["params"]["total"]
     assert plain["difference"] < 1e-3 and plain["output"] is None
     again = json.loads(

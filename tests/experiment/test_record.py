@@ -45,9 +45,8 @@ def went_on(out: Path, config: RunConfig = CONFIG) -> Run:
     return train(gm, dataset(), config, budget, out, resume=True)
 
 
-def test_a_folder_without_a_finished_epoch_cannot_be_resumed(tmp_path: Path) -> None:
-    begun(tmp_path, after=1)
-    with pytest.raises(UsageError, match="no run that has finished an epoch"):
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run that was broken off"):
         went_on(tmp_path)
 
 
@@ -73,7 +72,7 @@ def test_a_state_that_is_none_is_refused(state: str, words: str, tmp_path: Path)
         went_on(tmp_path)
 
 
-@pytest.mark.parametrize("after", [2, 3, 4])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_resumed_run_ends_as_it_would_have(after: int, restart: bool, tmp_path: Path) -> None:
     config = replace(CONFIG, restart=restart)

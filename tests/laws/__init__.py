@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tests.laws.cost import (
     compacting_keeps_the_function_and_the_live_cost,
     costs_are_exact_and_within_the_budget,
+    costs_do_not_depend_on_the_batch_that_was_traced,
     the_budget_leaves_no_room_for_another_channel,
 )
 from tests.laws.function import (
@@ -19,6 +20,7 @@ from tests.laws.function import (
 )
 from tests.laws.meter import a_meter_reads_what_utilization_says
 from tests.laws.origins import every_number_comes_from_its_origin, two_rewrites_compose
+from tests.laws.sizes import other_sizes_give_what_the_model_gives
 from tests.laws.trial import Options, Trial, options
 
 Law = Callable[[Trial], None]
@@ -36,6 +38,8 @@ LAWS: dict[str, Law] = {
         what_is_saved_is_loaded,
         every_number_comes_from_its_origin,
         a_meter_reads_what_utilization_says,
+        other_sizes_give_what_the_model_gives,
+        costs_do_not_depend_on_the_batch_that_was_traced,
     )
 }
 
@@ -61,10 +65,12 @@ __all__ = [
     "a_rewrite_keeps_the_function",
     "compacting_keeps_the_function_and_the_live_cost",
     "costs_are_exact_and_within_the_budget",
+    "costs_do_not_depend_on_the_batch_that_was_traced",
     "every_number_comes_from_its_origin",
     "nothing_dead_at_the_same_cost_changes_nothing",
     "obeyed",
     "options",
+    "other_sizes_give_what_the_model_gives",
     "rejuvenating_twice_keeps_the_function",
     "the_budget_leaves_no_room_for_another_channel",
     "two_rewrites_compose",

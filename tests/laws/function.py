@@ -2,7 +2,6 @@
 
 import copy
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import nrfx
 from tests.laws.cost import costs_as_counted
-from tests.laws.trial import TOLERANCE, Options, Trial, difference, images, outputs, tried
+from tests.laws.trial import TOLERANCE, Options, Trial, difference, tried
 from tests.zoo import norms
 
 
@@ -23,8 +22,8 @@ def a_rewrite_keeps_the_function(trial: Trial) -> None:
     assert model.training == mode
     assert all(torch.equal(tensor, before[name]) for name, tensor in gm.state_dict().items())
     if result is not None:
-        assert difference(trial.expected, outputs(result.module)) < TOLERANCE
-        assert nrfx.verify(gm, result, images()) < TOLERANCE
+        assert difference(trial.expected, trial.outputs(result.module)) < TOLERANCE
+        assert nrfx.verify(gm, result, trial.images()) < TOLERANCE
         frozen = dict(unlearnt(model))
         assert all(parameter.numel() <= frozen[name].numel() for name, parameter in unlearnt(result.module))
 
@@ -35,10 +34,11 @@ def unlearnt(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def nothing_dead_at_the_same_cost_changes_nothing(trial: Trial) -> None:
     how = trial.how
-    model = replace(trial.plan, dead=(".",)).prepared()
-    result = Options(how.scheme, how.residual, how.of, 1.0, how.rescale).rewrite(nrfx.trace(model, images()))
+    gm = copy.deepcopy(trial.gm)
+    gm.load_state_dict({name: tensor for name, tensor in trial.alive.state_dict().items() if name in gm.state_dict()})
+    result = Options(how.scheme, how.residual, how.of, 1.0, how.rescale).rewrite(gm)
     assert not result.changed and result.notes
-    assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(result.module), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trial.outputs(gm), trial.outputs(result.module), strict=True))
 
 
 def rejuvenating_twice_keeps_the_function(trial: Trial) -> None:
@@ -49,8 +49,8 @@ def rejuvenating_twice_keeps_the_function(trial: Trial) -> None:
     trial.plan.killed(gm)
     again = tried(gm, trial.how)
     if again is not None:
-        assert difference(outputs(gm), outputs(again.module)) < TOLERANCE
-        costs_as_counted(again.module, again.after)
+        assert difference(trial.outputs(gm), trial.outputs(again.module)) < TOLERANCE
+        costs_as_counted(again.module, again.after, trial)
 
 
 def perturb(module: nn.Module) -> None:
@@ -70,7 +70,7 @@ def what_comes_out_trains(trial: Trial) -> None:
     if trial.result is None:
         return
     module = copy.deepcopy(trial.result.module).train()
-    leaves = [leaf for leaf in tree_leaves(module(images(4))) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    leaves = [leaf for leaf in tree_leaves(module(trial.images(4))) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if leaves:
         sum(leaf.square().mean() for leaf in leaves).backward()  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
@@ -88,4 +88,4 @@ def what_is_saved_is_loaded(trial: Trial) -> None:
     state = loaded.state_dict()
     assert state.keys() == result.module.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in result.module.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), outputs(result.module), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(trial.outputs(loaded), trial.outputs(result.module), strict=True))

@@ -1,5 +1,6 @@
 """A network, a way to rewrite it, and how far the outputs of two networks differ."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import nrfx
 from nrfx.errors import BudgetError
-from tests.networks import IMAGE, Piece, Plan, one_of
+from tests.networks import Piece, Plan, one_of
 
 TOLERANCE = 1e-9  # float64; the networks are small, and their rounding stays below 1e-12
 
@@ -66,12 +67,17 @@ class Trial:
         self.plan, self.how = plan, how
 
     @cached_property
+    def alive(self) -> nn.Module:
+        """The network with no gamma dead."""
+        return self.plan.alive().train(self.plan.training)
+
+    @cached_property
     def model(self) -> nn.Module:
-        return self.plan.prepared()
+        return self.plan.killed(copy.deepcopy(self.alive))
 
     @cached_property
     def gm(self) -> nn.Module:
-        return nrfx.trace(self.model, images())
+        return nrfx.trace(self.model, self.images())
 
     @cached_property
     def result(self) -> nrfx.Rejuvenation | None:
@@ -79,18 +85,25 @@ class Trial:
 
     @cached_property
     def expected(self) -> list[Tensor]:
-        return outputs(self.model)
+        return self.outputs(self.model)
+
+    def images(self, count: int | None = None) -> Tensor:
+        """So many images, as many as in the trace by default."""
+        return images(self.plan.image[0] if count is None else count, *self.plan.image[1:])
+
+    def outputs(self, module: nn.Module) -> list[Tensor]:
+        return outputs(module, self.images())
 
 
-def images(count: int = IMAGE[0]) -> Tensor:
-    return torch.randn(count, *IMAGE[1:], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def outputs(module: nn.Module) -> list[Tensor]:
+def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
     """The tensors of a network's eval output; its mode is left as it was."""
     training = module.training
     with torch.no_grad():
-        leaves = tree_leaves(module.eval()(images()))
+        leaves = tree_leaves(module.eval()(x))
     module.train(training)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

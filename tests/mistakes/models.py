@@ -20,6 +20,7 @@ from tests.mistakes.broken import (
     all_dead,
     full,
     hooked,
+    not_understood,
     on_meta,
     pins,
     plain,
@@ -29,7 +30,6 @@ from tests.mistakes.broken import (
     rejuvenator,
     scripted,
     traced,
-    uncounted,
     verified,
     weight_normed,
     with_computed_weight,
@@ -81,8 +81,8 @@ MODELS = {
         "0.weight has no shape yet", "run one batch",
     ),
     "an `if` on values": row(Deciding, lambda m: nrfx.trace(m, X), TraceError, "The model (Deciding)", "torch.where"),
-    "autocast in forward": row(
-        Untaught, lambda m: nrfx.trace(m, X), TraceError, "broken.py", "autocast", "outside the model"
+    "inference mode in forward": row(
+        Untaught, lambda m: nrfx.trace(m, X), TraceError, "The forward", "torch.inference_mode", "Use torch.no_grad"
     ),
     "random numbers in forward": row(
         Noisy, lambda m: nrfx.trace(m, X), TraceError, "The model (Noisy)", "torch.rand_like"
@@ -159,43 +159,44 @@ NOTED = {
     "a frozen model in training": row(
         lambda: traced(plain().requires_grad_(False)),
         lambda gm: rejuvenator(gm, optimizer=SGD([nn.Parameter(X)], lr=0.1)).note,
-        None, "No gamma of the network can die",
+        None, "None of the network's 36 gammas can die", "it is frozen", "trained as it is",
     ),
     "no norm": row(
-        lambda: traced(nn.Sequential(nn.Conv2d(3, 8, 1))), rejuvenated, None, "unchanged", "No batch norm with a gamma"
+        lambda: traced(nn.Sequential(nn.Conv2d(3, 8, 1))), rejuvenated, None, "unchanged", "no norm with a gamma"
     ),
     "a norm without gammas": row(
         lambda: traced(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 2, 1))),
-        rejuvenated, None, "unchanged", "No batch norm with a gamma",
+        rejuvenated, None, "unchanged", "no norm with a gamma",
     ),
     "weight_norm": row(
-        lambda: with_computed_weight(weight_normed), pins, None, "0.0: it has forward hooks, which may do anything"
+        lambda: with_computed_weight(weight_normed), pins, None, "0.0: torch.nn.utils.weight_norm computes its weight"
     ),
     "weight_norm as a parametrization": row(
         lambda: with_computed_weight(parametrizations.weight_norm), pins,
-        None, "0.0: a convolution with a computed weight"
+        None, "0.0: its weight is computed by a parametrization"
     ),
     "spectral_norm": row(
-        lambda: with_computed_weight(parametrizations.spectral_norm), rejuvenated, None, "Held: 4", "computed weight"
+        lambda: with_computed_weight(parametrizations.spectral_norm), rejuvenated,
+        None, "Held: 4", "computed by a parametrization"
     ),
     "a pruned layer": row(
         lambda: with_computed_weight(lambda layer: prune.random_unstructured(layer, "weight", 0.5)),
-        rejuvenated, None, "Held: 4", "forward hooks",
+        rejuvenated, None, "Held: 4", "torch.nn.utils.prune masks its weight",
     ),
-    "a hook": row(hooked, pins, None, "0: it has forward hooks, which may do anything"),
+    "a hook": row(hooked, pins, None, "0: it has forward hooks (<lambda>), which may do anything"),
     "a weight in the middle of a training graph": row(
         lambda: traced(with_weight_on_a_tape()), rejuvenated,
         None, "changed", "its weight is computed from other tensors"
     ),
     "an empty graph": row(
         lambda: nrfx.trace(nn.Sequential(), X), lambda gm: " ".join(nrfx.rejuvenate(gm, nrfx.Budget(params=9)).notes),
-        None, "No batch norm", "nothing was changed",
+        None, "no norm with a gamma", "Nothing was changed",
     ),
     "nothing dead": row(
         lambda: traced(zoo.vgg_bn()), rejuvenated, None, "unchanged", "Nothing is dead", "3,205 params"
     ),
     "an exported program": row(
-        lambda: torch.export.export(plain().eval(), (X,)).module(), uncounted,
+        lambda: torch.export.export(plain().eval(), (X,)).module(), not_understood,
         None, "nrfx has no rule for",
     ),
     "round_to where every layer has its old width back": row(

@@ -24,13 +24,13 @@ from tests.mistakes.row import on_disk, row
 CHECKS = {
     "verify with images of 4 colours": row(
         traced, lambda gm: verified(gm, torch.zeros(2, 4, 16, 16)), VerificationError,
-        "[2, 4, 16, 16] float32", "traced on [2, 3, 16, 16] float32", "Pass a tensor",
+        "[2, 4, 16, 16] float32", "traced on [2, 3, 16, 16] float32", "Pass inputs like those",
     ),
     "verify with two inputs": row(
-        traced, lambda gm: verified(gm, (X, X)), VerificationError, "cannot run on", "tuple of tensors"
+        traced, lambda gm: verified(gm, (X, X)), VerificationError, "cannot run on", "Pass inputs like those"
     ),
     "verify with a list": row(
-        traced, lambda gm: verified(gm, [X]), VerificationError, "cannot run on list", "Pass a tensor"
+        traced, lambda gm: verified(gm, [X]), VerificationError, "cannot run on a list of 1", "Pass inputs like those"
     ),
     "verify with another dtype": row(
         traced, lambda gm: verified(gm, X.double()), VerificationError, "float64", "float32"

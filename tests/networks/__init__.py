@@ -26,6 +26,7 @@ from tests.networks.layers import Attention, Bare, Computed, Mixer, Single
 from tests.networks.moves import Arithmetic, Move, Split
 from tests.networks.piece import IMAGE, Piece
 from tests.networks.plan import Plan
+from tests.networks.wild import Wild
 
 __all__ = [
     "IMAGE",
@@ -50,6 +51,7 @@ __all__ = [
     "Twice",
     "TwoNorms",
     "Unit",
+    "Wild",
     "one_of",
     "plans",
 ]

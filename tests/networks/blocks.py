@@ -90,7 +90,7 @@ class Transposed(Piece):
         i = shape[1]
         width = self.width if self.groups else i
         groups = gcd(self.groups, i, width) if self.groups else i
-        stride = self.stride if shape[2] < 6 else 1
+        stride = self.stride if max(shape[2:]) < 6 else 1
         conv = nn.ConvTranspose2d(
             *(i, width, self.kernel, stride), padding=(self.kernel - 1) // 2, groups=groups, bias=self.bias
         )
@@ -183,7 +183,7 @@ class Pool(Piece):
     count_include_pad: bool = True
 
     def build(self, shape: torch.Size) -> nn.Module:
-        kernel = 3 if self.padded else min(2, shape[2])
+        kernel = 3 if self.padded else min(2, *shape[2:])
         if self.kind == "max":
             return nn.MaxPool2d(kernel, self.stride, int(self.padded))
         divisor = 1 if self.kind == "sum" else None

@@ -22,6 +22,7 @@ from tests.networks.layers import BARE, PRODUCTS, SINGLES, Attention, Bare, Comp
 from tests.networks.moves import ARITHMETIC, HOWS, JOINS, MOVES, Arithmetic, Move, Split
 from tests.networks.piece import ACTIVATIONS, Piece
 from tests.networks.plan import TAILS, Plan
+from tests.networks.wild import WILD, Wild
 
 
 def one_of(values: Any) -> Any:
@@ -60,6 +61,7 @@ def pieces() -> st.SearchStrategy[Any]:
     inner = st.one_of(units(), units(), preacts())
     body = tuples(inner, 1, 2)
     branch = tuples(st.one_of(units(), units(), preacts(), pools()), 0, 2)
+    wild = st.builds(Wild, one_of(WILD), st.booleans())
     joins = one_of(("add", "add", "add", "sub", "mul", "max"))
     kinds: dict[type[Piece], Any] = {
         Unit: units(),
@@ -95,15 +97,25 @@ def pieces() -> st.SearchStrategy[Any]:
             *(one_of((1, 2)), one_of((2, 3)), one_of(("sdpa", "by hand", "einsum", "module"))),
             *(one_of(("batch", "layer", "none")), st.booleans()),
         ),
+        Wild: wild,
         Mixer: st.builds(Mixer, one_of((6, 8)), one_of(NORMS), one_of(ACTIVATIONS), st.booleans()),
     }
-    return st.one_of(*kinds.values())
+    return st.one_of(*kinds.values(), wild, wild, wild, wild, units())
 
 
 PATTERNS = (
     *(".", "x.", ".xx", "xxxx....", ".xxxxxxxxxxxxxxxxxxx", "..x", "x", "xx..", ".x", "x..x.", "..xx.x", "xx.", "...x"),
 )
 LENGTHS = (0, 1, 2, 3, 4, 2, 3, 4, 5)
+
+
+IMAGES = ((8, 8), (6, 9), (5, 7), (3, 4), (4, 2), (7, 7), (6, 6))
+"""Positions that are as many as some width, odd ones, and sides that differ."""
+BATCHES = (2, 3, 4, 6, 1)
+
+
+def shaped(positions: tuple[int, int], batch: int) -> tuple[int, ...]:
+    return batch, 3, *positions
 
 
 def plans() -> st.SearchStrategy[Plan]:
@@ -117,6 +129,7 @@ def plans() -> st.SearchStrategy[Plan]:
             one_of((0, 1)),
             one_of((0, 0, 0, 2, 5)),
             one_of((False, False, True)),
+            st.builds(shaped, one_of(IMAGES), one_of(BATCHES)),
         ),
     )
     return drawn.filter(has_channels)

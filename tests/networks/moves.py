@@ -84,7 +84,7 @@ class Move(Piece):
 
     def build(self, shape: torch.Size) -> nn.Module:
         groups = 2 if shape[1] % 2 == 0 else 1
-        wide = shape[1]
+        wide, even = shape[1], not any(size % 2 for size in shape[2:])
 
         def shuffled(x: Tensor) -> Tensor:
             n, c, h, w = x.shape
@@ -104,12 +104,12 @@ class Move(Piece):
             "twice": lambda x: torch.cat([x, x], 1),
             "transpose": lambda x: x.transpose(2, 3).contiguous(),
             "repeat": lambda x: x.repeat_interleave(2, 1),
-            "pixels": lambda x: F.pixel_unshuffle(x, 2) if shape[2] % 2 == 0 else x,
+            "pixels": lambda x: F.pixel_unshuffle(x, 2) if even else x,
             "pad": lambda x: F.pad(x, (1, 1, 1, 1)),
             "pad one": lambda x: F.pad(x, (1, 0, 0, 1), value=1.0),
-            "pad reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect" if shape[2] > 1 else "replicate"),
+            "pad reflect": lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect" if min(shape[2:]) > 1 else "replicate"),
             "pad channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)),
-            "upsample": lambda x: F.interpolate(x, scale_factor=2) if shape[2] < 6 else x,
+            "upsample": lambda x: F.interpolate(x, scale_factor=2) if max(shape[2:]) < 6 else x,
             "bilinear": lambda x: F.interpolate(x, size=5, mode="bilinear", align_corners=False),
             "half literal": lambda x: x.view(-1, groups, x.size(1) // groups, *shape[2:]).transpose(1, 2).flatten(1, 2),
             "permute": lambda x: x.reshape(x.size(0), -1, groups, *x.shape[2:]).permute(0, 2, 1, 3, 4).flatten(1, 2),
@@ -118,7 +118,7 @@ class Move(Piece):
             "x + roll": lambda x: x + x.roll(1, 1),
             "stack": lambda x: torch.stack([x, -x], 2).flatten(1, 2),
             "stack sum": lambda x: torch.stack([x, x.flip(2)], 1).sum(1),
-            "pixel shuffle": lambda x: F.pixel_shuffle(x, 2) if wide % 4 == 0 and shape[2] < 6 else x,
+            "pixel shuffle": lambda x: F.pixel_shuffle(x, 2) if wide % 4 == 0 and max(shape[2:]) < 6 else x,
             "space to depth": lambda x: torch.cat([x[:, :, ::2], x[:, :, 1::2]], 1) if shape[2] % 2 == 0 else x,
             "glu": lambda x: F.glu(x, 1) if wide % 2 == 0 else x,
             "maxout": lambda x: x.view(x.size(0), -1, groups, *x.shape[2:]).amax(2),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.networks.blocks import Unit
-from tests.networks.piece import IMAGE, SHAPE, Apply, Piece, after, chain
+from tests.networks.piece import IMAGE, Apply, Piece, after, chain
 from tests.zoo import calibrated, norms
 
 
@@ -47,7 +47,8 @@ class Plan(Piece):
     """A network of 3-channel images, and which of its gammas are dead.
 
     beta: of the dead ones "zero", "random", or "negative" (which a ReLU makes zero). seed: of weights and statistics.
-    frozen: how many parameters at the start do not learn. training: the mode that it is left in.
+    frozen: how many parameters at the start do not learn. training: the mode that it is left in. image: [N, 3, H, W],
+    of the trace.
     """
 
     pieces: tuple[Any, ...] = (Unit(),)
@@ -57,9 +58,11 @@ class Plan(Piece):
     seed: int = 0
     frozen: int = 0
     training: bool = False
+    image: tuple[int, ...] = IMAGE
 
-    def build(self, shape: torch.Size = SHAPE) -> nn.Module:
-        """The network with random weights."""
+    def build(self, shape: torch.Size | None = None) -> nn.Module:
+        """The network with random weights, for images of its own shape or of the given one."""
+        shape = torch.Size(self.image) if shape is None else shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             body = chain(self.pieces, shape)
@@ -67,13 +70,17 @@ class Plan(Piece):
 
     def prepared(self) -> nn.Module:
         """In float64 and eval mode, calibrated, its dead gammas exactly 0."""
-        model = calibrated(self.build(), IMAGE, self.seed)
+        return self.killed(self.alive()).train(self.training)
+
+    def alive(self) -> nn.Module:
+        """In float64 and eval mode, calibrated."""
+        model = calibrated(self.build(), self.image, self.seed)
         for norm in model.modules():
             if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:
                 norm.running_var.clamp_(min=0.05)  # a silent channel would amplify rounding 300-fold
         for parameter in list(model.parameters())[: self.frozen]:
             parameter.requires_grad_(False)
-        return self.killed(model).train(self.training)
+        return model
 
     @torch.no_grad()
     def killed(self, model: nn.Module) -> nn.Module:

@@ -157,6 +157,17 @@ def test_a_link_is_not_followed_and_the_sticky_bit_helps_only_above(fresh, tmp_p
         cache.refuse_strangers(fresh)
 
 
+def test_what_killed_processes_left_in_the_cache_is_removed(fresh, tmp_path, monkeypatch, compiled) -> None:
+    compiler(tmp_path, monkeypatch, copying(compiled))
+    fresh.mkdir(mode=0o700)
+    left, new = fresh / ".cross-0123-abc", fresh / ".cross-0123-def"
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (time.time() - 4000,) * 2)
+    assert works()
+    assert not left.exists() and new.exists()
+
+
 # Where the cache cannot be used
 
 
@@ -227,8 +238,12 @@ def test_relative_cache_folders_of_the_desktop_are_ignored(monkeypatch, tmp_path
         ("sleep 600 & wait", r"compiler did not end in 0\.5 seconds"),
         ("exit 0", "No such file or directory"),
         ('while [ "$1" != -o ]; do shift; done; echo nothing > "$2"', "too short|invalid ELF|not a mach-o|file"),
+        (
+            'while [ "$1" != -o ]; do shift; done; echo "int i;" | cc -x c - -shared -o "$2"',
+            r"a function is missing .*direct_forward",
+        ),
     ],
-    ids=["fails", "hangs", "writes nothing", "writes nonsense"],
+    ids=["fails", "hangs", "writes nothing", "writes nonsense", "writes another library"],
 )
 def test_a_compiler_that_fails_leaves_plain_operations_and_one_warning(
     fresh, tmp_path, monkeypatch, script, words

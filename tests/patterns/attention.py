@@ -34,6 +34,84 @@ def three_layers(m: Op, x: Tensor) -> Tensor:
     return m.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+def with_dropout(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    given = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if m.training else 0.0)
+    return m.proj(given.transpose(1, 2).flatten(2))
+
+
+def three_operands(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    q, k, v = (layer(x).unflatten(-1, (2, -1)) for layer in (m.q, m.k, m.v))
+    return m.proj(torch.einsum("nthd,nshd,nshe->nthe", q, k, v).flatten(2) / 64)
+
+
+def masked(m: Op, x: Tensor) -> Tensor:
+    """The mask has the least number of its dtype where a key is hidden."""
+    x = tokens(x)
+    n, t, c = x.shape
+    q, k, v = m.qkv(x).view(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+    hidden = torch.zeros(t, t, dtype=x.dtype).masked_fill(torch.ones(t, t).triu(1) > 0, torch.finfo(x.dtype).min)
+    return m.proj(((q @ k.transpose(-2, -1) + hidden).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c))
+
+
+def hidden_for_all(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, 2, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    seen = x.new_ones(1, 1, t, t).tril().bool()
+    return m.proj(F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
+
+
+class Turned(nn.Module):
+    """Rotary positions: each pair of channels of a head turns by an angle that its table and the position give."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("speeds", 0.5 ** torch.arange(width // 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[-2], device=x.device)
+        angles = torch.outer(positions.to(x.dtype), self.get_buffer("speeds"))
+        angles = torch.cat([angles, angles], -1)
+        left, right = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+
+
+def rotary(m: Op, x: Tensor) -> Tensor:
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, 2, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    return m.proj(F.scaled_dot_product_attention(m.turn(q), m.turn(k), v).transpose(1, 2).flatten(2))
+
+
+def span_convolution(m: Op, x: Tensor) -> Tensor:
+    """A kernel of three for each token and head, over values that are padded with zeros."""
+    n, t, _ = tokens(x).shape
+    kernels = m.k(tokens(x)).reshape(-1, 3, 1).softmax(1)
+    values = F.unfold(m.v(x).flatten(2).unsqueeze(-1), (3, 1), padding=(1, 0)).transpose(1, 2).reshape(-1, 4, 3)
+    return m.proj((values @ kernels).reshape(n, t, -1))
+
+
+def shared_keys(m: Op, x: Tensor) -> Tensor:
+    """Two heads of queries for each head of keys and values, which are repeated."""
+    x = tokens(x)
+    n, t, _ = x.shape
+    q = m.q(x).view(n, t, -1, 2).transpose(1, 2)
+    k, v = (layer(x).view(n, t, -1, 2).transpose(1, 2) for layer in (m.k, m.v))
+    k, v = (part[:, :, None].expand(n, 2, 2, t, 2).reshape(n, 4, t, 2) for part in (k, v))
+    return m.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def grouped_queries(m: Op, x: Tensor) -> Tensor:
+    """The same, where the attention itself repeats keys and values."""
+    x = tokens(x)
+    n, t, _ = x.shape
+    q, k, v = (layer(x).view(n, t, -1, 2).transpose(1, 2) for layer in (m.q, m.k, m.v))
+    return m.proj(F.scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
 def one_head(m: Op, x: Tensor) -> Tensor:
     x = tokens(x)
     return m.proj(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x)))
@@ -82,6 +160,10 @@ def qkv() -> dict[str, nn.Module]:
 
 def layers(width: int = 8) -> dict[str, nn.Module]:
     return {name: nn.Linear(8, width) for name in "qkv"} | {"proj": nn.Linear(width, 6)}
+
+
+def shared() -> dict[str, nn.Module]:
+    return layers() | {name: nn.Linear(8, 4) for name in "kv"}
 
 
 def excited(m: Op, x: Tensor) -> Tensor:
@@ -134,6 +216,34 @@ ATTENTION = {
     "attention by hand": Pattern(by_hand, qkv, free="before.0 op.qkv op.proj"),
     "attention of literal heads": Pattern(literal_heads, qkv, free="before.0 op.proj"),
     "attention of three layers": Pattern(three_layers, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention with dropout": Pattern(with_dropout, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention by an einsum of three": Pattern(three_operands, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention behind a mask": Pattern(masked, qkv, free="before.0 op.qkv op.proj"),
+    "attention with keys that all heads hide": Pattern(hidden_for_all, layers, free="before.0 op.q op.k op.v op.proj"),
+    "attention with rotary positions": Pattern(
+        rotary, lambda: layers() | {"turn": Turned(4)}, free="before.0 op.q op.k op.v op.proj"
+    ),
+    "rotary positions of one head": Pattern(
+        lambda m, x: m.turn(m.q(tokens(x))),
+        lambda: {"q": nn.Linear(8, 6), "turn": Turned(6)},
+        free="before.0",
+        pinned="op.q",
+    ),
+    "attention that sees what came before": Pattern(
+        lambda m, x: m.proj((m.q(tokens(x)) @ m.k(tokens(x)).mT).tril() @ m.v(tokens(x)) / 64),
+        layers,
+        free="before.0 op.proj",
+    ),
+    "half of the products of channels": Pattern(
+        lambda m, x: torch.triu(m.q(tokens(x)).mT @ m.k(tokens(x))), layers, free="before.0", pinned="op.q"
+    ),
+    "convolution of a span": Pattern(
+        span_convolution,
+        lambda: {"k": nn.Linear(8, 6), "v": cbr(8, 8), "proj": nn.Linear(8, 6)},
+        free="before.0 op.v.0",
+    ),
+    "attention with shared keys": Pattern(shared_keys, shared, free="before.0 op.q op.k op.v op.proj"),
+    "attention with grouped queries": Pattern(grouped_queries, shared, free="before.0 op.q op.k op.v op.proj"),
     "attention of one head": Pattern(one_head, lambda: layers(6), free="before.0 op.proj"),
     "attention by einsum": Pattern(einsum_heads, layers, free="before.0 op.q op.k op.v op.proj"),
     "non-local block": Pattern(
@@ -182,7 +292,6 @@ ATTENTION = {
     "masks times their positions": Pattern(
         lambda m, x: (masks(m, x) * torch.arange(8.0)[:, None, None]).mean(1),
         lambda: {"conv": cbr(8, 16)},
-        pinned="op.conv.0",
     ),
     "gated activation": Pattern(
         split_excited, lambda: {"conv": nn.Sequential(*conv_bn(8, 12))}, free="before.0 op.conv.0"

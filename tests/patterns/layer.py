@@ -62,7 +62,7 @@ CONVOLUTION = {
         called, lambda: norm_act(nn.Conv2d(8, 6, 3, padding=1, padding_mode="circular"), 6), free="before.0 op.conv.0"
     ),
     "grouped reflect padding": Pattern(
-        called, lambda: norm_act(nn.Conv2d(8, 8, 3, padding=1, groups=8, padding_mode="reflect"), 8)
+        called, lambda: norm_act(nn.Conv2d(8, 8, 3, padding=1, groups=8, padding_mode="reflect"), 8), free="before.0"
     ),
     "conv1d of tokens": Pattern(
         lambda m, x: torch.relu(m.norm(m.conv(x.flatten(2)))).mT,

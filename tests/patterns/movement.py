@@ -133,6 +133,7 @@ MOVEMENT = {
     ),
     "cat zeros": Pattern(lambda m, x: torch.cat([x, torch.zeros_like(x[:, :3])], 1)),
     "cat new zeros": Pattern(lambda m, x: torch.cat([x, x.new_zeros(x.size(0), 2, 8, 8)], 1)),
+    "triangle of positions": Pattern(lambda m, x: x.triu(1), free="before.0"),
     "roll": Pattern(lambda m, x: torch.roll(x, 1, 1), free="before.0"),
     "x + roll": Pattern(lambda m, x: x + x.roll(1, 1), free="before.0"),
     "roll positions": Pattern(lambda m, x: x + x.roll((1, 2), (2, 3)), free="before.0"),
@@ -222,7 +223,7 @@ MOVEMENT = {
     "F.linear of kernel.view": Pattern(
         lambda m, x: F.linear(F.unfold(x, 3).mT, m.weight.view(6, -1)),
         lambda: {"weight": parameter(6, 8, 3, 3)},
-        pinned="before.0",
+        free="before.0",
     ),
     "kernel.view read twice": Pattern(
         lambda m, x: (m.weight.view(6, -1) @ F.unfold(x, 3) + m.weight.view(6, -1) @ F.unfold(x.flip(2), 3)).mT,

@@ -42,6 +42,11 @@ NORM = {
         lambda: {"weight": parameter(8), "bias": parameter(8)},
         free="before.0",
     ),
+    "GroupNorm on a view": Pattern(
+        lambda m, x: m.norm(x.reshape(x.shape[0], 4, -1, x.shape[3])).reshape(x.shape),
+        lambda: {"norm": nn.GroupNorm(2, 4)},
+        free="before.0",
+    ),
     "LayerNorm of channels": Pattern(layer_norm_2d, lambda: {"norm": nn.LayerNorm(8)}, pinned="before.0"),
     "LayerNorm of all": Pattern(lambda m, x: m.norm(x), lambda: {"norm": nn.LayerNorm([8, 8, 8])}, pinned="before.0"),
     "LayerNorm of positions": Pattern(lambda m, x: m.norm(x), lambda: {"norm": nn.LayerNorm([8, 8])}, free="before.0"),

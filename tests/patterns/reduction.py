@@ -25,6 +25,21 @@ REDUCTION = {
     "channel median": Pattern(lambda m, x: x + x.median(1, keepdim=True)[0]),
     "median of positions": Pattern(lambda m, x: x + x.median(3, keepdim=True)[0], free="before.0"),
     "max of positions": Pattern(lambda m, x: x + x.max(2, keepdim=True)[0], free="before.0"),
+    "median that a layer reads": Pattern(lambda m, x: x.median(3, keepdim=True)[0], free="before.0"),
+    "max by name": Pattern(lambda m, x: x.max(3, keepdim=True).values, free="before.0"),
+    "sort of positions": Pattern(
+        lambda m, x: x.flatten(2).sort(2, descending=True).values[:, :, :5].mean(2), free="before.0"
+    ),
+    "topk of positions": Pattern(lambda m, x: torch.topk(x.flatten(2), 4).values.mean(2), free="before.0"),
+    "kthvalue of positions": Pattern(lambda m, x: torch.kthvalue(x, 3, dim=3, keepdim=True)[0], free="before.0"),
+    "cummax of positions": Pattern(lambda m, x: torch.cummax(x, 2)[0], free="before.0"),
+    "aminmax of positions": Pattern(lambda m, x: x.aminmax(dim=2, keepdim=True).max, free="before.0"),
+    "mode of positions": Pattern(lambda m, x: torch.mode(x.round(), 3, keepdim=True)[0]),
+    "var and mean of positions": Pattern(
+        lambda m, x: torch.cat(torch.var_mean(x, (2, 3), keepdim=True), 1), free="before.0"
+    ),
+    "std with unbiased by position": Pattern(lambda m, x: x.flatten(2).std(2, True), free="before.0"),
+    "indices of the largest": Pattern(lambda m, x: x * x.max(3, keepdim=True).indices, free="before.0"),
     "mean of all": Pattern(lambda m, x: x - x.mean()),
     "mean of all but the batch": Pattern(lambda m, x: x - x.mean((1, 2, 3), keepdim=True)),
     "cumsum": Pattern(lambda m, x: x.cumsum(1)),
@@ -62,6 +77,17 @@ REDUCTION = {
     "where": Pattern(lambda m, x: torch.where(x > 0.5, x, 0.1 * x)),
     "masked_fill": Pattern(lambda m, x: x.masked_fill(x < 0.2, -1.0)),
     "mask": Pattern(lambda m, x: x * (x > 0.3)),
+    "leaky_relu_": Pattern(
+        lambda m, x: F.leaky_relu_(m.conv(x), 0.2), lambda: {"conv": nn.Conv2d(8, 6, 1)}, free="before.0 op.conv"
+    ),
+    "waves": Pattern(lambda m, x: torch.sin(x) + x.cos() * torch.erf(x), free="before.0"),
+    "logarithm of more than one": Pattern(lambda m, x: torch.log1p(x) + (x + 1).reciprocal(), free="before.0"),
+    "as_tensor": Pattern(lambda m, x: torch.as_tensor(x) + torch.as_tensor(x.relu()), free="before.0"),
+    "type of another": Pattern(
+        lambda m, x: x + m.shift.type_as(torch.arange(x.shape[1] * 3).view(3, -1)),
+        lambda: {"shift": torch.tensor(2.7)},
+    ),
+    "sizes of data": Pattern(lambda m, x: x.view(x.data.size(0), x.data.size(1), -1).mean(2), free="before.0"),
     "clamp": Pattern(lambda m, x: x.clamp(0.1, 1.0), free="before.0"),
     "lerp": Pattern(lambda m, x: torch.lerp(x, m.conv(x), 0.3), lambda: {"conv": cbr(8, 8)}),
     "addcmul": Pattern(lambda m, x: torch.addcmul(x, x, m.conv(x), value=0.5), lambda: {"conv": cbr(8, 8)}),

@@ -9,7 +9,7 @@ from nrfx.plan.options import Options
 @pytest.mark.parametrize("name", ["rescale", "reallocate", "constants", "merge"])
 def test_a_switch_takes_true_or_false_alone(name: str) -> None:
     with pytest.raises(AnalysisError, match=f"{name} is 1; expected True or False"):
-        Options(**{name: 1}).check()
+        Options(**{name: 1}).validate()
 
 
 def test_an_unknown_option_is_a_type_error() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import nrfx
 from nrfx.analysis.utilization import Share
@@ -49,3 +50,11 @@ def test_a_module_of_one_layer_takes_no_line_of_its_own() -> None:
     model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), zoo.cbr(4, 4), zoo.cbr(4, 2))
     rows = nrfx.utilization(nrfx.trace(model, torch.zeros(zoo.IMAGE))).rows
     assert [(placed.label, placed.depth) for placed in outline(lines(rows))] == [("0.0", 0), ("1.0+1", 0), ("2.0+1", 0)]
+
+
+def test_a_norm_behind_a_layer_that_is_not_understood_is_folded_into_it() -> None:
+    units = [nn.Sequential(nn.Conv2d(width, 4, 1), nn.BatchNorm2d(4)) for width in (3, 4)]
+    model = nn.Sequential(*units[0], *units[1], nn.Conv2d(4, 2, 1))
+    model[0].register_forward_hook(nn.Identity())
+    rows = nrfx.utilization(nrfx.trace(model, torch.zeros(2, 3, 4, 4))).rows
+    assert [line.label for line in lines(rows)] == ["0+1", "2+3", "4"]

@@ -1,9 +1,11 @@
 """The report of a utilization: a line a layer, the totals, who wastes most, and what is held."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import get_model
 
 import nrfx
@@ -80,3 +82,55 @@ def test_networks_with_gates_and_depthwise_convolutions_say_how_many_dead_channe
         assert bool(count) == (kind in text)
         assert not count or re.search(rf"{count:,} [^.]*?{kind}", text)
     assert kinds["combines its constant with values that vary"] or name.startswith("mnasnet")
+
+
+def hooked(layers: slice) -> nrfx.Utilization:
+    """Three units, of which some layers have forward hooks."""
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(3)))
+    for layer in [module for module in model.modules() if not list(module.children())][layers]:
+        layer.register_forward_hook(nn.Identity())
+    return nrfx.utilization(nrfx.trace(nn.Sequential(model, nn.Conv2d(3, 2, 1)), torch.zeros(1, 3, 9, 9)))
+
+
+def test_work_outside_of_the_parts_is_not_called_alive() -> None:
+    u = replace(measured("resnet", 0.0), uncounted=("The model (Detector): its inputs are not tensors",))
+    assert "all of it is alive" not in render(utilization_report(u), 80)
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_network_that_is_not_understood_does_not_look_healthy(width: int) -> None:
+    text = render(utilization_report(hooked(slice(None))), width)
+    assert "alive: there is nothing" not in text and "no gamma can die" in text
+    shown = " ".join(text.split())
+    assert "97.1 % of params and 99.2 % of flops are not understood, in 9 nodes" in shown
+    assert "0.0.0, 0.0.1, 0.0.2 and 6 more: it has forward hooks (Identity)" in shown
+    assert "None of the network's 9 gammas can die" in shown
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_what_part_is_not_understood_stands_below_the_totals_and_its_layers_have_no_widths() -> None:
+    u = hooked(slice(1, 2))
+    text = render(utilization_report(u), 80)
+    assert "what is understood is alive" in text
+    assert "▒" in text.splitlines()[2]
+    share = sum(entry.params for entry in u.not_understood) / u.params.total
+    assert f"{100 * share:.1f} % of params and 0 % of flops are not understood, in 1 node: see below" in text
+
+
+def test_flops_that_are_not_all_counted_are_called_a_lower_bound() -> None:
+    nrfx.rules.opaque(spectrum)
+    text = render(utilization_report(nrfx.utilization(nrfx.trace(Spectral(), torch.zeros(1, 3, 9, 9)))), 80)
+    assert "flops are at least this: 1 node may do more than is counted" in text
+
+
+def spectrum(x: torch.Tensor) -> torch.Tensor:
+    return torch.fft.fft2(x).abs()
+
+
+class Spectral(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return spectrum(self.norm(self.conv(x)))

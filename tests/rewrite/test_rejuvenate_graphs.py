@@ -381,3 +381,70 @@ def test_a_norm_behind_a_flatten_takes_the_constant_at_every_position_of_a_chann
     gm = nrfx.trace(model, sample)
     result = nrfx.compact(gm)
     assert result.changed and nrfx.verify(gm, result, sample) < 1e-12
+
+
+class Single(nn.Module):
+    """[tokens, 6], one example without a batch dim, whose channels an instance norm reads as dim 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, 8), nn.BatchNorm1d(8)
+        self.instance, self.last = nn.InstanceNorm1d(8, affine=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.instance(self.norm(self.first(x)).t()).t())).mean(0)
+
+
+@pytest.mark.parametrize("times", [None, 2.0])
+def test_an_instance_norm_of_one_example_follows_its_channels(times: float | None) -> None:
+    x = torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    model = with_dead(Single().double().eval())
+    with torch.no_grad():
+        model.instance.weight[model.norm.weight == 0] = 0
+    gm = nrfx.trace(model, x)
+    result = nrfx.compact(gm) if times is None else nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=times))
+    assert result.module.get_submodule("instance").num_features == (5 if times is None else 16)
+    assert nrfx.verify(gm, result, x) < 1e-12
+
+
+def test_a_group_norm_that_is_left_with_one_group_gives_the_planned_channels() -> None:
+    """On a view that lays two channels on each of its rows: behind one group they are told as behind two."""
+
+    def by_rows(weird: Weird, x: Tensor) -> Tensor:
+        return weird.extra[0](x.reshape(x.shape[0], 4, -1, x.shape[3])).reshape(x.shape)
+
+    model = calibrated(Weird(by_rows, nn.GroupNorm(2, 4)))
+    with torch.no_grad():
+        model.first[1].weight[[0, 2, 3, 4, 6]], model.extra[0].weight[:2] = 0, 0
+    gm = nrfx.trace(model, images())
+    result = nrfx.compact(gm)
+    assert result.module.get_submodule("extra.0").num_groups == 1
+    assert nrfx.verify(gm, result, images()) < 1e-12
+
+
+def test_groups_by_the_width_of_another_value_must_divide_their_own() -> None:
+    """Seven channels of x would give three groups, and eight channels are no multiple of three."""
+    model = calibrated(Weird(lambda weird, x: F.group_norm(weird.extra[0](x), x.shape[1] // 2), unit(8, 8)))
+    with torch.no_grad():
+        model.first[1].weight[0], model.first[1].bias[0] = 0, 0
+    gm = nrfx.trace(model, images())
+    assert nrfx.verify(gm, nrfx.compact(gm), images()) < 1e-12
+
+
+def test_a_slice_of_all_but_so_many_keeps_something() -> None:
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(6, 12, bias=False), nn.BatchNorm1d(12), nn.Linear(12, 3)
+            self.shift = nn.Parameter(torch.rand(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.norm(self.first(x)))
+            return self.last(h) + (h[:, :-9] - self.shift).sum()
+
+    model = Sliced().double().eval()
+    with torch.no_grad():
+        model.norm.weight[[1, 2, 4, 9, 10]] = 0
+    x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gm = nrfx.trace(model, x)
+    assert nrfx.verify(gm, nrfx.compact(gm), x) < 1e-12

@@ -94,8 +94,8 @@ def test_a_method_that_is_exchanged_on_the_instance_is_looked_into() -> None:
     gm = nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=())
     assert "flip" in [node.name for node in gm.graph.nodes]
     leaf = nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=["between"])
-    usage = nrfx.utilization(leaf)
-    assert usage.uncounted == ("between: Strongest has a forward of its own",)
+    (entry,) = nrfx.utilization(leaf).not_understood
+    assert (entry.nodes, entry.reason) == (("between",), "Strongest has a forward of its own")
 
 
 def pooled(scale: float, x: Tensor) -> Tensor:

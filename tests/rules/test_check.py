@@ -73,6 +73,22 @@ def with_a_site_of_a_relative_name(call: Call) -> Effect:
     return replace(effect, sites=(*effect.sites, Site("offset", 0, effect.sites[0].layout)))
 
 
+def applying(apply: Callable[[Tensor], Any], family: Family = Family.MIXED) -> Callable[[Call], Effect]:
+    """Of the first five channels, as they say, with that `apply`."""
+
+    def rule(call: Call) -> Effect:
+        fixed = tuple(name for name, _ in call.module.named_parameters()) if call.module is not None else ()
+        return Effect(family, out=call.args[0][:, :5], apply=apply, fixed=fixed)
+
+    return rule
+
+
+def twice_born(call: Call) -> Effect:
+    effect = outside.mirror(call)
+    call.birth("own", 5), call.birth("own", 3)
+    return effect
+
+
 def on_another_axis(call: Call) -> Effect:
     effect = outside.mirror(call)
     assert effect.reading is not None
@@ -95,6 +111,13 @@ def without_sites(call: Call) -> Effect:
     (with_a_site_of_a_relative_name, r"a site names 'offset', and there is no such parameter: call\.own"),
     (on_another_axis, r"it reads 8 channels on axis 0, and its operand has shape \[2, 8\]"),
     (without_sites, "own.matrix has no site; if it keeps its shape"),
+    (applying(lambda x: x.nan_to_num()[:, :5], Family.POINTWISE), "its apply loses NaN, which stands for what varies"),
+    (applying(lambda x: x.nan_to_num(1.0)[:, :5]), "its apply loses NaN, which stands for what varies"),
+    (applying(lambda x: x[:, :4]), r"its apply gives \[2, 4\] on float64 with NaN, and its labels have shape \[2, 5\]"),
+    (applying(lambda x: 1 // 0), r"its apply fails on float64 with NaN \(ZeroDivisionError"),
+    (applying(lambda x: (x[:, :5], x)), "its apply gives 2 tensors on float64 with NaN, and its labels are 1"),
+    (applying(lambda x: x[:, : 5 if x.isnan().all() else 4], Family.MOVEMENT), "its apply gives .* on int64 with"),
+    (twice_born, "asks for 3 channels of 'own', which brought 5 into being before: a key has one width"),
 ])  # fmt: skip
 def test_an_effect_that_contradicts_itself_is_an_error(
     rule: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -186,7 +187,8 @@ def test_a_leaf_with_a_forward_of_its_own_is_not_counted_as_its_base() -> None:
 
     model = Between(Twice(8, 8, 1))
     usage = nrfx.utilization(nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64), leaves=[Twice]))
-    assert usage.uncounted == ("between: Twice has a forward of its own",)
+    (entry,) = usage.not_understood
+    assert (entry.reason, entry.flops) == ("Twice has a forward of its own", 2 * 8 * 8 * 3 * 3)  # on maps of 3x3
 
 
 def test_a_subclass_that_changes_the_forward_has_no_part_in_the_rule() -> None:
@@ -286,7 +288,9 @@ def test_a_subclass_has_the_rule_of_its_nearest_parent() -> None:
 
 
 @pytest.mark.parametrize(("op", "said"), [
-    (lambda m, x: torch.cummax(x, 1)[0], "cummax looks at values"), (lambda m, x: x.erfinv(), "no rule for erfinv"),
+    (lambda m, x: x * x.argmax(1, keepdim=True), "argmax looks at values"),
+    (lambda m, x: torch.cummax(x, 1)[0], "puts channels in the order of their values"),
+    (lambda m, x: torch.special.bessel_j0(x), "no rule for special_bessel_j0"),
 ])  # fmt: skip
 def test_an_op_without_a_rule_is_named(op: Callable[[nn.Module, Tensor], Tensor], said: str) -> None:
     model = nn.Sequential(nn.Linear(3, 4), Function(op))
@@ -302,3 +306,21 @@ def test_a_rule_that_gives_nothing_at_other_widths_is_named(monkeypatch: pytest.
     gm = nrfx.trace(Between(outside.signed_root), torch.zeros(IMAGE, dtype=torch.float64))
     with pytest.raises(nrfx.AnalysisError, match=r"signed_root.*forgetful.*it is None, and an Effect is expected"):
         nrfx.compact(gm)
+
+
+@pytest.mark.parametrize(("widths", "said"), [
+    (lambda layer, met: {"out_features": layer.nope}, "failed (AttributeError: "),
+    (lambda layer, met: 8, "gave 8: it takes the module and the width that it meets, and gives {attribute: number}."),
+    (lambda layer, met: {"out_features": "8"}, "gave {'out_features': '8'}"),
+])  # fmt: skip
+def test_widths_that_raise_or_are_none_are_an_error_that_names_the_op(
+    widths: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own(nn.Linear):
+        pass
+
+    monkeypatch.setitem(OPS, Own, dataclasses.replace(OPS[nn.Linear], widths=widths))
+    gm = nrfx.trace(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), Own(4, 3)), torch.zeros(2, 3))
+    with pytest.raises(nrfx.AnalysisError, match=re.escape(said)) as raised:
+        nrfx.compact(gm)
+    assert "of the op Own" in str(raised.value)

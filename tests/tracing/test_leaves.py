@@ -42,7 +42,7 @@ def test_a_leaf_is_one_node_that_pins_what_it_touches(leaf: Callable[[nn.Module]
     assert torch.equal(gm(x), net(x))
     usage = nrfx.utilization(gm)
     assert usage.params.total == sum(p.numel() for p in net.parameters())
-    assert any(line.startswith("2: Block") for line in usage.uncounted)
+    assert [entry.nodes for entry in usage.not_understood] == [("2",)] and usage.uncounted == ()
     assert {"0", "3"} & {pin.space for pin in usage.pins} == {"0"} | {"3"}
 
 
@@ -106,3 +106,10 @@ def test_a_saved_network_is_loaded_with_its_leaves(tmp_path: Path) -> None:
     again = nrfx.load(tmp_path / "net.safetensors", model())
     x = torch.randn(IMAGE)
     assert again.facts.leaves == ("2",) and torch.equal(again.eval()(x), result.module.eval()(x))
+
+
+def test_a_traced_module_that_is_traced_again_keeps_its_leaves() -> None:
+    gm = nrfx.trace(model(), torch.zeros(IMAGE), leaves=[Block])
+    again = nrfx.trace(gm, torch.zeros(IMAGE), leaves=["4"])
+    assert again.facts.leaves == ("2", "4")
+    assert "2" in [node.target for node in again.graph.nodes]

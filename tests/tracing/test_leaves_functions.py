@@ -122,3 +122,72 @@ def test_a_subclass_of_an_autograd_function_keeps_its_own_backward(kind: Any) ->
         assert torch.equal(*grads) and bool(grads[0].any()) is (kind is Tripled)
     finally:
         del OPS[Tripled]
+
+
+class Sign(torch.autograd.Function):
+    """The gradient passes where the input is small."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * (ctx.saved_tensors[0].abs() < 1)
+
+
+class Twice(torch.autograd.Function):
+    """Two results, and a number among the arguments; its forward takes no ctx."""
+
+    @staticmethod
+    def forward(x: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        return x * factor, x + 1
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, left: Tensor, right: Tensor) -> tuple[Tensor, None]:
+        return -left * ctx.factor + right, None
+
+
+def both_of_twice(x: Tensor) -> Tensor:
+    left, right = Twice.apply(x, 2.0)
+    return left * right
+
+
+def sign_apart(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = Sign.apply(x)
+    return gate * x
+
+
+@pytest.mark.parametrize("between", [Sign.apply, both_of_twice, sign_apart], ids=["sign", "twice", "apart"])
+def test_an_autograd_function_without_a_rule_is_one_call_that_pins(between: Any) -> None:
+    model = Between(between)
+    gm = pickle.loads(pickle.dumps(nrfx.trace(model, torch.zeros(IMAGE, dtype=torch.float64))))
+    for x in (torch.randn(IMAGE, dtype=torch.float64), torch.randn(1, 3, 9, 7, dtype=torch.float64)):
+        grads = []
+        for network in (model, gm):
+            network.zero_grad()
+            network(x).square().sum().backward()
+            grads.append([parameter.grad for parameter in network.parameters()])
+        assert torch.equal(gm(x), model(x)) and all(map(torch.equal, *grads))
+    name = "Twice" if between is both_of_twice else "Sign"
+    usage = nrfx.utilization(gm)
+    assert not usage.uncounted  # its multiply-adds were measured
+    assert any(pin.reason == f"nrfx has no rule for {name}" for pin in usage.pins)
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    assert nrfx.verify(gm, result, torch.randn(IMAGE, dtype=torch.float64)) < 1e-12
+
+
+def test_an_autograd_function_that_looks_at_values_is_refused_by_name() -> None:
+    class Chooses(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(nrfx.TraceError, match=r"Node chooses .*needs the values of a tensor"):
+        nrfx.trace(Between(Chooses.apply), torch.zeros(IMAGE, dtype=torch.float64))

@@ -1,6 +1,5 @@
 """Tracing what real models do: wrapped functions, sizes as numbers, changes in place."""
 
-import builtins
 import copy
 import pickle
 import random
@@ -18,8 +17,10 @@ from torch.fx._symbolic_trace import _wrapped_fns_to_patch
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from nrfx.errors import TraceError
+import nrfx
+from nrfx.errors import SizeError, TraceError
 from nrfx.tracing import trace
+from nrfx.tracing.guards import is_guard
 from tests.tracing.models import Function, FunctionalDropout, assert_behaves_like
 
 
@@ -111,14 +112,14 @@ def test_wrapped_functions_of_others_stay_one_call() -> None:
 
 def test_what_is_patched_while_recording_is_as_it_was_also_after_a_failure() -> None:
     before = dict(_wrapped_fns_to_patch)
-    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(builtins)["isinstance"]
+    patched = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, torch.is_grad_enabled
     gm = trace(Function(lambda m, x: x + torch.arange(x.size(1))), torch.zeros(2, 4))
     with pytest.raises(TraceError):
         trace(Function(lambda m, x: x if x.sum() > 0 else -x), torch.zeros(2, 4))
     gm.recompile()
     trace(nn.Sequential(nn.Sequential(gm)), torch.zeros(2, 4))
     assert before == _wrapped_fns_to_patch
-    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, vars(builtins)["isinstance"]
+    now = torch.arange, torch.autocast.__init__, torch.autocast.__enter__, torch.is_grad_enabled
     assert now == patched
 
 
@@ -137,14 +138,20 @@ def ramp(m: nn.Module, x: Tensor) -> Tensor:
     return x + torch.arange(x.shape[1]) * torch.full((1, count), float(x.shape[1])) * len(x.shape)
 
 
-@pytest.mark.parametrize("forward", [steps, ramp])
-def test_a_size_that_python_wants_plain_is_a_constant_which_the_graph_checks(forward: Callable[..., Any]) -> None:
-    model = Function(forward)
+def test_a_size_that_python_wants_plain_is_a_constant_which_the_graph_checks() -> None:
+    model = Function(steps)
     gm = trace(model, torch.zeros(2, 4))
     for rows in (2, 3):
         assert_behaves_like(gm, model, torch.randn(rows, 4))
-    with pytest.raises(AssertionError, match=r"must be 4, as in the inputs that the model was traced on"):
+    with pytest.raises(SizeError, match=r"test_recorder\.py:\d+, in steps .*shapes \[2, 4\], met 4, .*give 5"):
         gm(torch.zeros(2, 5))
+
+
+def test_int_float_and_len_of_a_size_stay_symbolic() -> None:
+    model = Function(ramp)
+    gm = trace(model, torch.zeros(2, 4))
+    for shape in ((2, 4), (3, 4), (2, 7)):
+        assert_behaves_like(gm, model, torch.randn(shape))
 
 
 def test_a_tensor_is_no_number() -> None:
@@ -233,8 +240,10 @@ def test_an_if_on_sizes_is_decided_and_sizes_in_views_stay_symbolic() -> None:
     gm = trace(Function(after_parameters_and_composite_leaves, layer=layer), torch.zeros(2, 5))
     assert gm(torch.zeros(7, 5)).shape == (7, 3, 2)
     gm = trace(Function(pad_if_odd), torch.zeros(2, 5))
-    assert not [node for node in gm.graph.nodes if not node.users and node.op != "output"]
+    assert not [node for node in gm.graph.nodes if not (node.users or node.op == "output" or is_guard(node))]
     assert gm(torch.zeros(7, 5)).shape == (7, 3, 2)
+    with pytest.raises(SizeError, match=r"`x = F\.pad.* met True, and these inputs give False"):
+        gm(torch.zeros(7, 6))
 
 
 def test_nodes_know_their_module_and_the_line_of_code() -> None:
@@ -260,3 +269,61 @@ def test_a_node_knows_its_line_in_torchvision_whose_folder_begins_like_torchs() 
     gm = trace(torchvision.models.resnet18(), torch.zeros(1, 3, 32, 32))
     node = next(node for node in gm.graph.nodes if node.name == "layer1_0_conv2")
     assert "resnet.py" in node.meta["stack_trace"] and ", in forward" in node.meta["stack_trace"]
+
+
+def test_the_limits_of_a_dtype_are_those_of_the_tensor_that_comes() -> None:
+    def hidden(m: nn.Module, x: Tensor) -> Tensor:
+        return x.masked_fill(x < 0, torch.finfo(x.dtype).min).clamp(max=torch.finfo(x.dtype).eps)
+
+    gm = trace(Function(hidden), torch.zeros(2, 3))
+    assert sum(node.target is torch.finfo for node in gm.graph.nodes) == 2
+    for dtype in (torch.float32, torch.float16, torch.float64):
+        x = torch.tensor([[-1.0, 1e-9, 1.0]], dtype=dtype)
+        assert torch.equal(gm(x), hidden(gm, x))
+    assert nrfx.utilization(gm).uncounted == ()
+
+
+# Errors that a forward catches
+
+
+def swallowing(forward: Callable[..., Any]) -> nn.Module:
+    def caught(m: nn.Module, x: Tensor) -> Tensor:
+        try:
+            return forward(m, x)
+        except Exception:
+            return x
+
+    return Function(caught)
+
+
+@pytest.mark.parametrize(("forward", "message"), [
+    (lambda m, x: x * int(x.sum()), "a traced tensor as a Python number"),
+    (lambda m, x: x if x.sum() > 0 else -x, "depends on the values of a tensor"),
+    (lambda m, x: x.__setattr__("data", x), "sets the attribute data"),
+])  # fmt: skip
+def test_what_cannot_be_recorded_is_refused_also_where_the_forward_catches_it(
+    forward: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(swallowing(forward), torch.zeros(2, 4))
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def test_an_error_that_the_model_itself_gets_may_be_caught() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        for layer in m.layers:
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        return x
+
+    layers = nn.ModuleList([nn.Linear(4, 4), nn.ReLU(), Halved()])
+    model = Function(forward, layers=layers)
+    assert_behaves_like(trace(model, torch.zeros(2, 4)), model, torch.randn(2, 4))
+    with pytest.raises(TraceError, match=r"unexpected keyword argument 'lengths'"):
+        trace(Function(lambda m, x: m.layers[0](x, lengths=None), layers=layers), torch.zeros(2, 4))

@@ -1,6 +1,7 @@
 """Every node has the shape and dtype that its value has when the graph runs."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from nrfx.tracing import trace
-from tests.tracing.models import MODES, Function, vals
+from tests.tracing.models import MODES, Function, assert_behaves_like, vals
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -49,3 +50,15 @@ def test_a_norm_of_a_transposed_tensor_can_be_viewed() -> None:
 def test_an_in_place_change_of_shape_leaves_the_value_before_it() -> None:
     gm = trace(Function(lambda m, x: (x + 0).unsqueeze_(1)), torch.zeros(2, 4))
     assert [tuple(val.shape) for val in vals(gm.graph)[:3]] == [(2, 4), (2, 4), (2, 1, 4)]
+
+
+@pytest.mark.parametrize("made", [
+    lambda x, stride: x.new_full((x.shape[0], 1), stride),
+    lambda x, stride: x.new_full((x.shape[0], 1), fill_value=stride),
+    lambda x, stride: torch.full((x.shape[0], 1), stride),
+    lambda x, stride: torch.full_like(x[:, :1], stride),
+])  # fmt: skip
+def test_a_tensor_may_be_filled_with_an_element_of_a_buffer(made: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = Function(lambda m, x: torch.cat([made(x, stride) for stride in m.get_buffer("strides")], 1) * x)
+    model.register_buffer("strides", torch.tensor([8.0, 16.0, 32.0]))
+    assert_behaves_like(trace(model, torch.ones(2, 3)), model, torch.randn(2, 3))

@@ -1,0 +1,139 @@
+"""The gammas of a network: how many there are, how many of them can die, and why the others cannot.
+
+This is the one place that says so: reports, the notes of a rewrite, the Rejuvenator and the command line tell it on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.choices import Residual
+from nrfx.labels import OPAQUE
+from nrfx.rules import Family, op_of
+from nrfx.tracing import TracedModule
+
+NAMED = 3
+"""So many layers are named for a reason before the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Gammas that cannot die for one reason, and the norms that hold them, as "path (class)"."""
+
+    reason: str
+    norms: tuple[str, ...]
+    gammas: int
+
+
+@dataclass(frozen=True)
+class Gammas:
+    """The gammas of all norms.
+
+    Attributes:
+        total: how many there are.
+        can_die: those on channels that may go.
+        kept: the others by reason, most first.
+    """
+
+    total: int
+    can_die: int
+    kept: tuple[Kept, ...]
+
+    @property
+    def note(self) -> str:
+        """Why no gamma can die, in a sentence that names what was found; "" where some can."""
+        if self.can_die:
+            return ""
+        if not self.kept:
+            return (
+                "The network has no norm with a gamma, such as a batch norm, so that nothing tells which channels are "
+                "dead. nrfx.insert_scales gives gammas to layers without a norm."
+            )
+        reasons = "; ".join(f"{_some(kept.norms)}: {kept.reason}" for kept in self.kept)
+        return f"None of the network's {self.total:,} gammas can die, so that no channel can go. {reasons}."
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def gammas_of(
+    traced: TracedModule, channels: Channels, residual: Residual = "live", in_training: bool = False
+) -> Gammas:
+    """The gammas of a network whose channels are known.
+
+    Args:
+        residual: as for `liveness_of`.
+        in_training: whether they shall still die, which a frozen gamma does not.
+    """
+    kept: dict[str, tuple[dict[str, None], int]] = {}
+    total = can_die = 0
+    for norm, reason, count in _told(traced, channels, residual, in_training):
+        total += count
+        if not reason:
+            can_die += count
+            continue
+        norms, before = kept.get(reason, ({}, 0))
+        kept[reason] = ({**norms, norm: None}, before + count)
+    ranked = sorted(kept.items(), key=lambda entry: -entry[1][1])
+    return Gammas(total, can_die, tuple(Kept(reason, tuple(norms), count) for reason, (norms, count) in ranked))
+
+
+def _told(
+    traced: TracedModule, channels: Channels, residual: Residual, in_training: bool
+) -> Iterator[tuple[str, str, int]]:
+    """(norm, why its gammas cannot die, how many), the reason "" for those that can."""
+    steps: dict[str, Step] = {}
+    for step in channels.steps:
+        steps.setdefault(step.path, step)
+        if step.node.op == "call_module":
+            steps.setdefault(str(step.node.target), step)
+    told = set[str]()
+    frozen = {name for name, parameter in traced.named_parameters() if in_training and not parameter.requires_grad}
+    for path, module in traced.named_modules():
+        op = op_of(module)
+        if op is None or not op.norm:
+            continue
+        title = f"{path} ({type(module).__name__})"
+        name = channels.aliases.get(f"{path}.weight", f"{path}.weight")
+        weights = (each for key, each in module._parameters.items() if key.startswith("weight") and each is not None)
+        count = sum(each.numel() for each in weights)  # a prune mask leaves its numbers in weight_orig
+        if name not in channels.norms and count:
+            yield title, _of_step(steps.get(path)), count
+        elif name in channels.norms and name not in told:
+            told.add(name)
+            yield from ((title, *entry) for entry in _by_channel(channels, name, residual, name in frozen))
+    for name in channels.norms.keys() - told:
+        yield from ((name, *entry) for entry in _by_channel(channels, name, residual, name in frozen))
+
+
+def _of_step(step: Step | None) -> str:
+    """Why the gammas of a norm that is no channel's own cannot die."""
+    if step is None:
+        return "no graph calls it"
+    if step.effect.family is Family.UNKNOWN:
+        return step.effect.reason
+    return step.effect.pins[0].reason if step.effect.pins else "its gammas scale no channels"
+
+
+def _by_channel(channels: Channels, name: str, residual: Residual, frozen: bool) -> Iterator[tuple[str, int]]:
+    """(reason, count) of the gammas in one parameter, by the channels that they scale."""
+    layout = channels.norms[name]
+    if frozen:
+        yield "it is frozen (requires_grad is False)", layout.numel()
+        return
+    spaces = channels.spaces_along(layout)
+    for space in spaces[spaces >= 0].unique().tolist():
+        yield _of_space(channels, space, residual), int((spaces == space).sum())
+    for code in layout[layout < 0].unique().tolist():
+        reason = f"it scales {channels.reasons[OPAQUE - code]}" if code <= OPAQUE else "it scales padded zeros"
+        yield reason, int((layout == code).sum())
+
+
+def _of_space(channels: Channels, index: int, residual: Residual) -> str:
+    space = channels.spaces[index]
+    if not space.free:
+        return f"its channels are pinned by {space.pinned_by}: {space.pinned}"
+    if space.stream and residual != "coupled":
+        return f'its channels lie on a residual stream, which residual="{residual}" keeps'
+    return ""

@@ -1,0 +1,113 @@
+"""What the analysis does not see into: calls that are not understood, and parameters that no graph reads.
+
+Their params and flops count as live, for nothing tells which of them are dead. So a report must show them apart.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.labels import NONE, collapse
+from nrfx.rules import Family
+from nrfx.tracing import TracedModule
+
+
+@dataclass(frozen=True)
+class NotUnderstood:
+    """Calls that are not understood for one reason.
+
+    Attributes:
+        reason: why, and what to do about it.
+        nodes: the paths of the modules that are called, or the names of other nodes; for what no graph reads, the
+            names of parameters.
+        params: the learnable numbers that these calls alone read.
+        flops: their multiply-adds for one example, as far as they are known.
+        uncounted: whether some of their multiply-adds are not known.
+    """
+
+    reason: str
+    nodes: tuple[str, ...]
+    params: int
+    flops: int
+    uncounted: bool
+
+
+UNREAD = "no graph reads it"
+
+
+def not_understood(traced: TracedModule, channels: Channels) -> tuple[NotUnderstood, ...]:
+    """By reason, the costliest first. Each parameter counts once."""
+    sizes = {name: parameter.numel() for name, parameter in traced.named_parameters()}
+    left = dict(sizes)
+    groups: dict[str, list[Step]] = {}
+    for step in channels.steps:
+        if step.effect.family is Family.UNKNOWN and _matters(traced, step):
+            groups.setdefault(step.effect.reason, []).append(step)
+    found = [_group(traced, channels, reason, steps, left) for reason, steps in groups.items()]
+    unplaced = [name for name in left if name not in channels.layouts]
+    read = _read(traced, channels) if unplaced else ()
+    unread = [name for name in unplaced if name not in read]
+    if unread:
+        why = "it lies outside of the parts that could be traced" if traced.facts.parts else UNREAD
+        owners = dict.fromkeys(name.rpartition(".")[0] or name for name in unread)
+        found.append(NotUnderstood(why, tuple(owners), sum(left[name] for name in unread), 0, bool(traced.facts.parts)))
+    return tuple(sorted(found, key=lambda entry: -(entry.params + entry.flops)))
+
+
+def _matters(traced: TracedModule, step: Step) -> bool:
+    """Whether it reads values of the network, not sizes alone, or parameters, or does work."""
+    reads = any(bool((collapse(pin.labels) != NONE).any()) for pin in step.effect.pins)
+    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(traced, step.node))
+
+
+def _group(
+    traced: TracedModule, channels: Channels, reason: str, steps: list[Step], left: dict[str, int]
+) -> NotUnderstood:
+    """One entry; what it reads is taken out of `left`."""
+    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(traced, step.node)}
+    works = [work for step in steps if step.mode == "eval" for work in step.effect.work]
+    return NotUnderstood(
+        reason=reason,
+        nodes=tuple(dict.fromkeys(step.path for step in steps)),
+        params=sum(left.pop(name, 0) for name in own),
+        flops=sum(work.times for work in works),  # on fixed widths, which are in `times`
+        uncounted=any(step.effect.uncounted for step in steps),
+    )
+
+
+def _parameters(traced: TracedModule, node: fx.Node) -> Iterator[str]:
+    """The parameters of the module that is called, and those from which alone an operand is computed."""
+    if node.op == "call_module":
+        yield from _registered(traced, str(node.target))
+    for source in node.all_input_nodes:
+        yield from _made_of(source)
+
+
+def _registered(traced: TracedModule, path: str) -> Iterator[str]:
+    return (f"{path}.{name}" for name, _ in traced.get_submodule(path).named_parameters())
+
+
+def _made_of(node: fx.Node) -> Iterable[str]:
+    """The tensors from which a value is computed, if no input of the network goes into it."""
+    seen, waiting = set[fx.Node](), [node]
+    while waiting:
+        here = waiting.pop()
+        if here.op == "placeholder":
+            return ()
+        if here not in seen:
+            seen.add(here)
+            waiting += here.all_input_nodes
+    return [str(each.target) for each in seen if each.op == "get_attr"]
+
+
+def _read(traced: TracedModule, channels: Channels) -> set[str]:
+    """The first names of all tensors that some graph reads."""
+    names = set[str]()
+    for node in {step.node: None for step in channels.steps}:
+        if node.op == "get_attr":
+            names.add(str(node.target))
+        elif node.op == "call_module":
+            names.update(_registered(traced, str(node.target)))
+    return {channels.aliases.get(name, name) for name in names}

@@ -1,0 +1,189 @@
+"""The check of outputs that every rewrite gets where it is cheap: on inputs that are drawn, not given."""
+
+import copy
+import random
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn.utils.stateless import _reparametrize_module
+
+from nrfx.errors import TraceError, VerificationError
+from nrfx.nests import tensors_of
+from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference
+from nrfx.rewrite.result import Rejuvenation
+from nrfx.tracing import PartialModule, TracedModule
+from nrfx.tracing.draws import random_state_kept
+from nrfx.tracing.shapes import InputSpec
+
+Specs = tuple[InputSpec, ...]
+
+FLOPS = 2e9
+"""Multiply-adds, those of both networks on one batch, beyond which outputs are not compared."""
+
+FULL_SIZE = 5e8
+"""Multiply-adds beyond which images are drawn SMALL by SMALL."""
+
+SMALL = 64
+"""A height and width that networks with a stride of 32 take."""
+
+NUMBERS = 1e8
+"""Parameters and numbers in inputs up to which outputs are compared."""
+
+
+def check_outputs(traced: TracedModule, result: Rejuvenation) -> str:
+    """Compares the outputs of the networks before and after on drawn inputs: of the traced shapes, or small images.
+
+    Floats are normal; whole numbers and truths alternate between 1 and 0, which are valid as ids, labels and masks.
+    Where they differ, it is looked into: a network that draws in eval mode proves nothing, and in float64 no rounding
+    decides which maximum, box or expert is taken.
+
+    Returns: why nothing could be compared, "" where all is well.
+
+    Raises:
+        VerificationError: the outputs differ by more than rounding, or the new network does not run.
+    """
+    inputs = _inputs(traced, result)
+    if inputs is None:
+        return "the network is large"
+    zeroed = _zeroed(traced, result)
+    try:
+        expected = _outputs(traced, zeroed, inputs)
+    except _FAILURES as error:
+        return f"the network does not run on drawn inputs ({_told(error)})"
+    if not is_comparable(expected):
+        return "on drawn inputs there is no finite output"
+    try:
+        actual = _outputs(result.module, {}, inputs)
+    except _FAILURES as error:
+        raise VerificationError(
+            f"The new network does not run where the one before does ({_told(error)}). {_REPORT}"
+        ) from error
+    try:
+        largest_difference(expected, actual)
+    except VerificationError as error:
+        if _is_random(traced, zeroed, inputs, expected):
+            return "the network draws random numbers in eval mode"
+        if not _agree_in_float64(traced, result, inputs):
+            raise VerificationError(f"{error} {_REPORT}") from error
+    return ""
+
+
+def _zeroed(traced: TracedModule, result: Rejuvenation) -> dict[str, Tensor]:
+    """The gammas of which some channels were removed, 0 there."""
+    return {
+        name: traced.get_parameter(name).detach().masked_fill(dead.to(traced.get_parameter(name).device), 0.0)
+        for name, dead in result.removed.items()
+    }
+
+
+def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs, seed: int = 0) -> Mapping[str, Tensor]:
+    """The outputs that are no whole numbers; of a model in parts, those of each part.
+
+    A network of a few hundred layers takes longer to copy than to run: it runs itself, with some tensors in the places
+    of others, and copies of its buffers.
+    """
+    device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(instead)
+    tensors = _each_place(module, tensors)
+    with (
+        torch.no_grad(),
+        random_state_kept(),
+        evaluating(module),
+        _reparametrize_module(module, tensors),
+    ):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if isinstance(module, PartialModule):
+            first = {part.path: part for part in reversed(module.facts.parts)}
+            given = {path: drawn(part.arguments.inputs, device, _dtype(module)) for path, part in first.items()}
+            found = tensors_of({path: module.run_part(path, given[path]) for path in first})
+        else:
+            args, kwargs = module.facts.call(drawn(inputs, device, _dtype(module)))
+            found = tensors_of(module(*args, **kwargs))
+    return {name: x for name, x in found.items() if x.numel() and (x.is_floating_point() or x.is_complex())}
+
+
+def _each_place(module: TracedModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors for all places of the parameters and buffers that they stand in for. A module with several names is
+    one place: torch, told to tie weights, would put back the original under one name, and the other under the next.
+    """
+    known = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
+    instead = {id(known[name]): tensor for name, tensor in tensors.items()}
+    places: dict[str, Tensor] = {}
+    for path, part in module.named_modules():
+        for name, tensor in (*part.named_parameters(path, recurse=False), *part.named_buffers(path, recurse=False)):
+            if id(tensor) in instead:
+                places[name] = instead[id(tensor)]
+    return places
+
+
+def _is_random(
+    traced: TracedModule, instead: Mapping[str, Tensor], inputs: Specs, expected: Mapping[str, Tensor]
+) -> bool:
+    again = _outputs(traced, instead, inputs, seed=1)
+    return any(not torch.equal(again[name], expected[name]) for name in expected)
+
+
+def _agree_in_float64(traced: TracedModule, result: Rejuvenation, inputs: Specs) -> bool:
+    """Whether the outputs agree where rounding is small; a network that does not run so proves nothing."""
+    try:
+        expected = _outputs(reference(traced, result).double(), {}, inputs)
+        largest_difference(expected, _outputs(copy.deepcopy(result.module).double(), {}, inputs))
+    except (*_FAILURES, VerificationError):
+        return False
+    return True
+
+
+def _dtype(module: TracedModule) -> torch.dtype | None:
+    """The dtype of all parameters that are floats, which may have changed since the trace; None where it is not one."""
+    dtypes = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+_FAILURES = (
+    *(RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError, ArithmeticError),
+    TraceError,
+)
+_REPORT = (
+    "Nothing was changed. A rule of your own says something wrong of its op, or one of nrfx does: then please report "
+    "this. check=False leaves this comparison out."
+)
+
+
+def drawn(inputs: tuple[InputSpec, ...], device: torch.device, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Inputs of these shapes and dtypes, floats in another one if it is given; the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        _drawn(shape, dtype if own.is_floating_point and dtype else own, generator).to(device) for shape, own in inputs
+    ]
+
+
+def _drawn(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return (torch.arange(prod(shape)) + 1).remainder(2).reshape(shape).to(dtype)
+
+
+def _inputs(traced: TracedModule, result: Rejuvenation) -> Specs | None:
+    """What is drawn: inputs of the traced shapes, or small images; None where that would take long."""
+    examples = max((shape[0] for shape, _ in traced.inputs if shape), default=1)
+    flops = (result.before.flops.total + result.after.flops.total) * examples
+    numbers = result.before.params.total + sum(prod(shape) for shape, _ in traced.inputs)
+    if numbers > NUMBERS:
+        return None
+    if flops <= FULL_SIZE:
+        return traced.inputs
+    small = tuple((_small(shape), dtype) for shape, dtype in traced.inputs)
+    share = sum(prod(shape) for shape, _ in small) / sum(prod(shape) for shape, _ in traced.inputs)
+    return small if flops * share <= FLOPS else None
+
+
+def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    images = len(shape) >= 4 and min(shape[-2:]) > SMALL
+    return (*shape[:-2], SMALL, SMALL) if images else shape
