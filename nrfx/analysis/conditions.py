@@ -10,21 +10,21 @@ logarithm of a negative number is none. There the result counts as varying, and 
 is put down as `unsure`: as soon as one of these holds, constants.py must be asked.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from math import isnan
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.constants import NAN, uniform_rows, with_padding
-from nrfx.analysis.reinterpret import flow, joined_by, like, operands
-from nrfx.labels import along, among, collapse, spread, spread_inside
-from nrfx.rules import Family, Norm, Unfit, tensors
+from nrfx.analysis.constants import NAN, Propagation
+from nrfx.analysis.reinterpret import flow, like
+from nrfx.labels import among, collapse, joined
+from nrfx.rules import Norm, Reading, Site, Unfit, tensors
 
 _SYMBOL = 2.0**40
 """Symbol k is the number _SYMBOL + k, below 2**41; what is smaller stands for itself, NaN for what varies."""
@@ -82,10 +82,12 @@ def conditions_of(channels: Channels, position: Mapping[str, int], gammas: int, 
         position: gamma parameter -> the index of its first element among all `gammas`.
         asked: bool [channels], the channels whose conditions are needed.
     """
-    propagation = _Propagation(channels, position, gammas)
+    propagation = _Symbols(channels, position, gammas)
     flow(channels, propagation.value)
-    none = torch.zeros(0, dtype=torch.int64)
-    labels, read = (torch.cat([none, *part]) for part in (propagation.labels, propagation.read))
+    readings = [step.effect.reading for step in channels.steps if step.effect.reading is not None]
+    pairs = [(reading.cols, values) for reading in readings for values in propagation.read.get(reading.key, ())]
+    labels, _ = joined([cols for cols, _ in pairs])
+    read = torch.tensor(propagation.of(torch.cat([torch.zeros(0), *(values for _, values in pairs)])))
     here = among(channels.channels_along(labels), asked)
     pairs = torch.unique(torch.stack([channels.channel_of[labels[here]], read[here]]), dim=1)
     unsure = sorted(propagation.unsure - {NEVER})
@@ -144,43 +146,43 @@ class _Gates:
         return Circuit(tuple(levels)), number
 
 
-class _Propagation:
-    """One interpretation of the graphs on symbols; it fills `labels`, `read` and `unsure`."""
+class _Symbols(Propagation):
+    """The interpretation of constants.py on symbols; it fills `unsure` beside `read`."""
 
     def __init__(self, channels: Channels, position: Mapping[str, int], gammas: int) -> None:
-        self.channels, self.position = channels, position
+        norms = channels.first_norms
+        super().__init__(channels, {key: partial(self.normed, norm) for key, norm in norms.items()}, norms.keys())
+        self.position = position
         self.gates = _Gates(gammas)
         self.condition: list[int] = []  # of each symbol
-        self.outs = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
-        self.labels: list[Tensor] = []
-        self.read: list[Tensor] = []
         self.unsure: set[int] = set()
 
-    def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
-        except Unfit:
-            return self.doubtful(step, args, kwargs)
+    def symbols(self, conditions: Iterable[int]) -> Tensor:
+        """A new symbol for each condition; NaN for one that never holds."""
+        made = []
+        for condition in conditions:
+            made.append(NAN if condition == NEVER else _SYMBOL + len(self.condition))
+            self.condition += [] if condition == NEVER else [condition]
+        return torch.tensor(made, dtype=torch.float64)
 
-    def symbol(self, condition: int) -> float:
-        """A new symbol; NaN for a condition that never holds."""
-        if condition == NEVER:
-            return NAN
-        self.condition.append(condition)
-        return _SYMBOL + len(self.condition) - 1
+    def of(self, values: Tensor) -> list[int]:
+        """The condition under which each value is a constant."""
+        return [self.of_number(value) for value in values.tolist()]
 
-    def of(self, value: float) -> int:
-        """The condition under which a value is a constant."""
+    def of_number(self, value: float) -> int:
         if isnan(value):
             return NEVER
         return self.condition[int(value - _SYMBOL)] if _SYMBOL <= value < 2 * _SYMBOL else ALWAYS
 
+    def all_of(self, conditions: Iterable[int]) -> int:
+        return reduce(self.gates.both, conditions, ALWAYS)
+
     def doubt(self, values: Tensor) -> None:
         """Puts down that a result depends on what these constants are."""
-        self.unsure |= {self.of(value) for value in collapse(values).unique().tolist()}
+        self.unsure.update(self.of(collapse(values).unique()))
 
-    def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
-        return like(step.effect.out, lambda labels: _UNKNOWN.view((1,) * labels.dim()).expand(labels.shape))
+    def unfit(self, step: Step, args: Any, kwargs: Any, error: Unfit) -> Any:
+        return self.doubtful(step, args, kwargs)
 
     def doubtful(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The result counts as varying, and is unsure where anything that goes in is a constant."""
@@ -188,164 +190,65 @@ class _Propagation:
             self.doubt(values)
         return self.varying(step, args, kwargs)
 
-    def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
-        return args[0] if args else next(iter(kwargs.values()))
+    def added(self, site: Site) -> Tensor:
+        return self.symbols([ALWAYS] * site.layout.numel())
 
-    def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
-        assert step.effect.apply is not None
-        return step.effect.apply(*args, **kwargs)
+    def normed(self, norm: Norm, incoming: Tensor) -> Tensor:
+        """Constant where gamma is dead, or where what comes in is constant and the norm keeps it so."""
+        passed = self.of(incoming) if norm.scale or norm.mean is not None else [NEVER] * len(incoming)
+        if norm.gamma is None:
+            return self.symbols(passed)
+        first = 2 + self.position[norm.gamma]
+        return self.symbols(self.gates.either(first + index, each) for index, each in enumerate(passed))
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
-        given = tensors(args)
-        if tensors(kwargs):
-            return self.doubtful(step, args, kwargs)
-        if all(bool(collapse(x).isnan().all()) for x in given):
-            return self.varying(step, args, kwargs)
-        shape = step.effect.out.shape
-        small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
-        common = torch.broadcast_tensors(*tensors(small))[0].shape
-        small = like(small, lambda x: x.expand(common))
-        combined = _combined(step, small, kwargs)
-        values = torch.stack([x.reshape(-1) for x in tensors(small)])
-        distinct, place = torch.unique(values.nan_to_num(-_SYMBOL), dim=1, return_inverse=True)
-        made = [self._made(combined, column) for column in distinct.T.tolist()]
-        assert step.effect.apply is not None
-        plain = step.effect.apply(*like(small, lambda x: torch.where(x >= _SYMBOL, NAN, x)), **kwargs).expand(common)
-        known = plain.abs() < _SYMBOL  # made of numbers that stand for themselves
-        result = torch.where(known, plain, torch.tensor(made, dtype=torch.float64)[place].view(common))
-        return result.expand(shape)
+        named = tensors(kwargs)
+        return self.doubtful(step, args, kwargs) if named else super().pointwise(step, args, kwargs)
 
-    def _made(self, combined: str, operands: list[float]) -> float:
-        """The value that an op gives for these operands, of which at least one is a symbol or varies."""
-        conditions = [NEVER if value == -_SYMBOL else self.of(value) for value in operands]
-        known = ALWAYS
-        for condition in conditions:
-            known = self.gates.both(known, condition)
+    def applied(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """0 where zeros alone make it, padded ones, and else a symbol for each combination of operands."""
+        result = _run(step, like(args, lambda x: torch.where(x == 0, x, NAN)), kwargs)
+        rest = result != 0
+        operands = torch.stack([x.expand(rest.shape)[rest] for x in tensors(args)]).nan_to_num(-_SYMBOL)
+        if bool((operands == -_SYMBOL).all()):
+            return result
+        distinct, place = torch.unique(operands, dim=1, return_inverse=True)
+        conditions = zip(*(self.of(torch.where(row == -_SYMBOL, NAN, row)) for row in distinct), strict=True)
+        combined = _combined(step, args, kwargs)
+        made = self.symbols([self.made(combined, each) for each in conditions])
+        return result.masked_scatter(rest, made[place])
+
+    def made(self, combined: str, conditions: Sequence[int]) -> int:
+        """The condition under which an op on operands with these gives a constant."""
+        known = self.all_of(conditions)
         if combined == "value":
             self.unsure.add(known)
-        if combined == "zero":  # a zero among operands that vary would give zero
+        if combined in ("value", "zero"):  # a zero among operands that vary would give zero
             self.unsure |= {condition for condition in conditions if condition != known}
-        return self.symbol(known) if combined in ("all", "zero") else NAN
+        return known if combined in ("all", "zero") else NEVER
 
-    def norm(self, step: Step, args: Any, kwargs: Any) -> Any:
-        norm = step.effect.norm
-        assert isinstance(norm, Norm)
-        incoming = self.agreed(spread(args[0], norm.axis)).tolist()
-        first = None if norm.gamma is None else self.position[norm.gamma]
-        made = []
-        for index, value in enumerate(incoming):
-            passed = self.of(value) if norm.scale or norm.mean is not None else NEVER
-            dead = NEVER if first is None else 2 + first + index
-            made.append(self.symbol(self.gates.either(dead, passed)))
-        return along(torch.tensor(made, dtype=torch.float64), norm.axis, step.effect.out.shape)
+    def one(self, low: Tensor, high: Tensor) -> Tensor:
+        """Unsure where the two differ: whether they are equal is not known. NaN is neither lower nor higher."""
+        differ = low < high
+        self.unsure.update(map(self.gates.both, self.of(low[differ]), self.of(high[differ])))
+        return super().one(low, high)
 
-    def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
-        source = args[0] if args else kwargs["input"]
-        if bool(collapse(source).isnan().all()):
-            return self.varying(step, args, kwargs)
-        labels = with_padding(tensors(operands(step, self.outs))[0], source, step.effect.out)
-        count = self.channels.channel_of.numel()
-        table = self.by_label(joined_by(step, labels, count), source)
-        small = joined_by(step, collapse(step.effect.out), count)
-        value = torch.where(small >= 0, table[small.clamp(min=0)], NAN)
-        if not step.effect.keeps_constants:
-            self.doubt(value[value != 0])
-            value = torch.where(value == 0, value, NAN)
-        return value.expand(step.effect.out.shape)
+    def zeros(self, values: Tensor) -> Tensor:
+        self.doubt(values[values != 0])
+        return super().zeros(values)
 
-    def by_label(self, labels: Tensor, values: Tensor) -> Tensor:
-        """[highest label + 1] float64: the value of each label, as `agreed` of all its elements."""
-        small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-        known = small >= 0
-        pairs = torch.unique(torch.stack([small[known].double(), value[known].nan_to_num(-_SYMBOL)]), dim=1)
-        size = int(pairs[0].max()) + 1 if pairs.numel() else 1
-        table = torch.full((size,), NAN, dtype=torch.float64)
-        ids, place, times = torch.unique_consecutive(pairs[0].long(), return_inverse=True, return_counts=True)
-        single = times[place] == 1
-        table[pairs[0, single].long()] = torch.where(pairs[1, single] == -_SYMBOL, NAN, pairs[1, single])
-        for label in ids[times > 1].tolist():
-            table[label] = self._one(pairs[1, pairs[0] == label].tolist())
-        return table
-
-    def agreed(self, rows: Tensor) -> Tensor:
-        """The one value of each row; NaN, and unsure, where it has several."""
-        if rows.shape[1] == 1:
-            return rows[:, 0]
-        result = uniform_rows(rows)
-        for index in (result.isnan() & ~rows.isnan().any(1)).nonzero().flatten().tolist():
-            self._one(rows[index].unique().tolist())
-        return result
-
-    def _one(self, values: list[float]) -> float:
-        """NaN for several values: whether they are equal is not known, and it matters where all are constant."""
-        known = ALWAYS
-        for value in values:
-            known = self.gates.both(known, NEVER if value == -_SYMBOL else self.of(value))
-        self.unsure.add(known)
-        return NAN
-
-    def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
-        reading = step.effect.reading
-        assert reading is not None
-        value = self.agreed(spread(tensors((args, kwargs))[reading.operand], reading.axis))
-        if reading.padded:
-            self.doubt(value[value != 0])
-            value = torch.where(value == 0, value, NAN)
-        made = []
-        for group in value.view(reading.groups, -1).tolist():
-            known = ALWAYS
-            for column in group:
-                known = self.gates.both(known, self.of(column))
-            zero = reading.bias is None and not any(group)
-            made += [0.0 if zero else self.symbol(known) for _ in range(reading.rows.numel() // reading.groups)]
-        return along(torch.tensor(made, dtype=torch.float64), reading.axis, step.effect.out.shape)
+    def contracted(self, reading: Reading, value: Tensor) -> Tensor:
+        each = reading.rows.numel() // reading.groups
+        groups = value.view(reading.groups, -1)
+        made = self.symbols(self.all_of(self.of(group)) for group in groups)
+        zero = (groups == 0).all(1) & (reading.bias is None)
+        return torch.where(zero, 0.0, made).repeat_interleave(each)
 
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
-        """A channel that is constant over the positions that the op mixes stays so."""
-        given = tensors((args, kwargs))
-        out = step.effect.out
-        labels = tensors(operands(step, self.outs))[:1]
-        if all(bool(collapse(x).isnan().all()) for x in given):
-            return self.varying(step, args, kwargs)
-        if step.effect.apply is None:
-            return self.varying(step, args, kwargs)
-        if len(given) != 1 or not isinstance(out, Tensor) or not self._keeps_apart(step, labels[0], args, kwargs):
-            return self.doubtful(step, args, kwargs)
-        table = self.by_label(labels[0], given[0])
-        fresh = {value: self.symbol(self.of(value)) for value in table.unique().tolist() if not isnan(value)}
-        new = torch.tensor([fresh.get(value, NAN) for value in table.tolist()], dtype=torch.float64)
-        small = collapse(out)
-        return torch.where(small >= 0, new[small.clamp(min=0)], NAN).expand(out.shape)
+        return (self.varying if step.effect.apply is None else self.doubtful)(step, args, kwargs)
 
-    def _keeps_apart(self, step: Step, labels: Tensor, args: Any, kwargs: Any) -> bool:
-        """Whether each element of the result is finite, and made of elements with its own label alone: by a trial in
-        which the odd labels vary.
-        """
-        if bool((collapse(labels) < 0).any()):
-            return False
-        return all(
-            self._tried(step, torch.where(labels % 2 == odd, NAN, 1.0 + labels), odd, args, kwargs) for odd in (0, 1)
-        )
-
-    def _tried(self, step: Step, trial: Tensor, odd: int, args: Any, kwargs: Any) -> bool:
-        assert step.effect.apply is not None
-        given, named = tree_map_only(Tensor, lambda _: trial.double(), (args, kwargs))
-        result = step.effect.apply(*given, **named)
-        varies = (step.effect.out % 2 == odd).expand_as(result) if isinstance(result, Tensor) else None
-        return varies is not None and torch.equal(result.isnan(), varies)
-
-    def contraction(self, step: Step, args: Any, kwargs: Any) -> Any:
-        reading = step.effect.reading
-        assert reading is not None
-        values = tensors((args, kwargs))[reading.operand]
-        labels = tensors(operands(step, self.outs))[reading.operand]
-        inside = spread_inside(values, labels, reading.axis, 0.0) if reading.padded else spread(values, reading.axis)
-        if reading.padded and bool((collapse(labels) < 0).any()):
-            self.doubt(values)  # constants.py compares where the zeros stand
-        read = self.agreed(reading.by_columns(inside)).tolist()
-        self.labels.append(reading.cols)
-        self.read.append(torch.tensor([self.of(value) for value in read], dtype=torch.int64))
-        return self.varying(step, args, kwargs)
+    def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
+        """No reasons are asked for."""
 
 
 def _combined(step: Step, args: Any, kwargs: dict[str, Any]) -> str:
@@ -356,36 +259,30 @@ def _combined(step: Step, args: Any, kwargs: dict[str, Any]) -> str:
     value   it depends on the values
     never   never
     """
-    apply, count = step.effect.apply, len(tensors(args))
-    assert apply is not None
+    given = tensors(args)
+    count, shape = len(given), (-1, *[1] * max(given[0].dim() - 1, 0))
 
-    def run(*operands: float) -> float:
-        given = iter([torch.full((1,), value, dtype=torch.float64) for value in operands])
-        return float(apply(*like(args, lambda _: next(given)), **kwargs).reshape(-1)[0])
+    def constant(trials: list[list[float]]) -> Tensor:
+        """bool [trials]: whether the op gives a constant for these operands."""
+        columns = iter(torch.tensor(trials, dtype=torch.float64).T)
+        result = _run(step, like(args, lambda _: next(columns).clone().view(shape)), kwargs)
+        return ~result.reshape(len(trials), -1).isnan().any(1)
 
-    trials = [[value] * count for value in _PROBE]
-    trials += [[value, *([other] * (count - 1))] for value in _PROBE for other in _PROBE if count > 1]
-    known = [abs(run(*trial)) < _SYMBOL for trial in trials]
-    if not any(known):
+    others = _PROBE if count > 1 else (0.0,)
+    trials = [[value, *[other] * (count - 1)] for value in _PROBE for other in others]
+    known = constant(trials)
+    if not bool(known.any()):
         return "never"
-    if not all(known) or step.effect.undefined:
+    if not bool(known.all()) or step.effect.undefined:
         return "value"
-    varied = [run(*trial[:index], NAN, *trial[index + 1 :]) for trial in trials for index in range(count)]
-    return "all" if all(isnan(value) for value in varied) else "zero"
+    varied = [[*trial[:index], NAN, *trial[index + 1 :]] for trial in trials for index in range(count)]
+    return "zero" if bool(constant(varied).any()) else "all"
 
 
-_UNKNOWN = torch.full((), NAN, dtype=torch.float64)
-
-_BY_FAMILY: dict[Family, Callable[[_Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: _Propagation.varying,
-    Family.UNKNOWN: _Propagation.varying,
-    Family.SINK: _Propagation.varying,
-    Family.IDENTITY: _Propagation.identity,
-    Family.MOVEMENT: _Propagation.movement,
-    Family.POINTWISE: _Propagation.pointwise,
-    Family.NORM: _Propagation.norm,
-    Family.POOL: _Propagation.pool,
-    Family.GROUPED: _Propagation.grouped,
-    Family.MIXED: _Propagation.mixed,
-    Family.CONTRACTION: _Propagation.contraction,
-}
+def _run(step: Step, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    """What a pointwise op makes of numbers, at least of the shape of its operands; NaN for what is no float."""
+    assert step.effect.apply is not None
+    result = step.effect.apply(*args, **kwargs)
+    result = result if result.is_floating_point() else torch.full((), NAN, dtype=torch.float64)
+    run: Tensor = torch.broadcast_tensors(result, tensors(args)[0])[0]
+    return run
