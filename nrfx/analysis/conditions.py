@@ -10,10 +10,9 @@ logarithm of a negative number is none. There the result counts as varying, and 
 is put down as `unsure`: as soon as one of these holds, constants.py must be asked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -87,63 +86,56 @@ def conditions_of(channels: Channels, position: Mapping[str, int], gammas: int, 
     readings = [step.effect.reading for step in channels.steps if step.effect.reading is not None]
     pairs = [(reading.cols, values) for reading in readings for values in propagation.read.get(reading.key, ())]
     labels, _ = joined([cols for cols, _ in pairs])
-    read = torch.tensor(propagation.of(torch.cat([torch.zeros(0), *(values for _, values in pairs)])))
     here = among(channels.channels_along(labels), asked)
-    pairs = torch.unique(torch.stack([channels.channel_of[labels[here]], read[here]]), dim=1)
-    unsure = sorted(propagation.unsure - {NEVER})
-    circuit, number = propagation.gates.circuit([*pairs[1].unique().tolist(), *unsure])
-    condition = np.array([number.get(each, each) for each in pairs[1].tolist()], dtype=np.int64)
-    return Conditions(circuit, pairs[0].numpy(), condition, np.array([number.get(each, each) for each in unsure], int))
+    read = propagation.of(torch.cat([torch.zeros(0).double(), *(values for _, values in pairs)])[here])
+    channel, condition = torch.unique(torch.stack([channels.channel_of[labels[here]], read]), dim=1)
+    unsure = torch.cat([torch.zeros(0, dtype=torch.int64), *propagation.unsure]).unique()
+    unsure = unsure[unsure != NEVER]
+    circuit, number = propagation.gates.circuit(torch.cat([condition, unsure]))
+    return Conditions(circuit, channel.numpy(), number[condition].numpy(), number[unsure].numpy())
 
 
 class _Gates:
-    """The conditions made so far. Equal ones are one."""
+    """The conditions made so far."""
 
     def __init__(self, gammas: int) -> None:
-        self.first = 2 + gammas
-        self.level: list[int] = []
-        self.made: dict[tuple[int, int, bool], int] = {}
+        self.fixed = 2 + gammas
+        self.level = torch.zeros(self.fixed, dtype=torch.int64)  # of each condition; 0 for gammas
+        self.parts = torch.zeros(3, self.fixed, dtype=torch.int64)  # left, right, and whether "and"
 
-    def both(self, left: int, right: int) -> int:
-        return NEVER if NEVER in (left, right) else self._joined(left, right, True, ALWAYS)
+    def both(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.joined(left, right, True)
 
-    def either(self, left: int, right: int) -> int:
-        return ALWAYS if ALWAYS in (left, right) else self._joined(left, right, False, NEVER)
+    def either(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.joined(left, right, False)
 
-    def _joined(self, left: int, right: int, conjunction: bool, neutral: int) -> int:
-        if left in (neutral, right):
-            return right
-        if right == neutral:
-            return left
-        key = (min(left, right), max(left, right), conjunction)
-        if key not in self.made:
-            self.level.append(1 + max(self._level_of(left), self._level_of(right)))
-            self.made[key] = self.first + len(self.made)
-        return self.made[key]
+    def joined(self, left: Tensor, right: Tensor, conjunction: bool) -> Tensor:
+        """int64 [n], the conditions that are made of int64 [n] and [n]; equal ones are one."""
+        neutral, strong = (ALWAYS, NEVER) if conjunction else (NEVER, ALWAYS)
+        result = torch.where(left == neutral, right, left)
+        result[(left == strong) | (right == strong)] = strong
+        made = (left > ALWAYS) & (right > ALWAYS) & (left != right)
+        low, high = torch.minimum(left, right)[made], torch.maximum(left, right)[made]
+        pairs, place = torch.unique(low << 32 | high, return_inverse=True)
+        result[made] = self.level.numel() + place
+        new = torch.stack([pairs >> 32, pairs & 0xFFFFFFFF, torch.full_like(pairs, conjunction)])
+        self.level = torch.cat([self.level, 1 + self.level[new[:2]].amax(0)])
+        self.parts = torch.cat([self.parts, new], 1)
+        return result
 
-    def _level_of(self, condition: int) -> int:
-        return self.level[condition - self.first] if condition >= self.first else 0
-
-    def circuit(self, needed: Iterable[int]) -> tuple[Circuit, dict[int, int]]:
+    def circuit(self, needed: Tensor) -> tuple[Circuit, Tensor]:
         """The gates that the needed conditions are made of; and the number that each condition has there."""
-        parts = {gate: key for key, gate in self.made.items()}
-        queue, found = [condition for condition in needed if condition in parts], set[int]()
-        while queue:
-            gate = queue.pop()
-            if gate not in found:
-                found.add(gate)
-                queue += [part for part in parts[gate][:2] if part in parts]
-        by_level: dict[int, list[int]] = {}
-        for gate in sorted(found):
-            by_level.setdefault(self._level_of(gate), []).append(gate)
-        ordered = [gate for _, gates in sorted(by_level.items()) for gate in gates]
-        number = {gate: self.first + index for index, gate in enumerate(ordered)}
-        levels: list[tuple[Array, Array, Array]] = []
-        for _, gates in sorted(by_level.items()):
-            left, right, kind = zip(*(parts[gate] for gate in gates), strict=True)
-            first, second = (np.array([number.get(part, part) for part in side]) for side in (left, right))
-            levels.append((first, second, np.array(kind)))
-        return Circuit(tuple(levels)), number
+        wanted = torch.zeros_like(self.level, dtype=torch.bool)
+        wanted[needed] = True
+        number, levels, last = torch.arange(self.level.numel()), list[Tensor](), self.fixed
+        for level in range(int(self.level.max()), 0, -1):
+            levels.insert(0, (wanted & (self.level == level)).nonzero().flatten())
+            wanted[self.parts[:2, levels[0]]] = True
+        for gates in levels:
+            number[gates] = torch.arange(last, last + gates.numel())
+            last += gates.numel()
+        parts = [(*number[self.parts[:2, gates]].numpy(), self.parts[2, gates].bool().numpy()) for gates in levels]
+        return Circuit(tuple(parts)), number
 
 
 class _Symbols(Propagation):
@@ -154,32 +146,26 @@ class _Symbols(Propagation):
         super().__init__(channels, {key: partial(self.normed, norm) for key, norm in norms.items()}, norms.keys())
         self.position = position
         self.gates = _Gates(gammas)
-        self.condition: list[int] = []  # of each symbol
-        self.unsure: set[int] = set()
+        self.condition = torch.zeros(0, dtype=torch.int64)  # of each symbol
+        self.unsure: list[Tensor] = []
 
-    def symbols(self, conditions: Iterable[int]) -> Tensor:
+    def symbols(self, conditions: Tensor) -> Tensor:
         """A new symbol for each condition; NaN for one that never holds."""
-        made = []
-        for condition in conditions:
-            made.append(NAN if condition == NEVER else _SYMBOL + len(self.condition))
-            self.condition += [] if condition == NEVER else [condition]
-        return torch.tensor(made, dtype=torch.float64)
+        first = self.condition.numel()
+        self.condition = torch.cat([self.condition, conditions])
+        made = _SYMBOL + torch.arange(first, self.condition.numel(), dtype=torch.float64)
+        return torch.where(conditions == NEVER, NAN, made)
 
-    def of(self, values: Tensor) -> list[int]:
+    def of(self, values: Tensor) -> Tensor:
         """The condition under which each value is a constant."""
-        return [self.of_number(value) for value in values.tolist()]
-
-    def of_number(self, value: float) -> int:
-        if isnan(value):
-            return NEVER
-        return self.condition[int(value - _SYMBOL)] if _SYMBOL <= value < 2 * _SYMBOL else ALWAYS
-
-    def all_of(self, conditions: Iterable[int]) -> int:
-        return reduce(self.gates.both, conditions, ALWAYS)
+        symbol = (values >= _SYMBOL) & (values < 2 * _SYMBOL)
+        result = torch.where(values.isnan(), NEVER, ALWAYS)
+        result[symbol] = self.condition[(values[symbol] - _SYMBOL).long()]
+        return result
 
     def doubt(self, values: Tensor) -> None:
         """Puts down that a result depends on what these constants are."""
-        self.unsure.update(self.of(collapse(values).unique()))
+        self.unsure.append(self.of(collapse(values).flatten()))
 
     def unfit(self, step: Step, args: Any, kwargs: Any, error: Unfit) -> Any:
         return self.doubtful(step, args, kwargs)
@@ -191,15 +177,15 @@ class _Symbols(Propagation):
         return self.varying(step, args, kwargs)
 
     def added(self, site: Site) -> Tensor:
-        return self.symbols([ALWAYS] * site.layout.numel())
+        return self.symbols(torch.full((site.layout.numel(),), ALWAYS))
 
     def normed(self, norm: Norm, incoming: Tensor) -> Tensor:
         """Constant where gamma is dead, or where what comes in is constant and the norm keeps it so."""
-        passed = self.of(incoming) if norm.scale or norm.mean is not None else [NEVER] * len(incoming)
-        if norm.gamma is None:
-            return self.symbols(passed)
-        first = 2 + self.position[norm.gamma]
-        return self.symbols(self.gates.either(first + index, each) for index, each in enumerate(passed))
+        passed = self.of(incoming) if norm.scale or norm.mean is not None else torch.full_like(incoming, NEVER).long()
+        if norm.gamma is not None:
+            first = 2 + self.position[norm.gamma]
+            passed = self.gates.either(torch.arange(first, first + passed.numel()), passed)
+        return self.symbols(passed)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         named = tensors(kwargs)
@@ -209,28 +195,26 @@ class _Symbols(Propagation):
         """0 where zeros alone make it, padded ones, and else a symbol for each combination of operands."""
         result = _run(step, like(args, lambda x: torch.where(x == 0, x, NAN)), kwargs)
         rest = result != 0
-        operands = torch.stack([x.expand(rest.shape)[rest] for x in tensors(args)]).nan_to_num(-_SYMBOL)
-        if bool((operands == -_SYMBOL).all()):
+        operands = [x.expand(rest.shape)[rest] for x in tensors(args)]
+        if all(bool(x.isnan().all()) for x in operands):
             return result
-        distinct, place = torch.unique(operands, dim=1, return_inverse=True)
-        conditions = zip(*(self.of(torch.where(row == -_SYMBOL, NAN, row)) for row in distinct), strict=True)
-        combined = _combined(step, args, kwargs)
-        made = self.symbols([self.made(combined, each) for each in conditions])
-        return result.masked_scatter(rest, made[place])
+        first, place = _distinct(operands)
+        made = self.made(_combined(step, args, kwargs), [self.of(x[first]) for x in operands])
+        return result.masked_scatter(rest, self.symbols(made)[place])
 
-    def made(self, combined: str, conditions: Sequence[int]) -> int:
-        """The condition under which an op on operands with these gives a constant."""
-        known = self.all_of(conditions)
+    def made(self, combined: str, operands: list[Tensor]) -> Tensor:
+        """The conditions under which an op on operands that have these gives constants."""
+        known = reduce(self.gates.both, operands)
         if combined == "value":
-            self.unsure.add(known)
+            self.unsure.append(known)
         if combined in ("value", "zero"):  # a zero among operands that vary would give zero
-            self.unsure |= {condition for condition in conditions if condition != known}
-        return known if combined in ("all", "zero") else NEVER
+            self.unsure += [condition[condition != known] for condition in operands]
+        return known if combined in ("all", "zero") else torch.full_like(known, NEVER)
 
     def one(self, low: Tensor, high: Tensor) -> Tensor:
         """Unsure where the two differ: whether they are equal is not known. NaN is neither lower nor higher."""
         differ = low < high
-        self.unsure.update(map(self.gates.both, self.of(low[differ]), self.of(high[differ])))
+        self.unsure.append(self.gates.both(self.of(low[differ]), self.of(high[differ])))
         return super().one(low, high)
 
     def zeros(self, values: Tensor) -> Tensor:
@@ -238,17 +222,27 @@ class _Symbols(Propagation):
         return super().zeros(values)
 
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
-        each = reading.rows.numel() // reading.groups
         groups = value.view(reading.groups, -1)
-        made = self.symbols(self.all_of(self.of(group)) for group in groups)
+        made = self.symbols(reduce(self.gates.both, self.of(groups).T.unbind()))
         zero = (groups == 0).all(1) & (reading.bias is None)
-        return torch.where(zero, 0.0, made).repeat_interleave(each)
+        return torch.where(zero, 0.0, made).repeat_interleave(reading.rows.numel() // reading.groups)
 
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
         return (self.varying if step.effect.apply is None else self.doubtful)(step, args, kwargs)
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """No reasons are asked for."""
+
+
+def _distinct(operands: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Where each distinct combination of elements stands first, and which of them each element has."""
+    key = torch.zeros_like(operands[0], dtype=torch.int64)
+    for x in operands:
+        values, place = x.nan_to_num(-_SYMBOL).unique(return_inverse=True)
+        key = key * values.numel() + place
+    keys, place = key.unique(return_inverse=True)
+    every = torch.arange(key.numel())
+    return torch.full_like(keys, key.numel()).scatter_reduce(0, place, every, "amin"), place
 
 
 def _combined(step: Step, args: Any, kwargs: dict[str, Any]) -> str:
