@@ -30,7 +30,7 @@ ORDER: Mapping[str, str] = {
     "signatures arguments codegen work guards module boxes modes known_forward causes decisions plain questions "
     "recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
-    "domain conditions liveness cost gammas not_understood utilization meter tie_graph why "
+    "domain conditions liveness cost gammas not_understood utilization structure meter tie_graph why "
     "check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",

@@ -28,7 +28,8 @@ from nrfx.rules import Norm, Reading, Site, Unfit, tensors
 _SYMBOL = 2.0**40
 """Symbol k is the number _SYMBOL + k, below 2**41; what is smaller stands for itself, NaN for what varies."""
 
-NEVER, ALWAYS = 0, 1
+NEVER, ALWAYS, FIRST = 0, 1, 2
+"""The conditions that never and always hold, and that which holds where the first gamma is dead."""
 
 Array = np.ndarray[Any, Any]
 _PROBE = (0.0, 1e-3, -1e-3, 1.0, -1.0, 7.0, -7.0, 1e2, -1e2)
@@ -38,7 +39,7 @@ _PROBE = (0.0, 1e-3, -1e-3, 1.0, -1.0, 7.0, -7.0, 1e2, -1e2)
 class Circuit:
     """Conditions that are made of others, as gates, which are evaluated together level by level.
 
-    Condition 0 never holds, 1 always, 2 + k holds where gamma k is dead, and gates follow.
+    NEVER and ALWAYS come first, FIRST + k holds where gamma k is dead, and gates follow.
 
     Attributes:
         levels: (left, right, conjunction) of the gates of one level: indices of conditions; bool, "and" or else "or".
@@ -99,7 +100,7 @@ class _Gates:
     """The conditions made so far."""
 
     def __init__(self, gammas: int) -> None:
-        self.fixed = 2 + gammas
+        self.fixed = FIRST + gammas
         self.level = torch.zeros(self.fixed, dtype=torch.int64)  # of each condition; 0 for gammas
         self.parts = torch.zeros(3, self.fixed, dtype=torch.int64)  # left, right, and whether "and"
 
@@ -183,7 +184,7 @@ class _Symbols(Propagation):
         """Constant where gamma is dead, or where what comes in is constant and the norm keeps it so."""
         passed = self.of(incoming) if norm.scale or norm.mean is not None else torch.full_like(incoming, NEVER).long()
         if norm.gamma is not None:
-            first = 2 + self.position[norm.gamma]
+            first = FIRST + self.position[norm.gamma]
             passed = self.gates.either(torch.arange(first, first + passed.numel()), passed)
         return self.symbols(passed)
 

@@ -8,26 +8,27 @@ convolution, whose constant decides), liveness_of is asked.
 Source: Neural Rejuvenation, Sec. 3.1.2, which measures in every iteration.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.conditions import Array, conditions_of
+from nrfx.analysis.conditions import FIRST, Array, conditions_of
 from nrfx.analysis.cost import eval_steps, total_cost
 from nrfx.analysis.liveness import ALL_DEAD, check_residual, liveness_of, prunable_spaces
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.structure import Structure
 from nrfx.analysis.utilization import Share
 from nrfx.choices import Residual
 from nrfx.labels import joined
 from nrfx.rules import Family
-from nrfx.tracing import TracedModule
+from nrfx.tracing import TracedModule, as_traced
 
 
 @dataclass(frozen=True)
@@ -74,34 +75,31 @@ class _Known:
     """What is known of a network as it is, its gammas apart."""
 
     def __init__(self, traced: TracedModule, threshold: float, residual: Residual) -> None:
-        self.traced, self.threshold, self.residual = traced, threshold, residual
-        self.structure = _Structure(traced)
+        self.structure = Structure(traced)
+        self.traced, self.threshold, self.residual = as_traced(traced), threshold, residual
         self.channels = channels = channels_of(traced)
-        names, lengths = self._tensors()
-        self.count = sum(lengths)
-        self.starts = np.cumsum([0, *lengths])[:-1]
-        self.lengths = np.array(lengths, dtype=np.int64)
-        position = dict(zip(names, self.starts.tolist(), strict=False))
+        norms = channels.first_norms.values()
+        gammas = list(dict.fromkeys(norm.gamma for norm in norms if norm.gamma is not None))
+        others = (name for norm in norms for name in (norm.beta, norm.mean, norm.var) if name is not None)
+        named = named_tensors(traced)
+        self.tensors = [named[name] for name in dict.fromkeys((*gammas, *others))]  # the gammas first
+        self.flat = all(tensor.dim() == 1 for tensor in self.tensors)
+        self.lengths = np.array([named[name].numel() for name in gammas], dtype=np.int64)
+        self.count = int(self.lengths.sum())
+        self.starts = np.cumsum(self.lengths) - self.lengths
         may_go = prunable_spaces(channels, residual)[channels.space_of]
-        labels, _ = joined([channels.norms[name] for name in position])
+        labels, _ = joined([channels.norms[name] for name in gammas])
+        position = dict(zip(gammas, self.starts.tolist(), strict=True))
         self.conditions = conditions_of(channels, position, self.count, may_go)
-        self.marks = _Runs.of(channels.channels_along(labels).numpy(), may_go.numpy())
-        self.reads = _Runs.of(self.conditions.channel, may_go.numpy())
+        marked = channels.channels_along(labels).numpy()
+        self.marks = _Runs.of(marked, FIRST + np.arange(self.count), may_go.numpy())
+        self.reads = _Runs.of(self.conditions.channel, self.conditions.condition, may_go.numpy())
         self.space_of = channels.space_of.numpy()
         self.least = self._least()
         self.widths = _Widths(channels)
         self.params, self.flops = _params(traced, channels, self.widths.index), _flops(channels, self.widths.index)
         whole = self.widths(np.ones_like(self.space_of, dtype=bool), np.array([s.width for s in channels.spaces], int))
         self.total = self.params(whole), self.flops(whole)
-
-    def _tensors(self) -> tuple[list[str], list[int]]:
-        """Sets `tensors`, those of all norms, the gammas first; and returns the gammas' names and lengths."""
-        norms = self.channels.first_norms.values()
-        gammas = list(dict.fromkeys(norm.gamma for norm in norms if norm.gamma is not None))
-        every = (name for norm in norms for name in (norm.beta, norm.mean, norm.var) if name is not None)
-        named = named_tensors(self.traced)
-        self.tensors = [named[name] for name in dict.fromkeys((*gammas, *every))]
-        return gammas, [named[name].numel() for name in gammas]
 
     def _least(self) -> Array:
         """int64 [spaces], the live channels that each must have: with fewer, liveness_of brings some back."""
@@ -114,21 +112,30 @@ class _Known:
 
     def read(self) -> MeterReading:
         """The costs, from the values of the gammas."""
-        values = torch.cat([tensor.reshape(-1) for tensor in self.tensors]).cpu() if self.tensors else torch.zeros(0)
+        values = self._fetched()
+        if values is None or not bool(values.float().sum().isfinite()):
+            return self._asked()
         dead = self._dead(values[: self.count].double().abs().numpy())
-        if dead is None or not bool(values.sum().isfinite()):
+        if dead is None:
             return self._asked()
         holds = self.conditions.circuit(dead)
         if holds[self.conditions.unsure].any():
             return self._asked()
         gone = np.zeros(self.space_of.shape, dtype=bool)
-        gone[self.marks.where_any(dead)] = True
-        gone[self.reads.where_any(~holds[self.conditions.condition])] = False
+        gone[self.marks.channels] = self.marks.joined(holds, np.logical_or)
+        gone[self.reads.channels] &= self.reads.joined(holds, np.logical_and)
         live = np.bincount(self.space_of[~gone], minlength=self.least.size)
         if (live < self.least).any():
             return self._asked()
         widths = self.widths(~gone, live)
         return MeterReading(Share(self.params(widths), self.total[0]), Share(self.flops(widths), self.total[1]))
+
+    def _fetched(self) -> Tensor | None:
+        """All numbers of norms on the CPU, in one transfer; None where there are none, or none to read (meta)."""
+        if not self.tensors or self.tensors[0].is_meta:
+            return None
+        # a view of each would take longer than all the rest of a reading
+        return torch.cat(self.tensors if self.flat else [tensor.reshape(-1) for tensor in self.tensors]).cpu()
 
     def _dead(self, size: Array) -> Array | None:
         """bool [gammas], which are dead; None where a layer has none to compare with."""
@@ -149,60 +156,32 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Runs:
-    """Items of channels, in an order in which those of a channel stand together.
+    """Conditions of channels, in an order in which those of a channel stand together.
 
     Attributes:
-        order: int64 [n], the items, by channel.
-        starts: int64 [channels that have some], where the items of each begin.
+        conditions: int64 [n], by channel.
+        starts: int64 [channels that have some], where the conditions of each begin.
         channels: int64, these channels.
     """
 
-    order: Array
+    conditions: Array
     starts: Array
     channels: Array
 
     @classmethod
-    def of(cls, channel: Array, chosen: Array) -> Self:
-        """The runs of items, of which each belongs to a channel (-1 for none), for the chosen channels, a bool mask."""
+    def of(cls, channel: Array, condition: Array, chosen: Array) -> Self:
+        """The runs of conditions, of which each belongs to a channel (-1 for none), for the chosen channels, a mask."""
         order = np.argsort(channel, kind="stable")
         order = order[channel[order] >= 0]
         order = order[chosen[channel[order]]]
         channels, starts = np.unique(channel[order], return_index=True)
-        return cls(order, starts, channels)
+        return cls(condition[order], starts, channels)
 
-    def where_any(self, items: Array) -> Array:
-        """The channels of which some item is True, of bool [n]."""
-        if not self.starts.size:
-            return self.channels
-        found: Array = self.channels[np.logical_or.reduceat(items[self.order], self.starts)]
-        return found
-
-
-class _Structure:
-    """What a network is made of: its modules, tensors and graphs, and which parameters are frozen or hooked."""
-
-    def __init__(self, traced: TracedModule) -> None:
-        self.traced = traced
-        modules: list[Any] = list(traced.modules())
-        kept = [vars(module)[field] for module in modules for field in ("_modules", "_parameters", "_buffers")]
-        hooks = [vars(module)[field] for module in modules for field in ("_forward_hooks", "_forward_pre_hooks")]
-        self.sized = [*kept, *hooks, *(graph.nodes for graph in dict.fromkeys(traced.graphs.values()))]
-        self.sizes = list(map(len, self.sized))
-        places = [(held, name) for held in kept for name in held]
-        self.held, self.keys = [held for held, _ in places], [name for _, name in places]
-        self.values = list(map(dict.get, self.held, self.keys))
-        self.parameters = list(traced.parameters())
-        self.frozen = [parameter.requires_grad for parameter in self.parameters]
-        self.graphs = traced.graphs
-
-    def holds(self) -> bool:
-        """Whether the network is still made of the same."""
-        return (
-            self.traced.graphs == self.graphs
-            and list(map(len, self.sized)) == self.sizes
-            and all(map(operator.is_, map(dict.get, self.held, self.keys), self.values))
-            and [parameter.requires_grad for parameter in self.parameters] == self.frozen
-        )
+    def joined(self, holds: Array, how: np.ufunc) -> Array:
+        """bool, for each of the channels: its conditions joined by `how`."""
+        each = holds[self.conditions]
+        runs: Array = how.reduceat(each, self.starts) if self.starts.size else each
+        return runs
 
 
 class _Widths:
