@@ -95,10 +95,11 @@ class _Known:
         self.marks = _Runs.of(marked, FIRST + np.arange(self.count), may_go.numpy())
         self.reads = _Runs.of(self.conditions.channel, self.conditions.condition, may_go.numpy())
         self.space_of = channels.space_of.numpy()
+        self.all = np.array([space.width for space in channels.spaces], dtype=np.int64)
         self.least = self._least()
         self.widths = _Widths(channels)
         self.params, self.flops = _params(traced, channels, self.widths.index), _flops(channels, self.widths.index)
-        whole = self.widths(np.ones_like(self.space_of, dtype=bool), np.array([s.width for s in channels.spaces], int))
+        whole = self.widths(np.ones_like(self.space_of, dtype=bool), self.all)
         self.total = self.params(whole), self.flops(whole)
 
     def _least(self) -> Array:
@@ -108,7 +109,7 @@ class _Known:
             if step.effect.family is Family.GROUPED and step.effect.reading is not None:
                 spaces = self.channels.spaces_along(step.effect.reading.cols)
                 least[spaces[spaces >= 0].numpy()] = 2
-        return least
+        return np.minimum(least, self.all)
 
     def read(self) -> MeterReading:
         """The costs, from the values of the gammas."""
@@ -131,8 +132,10 @@ class _Known:
         return MeterReading(Share(self.params(widths), self.total[0]), Share(self.flops(widths), self.total[1]))
 
     def _fetched(self) -> Tensor | None:
-        """All numbers of norms on the CPU, in one transfer; None where there are none, or none to read (meta)."""
-        if not self.tensors or self.tensors[0].is_meta:
+        """All numbers of norms on the CPU, in one transfer; None on the meta device, which has none."""
+        if not self.tensors:
+            return torch.zeros(0)
+        if self.tensors[0].is_meta:
             return None
         # a view of each would take longer than all the rest of a reading
         return torch.cat(self.tensors if self.flat else [tensor.reshape(-1) for tensor in self.tensors]).cpu()
