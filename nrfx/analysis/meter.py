@@ -11,7 +11,7 @@ Source: Neural Rejuvenation, Sec. 3.1.2, which measures in every iteration.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -69,6 +69,10 @@ class Meter:
         if self._known is None or not self._known.structure.holds():
             self._known = _Known(self.traced, self.threshold, self.residual)
         return self._known.read()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: it looks at its own network anew."""
+        return {**vars(self), "_known": None}
 
 
 class _Known:

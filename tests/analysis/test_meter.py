@@ -1,5 +1,6 @@
 """The meter reads what `nrfx.utilization` says, and notices whatever else changes."""
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -228,8 +229,9 @@ def add_a_node(gm: fx.GraphModule) -> None:
 
 
 def read_once_more(gm: fx.GraphModule) -> None:
-    with gm.graph.inserting_after(reads(gm, "b.2")):
-        gm.graph.call_function(torch.cumsum, (reads(gm, "b.2"), 1))
+    last = reads(gm, "b.2")
+    with gm.graph.inserting_after(last):
+        gm.graph.call_function(torch.cumsum, (last, 1)).meta["val"] = last.meta["val"]
 
 
 def remove_a_node(gm: fx.GraphModule) -> None:
@@ -297,6 +299,15 @@ def test_an_edit_of_the_graph_changes_what_is_read(change: Callable[[fx.GraphMod
     change(gm)
     assert same(meter, gm)
     assert change is remove_a_node or meter.read() != before
+
+
+def test_a_copy_of_a_meter_reads_its_own_network() -> None:
+    gm = traced()
+    meter = Meter(gm)
+    before = meter.read()
+    twin = copy.deepcopy(meter)
+    kill(twin.traced.get_submodule("a.1"), 1, 2)
+    assert same(twin, twin.traced) and twin.read() != before == meter.read()
 
 
 def test_layers_that_no_longer_fit_the_graph_are_an_error() -> None:
