@@ -10,12 +10,11 @@ Source: Neural Rejuvenation, Sec. 3.1.2, which measures in every iteration.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.conditions import FIRST, Array, conditions_of
@@ -29,6 +28,8 @@ from nrfx.choices import Residual
 from nrfx.labels import joined
 from nrfx.rules import Family
 from nrfx.tracing import TracedModule, as_traced
+
+_OF_NUMPY = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Meter:
 
     @torch.no_grad()
     def read(self) -> MeterReading:
-        """The utilization now. What was exchanged, added, removed or frozen in the network since is noticed."""
+        """The utilization now. What was exchanged, added, removed or changed in the network since is noticed."""
         if self._known is None or not self._known.structure.holds():
             self._known = _Known(self.traced, self.threshold, self.residual)
         return self._known.read()
@@ -91,13 +92,14 @@ class _Known:
         self.lengths = np.array([named[name].numel() for name in gammas], dtype=np.int64)
         self.count = int(self.lengths.sum())
         self.starts = np.cumsum(self.lengths) - self.lengths
-        may_go = prunable_spaces(channels, residual)[channels.space_of]
-        labels, _ = joined([channels.norms[name] for name in gammas])
         position = dict(zip(gammas, self.starts.tolist(), strict=True))
-        self.conditions = conditions_of(channels, position, self.count, may_go)
-        marked = channels.channels_along(labels).numpy()
-        self.marks = _Runs.of(marked, FIRST + np.arange(self.count), may_go.numpy())
-        self.reads = _Runs.of(self.conditions.channel, self.conditions.condition, may_go.numpy())
+        labels, _ = joined([channels.norms[name] for name in gammas])
+        marked = channels.channels_along(labels)
+        self.may_go = prunable_spaces(channels, residual)[channels.space_of].numpy()
+        self.may_go &= np.isin(np.arange(self.may_go.size), marked)  # a channel without a gamma stays
+        self.conditions = conditions_of(channels, position, self.count, torch.from_numpy(self.may_go))
+        self.reads = _Runs.of(self.conditions.channel, self.conditions.condition, self.may_go)
+        self.marks = self._marks(marked.numpy())
         self.space_of = channels.space_of.numpy()
         self.all = np.array([space.width for space in channels.spaces], dtype=np.int64)
         self.least = self._least()
@@ -105,6 +107,14 @@ class _Known:
         self.params, self.flops = _params(traced, channels, self.widths.index), _flops(channels, self.widths.index)
         whole = self.widths(np.ones_like(self.space_of, dtype=bool), self.all)
         self.total = self.params(whole), self.flops(whole)
+
+    def _marks(self, marked: Array) -> "_Runs":
+        """The gammas of each channel, but for those of which one is dead as soon as all reads are constant."""
+        gamma = self.reads.conditions - FIRST
+        reader = np.repeat(self.reads.channels, np.diff(self.reads.starts, append=gamma.size))
+        plain = (gamma >= 0) & (gamma < self.count)
+        own = reader[plain][marked[gamma[plain]] == reader[plain]]
+        return _Runs.of(marked, FIRST + np.arange(self.count), self.may_go & ~np.isin(np.arange(self.may_go.size), own))
 
     def _least(self) -> Array:
         """int64 [spaces], the live channels that each must have: with fewer, liveness_of brings some back."""
@@ -118,38 +128,40 @@ class _Known:
     def read(self) -> MeterReading:
         """The costs, from the values of the gammas."""
         values = self._fetched()
-        if values is None or not bool(values.float().sum().isfinite()):
-            return self._asked()
-        dead = self._dead(values[: self.count].double().abs().numpy())
+        dead = None if values is None else self._dead(values)
         if dead is None:
             return self._asked()
         holds = self.conditions.circuit(dead)
         if holds[self.conditions.unsure].any():
             return self._asked()
-        gone = np.zeros(self.space_of.shape, dtype=bool)
-        gone[self.marks.channels] = self.marks.joined(holds, np.logical_or)
+        gone = self.may_go.copy()
         gone[self.reads.channels] &= self.reads.joined(holds, np.logical_and)
-        live = np.bincount(self.space_of[~gone], minlength=self.least.size)
+        gone[self.marks.channels] &= self.marks.joined(holds, np.logical_or)
+        live = self.all - np.bincount(self.space_of[gone], minlength=self.all.size)
         if (live < self.least).any():
             return self._asked()
         widths = self.widths(~gone, live)
         return MeterReading(Share(self.params(widths), self.total[0]), Share(self.flops(widths), self.total[1]))
 
-    def _fetched(self) -> Tensor | None:
-        """All numbers of norms on the CPU, in one transfer; None on the meta device, which has none."""
+    def _fetched(self) -> Array | None:
+        """All numbers of norms, in one transfer from their device; None where they are not finite, or meta."""
         if not self.tensors:
-            return torch.zeros(0)
+            return np.zeros(0)
         if self.tensors[0].is_meta:
             return None
         # a view of each would take longer than all the rest of a reading
-        return torch.cat(self.tensors if self.flat else [tensor.reshape(-1) for tensor in self.tensors]).cpu()
+        values = torch.cat(self.tensors if self.flat else [tensor.reshape(-1) for tensor in self.tensors]).cpu()
+        values = values if values.dtype in _OF_NUMPY else values.float()
+        fetched: Array = values.numpy()
+        return fetched if isfinite(values.sum().item()) else None
 
-    def _dead(self, size: Array) -> Array | None:
+    def _dead(self, values: Array) -> Array | None:
         """bool [gammas], which are dead; None where a layer has none to compare with."""
-        if not size.size:
+        if not self.count:
             return np.zeros(0, dtype=bool)
+        size = np.abs(values[: self.count], dtype=np.float64)
         strongest = np.maximum.reduceat(size, self.starts)
-        if self.threshold > 0 and (strongest < ALL_DEAD).any():
+        if self.threshold > 0 and strongest.min() < ALL_DEAD:
             return None
         dead: Array = size < np.repeat(self.threshold * strongest, self.lengths)
         return dead

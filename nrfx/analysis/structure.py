@@ -1,7 +1,8 @@
 """What a network is, apart from the values of its tensors, and whether it still is the same.
 
 The meter asks this in each reading, of thousands of objects. So they are compared by identity, many in one pass, and as
-little as possible is allocated. The mode, train or eval, is no part of it: channels and costs are those of both.
+little as possible is allocated. The mode, train or eval, is no part of it, for channels and costs are those of both, and
+neither is what is frozen: it may die all the same.
 
 Not noticed: what changes inside an object that a module holds (an element of a list), and changes of a class.
 """
@@ -11,7 +12,7 @@ from itertools import chain, repeat
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nrfx.rules.registry import REGISTERED
 from nrfx.tracing import TracedModule
@@ -29,8 +30,9 @@ class Structure:
         self.nodes = {graph: list(graph.nodes) for graph in self.graphs.values()}
         own = [vars(module) for module in traced.modules()]
         registered = [each[kind] for each in own for kind in _REGISTERED]
-        self.sized = [REGISTERED, *registered, *(each[kind] for each in own for kind in _HOOKS), *own[1:]]
+        self.sized = [REGISTERED, *(each[kind] for each in own for kind in _HOOKS), *own[1:]]
         self.held: list[dict[str, Any]] = [each for each in registered if each]
+        self.empty = [each for each in registered if not each]
         # of the traced module itself: its graph, seen node by node, changes with the mode
         named = [("facts",), *([name for name in each if name not in _OF_EVERY_MODULE] for each in own[1:])]
         self.attributes = [(itemgetter(*names), each) for names, each in zip(named, own, strict=True) if names]
@@ -39,7 +41,7 @@ class Structure:
 
     def holds(self) -> bool:
         """Whether nothing of it has changed since."""
-        if self.traced.graphs != self.graphs:
+        if self.traced.graphs != self.graphs or any(self.empty):
             return False
         try:
             numbers = all(map(list.__eq__, self._numbers(), self.numbers))
@@ -52,8 +54,7 @@ class Structure:
         yield list(map(len, self.sized))
         yield list(chain.from_iterable(self.held))
         yield [get(own) for get, own in self.attributes]
-        yield list(map(attrgetter("shape"), self.parameters))
-        yield list(map(attrgetter("requires_grad"), self.parameters))
+        yield list(map(Tensor.numel, self.parameters))  # a shape would take twice as long
 
     def _objects(self) -> Iterator[Iterator[Any]]:
         """What must stay the same objects."""

@@ -138,6 +138,7 @@ NO_CHANGE: dict[str, Callable[[fx.GraphModule], object]] = {
     "gammas": lambda gm: kill(gm.get_submodule("a.1"), 2),
     "mode": in_both_modes,
     "state dict": load,
+    "frozen": lambda gm: gm.get_submodule("b.1").weight.requires_grad_(False),
     "gradients": lambda gm: gm(torch.zeros(2, 3, 4, 4)).sum().backward(),
 }
 
@@ -170,10 +171,6 @@ def test_the_graphs_of_both_modes_are_known(monkeypatch: pytest.MonkeyPatch) -> 
         kill(gm.train(mode).get_submodule("b.1"), int(mode))
         assert same(meter, gm)
     assert not computed
-
-
-def freeze(gm: fx.GraphModule) -> None:
-    gm.get_submodule("b.1").weight.requires_grad_(False)
 
 
 def replace_a_gamma(gm: fx.GraphModule) -> None:
@@ -269,7 +266,7 @@ def rule_of_odd(call: Call) -> Effect:
     raise AssertionError("no graph calls it")
 
 
-CHANGES = (freeze, resize_a_parameter, replace_a_gamma, swap_a_module, hook_a_module, replace_statistics, add_a_module)
+CHANGES = (resize_a_parameter, replace_a_gamma, swap_a_module, hook_a_module, replace_statistics, add_a_module)
 CONVERSIONS = (load_other_tensors, to_double, to_half)
 EDITS = (pass_a_layer_by, add_a_node, read_once_more, remove_a_node, call_another_layer, run_at_another_size)
 
