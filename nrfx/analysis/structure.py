@@ -1,10 +1,11 @@
 """What a network is, apart from the values of its tensors, and whether it still is the same.
 
-The meter asks this in each reading, of thousands of objects. So they are compared by identity, many in one pass, and as
-little as possible is allocated. The mode, train or eval, is no part of it, for channels and costs are those of both, and
-neither is what is frozen: it may die all the same.
+The meter asks this in each reading, of thousands of objects. So they are compared by identity, many in one pass, and
+as little as possible is allocated. The mode, train or eval, is no part of it, for channels and costs are those of both,
+and neither is what is frozen: it may die all the same.
 
-Not noticed: what changes inside an object that a module holds (an element of a list), and changes of a class.
+Not noticed: what changes inside an object that a module holds (an element of a list), changes of a class, and data of
+another shape with as many elements in the same parameter.
 """
 
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ class Structure:
             return False
         try:
             numbers = all(map(list.__eq__, self._numbers(), self.numbers))
-        except KeyError:  # an attribute is gone
+        except (KeyError, RuntimeError, ValueError):  # an attribute is gone, or is another tensor or array
             return False
         return numbers and all(map(_identical, self._objects(), self.objects))
 

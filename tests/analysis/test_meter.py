@@ -249,6 +249,15 @@ def change_an_attribute(gm: fx.GraphModule) -> None:
     gm.get_submodule("b.0").padding_mode = "circular"
 
 
+def change_a_plain_tensor(gm: fx.GraphModule) -> None:
+    gm.get_submodule("b.0").table = torch.zeros(3)
+
+
+def remove_an_attribute(gm: fx.GraphModule) -> None:
+    del gm.get_submodule("b.0").table
+    gm.get_submodule("b.0").other = None
+
+
 def run_at_another_size(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         node.meta["val"] = torch.zeros(*node.meta["val"].shape[:2], 8, 8, device="meta")
@@ -267,18 +276,19 @@ def rule_of_odd(call: Call) -> Effect:
 
 
 CHANGES = (resize_a_parameter, replace_a_gamma, swap_a_module, hook_a_module, replace_statistics, add_a_module)
+ATTRIBUTES = (change_an_attribute, change_a_plain_tensor, remove_an_attribute)
 CONVERSIONS = (load_other_tensors, to_double, to_half)
 EDITS = (pass_a_layer_by, add_a_node, read_once_more, remove_a_node, call_another_layer, run_at_another_size)
 
 
-@pytest.mark.parametrize("change", [*CHANGES, *CONVERSIONS, *EDITS, change_an_attribute, teach_a_rule])
+@pytest.mark.parametrize("change", [*CHANGES, *CONVERSIONS, *EDITS, *ATTRIBUTES, teach_a_rule])
 def test_a_change_of_the_network_is_noticed(
     change: Callable[[fx.GraphModule], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gm = traced()
     kill(gm.get_submodule("a.1"), 1)
     kill(gm.get_submodule("b.1"), 1)
-    gm.unread = nn.Parameter(torch.ones(2))
+    gm.unread, gm.get_submodule("b.0").table = nn.Parameter(torch.ones(2)), torch.ones(3)
     meter = Meter(gm)
     meter.read()
     computed = counted(monkeypatch, "channels_of")
