@@ -8,8 +8,8 @@ PAGE = DOCS / "speed.md"
 HEAD = """# What nrfx costs
 
 Every table is written by the benchmark that it names, which runs on one thread. Times are CPU times, medians
-of repeats. They depend on the machine and on what else it does, so compare them within one table. *Spread* is the distance of the
-quartiles of the repeats, as a part of their median.
+of repeats. They depend on the machine and on what else it does, so compare them within one table. *Spread* is the
+distance of the quartiles of the repeats, as a part of their median.
 """
 
 
