@@ -18,7 +18,7 @@ import torch
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.conditions import FIRST, Array, conditions_of
-from nrfx.analysis.cost import eval_steps, total_cost
+from nrfx.analysis.cost import eval_steps
 from nrfx.analysis.liveness import ALL_DEAD, check_residual, liveness_of, prunable_spaces
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
@@ -138,9 +138,16 @@ class _Known:
         gone[self.reads.channels] &= self.reads.joined(holds, np.logical_and)
         gone[self.marks.channels] &= self.marks.joined(holds, np.logical_or)
         live = self.all - np.bincount(self.space_of[gone], minlength=self.all.size)
-        if (live < self.least).any():
-            return self._asked()
-        widths = self.widths(~gone, live)
+        return self._asked() if (live < self.least).any() else self._costs(~gone, live)
+
+    def _asked(self) -> MeterReading:
+        """The costs, by the liveness of each channel."""
+        keep = liveness_of(self.traced, self.channels, self.threshold, self.residual).live.numpy()
+        return self._costs(keep, np.bincount(self.space_of[keep], minlength=self.all.size))
+
+    def _costs(self, keep: Array, live: Array) -> MeterReading:
+        """The costs of the channels that are kept, of which there are so many in each space."""
+        widths = self.widths(keep, live)
         return MeterReading(Share(self.params(widths), self.total[0]), Share(self.flops(widths), self.total[1]))
 
     def _fetched(self) -> Array | None:
@@ -165,12 +172,6 @@ class _Known:
             return None
         dead: Array = size < np.repeat(self.threshold * strongest, self.lengths)
         return dead
-
-    def _asked(self) -> MeterReading:
-        """The costs, by the liveness of each channel."""
-        live = liveness_of(self.traced, self.channels, self.threshold, self.residual).live
-        cost = total_cost(self.traced, self.channels, live)
-        return MeterReading(Share(cost.params, self.total[0]), Share(cost.flops, self.total[1]))
 
 
 @dataclass(frozen=True)
