@@ -23,7 +23,7 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.constants import NAN, Propagation
 from nrfx.analysis.reinterpret import flow, like
 from nrfx.labels import among, collapse, joined
-from nrfx.rules import Norm, Reading, Site, Unfit, tensors
+from nrfx.rules import Norm, Reading, Site, tensors
 
 _SYMBOL = 2.0**40
 """Symbol k is the number _SYMBOL + k, below 2**41; what is smaller stands for itself, NaN for what varies."""
@@ -168,9 +168,6 @@ class _Symbols(Propagation):
         """Puts down that a result depends on what these constants are."""
         self.unsure.append(self.of(collapse(values).flatten()))
 
-    def unfit(self, step: Step, args: Any, kwargs: Any, error: Unfit) -> Any:
-        return self.doubtful(step, args, kwargs)
-
     def doubtful(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The result counts as varying, and is unsure where anything that goes in is a constant."""
         for values in tensors((args, kwargs)):
@@ -223,10 +220,9 @@ class _Symbols(Propagation):
         return super().zeros(values)
 
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
-        groups = value.view(reading.groups, -1)
-        made = self.symbols(reduce(self.gates.both, self.of(groups).T.unbind()))
-        zero = (groups == 0).all(1) & (reading.bias is None)
-        return torch.where(zero, 0.0, made).repeat_interleave(reading.rows.numel() // reading.groups)
+        groups = self.of(value).view(reading.groups, -1)
+        made = self.symbols(reduce(self.gates.both, groups.T.unbind()))
+        return made.repeat_interleave(reading.rows.numel() // reading.groups)
 
     def mixed(self, step: Step, args: Any, kwargs: Any) -> Any:
         return (self.varying if step.effect.apply is None else self.doubtful)(step, args, kwargs)
@@ -268,7 +264,7 @@ def _combined(step: Step, args: Any, kwargs: dict[str, Any]) -> str:
     known = constant(trials)
     if not bool(known.any()):
         return "never"
-    if not bool(known.all()) or step.effect.undefined:
+    if not bool(known.all()):
         return "value"
     varied = [[*trial[:index], NAN, *trial[index + 1 :]] for trial in trials for index in range(count)]
     return "zero" if bool(constant(varied).any()) else "all"

@@ -144,18 +144,13 @@ class Propagation:
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            result = _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+            result = getattr(self, _BY_FAMILY[step.effect.family])(step, args, kwargs)
         except Unfit as error:
-            result = self.unfit(step, args, kwargs, error)
+            result = self.varying(step, args, kwargs)
+            if isinstance(result, Tensor):
+                self.lose(step, args, result, f"{step.node.name} cannot be run on its constant ({error})")
         # an op with a dtype of its own (sum(dtype=torch.int64)) rounds, and integers have no NaN
         return like(result, lambda x: x if x.is_floating_point() else _varying(x.shape))
-
-    def unfit(self, step: Step, args: Any, kwargs: Any, error: Unfit) -> Any:
-        """The value of a step whose op refuses the constants."""
-        result = self.varying(step, args, kwargs)
-        if isinstance(result, Tensor):
-            self.lose(step, args, result, f"{step.node.name} cannot be run on its constant ({error})")
-        return result
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
         return like(step.effect.out, lambda labels: _varying(labels.shape))
@@ -410,16 +405,17 @@ def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
 
 _MOVING = (Family.MOVEMENT, Family.IDENTITY)
 
-_BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: Propagation.source,
-    Family.UNKNOWN: Propagation.varying,
-    Family.SINK: Propagation.varying,
-    Family.IDENTITY: Propagation.identity,
-    Family.MOVEMENT: Propagation.movement,
-    Family.POINTWISE: Propagation.pointwise,
-    Family.NORM: Propagation.norm,
-    Family.POOL: Propagation.pool,
-    Family.GROUPED: Propagation.grouped,
-    Family.MIXED: Propagation.mixed,
-    Family.CONTRACTION: Propagation.contraction,
+_BY_FAMILY: dict[Family, str] = {
+    Family.SOURCE: "source",
+    Family.UNKNOWN: "varying",
+    Family.SINK: "varying",
+    Family.IDENTITY: "identity",
+    Family.MOVEMENT: "movement",
+    Family.POINTWISE: "pointwise",
+    Family.NORM: "norm",
+    Family.POOL: "pool",
+    Family.GROUPED: "grouped",
+    Family.MIXED: "mixed",
+    Family.CONTRACTION: "contraction",
 }
+"""The method that interprets the ops of each family."""

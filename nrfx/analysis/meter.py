@@ -101,11 +101,11 @@ class _Known:
         self.reads = _Runs.of(self.conditions.channel, self.conditions.condition, self.may_go)
         self.marks = self._marks(marked.numpy())
         self.space_of = channels.space_of.numpy()
-        self.all = np.array([space.width for space in channels.spaces], dtype=np.int64)
+        self.width = np.array([space.width for space in channels.spaces], dtype=np.int64)
         self.least = self._least()
         self.widths = _Widths(channels)
         self.params, self.flops = _params(traced, channels, self.widths.index), _flops(channels, self.widths.index)
-        whole = self.widths(np.ones_like(self.space_of, dtype=bool), self.all)
+        whole = self.widths(np.ones_like(self.space_of, dtype=bool), self.width)
         self.total = self.params(whole), self.flops(whole)
 
     def _marks(self, marked: Array) -> "_Runs":
@@ -123,7 +123,7 @@ class _Known:
             if step.effect.family is Family.GROUPED and step.effect.reading is not None:
                 spaces = self.channels.spaces_along(step.effect.reading.cols)
                 least[spaces[spaces >= 0].numpy()] = 2
-        return np.minimum(least, self.all)
+        return np.minimum(least, self.width)
 
     def read(self) -> MeterReading:
         """The costs, from the values of the gammas."""
@@ -137,13 +137,13 @@ class _Known:
         gone = self.may_go.copy()
         gone[self.reads.channels] &= self.reads.joined(holds, np.logical_and)
         gone[self.marks.channels] &= self.marks.joined(holds, np.logical_or)
-        live = self.all - np.bincount(self.space_of[gone], minlength=self.all.size)
+        live = self.width - np.bincount(self.space_of[gone], minlength=self.width.size)
         return self._asked() if (live < self.least).any() else self._costs(~gone, live)
 
     def _asked(self) -> MeterReading:
         """The costs, by the liveness of each channel."""
         keep = liveness_of(self.traced, self.channels, self.threshold, self.residual).live.numpy()
-        return self._costs(keep, np.bincount(self.space_of[keep], minlength=self.all.size))
+        return self._costs(keep, np.bincount(self.space_of[keep], minlength=self.width.size))
 
     def _costs(self, keep: Array, live: Array) -> MeterReading:
         """The costs of the channels that are kept, of which there are so many in each space."""

@@ -62,12 +62,33 @@ def test_a_result_is_constant_where_its_operands_are(
     assert tuple(holds(found, left, right) for left, right in given) == expected
 
 
-def test_a_norm_hands_on_a_constant_and_makes_one() -> None:
-    twice = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_norm_makes_a_constant_and_hands_one_on_if_it_keeps_statistics(statistics: bool) -> None:
+    second = nn.BatchNorm2d(2, track_running_stats=statistics)
+    twice = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), second, nn.Conv2d(2, 2, 1))
     channels = channels_of(nrfx.trace(twice, torch.zeros(1, 3, 4, 4)))
     every = torch.ones_like(channels.space_of, dtype=torch.bool)
     found = conditions_of(channels, {"1.weight": 0, "2.weight": 2}, 4, every)
-    assert [holds(found, *dead) for dead in ((False, False), (True, False), (False, True))] == [False, True, True]
+    assert [holds(found, *dead) for dead in ((False, False), (True, False), (False, True))] == [
+        False,
+        statistics,
+        True,
+    ]
+
+
+def test_a_bias_that_is_only_added_is_a_constant() -> None:
+    class Biased(Net):
+        def __init__(self) -> None:
+            super().__init__(torch.add)
+            self.bias = nn.Parameter(torch.ones(1, WIDTH, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(self.left(self.conv(x)) + self.bias)
+
+    channels = channels_of(nrfx.trace(Biased(), torch.zeros(1, 3, 4, 4)))
+    every = torch.ones_like(channels.space_of, dtype=torch.bool)
+    found = conditions_of(channels, {"left.weight": 0}, 2 * WIDTH, every)
+    assert [holds(found, dead, False) for dead in (False, True)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +99,8 @@ def test_a_norm_hands_on_a_constant_and_makes_one() -> None:
         (lambda a, b: torch.where(a > 0, a, b), ((True, True),)),
         (lambda a, b: F.avg_pool2d(a, 3, padding=1), ((True, False),)),
         (lambda a, b: torch.cat([a, b], 2), ((True, True),)),  # two constants, perhaps the same
+        (lambda a, b: a.softmax(3), ((True, False),)),
+        (lambda a, b: torch.clamp(a, min=b), ((True, True), (True, False), (False, True))),
     ],
 )
 def test_what_depends_on_the_value_is_unsure(
