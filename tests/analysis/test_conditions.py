@@ -62,6 +62,20 @@ def test_a_result_is_constant_where_its_operands_are(
     assert tuple(holds(found, left, right) for left, right in given) == expected
 
 
+def test_a_group_is_constant_where_all_its_channels_are() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 2, 1))
+    channels = channels_of(nrfx.trace(net, torch.zeros(1, 3, 4, 4)))
+    every = torch.ones_like(channels.space_of, dtype=torch.bool)
+    found = conditions_of(channels, {"1.weight": 0}, 4, every)
+
+    def constant(*dead: int) -> list[bool]:
+        gammas = torch.zeros(4, dtype=torch.bool).index_fill(0, torch.tensor(dead), True).numpy()
+        return found.circuit(gammas)[found.condition].tolist()
+
+    assert not any(constant(0, 3))
+    assert any(constant(0, 1)) and not all(constant(0, 1)) and all(constant(0, 1, 2, 3))
+
+
 @pytest.mark.parametrize("statistics", [True, False])
 def test_a_norm_makes_a_constant_and_hands_one_on_if_it_keeps_statistics(statistics: bool) -> None:
     second = nn.BatchNorm2d(2, track_running_stats=statistics)
@@ -99,6 +113,7 @@ def test_a_bias_that_is_only_added_is_a_constant() -> None:
         (lambda a, b: torch.where(a > 0, a, b), ((True, True),)),
         (lambda a, b: F.avg_pool2d(a, 3, padding=1), ((True, False),)),
         (lambda a, b: torch.cat([a, b], 2), ((True, True),)),  # two constants, perhaps the same
+        (lambda a, b: F.pad(a, (1, 1), value=2.0), ((True, False),)),  # perhaps it is 2 as well
         (lambda a, b: a.softmax(3), ((True, False),)),
         (lambda a, b: torch.clamp(a, min=b), ((True, True), (True, False), (False, True))),
     ],
