@@ -215,6 +215,9 @@ class _Symbols(Propagation):
         self.unsure.append(self.gates.both(self.of(low[differ]), self.of(high[differ])))
         return super().one(low, high)
 
+    def hidden(self, step: Step, args: Any, out: Any) -> None:
+        self.doubt(args[0])
+
     def zeros(self, values: Tensor) -> Tensor:
         self.doubt(values[values != 0])
         return super().zeros(values)
