@@ -8,6 +8,7 @@ from pathlib import Path
 
 BENCHMARKS: Mapping[str, str] = {
     "passes": "speed.passes",
+    "meter": "speed.meter",
     "flops": "speed.flops",
     "cross": "speed.cross",
     "startup": "speed.startup",

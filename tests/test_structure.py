@@ -34,7 +34,7 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces positions "
-    "constants domain liveness cost gammas not_understood utilization tie_graph why "
+    "constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph why "
     "check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",

@@ -9,6 +9,7 @@ not, rules see to it (rules/pointwise.py): whatever an op makes of a NaN, its re
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.positions import moved
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
 from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
-from nrfx.rules import Family, Norm, Reading, Unfit, tensors
+from nrfx.rules import Family, Norm, Reading, Site, Unfit, tensors
 
 NAN = float("nan")
 
@@ -77,7 +78,8 @@ def constants_of(
         affine: key of a norm -> its values in eval mode.
         weight, bias: read a parameter by name; only those of grouped convolutions that get constants are read.
     """
-    propagation = Propagation(channels, affine, weight, bias)
+    dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
+    propagation = Propagation(channels, affine, dying, weight, bias)
     flow(channels, propagation.value)
     return Constants(
         *({name: tuple(rows) for name, rows in propagation.read.items()}, propagation.lost),
@@ -86,17 +88,14 @@ def constants_of(
     )
 
 
-def uniform(values: Tensor, axis: int) -> Tensor:
-    """The one value that each index of `axis` has at all its positions; NaN where they differ."""
-    return same(spread(values, axis))
+def one(low: Tensor, high: Tensor) -> Tensor:
+    """The one value of several constants, from their lowest and their highest; NaN where these differ."""
+    return torch.where(low == high, low, NAN)  # NaN equals nothing, itself included
 
 
-def same(rows: Tensor) -> Tensor:
+def same(rows: Tensor, one: Callable[[Tensor, Tensor], Tensor] = one) -> Tensor:
     """The one value of each row, NaN where it has several."""
-    if rows.shape[1] == 1:
-        return rows[:, 0]
-    # NaN equals nothing, itself included: an index with a NaN at one position varies
-    return torch.where((rows == rows[:, :1]).all(1), rows[:, 0], NAN)
+    return rows[:, 0] if rows.shape[1] == 1 else one(rows.amin(1), rows.amax(1))  # both are NaN where one element is
 
 
 def _varying(shape: torch.Size) -> Tensor:
@@ -118,18 +117,23 @@ def _varies(values: Tensor) -> bool:
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
+def _unread(name: str) -> Tensor:
+    raise AssertionError(f"{name} is read by no interpretation but that on constants")
+
+
 class Propagation:
     """One interpretation of the graphs on constants; it fills `read`, `lost`, `causes` and `places`."""
 
     def __init__(
         self,
         channels: Channels,
-        affine: Mapping[str, Affine],
-        weight: Callable[[str], Tensor],
-        bias: Callable[[str], Tensor],
+        affine: Mapping[str, Callable[[Tensor], Tensor]],
+        dying: AbstractSet[str],
+        weight: Callable[[str], Tensor] = _unread,
+        bias: Callable[[str], Tensor] = _unread,
     ) -> None:
-        self.affine, self.weight, self.bias = affine, weight, bias
-        self.dying = {key for key, norm in affine.items() if bool(norm.dead.any())}
+        """Takes the keys of the norms that have dead gammas as `dying`, and else what constants_of takes."""
+        self.affine, self.dying, self.weight, self.bias = affine, dying, weight, bias
         self.seen = torch.zeros(channels.space_of.shape, dtype=torch.bool)  # for `lose`, which leaves it all False
         self.channels, self.channel_of = channels, channels.channel_of
         self.labels = {(step.mode, step.node.name): step.effect.out for step in channels.steps}
@@ -141,7 +145,7 @@ class Propagation:
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            result = _BY_FAMILY[step.effect.family](self, step, args, kwargs)
+            result = getattr(self, _BY_FAMILY[step.effect.family])(step, args, kwargs)
         except Unfit as error:
             result = self.varying(step, args, kwargs)
             if isinstance(result, Tensor):
@@ -161,7 +165,11 @@ class Propagation:
         (site,) = step.effect.sites or (None,)
         if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
             return self.varying(step, args, kwargs)
-        return along(self.bias(site.parameter).flatten(), site.dim, out.shape)
+        return along(self.added(site), site.dim, out.shape)
+
+    def added(self, site: Site) -> Tensor:
+        """The values of a bias."""
+        return self.bias(site.parameter).flatten()
 
     def is_added(self, step: Step) -> bool:
         """Whether all that reads the value, perhaps moved, are additions."""
@@ -179,14 +187,18 @@ class Propagation:
         labels = tensors(operands(step, self.labels))[0], step.effect.out
         made = self.step_of[step.mode, step.node.all_input_nodes[0].name].effect.made_dim
         out, hides = moved(step.effect.apply, args[0], (args[1:], kwargs), labels, NAN, made=made)
-        if hides and isinstance(out, Tensor):
+        if hides:
+            self.hidden(step, args, out)
+        return out
+
+    def hidden(self, step: Step, args: Any, out: Any) -> None:
+        """Notes that a movement leaves out some of several constants of a channel."""
+        if isinstance(out, Tensor):
             reason = f"{step.node.name} takes some positions of it, and its constant is not the same at all of them"
             self.lose(step, args, out, reason)
-        return out
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
-        assert step.effect.apply is not None
         args, kwargs, sized = self.without_sizes(step, args, kwargs)
         shape = step.effect.out.shape
         if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
@@ -196,12 +208,18 @@ class Propagation:
         if len(given) > 1:  # an op that works in place cannot broadcast its first operand to the shape of the others
             common = torch.broadcast_tensors(*given)[0].shape
             small = like(small, lambda x: x.expand(common))
-        out = step.effect.apply(*small, **kwargs).expand(shape)
+        out = self.applied(step, small, kwargs).expand(shape)
         if len(given) > 1:
             self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
         elif sized:
             self.lose(step, args, out, f"{step.node.name} combines its constant with a size of the input")
         return out
+
+    def applied(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """What a pointwise op makes of constants."""
+        assert step.effect.apply is not None
+        result: Tensor = step.effect.apply(*args, **kwargs)
+        return result
 
     def without_sizes(self, step: Step, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
         """The arguments with NaN for each number that the graph computes, which is another one at other sizes of the
@@ -221,7 +239,7 @@ class Propagation:
         assert isinstance(norm, Norm)
         if norm.key not in self.dying and _varies(args[0]):
             return _varying(step.effect.out.shape)
-        return along(self.affine[norm.key](uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
+        return along(self.affine[norm.key](self.uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The constant of each channel at the channel's new positions.
@@ -235,9 +253,9 @@ class Propagation:
         plain = tensors(operands(step, self.labels))[0]
         labels = _with_padding(plain, source, step.effect.out)
         count = self.channel_of.numel()
-        table = _by_label(joined_by(step, labels, count), source)
+        table = self.by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
-            table = torch.where(table == 0, table, NAN)
+            table = self.zeros(table)
         small = joined_by(step, collapse(step.effect.out), count)
         value = torch.where(small >= 0, table[small.clamp(min=0)], NAN).expand(step.effect.out.shape)
         padded = not step.effect.keeps_constants or bool((collapse(labels) == NONE).any()) or labels is not plain
@@ -253,9 +271,9 @@ class Propagation:
         """Constant in, constant out, except where non-zero constants meet the zeros of the padding."""
         reading = step.effect.reading
         assert reading is not None
-        value = uniform(tensors((args, kwargs))[reading.operand], reading.axis)
+        value = self.uniform(tensors((args, kwargs))[reading.operand], reading.axis)
         if reading.padded:
-            value = torch.where(value == 0, value, NAN)
+            value = self.zeros(value)
         rows = along(self.contracted(reading, value), reading.axis, step.effect.out.shape)
         self.lose(step, args, rows, f"{step.node.name} is a padded convolution and varies its constant at the border")
         return rows
@@ -294,7 +312,7 @@ class Propagation:
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows)))
+        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows), self.one))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -311,6 +329,28 @@ class Propagation:
         place = torch.arange(kind.numel())
         first = torch.full_like(place, kind.numel()).scatter_reduce(0, kind, place, "amin")
         return bool((zeros == zeros[first[kind]]).all())
+
+    def one(self, low: Tensor, high: Tensor) -> Tensor:
+        return one(low, high)
+
+    def zeros(self, values: Tensor) -> Tensor:
+        """Zeros as they are, NaN for other constants, which an op makes vary."""
+        return torch.where(values == 0, values, NAN)
+
+    def uniform(self, values: Tensor, axis: int) -> Tensor:
+        """The one value that each index of `axis` has at all its positions; NaN where they differ."""
+        return same(spread(values, axis), self.one)
+
+    def by_label(self, labels: Tensor, values: Tensor) -> Tensor:
+        """[highest label + 1] float64: the constant of each label; NaN where an element varies, or where two differ."""
+        small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+        ids, value = small.reshape(-1), value.reshape(-1)
+        known = ids >= 0
+        size = int(ids.max()) + 1 if ids.numel() and bool(known.any()) else 1
+        # labels that do not occur keep inf and -inf, which differ; amin and amax hand a NaN on
+        low = torch.full((size,), torch.inf).double().scatter_reduce(0, ids[known], value[known], "amin")
+        high = torch.full((size,), -torch.inf).double().scatter_reduce(0, ids[known], value[known], "amax")
+        return self.one(low, high)
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""
@@ -354,30 +394,19 @@ def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
     return torch.where((small == NONE) & (value != -torch.inf), own, small)
 
 
-def _by_label(labels: Tensor, values: Tensor) -> Tensor:
-    """[highest label + 1] float64: the constant of each label; NaN where an element varies, or where two differ."""
-    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-    ids, value = small.reshape(-1), value.reshape(-1)
-    known = ids >= 0
-    size = int(ids.max()) + 1 if ids.numel() and bool(known.any()) else 1
-    # labels that do not occur keep inf and -inf, which differ; amin and amax hand a NaN on, which equals nothing
-    low = torch.full((size,), torch.inf).double().scatter_reduce(0, ids[known], value[known], "amin")
-    high = torch.full((size,), -torch.inf).double().scatter_reduce(0, ids[known], value[known], "amax")
-    return torch.where(low == high, low, NAN)
-
-
 _MOVING = (Family.MOVEMENT, Family.IDENTITY)
 
-_BY_FAMILY: dict[Family, Callable[[Propagation, Step, Any, Any], Any]] = {
-    Family.SOURCE: Propagation.source,
-    Family.UNKNOWN: Propagation.varying,
-    Family.SINK: Propagation.varying,
-    Family.IDENTITY: Propagation.identity,
-    Family.MOVEMENT: Propagation.movement,
-    Family.POINTWISE: Propagation.pointwise,
-    Family.NORM: Propagation.norm,
-    Family.POOL: Propagation.pool,
-    Family.GROUPED: Propagation.grouped,
-    Family.MIXED: Propagation.mixed,
-    Family.CONTRACTION: Propagation.contraction,
+_BY_FAMILY: dict[Family, str] = {
+    Family.SOURCE: "source",
+    Family.UNKNOWN: "varying",
+    Family.SINK: "varying",
+    Family.IDENTITY: "identity",
+    Family.MOVEMENT: "movement",
+    Family.POINTWISE: "pointwise",
+    Family.NORM: "norm",
+    Family.POOL: "pool",
+    Family.GROUPED: "grouped",
+    Family.MIXED: "mixed",
+    Family.CONTRACTION: "contraction",
 }
+"""The method that interprets the ops of each family."""

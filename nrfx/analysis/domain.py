@@ -37,7 +37,7 @@ class _Probing(Propagation):
     """The interpretation in which whatever a channel may be is one number."""
 
     def __init__(self, channels: Channels, probe: float) -> None:
-        super().__init__(channels, {}, _unread, _unread)
+        super().__init__(channels, {}, set())
         self.channels, self.probe = channels, torch.tensor(probe, dtype=torch.float64)
         self.reasons: dict[str, str] = {}
 
@@ -62,7 +62,3 @@ class _Probing(Propagation):
             for space in (self.channels.spaces[int(index)] for index in spaces[spaces >= 0]):
                 reason = f"{step.node.name} has no value at some numbers that new channels may have"
                 self.reasons |= dict.fromkeys(space.births, reason) if space.free else {}
-
-
-def _unread(name: str) -> Tensor:
-    raise AssertionError(f"{name} is not read: weights give anything")

@@ -164,6 +164,7 @@ class LabelInterpreter:
             before=self.before(mode, node),
             name=lambda name: self.aliases.get(name, name),
             parameter=self.tensors.__getitem__,
+            registered=self.tensors.__contains__,
             workless=op is not None and op.workless,
             shipped=op is not None and op.shipped,
         )

@@ -132,7 +132,7 @@ def prunable_gammas(traced: TracedModule, residual: Residual = "live") -> dict[s
     """
     check_residual(0.0, residual)
     channels = channels_of(traced)
-    prunable = _prunable_spaces(channels, residual)
+    prunable = prunable_spaces(channels, residual)
     trained = taught(traced)
     masks = {name: among(channels.spaces_along(layout), prunable) for name, layout in channels.norms.items()}
     return {name: mask for name, mask in masks.items() if name in trained and bool(mask.any())}
@@ -149,7 +149,7 @@ def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Re
     """
     channels = channels_of(traced)
     liveness = liveness_of(traced, channels, threshold, residual)
-    prunable = _prunable_spaces(channels, residual)[channels.space_of]
+    prunable = prunable_spaces(channels, residual)[channels.space_of]
     # beta 1 on every dead gamma stands for any constant but 0
     ones = {key: replace(norm, beta=torch.where(norm.dead, 1.0, norm.beta)) for key, norm in liveness.affine.items()}
     losing = prunable & (constants_of(channels, ones, reader(traced), reader(traced)).lost >= 0)
@@ -163,7 +163,7 @@ def shrinkable_betas(traced: TracedModule, threshold: float = 0.01, residual: Re
     return {name: mask for name, mask in masks.items() if bool(mask.any())}
 
 
-def _prunable_spaces(channels: Channels, residual: Residual) -> Tensor:
+def prunable_spaces(channels: Channels, residual: Residual) -> Tensor:
     """bool [spaces]: whether channels of the space may die."""
     spaces = [space.free and (residual == "coupled" or not space.stream) for space in channels.spaces]
     return torch.tensor(spaces, dtype=torch.bool)

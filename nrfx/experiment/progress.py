@@ -73,7 +73,8 @@ class Screen:
     def measured(self, measurement: Measurement) -> None:
         """Draws the layers anew."""
         self.r, self.lam = percent(measurement.r), measurement.lam
-        self.layers = layer_bars(measurement.utilization)
+        if self.console.is_terminal:
+            self.layers = layer_bars(measurement.utilization)
         self._refresh()
         if measurement.note:
             self.console.print(Text(measurement.note, style="yellow"))

@@ -208,6 +208,7 @@ class Call:
     before: "Before | None"  # where resized: the same node at its old widths
     name: Callable[[str], str]  # a parameter's name -> its first name, where parameters are tied
     parameter: Callable[[str], Tensor]  # a parameter or buffer by name; only its shape may be read
+    registered: Callable[[str], bool]  # whether there is a parameter or buffer of that name
     workless: bool  # whether the op is known to do no multiply-adds that count
     shipped: bool = False  # whether its rule is one of nrfx, whose effects the tests check
 
@@ -225,7 +226,10 @@ class Call:
         """The parameter or buffer passed at `index` or as `name`, None where anything else is."""
         nodes = self.node.args
         node = nodes[index] if len(nodes) > index else self.node.kwargs.get(name)
-        return self.name(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return None
+        first = self.name(str(node.target))
+        return first if self.registered(first) else None
 
     def is_computed(self, index: int, name: str) -> bool:
         """Whether the argument at `index` or `name` is, or holds, a node: at other sizes it may be another number."""

@@ -83,6 +83,8 @@ class Op:
 
 
 OPS: dict[Any, Op] = {}
+REGISTERED: list[Any] = []
+"""The keys in the order in which they got their rules, again where they got one again."""
 shipping = True
 """Whether it is nrfx that registers: until all files of nrfx/rules are loaded."""
 
@@ -109,6 +111,7 @@ def register(rule: Rule, *keys: Any, **facts: Any) -> None:
         if key in OPS and name_of(OPS[key].rule) != name_of(rule):
             raise UsageError(f"{key!r} has a rule already, {name_of(OPS[key].rule)}: an op has one rule.")
         OPS[key] = Op(rule, shipped=shipping, **facts)
+        REGISTERED.append(key)
 
 
 def named(names: str) -> Iterator[Any]:

@@ -7,8 +7,9 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from typing_extensions import TypedDict
 
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
+from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
-from nrfx.analysis.utilization import Utilization, utilization
+from nrfx.analysis.utilization import Share, Utilization, utilization
 from nrfx.errors import TrainingError
 from nrfx.files import parsed
 from nrfx.plan.budget import Budget
@@ -37,16 +39,33 @@ from nrfx.training.schedule import LambdaSchedule
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement without a rejuvenation: the step, the utilization, r, and lambda after it.
+    """A measurement without a rejuvenation: the step, the live part by params and by flops, r, and lambda after it.
 
     `note` says in sentences why no rejuvenation will come, or is empty.
     """
 
     step: int
-    utilization: Utilization
+    params: Share
+    flops: Share
     r: float
     lam: float
     note: str = ""
+    report: Callable[[], Utilization] = field(kw_only=True, repr=False, compare=False)
+
+    @cached_property
+    def utilization(self) -> Utilization:
+        """What `nrfx.utilization` says, computed when it is first asked for: before the next step of the optimizer.
+
+        Raises:
+            TrainingError: the network has changed since.
+        """
+        now = self.report()
+        if (now.params, now.flops) != (self.params, self.flops):
+            raise TrainingError(
+                f"The network has changed since the measurement at step {self.step}, so that its layers are no longer "
+                "known: ask for `utilization` before the next step, or take `params` and `flops`, which are kept."
+            )
+        return now
 
 
 @dataclass(frozen=True)
@@ -149,6 +168,7 @@ class Rejuvenator:
         self.note = ""
         self._schedule = LambdaSchedule(delta_lambda, delta_r)
         self._module = as_traced(gm, example_inputs)
+        self._meter = self._meter_of(self._module)
         self._prunable = self._prunable_of(self._module)
         self._betas = self._betas_of(self._module)
         self._signs: dict[str, Tensor] = {}
@@ -230,7 +250,7 @@ class Rejuvenator:
         if not self._searches(self.steps) or self.steps % self.interval:
             return None
         check_state(self.optimizer, self._module)
-        measured = self._measured()
+        measured = self._meter.read()
         r = _ratio(measured, self.budget)
         if r < self.trigger:
             result = rewritten(as_traced(self._module), self.budget, self._options)
@@ -268,7 +288,7 @@ class Rejuvenator:
                 "Load what Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
-            self._module, self._prunable = module, self._prunable_of(module)
+            self._module, self._prunable, self._meter = module, self._prunable_of(module), self._meter_of(module)
         self._betas, self._signs = masks, {}
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
 
@@ -287,19 +307,22 @@ class Rejuvenator:
         if self.scheduler is not None:
             restart(self.scheduler)
         self._module, self._prunable, self._betas = result.module, prunable, betas
+        self._meter = self._meter_of(result.module)
         self._schedule = self._schedule.reset()
         self.events += 1
         self.note = ""
         return event
 
-    def _measured(self) -> Utilization:
-        return utilization(self._module, threshold=self._options.threshold, residual=self._options.residual)
+    def _meter_of(self, module: TracedModule) -> Meter:
+        return Meter(module, self._options.threshold, self._options.residual)
 
-    def _measurement(self, measured: Utilization, r: float) -> Measurement:
+    def _measurement(self, measured: MeterReading, r: float) -> Measurement:
         self._schedule = self._schedule.observe(r)
         if self.events == 0 and not self._searches(self.steps + self.interval):
             self.note = self._never(r)
-        return Measurement(self.steps, measured, r, self.lam, self.note)
+        how = self._options
+        report = partial(utilization, self._module, threshold=how.threshold, residual=how.residual)
+        return Measurement(self.steps, measured.params, measured.flops, r, self.lam, self.note, report=report)
 
     def _prunable_of(self, module: TracedModule) -> dict[str, Tensor]:
         """The masks of the gammas that can die, on the devices of the gammas."""
@@ -324,7 +347,7 @@ class Rejuvenator:
 
     def _check_budget(self) -> None:
         """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
-        now = self._measured()
+        now = self._meter.read()
         for measure in ("params", "flops"):
             bound, total = getattr(self.budget, measure), getattr(now, measure).total
             alive = int(self.trigger * total)
@@ -358,7 +381,7 @@ def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
     return mask
 
 
-def _ratio(measured: Utilization, budget: Budget) -> float:
+def _ratio(measured: MeterReading, budget: Budget) -> float:
     """r in the measure that the budget bounds; the larger r where it bounds both."""
     measures = {"params": measured.params.ratio, "flops": measured.flops.ratio}
     return max(ratio for measure, ratio in measures.items() if getattr(budget, measure) is not None)

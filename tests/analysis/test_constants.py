@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nrfx.analysis.constants import Affine, uniform
+from nrfx.analysis.constants import Affine, same
+from nrfx.labels import spread
 from tests.zoo import calibrated
 
 NAN = float("nan")
@@ -31,5 +32,5 @@ def test_without_running_statistics_only_a_scale_knows_what_it_gives(scale: bool
 
 def test_a_channel_is_uniform_where_all_its_positions_hold_one_value() -> None:
     values = torch.tensor([[[1.0, 1.0], [2.0, 3.0], [NAN, 4.0]]], dtype=torch.float64)
-    assert uniform(values, 1).tolist() == pytest.approx([1.0, NAN, NAN], nan_ok=True)
-    assert uniform(values[:, :, :1], 1).tolist() == pytest.approx([1.0, 2.0, NAN], nan_ok=True)
+    assert same(spread(values, 1)).tolist() == pytest.approx([1.0, NAN, NAN], nan_ok=True)
+    assert same(spread(values[:, :, :1], 1)).tolist() == pytest.approx([1.0, 2.0, NAN], nan_ok=True)

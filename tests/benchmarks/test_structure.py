@@ -25,6 +25,7 @@ SHARED = [path.stem for path in sorted(HOME.glob("*.py")) if not path.stem.start
 RESULTS = {
     "passes": "speed.passes.Timing",
     "growth": "speed.passes.Growth",
+    "meter": "speed.meter.Reading",
     "flops": "speed.flops.Account",
     "cross_convolutions": "speed.cross_convolutions.Timing",
     "cross_steps": "speed.cross_steps.Step",

@@ -18,6 +18,7 @@ from tests.laws.function import (
     what_comes_out_trains,
     what_is_saved_is_loaded,
 )
+from tests.laws.meter import a_meter_reads_what_utilization_says
 from tests.laws.origins import every_number_comes_from_its_origin, two_rewrites_compose
 from tests.laws.sizes import other_sizes_give_what_the_model_gives
 from tests.laws.trial import Options, Trial, options
@@ -36,6 +37,7 @@ LAWS: dict[str, Law] = {
         compacting_keeps_the_function_and_the_live_cost,
         what_is_saved_is_loaded,
         every_number_comes_from_its_origin,
+        a_meter_reads_what_utilization_says,
         other_sizes_give_what_the_model_gives,
         costs_do_not_depend_on_the_batch_that_was_traced,
     )
@@ -59,6 +61,7 @@ __all__ = [
     "Law",
     "Options",
     "Trial",
+    "a_meter_reads_what_utilization_says",
     "a_rewrite_keeps_the_function",
     "compacting_keeps_the_function_and_the_live_cost",
     "costs_are_exact_and_within_the_budget",

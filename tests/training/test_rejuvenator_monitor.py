@@ -8,6 +8,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import StepLR
 
 import nrfx
+from nrfx.errors import TrainingError
 from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
 from tests.training.small_loop import kill, learn, set_up
 from tests.zoo import IMAGE, norms, vgg_bn
@@ -131,3 +132,46 @@ def test_for_adam_and_where_nothing_can_die_there_is_no_forecast() -> None:
     assert Rejuvenator(gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0)).forecast == ""
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5))
     assert set_up(plain)[0].forecast == ""
+
+
+# How it measures
+
+
+def test_a_step_measures_without_the_report_which_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    nr, _ = set_up(trigger=0.01)
+    kill(nr)
+    nr.step()
+    asked: list[object] = []
+    monkeypatch.setattr("nrfx.training.rejuvenator.utilization", lambda *args, **_: asked.append(args))
+    seen = nr.step()
+    assert isinstance(seen, Measurement) and not asked
+    monkeypatch.undo()
+    expected = nrfx.utilization(nr.module)
+    assert (seen.params, seen.flops) == (expected.params, expected.flops)
+    seen = nr.step()
+    assert isinstance(seen, Measurement) and seen.utilization == expected
+
+
+def test_the_report_of_a_network_that_has_changed_since_is_refused() -> None:
+    nr, _ = set_up(trigger=0.01)
+    early, late = nr.step(), nr.step()
+    assert isinstance(early, Measurement) and isinstance(late, Measurement)
+    known = early.utilization
+    kill(nr)
+    assert early.utilization is known
+    with pytest.raises(TrainingError, match=r"changed since the measurement at step 2.*before the next step"):
+        _ = late.utilization
+
+
+def test_after_an_event_and_a_resumption_the_new_network_is_measured() -> None:
+    nr, _ = set_up(max_events=None)
+    kill(nr)
+    event, after = nr.step(), nr.step()
+    assert isinstance(event, Event) and isinstance(after, Measurement)
+    assert after.params == nrfx.utilization(event.result.module).params == nrfx.utilization(nr.module).params
+    other, _ = set_up(trigger=0.01)
+    kill(other)
+    nr.load_state_dict(nr.state_dict(), other.module)
+    nr.trigger = 0.01
+    seen = nr.step()
+    assert isinstance(seen, Measurement) and seen.params == nrfx.utilization(other.module).params
