@@ -226,6 +226,7 @@ class LabelInterpreter:
             return self.unfit(call, error)
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
+            self.check_broadcast(tensors((call.args, call.kwargs)))
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
@@ -291,6 +292,14 @@ class LabelInterpreter:
                 mine, theirs = varying(own), varying(other)
                 if mine and theirs and not mine & theirs:
                     raise _OtherAxis(name)
+
+    def check_broadcast(self, operands: list[Tensor]) -> None:
+        """A bare parameter of which one position alone is left, and that meets channels along its other axis."""
+        for own in operands if len(operands) > 1 else ():
+            name = None if varying(own) else self.bare(own)
+            wide = {dim - own.dim() for dim, size in enumerate(own.shape) if size > 1}
+            if name is not None and any(wide & {dim - x.dim() for dim in varying(x)} for x in operands):
+                raise _OtherAxis(name)
 
     def bare(self, labels: Tensor) -> str | None:
         """The bare parameter that brought the first of these labels into being."""
@@ -390,4 +399,7 @@ class Relabeler(LabelInterpreter):
         return self.shapes_by_name(name)
 
     def check_axes(self, effect: Effect) -> None:
+        """The axes are those of the trace."""
+
+    def check_broadcast(self, operands: list[Tensor]) -> None:
         """The axes are those of the trace."""

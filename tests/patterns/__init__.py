@@ -1,6 +1,7 @@
 """The table of patterns, by name."""
 
 from tests.patterns.attention import ATTENTION
+from tests.patterns.condition import CONDITION
 from tests.patterns.dies import ALL, DIES
 from tests.patterns.graph import GRAPH
 from tests.patterns.layer import CONVOLUTION
@@ -13,4 +14,6 @@ from tests.patterns.reduction import REDUCTION
 
 __all__ = ["ALL", "DIES", "PATTERNS", "Pattern"]
 
-PATTERNS: dict[str, Pattern] = MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | RECURRENT | GRAPH
+PATTERNS: dict[str, Pattern] = (
+    MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | RECURRENT | GRAPH | CONDITION
+)

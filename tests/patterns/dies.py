@@ -72,6 +72,14 @@ DIES: dict[str, str] = {
     "cast to integers": "",
     "cast like integers": "",
     "nest of outputs": "",
+    "einsum element by element": "",
+    "product with a vector": "",
+    # rows and positions that are picked by value, and what is added to them
+    "embedding of positions": "",
+    "index_select of positions": "",
+    # numbers that weigh whole maps
+    **dict.fromkeys((f"maps weighed {how}" for how in ("by a stack", "along the last dim", "by an einsum")), ""),
+    **dict.fromkeys((f"maps weighed by {how}" for how in ("tensordot", "a product")), ""),
     # parameters and buffers that are no bias alone: what they multiply is not followed
     "layer scale": "",
     "layer scale by view": "",
@@ -84,4 +92,5 @@ DIES: dict[str, str] = {
     "ParameterList": "",
     "position scale": "",
     "mixing parameter": "",
+    "columns of a parameter": "",
 }
