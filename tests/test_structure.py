@@ -24,8 +24,8 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
-    "einsum by_value made boxes",
+    "rules": "effect registry check ties pointwise movement parts pooling contraction recurrent reduction norm "
+    "product einsum by_value made boxes",
     "tracing": "clone draws regions bytecode proxies assignments einops_backend compiled writers leaves shapes "
     "signatures arguments codegen work guards module boxes modes known_forward causes decisions plain questions "
     "recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",

@@ -379,6 +379,7 @@ class Relabeler(LabelInterpreter):
         self.codes = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
         self.old = {(step.mode, step.node.name): step.effect for step in old.steps}
         self.channel_of, self.shapes_by_name = channel_of, shapes
+        self.old_labels = old.channel_of.numel()
 
     def effect(self, mode: str, call: Call) -> Effect:
         """As at the widths of the trace; what was not understood there is not understood here."""
@@ -393,7 +394,7 @@ class Relabeler(LabelInterpreter):
         raise Mismatch(call.node.name, reason, touched) from error
 
     def before(self, mode: str, node: fx.Node) -> Before | None:
-        return Before(self.old[mode, node.name].out, self.channel_of)
+        return Before(self.old[mode, node.name].out, self.channel_of, self.old_labels)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         return self.shapes_by_name(name)

@@ -8,6 +8,7 @@ from tests.patterns.layer import CONVOLUTION
 from tests.patterns.movement import MOVEMENT
 from tests.patterns.norm import NORM
 from tests.patterns.parameters import PARAMETER
+from tests.patterns.parts import PARTS
 from tests.patterns.pattern import Pattern
 from tests.patterns.recurrent import RECURRENT
 from tests.patterns.reduction import REDUCTION
@@ -15,5 +16,5 @@ from tests.patterns.reduction import REDUCTION
 __all__ = ["ALL", "DIES", "PATTERNS", "Pattern"]
 
 PATTERNS: dict[str, Pattern] = (
-    MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | RECURRENT | GRAPH | CONDITION
+    MOVEMENT | REDUCTION | NORM | CONVOLUTION | PARAMETER | ATTENTION | RECURRENT | GRAPH | CONDITION | PARTS
 )

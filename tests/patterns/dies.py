@@ -28,8 +28,18 @@ DIES: dict[str, str] = {
         ),
         ALL,
     ),
-    # tied to channels of which some live, or read beside them: zeros_like of three channels carries these three
-    "cat zeros": "",
+    # parts that different layers read
+    **dict.fromkeys(
+        (
+            *("chunk", "chunk by method dim", "tensor_split", "split by size", "split by literal", "split by list"),
+            *("slice", "slice by literal", "slice from the end", "slice and forget", "narrow", "index by list"),
+            "cat zeros",
+        ),
+        ALL,
+    ),
+    "width as an index": "2 3",
+    "kernels of several sizes": "2 3 7",
+    # tied to channels of which some live
     "x + roll": "",
     "x + flip": "2 5",
     "pixel shuffle": "",
