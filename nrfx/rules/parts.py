@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import collapse, joined, layout, lies_along
+from nrfx.labels import collapse, joined, layout, lies_along, over_positions
 from nrfx.rules.effect import Before, Call, Effect, Family, Unfit, tensors, unknown
 from nrfx.rules.movement import itself, moved, part_of
 from nrfx.rules.registry import named, register, rule
@@ -144,7 +144,7 @@ def _bound(old: int | None, new: int, width: int) -> int | None:
 def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:
     """An index by tensors, whose values are not read: it is understood where labels do not vary along its dims."""
     plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in index)
-    rest = labels[plain]
+    rest = over_positions(labels)[plain]
     dims = {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
     at = _dims_of(index, labels.dim())
     picked = [dim for dim, part in zip(at, index, strict=True) if isinstance(part, Tensor)]

@@ -15,6 +15,8 @@ def other_sizes_give_what_the_model_gives(trial: Trial) -> None:
             expected = outputs(trial.model, x)
         except RuntimeError:
             continue
+        if any(value.shape[0] != shape[0] for value in expected):
+            continue  # view(-1, 2, 2, 5, 7) takes images of 7 x 11 too, and makes 11 examples of 5
         for module in modules:
             try:
                 assert difference(expected, outputs(module, x)) < TOLERANCE

@@ -26,7 +26,7 @@ class ChannelsLast(nn.Module):
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "plain": lambda width: nn.BatchNorm2d(width, affine=False),
-    "group": lambda width: nn.GroupNorm(gcd(2, width), width),
+    "group": lambda width: nn.GroupNorm(1 if width % 2 or width == 2 else 2, width),  # two or more values each
     "group of all": lambda width: nn.GroupNorm(1, width),
     "instance": lambda width: nn.InstanceNorm2d(width, affine=True),
     "plain instance": nn.InstanceNorm2d,
