@@ -163,7 +163,9 @@ class Propagation:
         """
         out = step.effect.out
         (site,) = step.effect.sites or (None,)
-        if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
+        if site is None or step.node.op != "get_attr" or not self.dying:
+            return self.varying(step, args, kwargs)
+        if out.numel() != out.shape[site.dim] or not self.is_added(step):
             return self.varying(step, args, kwargs)
         return along(self.added(site), site.dim, out.shape)
 

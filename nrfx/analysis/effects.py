@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nrfx.analysis.obstacles import obstacle
+from nrfx.analysis.obstacles import hooked_work, obstacle
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
@@ -51,7 +51,9 @@ def _called(call: Call) -> Effect:
         return rule_of(call.node, call.module)(call)
     if op_at(call.node, call.module) is None:
         return unknown(call, hindered)
-    return counted(call, hindered, rule_of(call.node, call.module))
+    effect = counted(call, hindered, rule_of(call.node, call.module))
+    hooks = hooked_work(call.module) if call.module is not None else 0
+    return replace(effect, work=(*effect.work, Work(hooks, None, None))) if hooks else effect
 
 
 def _boxed(call: Call, box: Box) -> Effect:

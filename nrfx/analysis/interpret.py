@@ -227,6 +227,7 @@ class LabelInterpreter:
             return self.unfit(call, error)
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
+            self.check_broadcast(tensors((call.args, call.kwargs)))
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
@@ -292,6 +293,14 @@ class LabelInterpreter:
                 mine, theirs = varying(own), varying(other)
                 if mine and theirs and not mine & theirs:
                     raise _OtherAxis(name)
+
+    def check_broadcast(self, operands: list[Tensor]) -> None:
+        """A bare parameter of which one position alone is left, and that meets channels along its other axis."""
+        for own in operands if len(operands) > 1 else ():
+            name = None if varying(own) else self.bare(own)
+            wide = {dim - own.dim() for dim, size in enumerate(own.shape) if size > 1}
+            if name is not None and any(wide & {dim - x.dim() for dim in varying(x)} for x in operands):
+                raise _OtherAxis(name)
 
     def bare(self, labels: Tensor) -> str | None:
         """The bare parameter that brought the first of these labels into being."""
@@ -373,6 +382,7 @@ class Relabeler(LabelInterpreter):
         self.codes = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
         self.old = {(step.mode, step.node.name): step.effect for step in old.steps}
         self.channel_of, self.shapes_by_name = channel_of, shapes
+        self.old_labels = old.channel_of.numel()
 
     def effect(self, mode: str, call: Call) -> Effect:
         """As at the widths of the trace; what was not understood there is not understood here."""
@@ -387,10 +397,13 @@ class Relabeler(LabelInterpreter):
         raise Mismatch(call.node.name, reason, touched) from error
 
     def before(self, mode: str, node: fx.Node) -> Before | None:
-        return Before(self.old[mode, node.name].out, self.channel_of)
+        return Before(self.old[mode, node.name].out, self.channel_of, self.old_labels)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         return self.shapes_by_name(name)
 
     def check_axes(self, effect: Effect) -> None:
+        """The axes are those of the trace."""
+
+    def check_broadcast(self, operands: list[Tensor]) -> None:
         """The axes are those of the trace."""

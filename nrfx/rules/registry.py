@@ -59,6 +59,7 @@ class Op:
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
         shipped: nrfx registered it, whose effects the tests check; those of others are checked always.
+        sized: the op that takes the sizes of parts in the place of their number.
         cross_form: the cross layer that takes the place of the module where generations meet.
     """
 
@@ -78,6 +79,7 @@ class Op:
     checks: bool = False
     norm: bool = False
     widths: Widths | None = None
+    sized: Any = None
     cross_form: type[nn.Module] | None = None
     shipped: bool = False
 
