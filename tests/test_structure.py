@@ -25,7 +25,7 @@ ORDER: Mapping[str, str] = {
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
-    "by_value made boxes",
+    "by_value made boxes views",
     "tracing": "clone draws regions bytecode proxies assignments einops_backend compiled writers leaves shapes "
     "signatures arguments codegen work guards module boxes modes known_forward causes decisions plain questions "
     "recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",

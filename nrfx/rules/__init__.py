@@ -19,6 +19,7 @@ from nrfx.rules import (
     recurrent,
     reduction,
     registry,
+    views,
 )
 from nrfx.rules.boxes import channelwise, opaque
 from nrfx.rules.check import check_effect
@@ -51,5 +52,5 @@ __all__ = [
     "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
     "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product",
     "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown",
-    "weighted",
+    "views", "weighted",
 ]  # fmt: skip
