@@ -47,7 +47,7 @@ def counted(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Iterator[
         parameter.requires_grad_(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.eval()(*(x[:1] for x in (images if isinstance(images, tuple) else (images,))))
+            module.eval()(*(x[:1].clone() for x in (images if isinstance(images, tuple) else (images,))))
         yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

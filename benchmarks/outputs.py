@@ -30,32 +30,46 @@ def forward(module: nn.Module, images: Tensor) -> Any:
         return module(images)
 
 
-def evaluated(module: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """The tensors of the eval-mode output. Leaves the module in eval mode."""
-    return leaves(forward(module.eval(), images))
+def evaluated(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The tensors of the eval-mode output, with the random numbers of one seed. Leaves the module in eval mode."""
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)
+        return leaves(module.eval()(*(x.clone() for x in inputs)))
 
 
 def relative(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest expected value; infinite where the outputs do not correspond."""
+    """The largest difference, relative to the largest finite value expected; infinite where the outputs do not
+    correspond, NaN where one of them is NaN and the other is not."""
     if [leaf.shape for leaf in expected] != [leaf.shape for leaf in actual]:
         return float("inf")
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, actual, strict=True))
+    differences = [_difference(a, b) for a, b in zip(expected, actual, strict=True) if a.numel()]
+    return float(torch.tensor([0.0, *differences], dtype=torch.float64).max())  # NaN if one of them is
 
 
-def backward(module: nn.Module, images: Tensor) -> tuple[tuple[int, ...], ...]:
+def _difference(a: Tensor, b: Tensor) -> float:
+    if not (a.is_floating_point() or a.is_complex()):
+        a, b = a.double(), b.double()
+    gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+    if not bool(gap.any()):
+        return 0.0
+    scale = a.abs()[a.isfinite()].max() if bool(a.isfinite().any()) else 1.0
+    return float(gap.max() / scale)
+
+
+def backward(module: nn.Module, *inputs: Tensor) -> tuple[tuple[int, ...], ...]:
     """Gradients of the mean squares of all train-mode outputs; returns their shapes. The module stays in train mode."""
     module.zero_grad()
-    outputs = leaves(module.train()(images))
+    outputs = leaves(module.train()(*(x.clone() for x in inputs)))
     torch.stack([leaf.square().mean() for leaf in outputs]).sum().backward()
     return tuple(tuple(leaf.shape) for leaf in outputs)
 
 
-def training_facts(module: nn.Module, images: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
+def training_facts(module: nn.Module, *inputs: Tensor) -> tuple[frozenset[str], tuple[tuple[int, ...], ...]]:
     """Names of the parameters that get a gradient in train mode, and the shapes of the train-mode outputs.
 
     Changes the running statistics; the module stays in train mode.
     """
-    shapes = backward(module, images)
+    shapes = backward(module, *inputs)
     trained = frozenset(name for name, parameter in module.named_parameters() if parameter.grad is not None)
     module.zero_grad()
     return trained, shapes

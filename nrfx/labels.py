@@ -44,6 +44,24 @@ def repeated(labels: Tensor) -> Tensor:
     return small.expand(labels.shape)
 
 
+def over_positions(labels: Tensor) -> Tensor:
+    """The labels, with the channel in the place of what stands beside it: of padded zeros and of opaque values along a
+    dim of positions, which is one along which labels are otherwise the same. The same object where there are none.
+
+    >>> over_positions(torch.tensor([[NONE, 4, 4], [NONE, 5, OPAQUE]]))
+    tensor([[4, 4, 4],
+            [5, 5, 5]])
+    """
+    small = collapse(labels)
+    if not small.numel() or int(small.amax()) < 0 or bool((small >= 0).all()):
+        return labels
+    for dim in range(small.dim()):
+        lead = small.amax(dim, keepdim=True)
+        if bool(((small == lead) | (small < 0)).all()):
+            small = torch.where((small < 0) & (lead >= 0), lead, small)
+    return small.expand(labels.shape)
+
+
 def among(ids: Tensor, mask: Tensor) -> Tensor:
     """bool, of the shape of `ids`: whether each is an index (>= 0) and in the mask (bool, perhaps empty).
 

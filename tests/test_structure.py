@@ -24,13 +24,13 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties pointwise movement pooling contraction recurrent reduction norm product "
-    "by_value made boxes views",
-    "tracing": "clone draws regions bytecode proxies assignments einops_backend compiled writers leaves shapes "
-    "signatures arguments codegen work guards module boxes modes known_forward causes decisions plain questions "
-    "recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
-    "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces constants "
-    "domain liveness cost gammas not_understood utilization tie_graph why "
+    "rules": "effect registry check ties pointwise positions movement joining pooling contraction recurrent reduction "
+    "norm product by_value made boxes views",
+    "tracing": "scripted registered clone draws regions bytecode proxies assignments einops_backend compiled writers "
+    "leaves shapes signatures arguments codegen work guards module boxes modes known_forward causes decisions plain "
+    "questions recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
+    "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces positions "
+    "constants domain liveness cost gammas not_understood utilization tie_graph why "
     "check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",

@@ -1,72 +1,123 @@
 """Checks every model of torchvision and some of timm, and measures how much of each can change width.
 
-`python -m benchmarks coverage` examines each model (models.py) in a process of its own (check.py), and writes
-benchmarks/results/coverage.csv and docs/coverage.md. The row of a model goes to a cache as soon as it is there;
-`--resume` leaves out the models in the cache. Exit status 1: a model failed a check.
+`python -m benchmarks coverage` examines each model of a catalogue (vision, or field with `--field`) in a process of its
+own, and writes a CSV of benchmarks/results/ and a page of docs/. The row of a model goes to a cache as soon as it is
+there; `--resume` leaves out the models in the cache. Exit status 1: a model failed a check.
 """
 
 import argparse
 import fnmatch
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks.command import DOCS, RESULTS, ROOT, parser_of, verdict, write
-from benchmarks.coverage.check import examine
-from benchmarks.coverage.field import run as field
-from benchmarks.coverage.models import Entry, entries
-from benchmarks.coverage.page import SUMMARY, page, summary
-from benchmarks.coverage.process import GIBIBYTE, Limits, columns_of
+from benchmarks.command import parser_of, verdict, write
+from benchmarks.coverage.catalogue import Catalogue
+from benchmarks.coverage.field import FIELD
+from benchmarks.coverage.model import Model
+from benchmarks.coverage.process import CONTEXT, GIBIBYTE, Limits, columns_of
 from benchmarks.coverage.row import Row, row_of
+from benchmarks.coverage.vision import VISION
 from benchmarks.table import progress_bar, terminal
 
-TABLE = RESULTS / "coverage.csv"
-DOCUMENT = DOCS / "coverage.md"
-CACHE = ROOT / "build" / "coverage.jsonl"
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examines the models that the options choose; 1 if a check failed on any of them, 2 if none matches, else 0."""
+    options, console = _parser().parse_args(arguments), Console()
+    catalogue = FIELD if options.field else VISION
+    every = [model for model in catalogue.models() if model.installed]
+    asked = [model for model in every if _asked(model, options)]
+    if not asked:
+        console.print("No model matches. Names are those of torchvision, or PACKAGE:NAME; --list shows them.")
+        return 2
+    if options.list:
+        lines = [f"{model.title}  {model.family}  {catalogue.shown(model)}" for model in asked]
+        console.print("\n".join(lines), markup=False)
+        return 0
+    cache = options.cache or catalogue.cache
+    if len(asked) == len(every) and not options.resume:
+        cache.unlink(missing_ok=True)
+    done = cached(catalogue, every, cache) if options.resume else {}
+    CONTEXT.set_forkserver_preload([catalogue.examination.__module__, *catalogue.preloaded])
+    with progress_bar(console) as progress:
+        left = families_first([model for model in asked if model.title not in done])
+        for one in rows(catalogue, left, options, progress):
+            append(one, cache)
+            for failure in one.failures:
+                console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
+    done = cached(catalogue, every, cache)
+    shown = [done[model.title] for model in asked]
+    console.print(terminal(catalogue.heading, catalogue.columns, catalogue.summary(shown)))
+    publish(catalogue, list(done.values()), len(every) - len(done), console)
+    return verdict([one.sound for one in shown], "models hold", console)
 
 
-def row(entry: Entry, limits: Limits, progress: Progress, task: TaskID) -> Row:
-    """Examines one model in a process of its own. A process that dies or is killed gives a row with that failure."""
-    values: dict[str, Any] = {"model": entry.title, "source": entry.source, "family": entry.family}
-    values["input"] = "x".join(map(str, entry.shape))
-    columns = columns_of(
-        _examine, entry, limits, lambda step: progress.update(task, description=f"{entry.title}: {step}")
-    )
-    return row_of({**values, **columns})
+def publish(catalogue: Catalogue, table: Sequence[Row], missing: int, console: Console) -> None:
+    """Writes the CSV and the page of a catalogue, if it may lack as many rows as are missing."""
+    if missing and catalogue.whole:
+        console.print(f"{missing} models are not examined yet: no file is written.")
+    else:
+        write({catalogue.table: table, catalogue.document: catalogue.page(table, missing)}, console)
 
 
-def _examine(entry: Entry, connection: Connection, limits: Limits) -> None:
-    examine(entry, connection.send, limits.memory, limits.seconds)
-    connection.close()
+def families_first(models: Sequence[Model]) -> list[Model]:
+    """One model of each family, then a second one of each, and so on: a run that is broken off has seen many kinds."""
+    count: Counter[str] = Counter()
+    turns = {}
+    for model in models:
+        turns[model.title] = count[model.family]
+        count[model.family] += 1
+    return sorted(models, key=lambda model: turns[model.title])
 
 
-def rows(chosen: Sequence[Entry], options: argparse.Namespace, progress: Progress) -> Iterator[Row]:
-    """The rows of these models, in their order, each as soon as it is there."""
-    task = progress.add_task("", total=len(chosen))
+def rows(
+    catalogue: Catalogue, models: Sequence[Model], options: argparse.Namespace, progress: Progress
+) -> Iterator[Row]:
+    """The rows of these models, each as soon as it is there."""
+    task = progress.add_task("", total=len(models))
     with ThreadPoolExecutor(options.jobs) as pool:
-        for one in pool.map(lambda entry: row(entry, _limits(entry, options), progress, task), chosen):
+        started = [pool.submit(row, catalogue, model, _limits(model, options), progress, task) for model in models]
+        for done in as_completed(started):
             progress.advance(task)
-            yield one
+            yield done.result()
     progress.update(task, description="done")
 
 
-def _limits(entry: Entry, options: argparse.Namespace) -> Limits:
-    return Limits(int(max(options.memory, entry.gibibytes) * GIBIBYTE), options.seconds)
+def row(catalogue: Catalogue, model: Model, limits: Limits, progress: Progress, task: TaskID) -> Row:
+    """Examines one model in a process of its own. A process that dies or is killed gives a row with that failure."""
+
+    def at(step: str) -> None:
+        progress.update(task, description=f"{model.title}: {step}")
+
+    return row_of(catalogue.row, {**_head(catalogue, model), **columns_of(catalogue.examination, model, limits, at)})
 
 
-def cached(path: Path) -> dict[str, Row]:
-    """The rows in the cache by model; of several rows of a model the last."""
-    if not path.exists():
-        return {}
-    known = [row_of(json.loads(line)) for line in path.read_text().splitlines()]
-    return {one.model: one for one in known}
+def _head(catalogue: Catalogue, model: Model) -> Mapping[str, Any]:
+    """The columns that name the model."""
+    shown = catalogue.shown(model)
+    return {"model": model.title, "package": model.package, "family": model.family, "input": shown}
+
+
+def _limits(model: Model, options: argparse.Namespace) -> Limits:
+    return Limits(int(max(options.memory, model.gibibytes) * GIBIBYTE), options.seconds)
+
+
+def cached(catalogue: Catalogue, models: Sequence[Model], path: Path) -> dict[str, Row]:
+    """The rows in the cache of these models, in their order; of several rows of a model the last."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = {values["model"]: values for values in map(json.loads, lines)}
+    return {
+        model.title: row_of(catalogue.row, {**_head(catalogue, model), **known[model.title]})
+        for model in models
+        if model.title in known
+    }
 
 
 def append(one: Row, path: Path) -> None:
@@ -76,43 +127,9 @@ def append(one: Row, path: Path) -> None:
         file.write(json.dumps(asdict(one)) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Examines the models that the options choose; 1 if a check failed on any of them, 2 if none matches, else 0."""
-    options = _parser().parse_args(arguments)
-    console = Console()
-    if options.field:
-        return field.main(options, console)
-    cache = options.cache or CACHE
-    every = list(entries())
-    asked = [entry for entry in every if _asked(entry, options)]
-    if not asked:
-        console.print("No model matches. Names are those of torchvision, or timm:NAME.", markup=False)
-        return 2
-    if options.list:
-        console.print("\n".join(f"{one.title}  {one.family}  {one.shape}" for one in asked), markup=False)
-        return 0
-    if len(asked) == len(every) and not options.resume:
-        cache.unlink(missing_ok=True)
-    known = cached(cache) if options.resume else {}
-    with progress_bar(console) as progress:
-        for one in rows([entry for entry in asked if entry.title not in known], options, progress):
-            append(one, cache)
-            for failure in one.failures:
-                console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
-    known = cached(cache)
-    table = [known[entry.title] for entry in every if entry.title in known]
-    shown = [known[entry.title] for entry in asked]
-    console.print(terminal("Families", SUMMARY, summary(shown)))
-    if len(table) == len(every):
-        write({TABLE: table, DOCUMENT: page(table)}, console)
-    else:
-        console.print(f"{len(every) - len(table)} models are not examined yet: no file is written.")
-    return verdict([one.sound for one in shown], "models hold", console)
-
-
-def _asked(entry: Entry, options: argparse.Namespace) -> bool:
-    named = any(fnmatch.fnmatch(entry.title, pattern) for pattern in options.only)
-    return (named or not options.only) and (options.family is None or entry.family.lower() == options.family.lower())
+def _asked(model: Model, options: argparse.Namespace) -> bool:
+    named = any(fnmatch.fnmatch(model.title, pattern) for pattern in options.only)
+    return (named or not options.only) and (options.family is None or model.family.lower() == options.family.lower())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.positions import moved
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
 from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
 from nrfx.rules import Family, Norm, Reading, Unfit, tensors
@@ -173,17 +174,15 @@ class Propagation:
     def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Where it takes a part of its operand, what the constants are at other places counts too."""
         assert step.effect.apply is not None
-        moved = step.effect.apply(*args, **kwargs)
         if not (args and isinstance(args[0], Tensor)) or _varies(args[0]):
-            return moved
-        if all(part.numel() >= args[0].numel() for part in tensors(moved)):
-            return moved
-        labels = tensors(operands(step, self.labels))[0]
-        moved = step.effect.apply(_one_over_positions(labels, args[0]), *args[1:], **kwargs)
-        if isinstance(moved, Tensor):
+            return step.effect.apply(*args, **kwargs)
+        labels = tensors(operands(step, self.labels))[0], step.effect.out
+        made = self.step_of[step.mode, step.node.all_input_nodes[0].name].effect.made_dim
+        out, hides = moved(step.effect.apply, args[0], (args[1:], kwargs), labels, NAN, made=made)
+        if hides and isinstance(out, Tensor):
             reason = f"{step.node.name} takes some positions of it, and its constant is not the same at all of them"
-            self.lose(step, args, moved, reason)
-        return moved
+            self.lose(step, args, out, reason)
+        return out
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
@@ -339,21 +338,6 @@ class Propagation:
         """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""
         small, mask = torch.broadcast_tensors(collapse(labels), chosen)
         return self.channel_of[small[mask & (small >= 0)]]
-
-
-def _one_over_positions(labels: Tensor, values: Tensor) -> Tensor:
-    """The values, NaN where a channel has several at its positions: which of them a slice takes may change with the
-    size of the input. Positions lie along the dims in which labels are the same but for padded zeros.
-    """
-    value: Tensor
-    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-    for dim in range(small.dim()):
-        lead = small.amax(dim, keepdim=True)
-        if bool(((small == lead) | (small == NONE)).all()):
-            first = value.narrow(dim, 0, 1)
-            value = torch.where((value == first).all(dim, keepdim=True), first, NAN).expand(small.shape)
-    over_all: Tensor = value.expand(labels.shape)
-    return over_all
 
 
 def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:

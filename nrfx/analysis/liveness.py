@@ -25,6 +25,7 @@ from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
 from nrfx.rules import Family, Norm
 from nrfx.tracing import TracedModule
+from nrfx.tracing.registered import registered
 
 ALL_DEAD = 1e-3
 """A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""
@@ -250,8 +251,7 @@ def reader(module: nn.Module) -> Callable[[str], Tensor]:
     """Reads a parameter or buffer by name, in float64 on the CPU."""
 
     def read(name: str) -> Tensor:
-        path, _, attribute = name.rpartition(".")
-        tensor: Tensor = getattr(module.get_submodule(path), attribute)
+        tensor: Tensor = registered(module, name)
         return tensor.detach().double().cpu()
 
     return read

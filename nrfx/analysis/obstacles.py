@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from nrfx.rules import has_rule
 from nrfx.tracing import runs_known_forward
+from nrfx.tracing.scripted import Scripted
 
 KINDS: dict[type, str] = {
     WeightNorm: "torch.nn.utils.weight_norm computes its weight in a hook: remove_weight_norm undoes it",
@@ -27,6 +28,8 @@ QUANTIZED = "torch.ao.quantization works on its weight or output: trace the floa
 
 def obstacle(module: nn.Module) -> str | None:
     """Why the rule of its class does not tell what the module computes; None where it does."""
+    if isinstance(module, Scripted):
+        return f"{module.kind} is a TorchScript module, whose code is not looked into: use the module it was made from"
     if isinstance(module, parametrize.ParametrizationList):
         kinds = ", ".join(type(part).__name__.strip("_") for part in module)
         return f"{kinds} computes a weight: torch.nn.utils.parametrize.remove_parametrizations undoes it"

@@ -59,9 +59,18 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from nrfx.report import utilization_report
 
     with busy(f"looking at {arguments.model}"):
-        u = _measured(_traced(arguments), arguments)
+        model = _resolved(arguments)
+        traced = _traced_from(model)
+        u = _measured(traced, arguments)
+        verification = _agreement(model, traced) if arguments.verify else None
     plain = {"model": arguments.model, **json.loads(u.to_json())}
-    show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost))
+    ending = []
+    if verification is not None:
+        plain |= _comparisons(verification)
+        difference = f"{verification.difference:.1e}"
+        ending = [f"Verified: the traced network and the model differ by {difference} of the largest output, or less."]
+        ending += _lines(verification)
+    show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost), ending)
 
 
 def _why(arguments: argparse.Namespace) -> None:
@@ -132,6 +141,31 @@ def _verified(model: "ResolvedModel", traced: "TracedModule", result: "Rejuvenat
     return verified(traced, result, args, kwargs, model=model.module)
 
 
+def _agreement(model: "ResolvedModel", traced: "TracedModule") -> "Verification":
+    import torch
+
+    from nrfx.rewrite.drawn import drawn
+    from nrfx.rewrite.verify import agreement
+
+    args, kwargs = traced.facts.call(drawn(traced.inputs, torch.device("cpu")))
+    return agreement(traced, model.module, args, kwargs)
+
+
+def _comparisons(verification: "Verification | None") -> dict[str, Any]:
+    """What was compared, for JSON."""
+    return {
+        "difference": None if verification is None else verification.difference,
+        "compared": [] if verification is None else list(verification.compared),
+        "refused": [] if verification is None else list(verification.refused),
+    }
+
+
+def _lines(verification: "Verification") -> list[str]:
+    """A line for each comparison, and for each size that the traced network does not take."""
+    lines = [f"  {line}" for line in verification.compared]
+    return [*lines, *(f"  Not taken by the traced network, on {line}" for line in verification.refused)]
+
+
 def _plain(
     arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", verification: "Verification | None"
 ) -> dict[str, Any]:
@@ -146,9 +180,7 @@ def _plain(
         "widths": {name: asdict(of) for name, of in widths(result).items()},
         "carriers": list(result.carriers),
         "notes": list(result.notes),
-        "difference": None if verification is None else verification.difference,
-        "compared": [] if verification is None else list(verification.compared),
-        "refused": [] if verification is None else list(verification.refused),
+        **_comparisons(verification),
         "output": None if arguments.output is None else str(arguments.output),
     }
 
@@ -157,8 +189,7 @@ def _endings(arguments: argparse.Namespace, verification: "Verification | None")
     ending = []
     if verification is not None:
         ending.append(f"Verified: outputs before and after differ by {verification.difference:.1e} of the largest one.")
-        ending += [f"  {line}" for line in verification.compared]
-        ending += [f"  Not taken by the traced network, on {line}" for line in verification.refused]
+        ending += _lines(verification)
     saved = "Nothing was saved: -o FILE does." if arguments.output is None else f"Saved to {arguments.output}."
     return [*ending, saved]
 

@@ -101,6 +101,9 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument(
         "--cost", choices=get_args(Measure), default="params", help="the measure that ranks layers (params)"
     )
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the traced network with the model, at several sizes and batches"
+    )
 
 
 def _add_why(commands: Any) -> None:

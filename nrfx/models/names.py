@@ -139,7 +139,7 @@ def _imported(full: str, module_name: str) -> Any:
             hint = f" Write {dotted}." if dotted != full else ""
             raise UsageError(f"{full}: there is no module {missing!r} here or installed.{hint}") from error
         raise UsageError(f"{full}: {module_name} imports {missing!r}, which is not installed.") from error
-    except Exception as error:
+    except Exception as error:  # the user's file runs here
         raise UsageError(f"{full}: importing {module_name} failed with {_brief(error)}") from error
 
 
@@ -156,7 +156,7 @@ def _current_directory_importable() -> Iterator[None]:
 def _constructed(name: str, make: Any) -> nn.Module:
     try:
         made = make()
-    except Exception as error:
+    except Exception as error:  # the user's function runs here
         raise UsageError(f"{name}: making the model failed with {_brief(error)}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returned something of type {type(made).__name__}; expected an nn.Module.")
@@ -209,7 +209,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _read(path)
-    except Exception as error:
+    except Exception as error:  # a damaged pickle makes torch.load raise almost anything
         # torch's own text is a paragraph on weights_only=False, which nobody can set here
         pickled = "a pickled model rather than its state_dict, or no file of torch's"
         brief = pickled if isinstance(error, UnpicklingError) else _brief(error)

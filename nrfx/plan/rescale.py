@@ -20,12 +20,15 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import Liveness
+from nrfx.analysis.positions import moved
 from nrfx.analysis.reinterpret import flow, joined_by, like, operands
 from nrfx.labels import along, among, collapse, spread_inside
 from nrfx.rules import Family, Reading, tensors
 
 ONE = -1
 """No gamma: stands in the place of an id, and has the factor 1."""
+SEVERAL = -2
+"""In the place of an id: several gammas at the positions of one channel."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,13 @@ class Tracking:
         if not step.effect.homogeneous:
             return self.barring(step, args, kwargs)
         assert step.effect.apply is not None
+        if not isinstance(args[0], Tensor):
+            return step.effect.apply(*args, **kwargs)
+        labels = tensors(operands(step, self.labels))[0], step.effect.out
+        out, hides = moved(step.effect.apply, args[0], (args[1:], kwargs), labels, SEVERAL, ONE)
+        if not hides:
+            return out
+        self.bar(args[0], f"{_title(step)} takes some positions of it, beside values of another")
         return step.effect.apply(*args, **kwargs)
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:

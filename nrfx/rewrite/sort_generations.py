@@ -26,7 +26,7 @@ from nrfx.labels import layout
 from nrfx.nn import Cross
 from nrfx.plan.origins import NEW, Origins, gather, origin
 from nrfx.rules import Family, Reading, op_of
-from nrfx.rules.movement import cat
+from nrfx.rules.joining import cat
 from nrfx.tracing import TracedModule, propagate
 
 _MARK = "generation_of_"  # how the names of the slices begin

@@ -148,25 +148,40 @@ def verified(
     _check_same_network(traced, result)
     if result.planned is not None:
         check_labels(_channels_of_new(result.module, result.planned), result.planned)
-    comparison = _Comparison(traced, result, model)
-    comparison.on_inputs(call)
-    if model is not None:
-        for size, other in other_sizes(call):
-            comparison.at(size, other)
-    return Verification(max(comparison.differences, default=0.0), tuple(comparison.compared), tuple(comparison.refused))
+    return _Comparison(traced, result, model).found(call)
+
+
+def agreement(
+    traced: TracedModule, model: nn.Module, inputs: Any = (), kwargs: Mapping[str, Any] | None = None
+) -> Verification:
+    """How a traced network agrees with the model that it was traced from, on the inputs and at other sizes and batches.
+
+    Raises:
+        VerificationError: the outputs differ by more than rounding; names the size and the first output that does.
+    """
+    call = positional(inputs), dict(kwargs or {})
+    return _Comparison(traced, None, model).found(call)
 
 
 class _Comparison:
-    """Copies of the networks, and what was found."""
+    """Copies of the networks, and what was found. Without a result, the model and the traced network are compared."""
 
-    def __init__(self, traced: TracedModule, result: Rejuvenation, model: nn.Module | None) -> None:
+    def __init__(self, traced: TracedModule, result: Rejuvenation | None, model: nn.Module | None) -> None:
         self.model = None if model is None else shell(model, _cloned)
         self.traced = traced if model is None else copy.deepcopy(traced)
-        self.before = reference(traced, result) if result.keeps_function else None
-        self.after = copy.deepcopy(result.module)
+        self.before = reference(traced, result) if result is not None and result.keeps_function else None
+        self.after = traced if result is None else copy.deepcopy(result.module)
         self.differences: list[float] = []
         self.compared: list[str] = []
         self.refused: list[str] = []
+
+    def found(self, call: Call) -> Verification:
+        """Compares on the inputs and, where there is a model, at other sizes."""
+        self.on_inputs(call)
+        if self.model is not None:
+            for size, other in other_sizes(call):
+                self.at(size, other)
+        return Verification(max(self.differences, default=0.0), tuple(self.compared), tuple(self.refused))
 
     def on_inputs(self, call: Call) -> None:
         """Compares on the inputs that were given; no network may refuse them."""

@@ -10,6 +10,7 @@ from nrfx.labels import along, layout
 from nrfx.rules import (
     by_value,
     contraction,
+    joining,
     made,
     movement,
     norm,
@@ -50,7 +51,7 @@ registry.shipping = False  # a rule of ours that a user registers for an op of t
 __all__ = [
     "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",
     "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
-    "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product",
+    "joining", "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product",
     "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown",
     "views", "weighted",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ def attempt(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     try:
         return op(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # an op may be a user's function, which raises what it likes
         raise Unfit((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
@@ -160,6 +160,7 @@ class Effect:
     numbers: tuple[Any, ...] = ()
     literals: Mapping[int | str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()  # parameters of the module that keep their shape at any width
+    made_dim: int | None = None  # a dim of the result that the op makes: its size is the same for inputs of any size
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Ops that move elements and change none: they need no rule of their own, the op itself runs on the labels.
 
-Views become reshapes, for label tensors repeat by stride 0. Concatenation and padding have a form of their own: the
-first to keep the dims that repeat cut to size 1, the second because the zero that it writes carries no channel.
+Views become reshapes, for label tensors repeat by stride 0. Padding has a form of its own, for the zero that it writes
+carries no channel.
 """
 
 import operator
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import NONE, along, coalesce, collapse, layout, lies_along, repeated
+from nrfx.labels import NONE, along, collapse, layout, lies_along, over_positions, repeated
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
+from nrfx.rules.positions import at_every_size
 from nrfx.rules.registry import named, register, rule
 from nrfx.rules.ties import ties_along
 
@@ -60,8 +61,8 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     """The effect of a movement: the op applied to the labels."""
     moved_labels = attempt(apply, *call.args, **call.kwargs)
-    out = with_tensors(moved_labels, repeated)
-    return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
+    out, pins = at_every_size(call, apply, with_tensors(moved_labels, repeated))
+    return Effect(Family.MOVEMENT, out=out, pins=pins, apply=apply, homogeneous=True)
 
 
 def itself(call: Call) -> Effect:
@@ -106,7 +107,6 @@ def border_pad(call: Call) -> Effect:
 
 
 register(itself, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold what they are given
-register(itself, torch.stack, copies=True, workless=True)
 register(itself, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
 register(itself, *METHODS, workless=True)
 register(itself, torch.flatten, "flatten", flattens=True, workless=True)
@@ -140,7 +140,7 @@ def _part(part: Any, apply: Callable[..., Any]) -> Effect:
 def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:
     """An index by tensors, whose values are not read: it is understood where labels do not vary along its dims."""
     plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in index)
-    rest = labels[plain]
+    rest = over_positions(labels)[plain]
     dims = {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
     at = _dims_of(index, labels.dim())
     picked = [dim for dim, part in zip(at, index, strict=True) if isinstance(part, Tensor)]
@@ -188,66 +188,6 @@ def _small_shape(labels: Tensor, index: tuple[Any, ...], at: list[int], small: T
     return [*shape, *sizes]
 
 
-@rule(torch.cat, torch.concat, torch.concatenate, copies=True, workless=True)
-def cat(call: Call) -> Effect:
-    """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
-    whoever reads the result reads them alike, and one layout stands for all.
-    """
-    parts: Sequence[Tensor] = _not_empty(call.args[0])
-    if any(part.dim() > 1 and not part.numel() for part in call.args[0]):  # its width follows no channel
-        pins = tuple(call.pin(part, "it stands beside an empty tensor of its width") for part in parts)
-        return replace(moved(call, _cat), pins=pins)
-    dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
-    small = [collapse(part) for part in parts]
-    along_positions = all(part.shape[dim] == 1 and bool((part >= 0).all()) for part in small)
-    one_each = all(part.numel() == 1 for part in small)  # the axis of the channels does not show
-    if not along_positions or one_each:
-        return moved(call, _cat)
-    shape = list(torch.broadcast_shapes(*(part.shape for part in small)))
-    return Effect(
-        Family.MOVEMENT,
-        out=coalesce([part.expand(shape) for part in sorted(small, key=Tensor.numel)]).expand(_cat_shape(parts, dim)),
-        ties=tuple((small[0], other) for other in small[1:]),
-        apply=_cat,
-        homogeneous=True,
-    )
-
-
-def _not_empty(parts: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The parts that hold something, such as no registers beside the tokens; the first where none does."""
-    return [part for part in parts if part.numel()] or parts[:1]
-
-
-def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
-    return shape
-
-
-def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
-    """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
-    parts = _not_empty(parts)
-    dim %= parts[0].dim()
-    shape = _cat_shape(parts, dim)
-    if all(part.numel() and collapse(part).numel() == 1 for part in parts):
-        values = torch.stack([collapse(part).reshape(()) for part in parts])
-        if bool((values == values[0]).all()) or bool(values.isnan().all()):
-            return values[0].expand(shape)
-    small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
-    common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
-    common.insert(dim, -1)
-    return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(
-        shape
-    )
-
-
-def _cut(part: Tensor, dim: int) -> list[int]:
-    """The collapsed shape of `part`, whole along `dim`."""
-    shape = list(collapse(part).shape)
-    shape[dim] = part.shape[dim]
-    return shape
-
-
 @rule(F.pad, torch.constant_pad_nd, workless=True)
 def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
@@ -265,8 +205,8 @@ def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None 
             return F.pad(x, sizes, value=NONE)
         return F.pad(x if known is None else only(known, x), sizes, value=value)
 
-    labels = repeated(F.pad(call.args[0], sizes, value=NONE))
-    return Effect(Family.MOVEMENT, out=labels, apply=apply, homogeneous=value == 0, keeps_constants=False)
+    labels, pins = at_every_size(call, apply, repeated(F.pad(call.args[0], sizes, value=NONE)))
+    return Effect(Family.MOVEMENT, out=labels, pins=pins, apply=apply, homogeneous=value == 0, keeps_constants=False)
 
 
 @rule(F.unfold, nn.Unfold, workless=True)

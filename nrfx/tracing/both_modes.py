@@ -21,10 +21,11 @@ from nrfx.tracing.draws import random_state_kept
 from nrfx.tracing.hosted import HostedModule
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike, unified
-from nrfx.tracing.module import HOST, OWN, Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.proxies import AUGMENTED
 from nrfx.tracing.recorder import Recorder
 from nrfx.tracing.regions import erase_empty
+from nrfx.tracing.registered import HOST, own_names
 from nrfx.tracing.shapes import InputSpec
 from nrfx.tracing.writers import read_results
 
@@ -83,11 +84,15 @@ def combined(
     """The traced module of two captures: one graph where they are alike, else two."""
     root = shell_of(model)
     constants = {mode: dict(captures[mode].constants) for mode in MODES}
+    for mode in MODES:
+        hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
+        _rename(captures[mode].graph, constants[mode], hidden)
     one = None
     if _same_constants(constants["train"], constants["eval"]):
         one = unified(captures["train"].graph, captures["eval"].graph, root)
     else:
-        _rename(captures["train"].graph, constants["train"])
+        of_train = {name: f"train{name}" for name in constants["train"]}
+        _rename(captures["train"].graph, constants["train"], of_train)
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
@@ -208,7 +213,12 @@ def refuse_unsupported(model: nn.Module) -> None:
     for path, module in model.named_modules():
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
-            raise TraceError(f"{place(path, kind)} is a TorchScript module: trace the model it was made from.")
+            if path:
+                continue  # one call of the graph (scripted.py)
+            raise TraceError(
+                f"{place(path, kind)} is a TorchScript module, of which no graph can be made: trace the model it was "
+                "made from. As a submodule it would be one call, which keeps the widths that it touches."
+            )
         if type(module).__module__.startswith(_QUANTIZED) and not isinstance(
             module, torch.ao.nn.quantized.FloatFunctional
         ):
@@ -222,28 +232,16 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
-    taken = sorted(_own_names() & (model._modules.keys() | model._parameters.keys() | model._buffers.keys()))
-    if taken and not isinstance(model, fx.GraphModule):
-        raise TraceError(
-            f"The model ({type(model).__name__}) has a submodule, parameter or buffer named {taken[0]}, and every "
-            "traced module has an attribute of that name: give it another one."
-        )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
-
-
-def _own_names() -> set[str]:
-    """The attributes that a traced module has and other modules have not."""
-    plain, graph = nn.Module(), fx.GraphModule(nn.Module(), fx.Graph())
-    return (set(dir(TracedModule)) | vars(graph).keys() | set(OWN)) - set(dir(plain))
 
 
 def shell_of(model: nn.Module) -> Any:
     """A copy of the modules of `model` around the same tensors (see clone.py)."""
     try:
         return shell(model, same)
-    except Exception as error:
+    except Exception as error:  # whatever a module's own __deepcopy__ or __setstate__ raises
         raise TraceError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
             "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."
@@ -257,13 +255,13 @@ def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> boo
     )
 
 
-def _rename(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Gives the train graph's constants names that the eval graph's do not have."""
-    for name in list(constants):
-        constants[f"train{name}"] = constants.pop(name)
+def _rename(graph: fx.Graph, constants: dict[str, Tensor], names: Mapping[str, str]) -> None:
+    """Gives constants of a graph other names, by their old ones."""
+    for old, new in names.items():
+        constants[new] = constants.pop(old)
     for node in graph.nodes:
-        if node.op == "get_attr" and f"train{node.target}" in constants:
-            node.target = f"train{node.target}"
+        if node.op == "get_attr" and node.target in names:
+            node.target = names[node.target]
 
 
 def _rebind_numbers(graph: fx.Graph) -> None:

@@ -18,7 +18,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.tracing.leaves import exchanged, recorded_as_call
-from nrfx.tracing.module import HOST, TracedModule
+from nrfx.tracing.module import TracedModule
+from nrfx.tracing.registered import HOST
 
 
 @dataclass(frozen=True)

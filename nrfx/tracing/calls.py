@@ -56,7 +56,7 @@ def recorded(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     with torch.no_grad(), random_state_kept(), _watched(root, record, stack), _Reads(names, record, stack):
         try:
             root(*given, **named)
-        except Exception as error:
+        except Exception as error:  # whatever the model's forward raises
             kind = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise TraceError(
                 f"{type(model).__name__} does not run on the example inputs in eval mode ({kind}). To be traced in "

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nrfx.tracing.scripted import Scripted
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -43,6 +45,9 @@ def computed_attributes(module: nn.Module) -> list[Tensor]:
 def _copy(module: Any, memo: dict[int, Any]) -> Any:
     """copy.deepcopy of a module, three times as fast: most of a module is empty dictionaries of hooks."""
     if id(module) in memo:
+        return memo[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        memo[id(module)] = Scripted(module, lambda tensor: memo[id(tensor)])
         return memo[id(module)]
     kind: Any = type(module)
     if not _is_copied_by_contents(kind):

@@ -9,6 +9,7 @@ from typing import Any
 from torch.fx.graph import CodeGen, PythonCode
 
 from nrfx.tracing.arguments import LEFT_OUT, CallForm, Parameter
+from nrfx.tracing.registered import own_names
 
 _BEGIN = re.compile(r"\s*\w+.* = nrfx_tracing_regions_begin\('(\w+)'(?:, )?(.*?)\)(?:;  .*)?$")
 _END = re.compile(r"\s*\w+.* = nrfx_tracing_regions_end\(")
@@ -19,7 +20,16 @@ class TracedCode(CodeGen):
 
     def _gen_python_code(self, *args: Any, **kwargs: Any) -> PythonCode:
         code = super()._gen_python_code(*args, **kwargs)
-        return replace(code, src="\n".join(_in_blocks(code.src.splitlines())))
+        source = "\n".join(_in_blocks(code.src.splitlines()))
+        return replace(code, src=_ATTRIBUTE.sub(_found, source))
+
+
+_ATTRIBUTE = re.compile(r"(?<![\w.'\"])self\.(\w+)")
+
+
+def _found(attribute: re.Match[str]) -> str:
+    """An attribute of the module as code; what an attribute of graph modules hides is looked up."""
+    return f'self.registered("{attribute[1]}")' if attribute[1] in own_names() else attribute[0]
 
 
 def _in_blocks(lines: list[str]) -> list[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from nrfx.tracing.module import HOST, Facts, TracedModule
+from nrfx.tracing.module import Facts, TracedModule
+from nrfx.tracing.registered import HOST
 
 
 class HostedModule(TracedModule):

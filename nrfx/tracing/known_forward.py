@@ -12,6 +12,7 @@ from torch import nn
 
 from nrfx.rules import has_rule
 from nrfx.tracing.module import ByMode
+from nrfx.tracing.scripted import Scripted
 
 _COSMETIC = frozenset(
     {"__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__", "__deepcopy__"}
@@ -27,6 +28,8 @@ COMPOSED = (
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether the module runs the forward of its class, and this is torch's own or ours."""
+    if isinstance(module, Scripted):
+        return True
     if nn.utils.parametrize.is_parametrized(module) or type(module) in COMPOSED:
         return False
     return runs_known_forward(module)

@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 from nrfx.rules import op_of
 from nrfx.tracing.arguments import CallForm
 from nrfx.tracing.clone import computed_attributes
+from nrfx.tracing.registered import Registered, own_names
 from nrfx.tracing.shapes import InputSpec, Shapes
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
@@ -69,13 +70,7 @@ class Facts:
         return (tuple(tensors), {}) if self.form is None else self.form.filled(tensors)
 
 
-HOST = "_host"
-"""The attribute that holds an instance of the model's class around what a traced module registers (parts.py)."""
-OWN = ("facts", "_by_mode", HOST, "_log", "_part_codes")
-"""Attributes of a traced module, or of one in parts, that are set on the instance."""
-
-
-class TracedModule(fx.GraphModule):
+class TracedModule(Registered):
     """An fx GraphModule that knows the shape of every value and keeps the model's train and eval behaviour.
 
     `node.meta["val"]` of every node is a meta tensor, or a python value, or a tuple, list or dict of them. It
@@ -88,7 +83,8 @@ class TracedModule(fx.GraphModule):
         # fx would copy only what the graph reads; here everything that is registered in `root` is taken over
         super().__init__(nn.Module(), fx.Graph(), name)
         self.__dict__.update({field: vars(root)[field] for field in vars(nn.Module())})
-        self.__dict__.update({key: value for key, value in vars(root).items() if isinstance(value, Tensor)})
+        tensors = {key: value for key, value in vars(root).items() if isinstance(value, Tensor)}
+        self.__dict__.update({key: value for key, value in tensors.items() if key not in own_names()})
         self.facts = facts
         self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
         self.graph = graphs[_mode(self.training)]

@@ -34,9 +34,10 @@ from nrfx.tracing.calls import Record, recorded
 from nrfx.tracing.causes import place
 from nrfx.tracing.leaves import Leaves
 from nrfx.tracing.modes import alike
-from nrfx.tracing.module import HOST, TracedModule
+from nrfx.tracing.module import TracedModule
 from nrfx.tracing.parts import PartCall, PartialModule
 from nrfx.tracing.probe import Probe
+from nrfx.tracing.registered import HOST
 from nrfx.tracing.worth import hidden_params, open_params
 
 

@@ -100,7 +100,7 @@ def _run(model: nn.Module, given: Any, watched: _Watched, training: bool) -> Cal
     try:
         with torch.no_grad(), random_state_kept(), record.counter, _watching(root, record, watched):
             root(*given[0], **given[1])
-    except Exception:
+    except Exception:  # whatever the model's forward raises: it has no run in this mode, or on these inputs
         return None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -30,11 +30,11 @@ from nrfx.tracing.einops_backend import einops_recorded
 from nrfx.tracing.guards import without_doubles
 from nrfx.tracing.known_forward import is_leaf
 from nrfx.tracing.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
-from nrfx.tracing.module import HOST
 from nrfx.tracing.plain import stand_ins
 from nrfx.tracing.proxies import SizedAttribute, SizedProxy, writes
 from nrfx.tracing.questions import Questions
 from nrfx.tracing.regions import begin, end, exchanges
+from nrfx.tracing.registered import HOST
 from nrfx.tracing.shapes import Shapes, describe
 from nrfx.tracing.signatures import check_call
 
@@ -111,7 +111,7 @@ class Recorder(fx.Tracer):
         try:
             with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
                 graph = super().trace(root, concrete_args)
-        except Exception as error:
+        except Exception as error:  # whatever the model's forward raises on traced values
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
@@ -174,7 +174,7 @@ class Recorder(fx.Tracer):
             self._enter(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # whatever a forward raises
             # as it is, for the forward may catch what the model itself would get; of a module that is not registered
             # the place to name is its caller
             if path is not None and (self._failed is None or self._failed[0] is not error):

@@ -7,7 +7,6 @@ one that changes a shape goes unnoticed.
 """
 
 import functools
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.clone import on_meta, shell
 from nrfx.tracing.regions import begin, casts, is_border
+from nrfx.tracing.registered import registered
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -83,7 +83,7 @@ class Shapes:
         try:
             value = _RUN[node.op](self, node, args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
-        except Exception as error:
+        except Exception as error:  # whatever an op, or a module of the model's own that is a leaf, raises
             if (box := node.meta.get("opaque")) is not None and box.output is not None:
                 return box.output
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
@@ -139,7 +139,7 @@ class Shapes:
 
     def _get_attr(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         name = str(node.target)
-        value = self._tensors[name] if name in self._tensors else operator.attrgetter(name)(self._root)
+        value = self._tensors[name] if name in self._tensors else registered(self._root, name)
         if isinstance(value, nn.Module):
             return self._leaf(str(node.target))
         return on_meta(value) if isinstance(value, Tensor) else value
@@ -149,7 +149,7 @@ class Shapes:
 
     def _leaf(self, path: str) -> nn.Module:
         if path not in self._shells:
-            self._shells[path] = shell(operator.attrgetter(path)(self._root), on_meta).train(self._training)
+            self._shells[path] = shell(registered(self._root, path), on_meta).train(self._training)
         return self._shells[path]
 
 

@@ -15,6 +15,7 @@ from nrfx.rules import Op, op_of
 from nrfx.rules.registry import is_of_torch, widths_of
 from nrfx.tracing.module import TracedModule
 from nrfx.tracing.regions import under_autocast
+from nrfx.tracing.registered import registered
 
 _AGAIN = "Trace the model again after a change of its layers."
 
@@ -43,9 +44,8 @@ def _check_called(node: fx.Node, modules: dict[str, nn.Module]) -> None:
 
 
 def _check_read(traced: TracedModule, name: str) -> None:
-    owner, _, attribute = name.rpartition(".")
     try:
-        getattr(traced.get_submodule(owner), attribute)
+        registered(traced, name)
     except AttributeError as error:
         raise TraceError(f"The graph reads {name}, and there is no such tensor any more. {_AGAIN}") from error
 

@@ -140,7 +140,7 @@ def _run(module: nn.Module, batch: Any, index: int) -> None:
         module(*map(moved, args), **{name: moved(value) for name, value in kwargs.items()})
     except TrainingError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the module's forward raises
         shapes = ", ".join(str(list(x.shape)) for x in tensors_of((args, kwargs)).values())
         raise TrainingError(
             f"Batch {index}, of shape {shapes}, does not go through the module: {error}. Give inputs as in training. "

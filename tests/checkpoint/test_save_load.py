@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import nrfx
+from benchmarks.soundness import trained
 from nrfx.errors import CheckpointError
 from nrfx.nn import CrossConv2d
 from nrfx.training.optimizer import migrate
@@ -142,17 +142,7 @@ def test_a_file_replaces_another_also_the_one_that_was_loaded(tmp_path: Path) ->
 
 
 def train(module: nn.Module, optimizer: Optimizer, steps: range, nr: Rejuvenator | None = None) -> None:
-    for step in steps:
-        generator = torch.Generator().manual_seed(step)
-        module = module if nr is None else nr.module
-        loss = F.cross_entropy(module(torch.randn(4, *IMAGE[1:], generator=generator)), torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        if nr is not None:
-            nr.penalize()
-        optimizer.step()
-        if nr is not None:
-            nr.step()
+    trained.train(trained.Company(module, optimizer, nr), steps, (4, *IMAGE[1:]))
 
 
 def sgd(module: nn.Module) -> Optimizer:

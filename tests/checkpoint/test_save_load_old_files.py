@@ -17,31 +17,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 import nrfx
+from benchmarks.soundness.trained import Company, Viewed, adamw, plain, sgd, train
 from nrfx.cli.train import resumed
 from nrfx.experiment.record import read_log
 from nrfx.training.rejuvenator import Rejuvenator
 
 SAVED = Path(__file__).parent.parent / "data" / "saved"
-
-
-class Viewed(nn.Module):
-    """States widths as numbers, has norms without parameters, and heads that share their weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.bare, self.second, self.last = nn.BatchNorm2d(8, affine=False), nn.Conv2d(8, 6, 1), nn.BatchNorm2d(6)
-        self.hidden, self.a, self.b = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.b.weight = self.a.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bare(self.norm(self.first(x)).relu())
-        x = self.last(self.second(x.view(-1, 8, 4, 4))).relu()
-        x = self.hidden(x.reshape((x.shape[0], 6, 16)).mean(2))
-        return self.a(x) + self.b(x).tanh()
 
 
 class Deep(nn.Module):
@@ -59,23 +43,6 @@ class Deep(nn.Module):
         return self.head(self.third(self.second(x)).relu().mean((2, 3)))
 
 
-def plain() -> nn.Module:
-    layers: list[nn.Module] = []
-    for i, o in ((3, 8), (8, 8), (8, 6)):
-        layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
-
-
-def sgd(model: nn.Module) -> Optimizer:
-    return SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-
-def adamw(model: nn.Module) -> Optimizer:
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() == 1]
-    return AdamW([{"params": decayed}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, amsgrad=True)
-
-
 def rejuvenator(model: nn.Module, optimizer: Optimizer, scheme: str) -> Rejuvenator:
     return Rejuvenator(
         model, optimizer, nrfx.Budget.relative(model, params=0.7), 0.6, 2, max_events=2, shrink_beta=0.5, scheme=scheme
@@ -88,20 +55,6 @@ MAKE: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Optimizer]]
     "dense": (Deep, sgd),
     "compact": (Viewed, sgd),
 }
-
-
-def train(module: nn.Module, optimizer: Optimizer, steps: range, nr: Rejuvenator | None) -> None:
-    for step in steps:
-        module = module if nr is None else nr.module
-        x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
-        loss = nn.functional.cross_entropy(module(x), torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        if nr is not None:
-            nr.penalize()
-        optimizer.step()
-        if nr is not None:
-            nr.step()
 
 
 def metadata(path: Path) -> Any:
@@ -130,7 +83,7 @@ def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str, tmp_path: Pat
     else:
         assert (nr.events, nr.module) == (1, loaded)
         assert nr.state_dict()["betas"] == ({"norm.bias": [0, 1]} if name == "dense" else {})
-    train(loaded, optimizer, range(5, 8), nr)
+    train(Company(loaded, optimizer, nr), range(5, 8))
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(expected["x"]), expected["trained"])
 

@@ -1,6 +1,7 @@
 """Commands run in this process, and models that they are given by name."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,26 @@ IMAGE = ["--input", "1,3,16,16"]
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if float(x.sum()) > 0 else -x
+
+
+class Sized(nn.Module):
+    """A convolution and a norm, whose output depends on the height in the way given."""
+
+    def __init__(self, sign: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.sign = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign(x) * self.norm(self.conv(x)).mean((2, 3))
+
+
+def keyed() -> nn.Module:
+    """A graph does not see the height in a text: at other heights it is not what its model is."""
+    return Sized(lambda x: {"16": 1}.get(f"{x.shape[2]}", -1))
+
+
+def branching() -> nn.Module:
+    return Sized(lambda x: 1 if x.shape[2] == 16 else -1)
 
 
 def wasteful() -> nn.Module:

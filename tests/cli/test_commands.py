@@ -135,6 +135,29 @@ def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsy
     assert again["params"]["total"] == plain["after"]["params"]["total"]
 
 
+def test_what_is_inspected_is_compared_with_the_model_at_several_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["inspect", "tests.cli.running:wasteful", *IMAGE, "--verify"]
+    plain = json.loads(printed([*arguments, "--json"], capsys))
+    assert plain["difference"] < 1e-4 and not plain["refused"]
+    assert sum("the model and the traced network" in line for line in plain["compared"]) == len(plain["compared"]) > 3
+    report = printed(arguments, capsys)
+    assert "Verified: the traced network and the model differ by" in report
+    assert all(f"network on {size}: " in report for size in ("[2, 3, 16, 16]", "[1, 3, 24, 16]"))
+
+
+def test_a_traced_network_that_is_not_its_model_is_told_and_its_size_with_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = refused(["inspect", "tests.cli.running:keyed", *IMAGE, "--verify"], capsys)
+    assert "On [1, 3, 24, 16]: output differs by" in told and told.startswith("nrfx: error:")
+    assert "keyed" in printed(["inspect", "tests.cli.running:keyed", *IMAGE], capsys)
+
+
+def test_a_size_that_a_traced_network_refuses_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = json.loads(printed(["inspect", "tests.cli.running:branching", *IMAGE, "--verify", "--json"], capsys))
+    assert [line.partition(":")[0] for line in plain["refused"]] == ["[1, 3, 24, 16]", "[1, 3, 24, 24]"]
+
+
 def test_the_same_seed_gives_the_same_network(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         printed(["rejuvenate", "tests.cli.running:wasteful", *IMAGE, "--budget", "params=1.0x", "-o", name], capsys)

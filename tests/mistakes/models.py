@@ -1,7 +1,6 @@
 """Models that cannot be traced or rewritten (MODELS), and those that can, with a note (NOTED)."""
 
 import math
-from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -61,14 +60,6 @@ MODELS = {
     "a model with a compiled part": row(
         lambda: nn.Sequential(torch.compile(plain())), lambda m: nrfx.trace(m, X),
         TraceError, "0 (OptimizedModule) wraps"
-    ),
-    "a submodule with the name of an attribute of graph modules": row(
-        lambda: nn.Sequential(OrderedDict(graph=nn.Conv2d(3, 8, 3))), lambda m: nrfx.trace(m, X),
-        TraceError, "Sequential", "named graph", "give it another one"
-    ),
-    "a submodule with the name of an attribute of traced modules": row(
-        lambda: nn.Sequential(OrderedDict(facts=nn.Conv2d(3, 8, 3))), lambda m: nrfx.trace(m, X, partial=True),
-        TraceError, "Sequential", "named facts", "give it another one"
     ),
     "a scripted model": row(
         scripted, lambda m: nrfx.trace(m, X), TraceError, "TorchScript", "trace the model it was made from"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import nrfx
 from tests import zoo
 from tests.rewrite.rewriting import SCHEMES, Weird, counted_flops, difference, images, unit
-from tests.zoo import SMALL, calibrated, norms, with_dead
+from tests.zoo import SMALL, calibrated, with_dead
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -84,53 +84,6 @@ def test_an_op_that_computes_with_a_width_fixes_it(twist: Callable[[nn.Module, t
     assert difference(model, result.module) < 1e-12
     assert result.module.get_submodule("first.0").out_channels == 8
     assert any("computes with a width" in note for note in result.notes)
-
-
-class Tied(nn.Module):
-    """Two convolutions with one weight, one of them called twice, in a chain or side by side."""
-
-    def __init__(self, chain: bool) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
-        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.b.weight = self.a.weight
-        self.again, self.norm, self.head = self.a, nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
-        self.chain = chain
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        y = self.again(self.b(self.a(x))) if self.chain else self.a(x) + self.b(x)
-        return self.head(torch.relu(self.norm(y)))
-
-
-@pytest.mark.parametrize("residual", ["live", "coupled"])
-@pytest.mark.parametrize("chain", [True, False])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_tied_weights_and_repeated_calls_keep_the_function(scheme: str, chain: bool, residual: str) -> None:
-    model = calibrated(Tied(chain))
-    with torch.no_grad():
-        for norm in norms(model):
-            norm.weight[:2], norm.bias[:2] = 0.0, 0.0
-    gm = nrfx.trace(model, images())
-    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual=residual)
-    assert difference(model, result.module) < 1e-12
-    assert result.module.get_parameter("a.weight") is result.module.get_parameter("b.weight")
-
-
-def test_a_bias_that_two_layers_share_takes_the_constants_of_neither() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
-            self.b = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
-            self.b[3].bias = self.a[3].bias
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.cat([self.a(x), self.b(x)], 1)
-
-    model = with_dead(calibrated(Shared()), 0.4)
-    gm = nrfx.trace(model, images())
-    assert difference(model, nrfx.compact(gm).module) < 1e-12
 
 
 class Functional(nn.Module):
@@ -224,15 +177,6 @@ def test_a_layer_whose_class_has_a_forward_of_its_own_is_not_taken_for_its_paren
     assert result.module.get_submodule("1").weight.shape == (8, 8, 3, 3)
 
 
-def test_a_padding_before_a_pool_varies_a_constant_at_the_border() -> None:
-    model = Weird(lambda self, x: nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 2))
-    model = with_dead(calibrated(model), 0.4, "random")
-    gm = nrfx.trace(model, images())
-    for scheme in SCHEMES:
-        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
-        assert difference(model, result.module) < 1e-12
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_depthwise_convolution_keeps_two_channels(scheme: str) -> None:
     model = nn.Sequential(unit(3, 4), unit(4, 4, groups=4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
@@ -253,91 +197,6 @@ def test_a_norm_on_the_input_before_a_pool_is_not_rescaled() -> None:
     gm = nrfx.trace(model, images())
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme="dense", gamma0=3.0)
     assert difference(model, result.module) < 1e-12
-
-
-def test_a_value_written_by_padding_before_a_pool_is_no_constant_of_the_channel() -> None:
-    def padded(self, x):
-        return nn.functional.max_pool2d(nn.functional.pad(x, (1, 1, 1, 1), value=2.0), 2)
-
-    model = with_dead(calibrated(Weird(padded)), 0.5, "zero")
-    gm = nrfx.trace(model, images())
-    for scheme in SCHEMES:
-        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
-        assert difference(model, result.module) < 1e-12
-
-
-class TwiceShuffled(nn.Module):
-    """One convolution that finds its channels in another order at its second call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-        self.last = nn.Conv2d(8, 4, 1)
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.last(self.norm(self.conv(x) + self.conv(x.roll(4, 1))))
-
-
-def test_a_weight_called_again_on_channels_in_another_order_keeps_the_function() -> None:
-    model = with_dead(calibrated(TwiceShuffled()), 0.5, "random")
-    gm = nrfx.trace(model, images())
-    for scheme in SCHEMES:
-        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.2), scheme=scheme)
-        assert difference(model, result.module) < 1e-12
-
-
-class ReadTwice(nn.Module):
-    """A convolution whose weight a function reads too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-        self.last = nn.Conv2d(8, 4, 1)
-
-    def forward(self, x):
-        x = self.first(x)
-        return self.last(self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight))
-
-
-def test_a_weight_that_a_function_reads_too_takes_no_cross_form() -> None:
-    model = with_dead(calibrated(ReadTwice()), 0.5, "random")
-    gm = nrfx.trace(model, images())
-    for scheme in SCHEMES:
-        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual="coupled")
-        assert difference(model, result.module) < 1e-12
-
-
-class Padded(nn.Module):
-    """A padded convolution, written in three ways."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.before, self.way = zoo.cbr(3, 8), way
-        self.weight, self.norm = nn.Parameter(torch.randn(6, 8, 3, 3)), nn.BatchNorm2d(6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.before(x)
-        if self.way == "conv":
-            return self.norm(F.conv2d(x, self.weight, padding=1))
-        return self.norm(F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight))
-
-
-@pytest.mark.parametrize("scheme", ["dense", "attention", "removed"])
-def test_padding_before_a_layer_is_that_of_the_layer(scheme: str) -> None:
-    made = []
-    for way in ("conv", "pad"):
-        torch.manual_seed(0)
-        model = Padded(way).double().eval()
-        with torch.no_grad():
-            model.before[1].weight[:] = torch.tensor([0, 0, 0, 1, 0.3, 1, 1, 1])
-            model.before[1].bias[:] = torch.linspace(0.1, 1, 8)
-        images = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-        gm = nrfx.trace(model, images)
-        result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme=scheme)
-        assert nrfx.verify(gm, result, images) < 1e-12
-        made.append((nrfx.utilization(gm).params.live, result.after, result.notes))
-    assert made[0][0] < 8 * 27 + 16 + 6 * 72 + 12 and made[0] == made[1]
 
 
 @pytest.mark.parametrize("treat", [

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nrfx
-from tests.rewrite.rewriting import SCHEMES, images, unit
+from tests.rewrite.rewriting import SCHEMES, difference, images, unit
+from tests.zoo import calibrated, norms, with_dead
 
 EXACT = 1e-12
 
@@ -78,3 +79,77 @@ def test_a_layer_that_reads_one_constant_at_all_its_uses_reads_one_carrier() -> 
     gm = nrfx.trace(Repeated(lambda m, x: m.norm(m.unit[0](x) + m.unit[0](x.flip(2))).relu(), sign=1), images())
     result = nrfx.compact(gm, residual="coupled")
     assert "second.0" in result.carriers and result.removed["second.1.weight"].sum() == 3
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, one of them called twice, in a chain or side by side."""
+
+    def __init__(self, chain: bool) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.a, self.b = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.b.weight = self.a.weight
+        self.again, self.norm, self.head = self.a, nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.chain = chain
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.again(self.b(self.a(x))) if self.chain else self.a(x) + self.b(x)
+        return self.head(F.relu(self.norm(y)))
+
+
+@pytest.mark.parametrize("residual", ["live", "coupled"])
+@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tied_weights_and_repeated_calls_keep_the_function(scheme: str, chain: bool, residual: str) -> None:
+    model = calibrated(Tied(chain))
+    with torch.no_grad():
+        for norm in norms(model):
+            norm.weight[:2], norm.bias[:2] = 0.0, 0.0
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual=residual)
+    assert difference(model, result.module) < EXACT
+    assert result.module.get_parameter("a.weight") is result.module.get_parameter("b.weight")
+
+
+def test_a_bias_that_two_layers_share_takes_the_constants_of_neither() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
+            self.b[3].bias = self.a[3].bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.a(x), self.b(x)], 1)
+
+    model = with_dead(calibrated(Shared()), 0.4)
+    gm = nrfx.trace(model, images())
+    assert difference(model, nrfx.compact(gm).module) < EXACT
+
+
+class Sharing(nn.Module):
+    """A convolution between two units, which `run(conv, x)` uses in some way."""
+
+    def __init__(self, run: Callable[[nn.Conv2d, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.conv, self.norm = unit(3, 8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.last, self.run = nn.Conv2d(8, 4, 1), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.run(self.conv, self.first(x))))
+
+
+@pytest.mark.parametrize("run", [
+    lambda conv, x: conv(x) + conv(x.roll(4, 1)),
+    lambda conv, x: conv(x) + F.conv2d(x, conv.weight),
+], ids=["on channels in another order", "by a function"])  # fmt: skip
+@pytest.mark.parametrize("residual", ["live", "coupled"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_weight_that_is_read_again_keeps_the_function(
+    run: Callable[[nn.Conv2d, Tensor], Tensor], residual: str, scheme: str
+) -> None:
+    model = with_dead(calibrated(Sharing(run)), 0.5, "random")
+    gm = nrfx.trace(model, images())
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme=scheme, residual=residual)
+    assert difference(model, result.module) < EXACT

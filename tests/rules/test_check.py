@@ -25,6 +25,12 @@ class Twisted(nn.Module):
         return self.own(self.first(x).mean((2, 3)))
 
 
+def used(rule: Callable[[Call], Effect], monkeypatch: pytest.MonkeyPatch, width: int = 5) -> None:
+    """Analyses a network with a layer from 8 channels to `width` that has this rule."""
+    monkeypatch.setitem(OPS, outside.Mirror, replace(OPS[outside.Mirror], rule=rule))
+    nrfx.utilization(nrfx.trace(Twisted(outside.Mirror(8, width)), torch.zeros(2, 3, 4, 4)))
+
+
 def without_bias_site(call: Call) -> Effect:
     effect = outside.mirror(call)
     return replace(effect, sites=effect.sites[:2])
@@ -122,18 +128,14 @@ def without_sites(call: Call) -> Effect:
 def test_an_effect_that_contradicts_itself_is_an_error(
     rule: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(OPS, outside.Mirror, replace(OPS[outside.Mirror], rule=rule))
-    gm = nrfx.trace(Twisted(outside.Mirror(8, 5)), torch.zeros(2, 3, 4, 4))
     with pytest.raises(nrfx.AnalysisError, match=f"Node own: .*{said}"):
-        nrfx.utilization(gm)
+        used(rule, monkeypatch)
 
 
 def test_rows_and_columns_of_a_square_weight_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their numbers agree, and their layouts do not."""
-    monkeypatch.setitem(OPS, outside.Mirror, replace(OPS[outside.Mirror], rule=with_rows_and_columns_exchanged))
-    gm = nrfx.trace(Twisted(outside.Mirror(8, 8)), torch.zeros(2, 3, 4, 4))
     with pytest.raises(nrfx.AnalysisError, match=r"the site on dim . of own\.\w+ has not the layout of the reading"):
-        nrfx.utilization(gm)
+        used(with_rows_and_columns_exchanged, monkeypatch, width=8)
 
 
 @pytest.mark.parametrize(("rule", "said"), [
@@ -148,10 +150,8 @@ def test_rows_and_columns_of_a_square_weight_are_told_apart(monkeypatch: pytest.
 def test_a_slip_is_an_error_and_not_a_wrong_network(
     rule: Callable[[Call], Effect], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(OPS, outside.Mirror, replace(OPS[outside.Mirror], rule=rule))
-    gm = nrfx.trace(Twisted(outside.Mirror(8, 5)), torch.zeros(2, 3, 4, 4))
     with pytest.raises(nrfx.AnalysisError, match=f"Node own: the effect of its rule \\(.*{rule.__name__}\\).*{said}"):
-        nrfx.utilization(gm)
+        used(rule, monkeypatch)
 
 
 def test_a_parameter_beside_others_with_sites_is_named_or_fixed(monkeypatch: pytest.MonkeyPatch) -> None:

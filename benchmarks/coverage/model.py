@@ -1,16 +1,15 @@
-"""A model of the field: how it is built with random weights, and its inputs in two sizes.
-
-Every model is as small as its package lets it be. Nothing is downloaded.
-"""
+"""A model of a catalogue: how it is built with random weights, and its inputs. Nothing is downloaded."""
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Made:
     """Calls "module:name" with these arguments to make a module."""
 
     target: str
-    args: tuple[Any, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
 
     def __call__(self) -> nn.Module:
         module, name = self.target.split(":")
@@ -56,14 +55,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the field.
+    """A model of a catalogue.
 
     Attributes:
         package: as it is imported.
         name: unique in its package.
         family: the architecture, whatever package it is from.
-        inputs: of its forward, by position, with a batch of two.
+        inputs: of its forward, by position, with a batch of two or one.
         others: the second size; where the model itself takes no such inputs, only the batch differs.
+        gibibytes: memory that its checks need at least.
     """
 
     package: str
@@ -71,12 +71,13 @@ class Model:
     family: str
     build: Callable[[], nn.Module]
     inputs: tuple[Spec, ...]
-    others: tuple[Spec, ...]
+    others: tuple[Spec, ...] = ()
+    gibibytes: float = 0
 
     @property
     def title(self) -> str:
         """The name by which the table and the command line know it."""
-        return f"{self.package}:{self.name}"
+        return self.name if self.package == "torchvision" else f"{self.package}:{self.name}"
 
     @property
     def installed(self) -> bool:
@@ -91,10 +92,15 @@ def drawn(specs: tuple[Spec, ...], seed: int, dtype: torch.dtype) -> tuple[Tenso
 
 def in_batch(specs: tuple[Spec, ...], batch: int) -> tuple[Spec, ...]:
     """The same inputs with another number of examples."""
-    return tuple(type(spec)(**{**vars(spec), "shape": (batch, *spec.shape[1:])}) for spec in specs)
+    return tuple(replace(spec, shape=(batch, *spec.shape[1:])) for spec in specs)
 
 
-def made(target: str, *args: Any, **options: Any) -> Made:
+def shapes(specs: tuple[Spec, ...]) -> str:
+    """The shapes, such as "2x3x64x64 2x16"."""
+    return " ".join("x".join(map(str, spec.shape)) for spec in specs)
+
+
+def made(target: str, /, *args: Any, **options: Any) -> Made:
     """A builder that calls "module:name" with these arguments."""
     return Made(target, args, options)
 
@@ -113,9 +119,6 @@ def signal(package: str, name: str, family: str, build: Callable[[], nn.Module],
     return Model(package, name, family, build, (Real((2, *shape)),), (Real((3, *longer)),))
 
 
-def text(
-    package: str, name: str, family: str, build: Callable[[], nn.Module], length: int = 16, inputs: int = 1
-) -> Model:
-    """A model that takes ids of words [N, length], one tensor or several."""
-    first, second = (Ids((2, length)),) * inputs, (Ids((3, length * 3 // 2)),) * inputs
-    return Model(package, name, family, build, first, second)
+def text(package: str, name: str, family: str, build: Callable[[], nn.Module]) -> Model:
+    """A model that takes ids of words [N, length]; those of its second size are longer."""
+    return Model(package, name, family, build, (Ids((2, 16)),), (Ids((3, 24)),))

@@ -1,60 +1,13 @@
-"""The models of the coverage table, how they are built, and the smallest inputs that they take.
+"""All classification, segmentation and video models of torchvision, and small ones of timm, with their smallest inputs.
 
-These are all classification, segmentation and video models of the installed torchvision, and a choice of small models
-of timm, with several families of each kind of design. Nothing is downloaded: all weights are random.
+Of timm there are several families of each kind of design.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model of the table.
-
-    Attributes:
-        shape: of one example, without the batch dim.
-        batch: examples in a batch.
-        options: of its constructor.
-        gibibytes: memory that its check needs at least.
-    """
-
-    source: str
-    name: str
-    family: str
-    shape: tuple[int, ...]
-    batch: int = 2
-    options: Mapping[str, Any] = field(default_factory=dict)
-    gibibytes: float = 0
-
-    @property
-    def title(self) -> str:
-        """The name by which the table and the command line know it."""
-        return self.name if self.source == "torchvision" else f"{self.source}:{self.name}"
-
-    def build(self) -> nn.Module:
-        """The model with random weights."""
-        if self.source == "timm":
-            import timm  # noqa: PLC0415 (slow, and not always installed)
-
-            model: nn.Module = timm.create_model(self.name, pretrained=False, **self.options)
-            return model
-        import torchvision  # noqa: PLC0415 (slow)
-
-        model = torchvision.models.get_model(self.name, weights=None, **self.options)
-        return model
-
-    def images(self, count: int, seed: int, dtype: torch.dtype) -> Tensor:
-        """[count, *shape] standard normal."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(count, *self.shape, generator=generator).to(dtype)
-
+from benchmarks.coverage.model import Model, Real, made
 
 FAMILIES = {
     r"vgg": "VGG",
@@ -172,31 +125,26 @@ TIMM: Mapping[str, tuple[str, int]] = {
 """Small models of timm: at least one of every family that a user may meet often."""
 
 
-def entries() -> Iterator[Entry]:
-    """Every model of the table: those of torchvision, then those of timm where it is installed."""
+def models() -> Iterator[Model]:
+    """Those of torchvision, then those of timm."""
     from torchvision import models  # noqa: PLC0415 (slow)
 
     for kind in (None, models.segmentation, models.video):
         for name in models.list_models(kind or models):
             yield _torchvision(name, kind is models.segmentation)
-    if find_spec("timm") is not None:
-        for name, (family, side) in TIMM.items():
-            yield Entry("timm", name, family, (3, side, side))
+    for name, (family, side) in TIMM.items():
+        build = made("timm:create_model", name, pretrained=False)
+        yield Model("timm", name, family, build, (Real((2, 3, side, side)),))
 
 
-def entry(title: str) -> Entry:
-    """The model of that title."""
-    return next(one for one in entries() if one.title == title)
-
-
-def _torchvision(name: str, segmentation: bool) -> Entry:
-    return Entry(
+def _torchvision(name: str, segmentation: bool) -> Model:
+    options = SEGMENTATION if segmentation else _first(SLOW_INITIALISATION, name, {})
+    return Model(
         "torchvision",
         name,
         _first(FAMILIES, name, "other"),
-        _first(SHAPES, name, SHAPE),
-        batch=1 if re.match(SINGLE, name) else 2,
-        options=SEGMENTATION if segmentation else _first(SLOW_INITIALISATION, name, {}),
+        made("torchvision.models:get_model", name, weights=None, **options),
+        (Real((1 if re.match(SINGLE, name) else 2, *_first(SHAPES, name, SHAPE))),),
         gibibytes=_first(GIBIBYTES, name, 0),
     )
 

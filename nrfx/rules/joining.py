@@ -1,0 +1,83 @@
+"""Ops that put tensors side by side: on the axis of the channels, along positions, or on a dim of their own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.labels import coalesce, collapse, over_positions, repeated
+from nrfx.rules.effect import Call, Effect, Family
+from nrfx.rules.movement import itself, moved
+from nrfx.rules.registry import rule
+
+
+@rule(torch.stack, copies=True, workless=True)
+def stack(call: Call) -> Effect:
+    effect = itself(call)
+    return replace(effect, made_dim=call.argument(1, "dim", 0) % effect.out.dim())
+
+
+@rule(torch.cat, torch.concat, torch.concatenate, copies=True, workless=True)
+def cat(call: Call) -> Effect:
+    """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
+    whoever reads the result reads them alike, and one layout stands for all.
+    """
+    parts: Sequence[Tensor] = _not_empty(call.args[0])
+    if any(part.dim() > 1 and not part.numel() for part in call.args[0]):  # its width follows no channel
+        pins = tuple(call.pin(part, "it stands beside an empty tensor of its width") for part in parts)
+        return replace(moved(call, _cat), pins=pins)
+    dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
+    whole = [collapse(repeated(over_positions(part))) for part in parts]
+    known = [part for part in whole if bool((part >= 0).all())]
+    along_positions = all(part.shape[dim] == 1 for part in whole) and len(known) > 1
+    along_positions &= all(bool((part < 0).all()) for part in whole if bool((part < 0).any()))
+    one_each = all(part.numel() == 1 for part in known)  # the axis of the channels does not show
+    if not along_positions or one_each:
+        return moved(call, _cat)
+    shape = list(torch.broadcast_shapes(*(part.shape for part in known)))
+    joined = coalesce([part.expand(shape) for part in sorted(known, key=Tensor.numel)]).expand(_cat_shape(parts, dim))
+    apart = _cat(parts, dim)  # padded zeros and what is opaque stay as they are
+    return Effect(
+        Family.MOVEMENT,
+        out=torch.where(apart < 0, apart, joined) if bool((collapse(apart) < 0).any()) else joined,
+        ties=tuple((known[0], other) for other in known[1:]),
+        apply=_cat,
+        homogeneous=True,
+    )
+
+
+def _not_empty(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parts that hold something, such as no registers beside the tokens; the first where none does."""
+    return [part for part in parts if part.numel()] or parts[:1]
+
+
+def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return shape
+
+
+def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
+    """torch.cat, with every other dim along which all parts repeat cut to size 1 and repeated again after."""
+    parts = _not_empty(parts)
+    dim %= parts[0].dim()
+    shape = _cat_shape(parts, dim)
+    if all(part.numel() and collapse(part).numel() == 1 for part in parts):
+        values = torch.stack([collapse(part).reshape(()) for part in parts])
+        if bool((values == values[0]).all()) or bool(values.isnan().all()):
+            return values[0].expand(shape)
+    small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
+    common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
+    common.insert(dim, -1)
+    return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(
+        shape
+    )
+
+
+def _cut(part: Tensor, dim: int) -> list[int]:
+    """The collapsed shape of `part`, whole along `dim`."""
+    shape = list(collapse(part).shape)
+    shape[dim] = part.shape[dim]
+    return shape

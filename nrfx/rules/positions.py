@@ -1,0 +1,58 @@
+"""What a movement takes at other sizes of the input: an index that meets a padded zero at the traced size may meet a
+channel at another one, and the other way round.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.labels import NONE, OPAQUE, collapse, over_positions
+from nrfx.nests import with_tensors
+from nrfx.rules.effect import Call, Pin, attempt, tensors
+
+
+def at_every_size(call: Call, apply: Callable[..., Any], out: Any) -> tuple[Any, tuple[Pin, ...]]:
+    """The labels `out` of a movement of the call's first operand, and pins, so that both hold at every size.
+
+    Where the op takes a part of a dim of positions, what it took there for a padded zero carries the channel of the
+    other positions. A channel is pinned where something opaque, or a zero that no dim of positions explains, was taken
+    in its place.
+    """
+    labels = call.args[0] if call.args else None
+    if not isinstance(labels, Tensor) or bool((collapse(labels) >= 0).all()):
+        return out, ()
+    whole = over_positions(labels)
+    parts = zip(tensors(out), tensors(attempt(apply, whole, *call.args[1:], **call.kwargs)), strict=True)
+    pairs = [(taken, _filled(taken, channels), channels) for taken, channels in parts]
+    lost = [mark for taken, now, channels in pairs for mark in (*_opaque(now, channels), *_missing(whole, now))]
+    pins = tuple(call.pin(each, "it takes a part of it, which at other sizes may be another one") for each in lost)
+    filled = iter([now for _, now, _ in pairs])
+    return with_tensors(out, lambda _: next(filled)), pins
+
+
+def _filled(taken: Tensor, channels: Tensor) -> Tensor:
+    """The labels that were taken, with channels in the place of zeros for which the rest of `taken` tells none."""
+    if torch.equal(over_positions(taken), channels):
+        return taken
+    small, known = torch.broadcast_tensors(collapse(taken), collapse(channels))
+    return torch.where(small == NONE, known, small).expand(taken.shape)
+
+
+def _opaque(taken: Tensor, channels: Tensor) -> Iterator[Tensor]:
+    """The channels in whose place something opaque was taken, and none of themselves."""
+    small, known = torch.broadcast_tensors(collapse(over_positions(taken)), collapse(channels))
+    instead = (small <= OPAQUE) & (known >= 0)
+    if bool(instead.any()):
+        yield known[instead]
+
+
+def _missing(whole: Tensor, taken: Tensor) -> Iterator[Tensor]:
+    """The channels that are not among those that were taken, where zeros were that may stand in their place."""
+    small = collapse(over_positions(taken))
+    if bool((small == NONE).any()) and bool((collapse(whole) >= 0).any()):
+        channels = collapse(whole).unique()
+        gone = channels[(channels >= 0) & ~torch.isin(channels, small)]
+        if gone.numel():
+            yield gone

@@ -1,0 +1,65 @@
+"""A graph module whose own attributes do not hide what a model registers under the same names (a layer named `graph`).
+
+`gm.graph` is the graph; the layer is `gm.get_submodule("graph")`, and so it is called in the code of the graph. Its
+parameters have the model's names everywhere: `graph.weight`.
+"""
+
+import functools
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+HOST = "_host"
+"""The attribute that holds an instance of the model's class around what a traced module registers (parts.py)."""
+_SET = ("facts", "_by_mode", HOST, "_log", "_part_codes")
+"""Attributes of a traced module, or of one in parts, that are set on the instance."""
+
+
+class Registered(fx.GraphModule):
+    """Looks names of the model up among what is registered."""
+
+    def registered(self, name: str) -> Any:
+        """The submodule, parameter or buffer of that name, even where an attribute of graph modules has the same."""
+        for registry in (self._modules, self._parameters, self._buffers):
+            if name in registry:
+                return registry[name]
+        return getattr(self, name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As for any module, by its path."""
+        first, _, rest = target.partition(".")
+        child = self._modules.get(first)
+        return super().get_submodule(target) if child is None else child.get_submodule(rest)
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """As for any module, by its path."""
+        own = self._parameters.get(target)
+        return super().get_parameter(target) if own is None else own
+
+    def get_buffer(self, target: str) -> Tensor:
+        """As for any module, by its path."""
+        own = self._buffers.get(target)
+        return super().get_buffer(target) if own is None else own
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in own_names():  # a submodule of that name would refuse it
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+
+def registered(module: nn.Module, path: str) -> Any:
+    """What is registered at a path in any module, or is an attribute there."""
+    owner, _, name = path.rpartition(".")
+    holder = module.get_submodule(owner)
+    return holder.registered(name) if isinstance(holder, Registered) else getattr(holder, name)
+
+
+@functools.cache
+def own_names() -> frozenset[str]:
+    """The attributes that traced modules have and other modules have not."""
+    kinds = [Registered]
+    for kind in kinds:
+        kinds += [sub for sub in kind.__subclasses__() if sub.__module__.startswith("nrfx.")]
+    own = {name for kind in kinds for name in dir(kind)} | {*_SET, *vars(fx.GraphModule(nn.Module(), fx.Graph()))}
+    return frozenset(own - set(dir(nn.Module())))
