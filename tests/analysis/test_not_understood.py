@@ -6,7 +6,7 @@ from torch.nn.utils import parametrizations
 
 import nrfx
 from tests.rewrite.rewriting import Weird, unit
-from tests.tracing.test_partition import detector, images
+from tests.tracing.partial.test_partition import detector, images
 
 
 def told(model: nn.Module) -> nrfx.Utilization:

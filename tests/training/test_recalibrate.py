@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from nrfx.errors import TrainingError
-from tests.tracing.test_partition import Detector
-from tests.tracing.test_partition import images as detected
+from tests.tracing.partial.test_partition import Detector
+from tests.tracing.partial.test_partition import images as detected
 from tests.training.small_loop import contents as everything
 from tests.training.small_loop import equal, kill, learn, set_up
 from tests.zoo import IMAGE, SMALL, cbr, norms, vgg_bn, with_dead

@@ -35,7 +35,7 @@ from nrfx.tracing.values.assignments import record_assignments, registered
 from nrfx.tracing.values.causes import explained, place, user_line
 from nrfx.tracing.values.decisions import Decisions
 from nrfx.tracing.values.plain import stand_ins
-from nrfx.tracing.values.proxies import SizedAttribute, SizedProxy, writes
+from nrfx.tracing.values.proxies import SizedAttribute, SizedProxy, is_number_of_numpy, writes
 from nrfx.tracing.values.questions import Questions
 
 # the functions themselves: while a forward is recorded, others stand in their places (questions.py)
@@ -309,6 +309,8 @@ class Recorder(fx.Tracer):
         """The argument of a node. An object of the model's own that holds traced values is made by a node."""
         if type(a) in (SizedProxy, SizedAttribute):
             return a.node
+        if is_number_of_numpy(a):  # the code of the graph has no name for numpy
+            return a.item()
         if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
             return self.create_node("get_attr", HOST, (), {})  # a method takes the model as `self`
         if not is_made(a, fx.Proxy):

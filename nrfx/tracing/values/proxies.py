@@ -110,7 +110,7 @@ class SizedProxy(fx.Proxy):
         if (
             method != "__call__"
             or kwargs
-            or not all(isinstance(i, fx.Proxy | float | int) or _is_scalar(i) for i in inputs)
+            or not all(isinstance(i, fx.Proxy | float | int) or is_number_of_numpy(i) for i in inputs)
         ):
             return NotImplemented
         given = tuple(i if isinstance(i, fx.Proxy) or not hasattr(i, "item") else i.item() for i in inputs)
@@ -168,9 +168,9 @@ _OPERATORS: dict[str, Any] = {
 """What a number of numpy and a tensor make of each other."""
 
 
-def _is_scalar(value: Any) -> bool:
+def is_number_of_numpy(value: Any) -> bool:
     """Whether it is a number of numpy."""
-    return getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+    return type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
 
 
 class SizedAttribute(SizedProxy, fx.proxy.Attribute):

@@ -126,6 +126,16 @@ def test_gradients_that_a_forward_asks_for_are_recorded() -> None:
     assert [pin.reason for pin in nrfx.utilization(gm).pins if "output" not in pin.reason] == []
 
 
+@pytest.mark.parametrize("number", [np.sqrt(2.0), np.float32(0.5), np.int64(3)], ids=["float64", "float32", "int64"])
+def test_a_number_of_numpy_is_a_plain_number_of_the_graph(number: Any) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x * number, number + x, x.clamp(max=number)])
+
+    x = torch.linspace(-1, 1, 6)
+    assert torch.equal(nrfx.trace(Scaled(), x)(x), Scaled()(x))
+
+
 @pytest.mark.parametrize(
     "between", [lambda m, x: x * torch.from_numpy(x.detach().numpy()), lambda m, x: m.b(x) * np.exp(x)]
 )
