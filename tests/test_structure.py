@@ -29,9 +29,9 @@ ORDER: Mapping[str, str] = {
     "tracing": "scripted registered clone draws regions bytecode proxies assignments einops_backend compiled writers "
     "leaves shapes signatures arguments codegen work guards module boxes modes known_forward causes decisions plain "
     "questions recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
-    "analysis": "names taught channels reinterpret in_place obstacles effects interpret residual spaces positions "
-    "constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph why "
-    "check_rule",
+    "analysis": "names affine taught channels reinterpret in_place obstacles effects interpret residual spaces "
+    "positions constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph "
+    "why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build result compare drawn other_sizes "
