@@ -22,7 +22,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from nrfx.errors import RuleWarning
 from tests.laws import LAWS, REPLAY, Law, Options, Trial, obeyed, options
-from tests.networks import Attention, Branches, Computed, Move, Plan, Selected, Single, Split, Unit, plans
+from tests.networks import Again, Attention, Branches, Computed, Move, Plan, Selected, Single, Split, Unit, plans
 
 EXAMPLES = 64
 CHUNK = 100
@@ -55,6 +55,10 @@ ONCE_BROKEN = (
         Plan((Unit(groups=0), Attention(heads=1, residual=False), Split(join="add", body=(Unit(norm="layer"),)))),
         Options(times=1.5),
     ),
+    # a layer called twice, which reads padded zeros in the place of channels
+    Trial(Plan((Unit(), Move("pad shortcut"), Again(residual=False)), dead=("x.",)), Options()),
+    # groups of a function by a width that grows
+    Trial(Plan((Unit(width=3), Unit(kernel=3), Computed("F.conv2d depthwise")), dead=("x.",)), Options()),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
 )

@@ -24,11 +24,15 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties pointwise positions movement joining pooling contraction recurrent reduction "
-    "norm product by_value made boxes",
-    "tracing": "scripted registered clone draws regions bytecode proxies assignments einops_backend compiled writers "
-    "leaves shapes signatures arguments codegen work guards module boxes modes known_forward causes decisions plain "
-    "questions recorder hosted both_modes calls parts culprits around probe worth partition staleness capture",
+    "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction recurrent "
+    "reduction norm product einsum by_value made boxes",
+    "tracing.graph": "scripted registered clone regions shapes work arguments codegen guards "
+    "module modes staleness hosted",
+    "tracing.calls": "leaves known_forward boxes",
+    "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
+    "tracing.recording": "draws compiled einops_backend signatures modeless recorder both_modes",
+    "tracing.partial": "culprits around box_runs free_share run parts partition",
+    "tracing": "capture",
     "analysis": "names affine taught channels reinterpret in_place obstacles effects interpret residual spaces "
     "positions constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph "
     "why check_rule",
@@ -70,9 +74,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def rank(name: str) -> int:
     """The place of a file in the order. A room as a whole (its __init__) comes after its files."""
-    room = name.split(".")[1]
-    last = [place for place in PLACES if place == name or place.startswith(f"nrfx.{room}.")][-1]
-    return PLACES.index(name if name.count(".") > 1 else last)
+    return max(index for index, place in enumerate(PLACES) if place == name or place.startswith(f"{name}."))
 
 
 def test_every_file_has_a_place_in_the_order() -> None:

@@ -75,7 +75,7 @@ def same(rows: Tensor, one: Callable[[Tensor, Tensor], Tensor] = one) -> Tensor:
 
 def _varying(shape: torch.Size) -> Tensor:
     """NaN in that shape, in the memory of one element."""
-    return _UNKNOWN.view((1,) * len(shape)).expand(shape)
+    return _UNKNOWN.as_strided(shape, (0,) * len(shape))
 
 
 _UNKNOWN = torch.full((), NAN, dtype=torch.float64)
@@ -138,7 +138,9 @@ class Propagation:
         """
         out = step.effect.out
         (site,) = step.effect.sites or (None,)
-        if site is None or not self.dying or out.numel() != out.shape[site.dim] or not self.is_added(step):
+        if site is None or step.node.op != "get_attr" or not self.dying:
+            return self.varying(step, args, kwargs)
+        if out.numel() != out.shape[site.dim] or not self.is_added(step):
             return self.varying(step, args, kwargs)
         return along(self.added(site), site.dim, out.shape)
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nrfx.analysis.obstacles import obstacle
+from nrfx.analysis.obstacles import hooked_work, obstacle
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
-from nrfx.tracing.boxes import Box
-from nrfx.tracing.module import ByMode
-from nrfx.tracing.regions import is_border
+from nrfx.tracing.calls.boxes import Box
+from nrfx.tracing.graph.module import ByMode
+from nrfx.tracing.graph.regions import is_border
 
 
 def op_at(node: fx.Node, module: nn.Module | None) -> Op | None:
@@ -51,12 +51,17 @@ def _called(call: Call) -> Effect:
         return rule_of(call.node, call.module)(call)
     if op_at(call.node, call.module) is None:
         return unknown(call, hindered)
-    return counted(call, hindered, rule_of(call.node, call.module))
+    effect = counted(call, hindered, rule_of(call.node, call.module))
+    hooks = hooked_work(call.module) if call.module is not None else 0
+    return replace(effect, work=(*effect.work, Work(hooks, None, None))) if hooks else effect
 
 
 def _boxed(call: Call, box: Box) -> Effect:
     """The effect of what was not looked into, with the multiply-adds of one example in the run that measured them."""
-    work = () if box.flops is None else (Work(box.flops // call.batch, None, None),)
+    if box.flops is None:
+        return unknown(call, box.reason)
+    divided = box.flops // call.batch
+    work = (Work(divided if box.of_one is None or call.batch == 1 else box.of_one, None, None),)
     return replace(unknown(call, box.reason), work=work)
 
 

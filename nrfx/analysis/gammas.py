@@ -123,6 +123,9 @@ def _by_channel(channels: Channels, name: str, residual: Residual, frozen: bool)
         yield "it is frozen (requires_grad is False)", layout.numel()
         return
     spaces = channels.spaces_along(layout)
+    if spaces.numel() and int(spaces[0]) >= 0 and bool((spaces == spaces[:1]).all()):  # nearly always
+        yield _of_space(channels, int(spaces[0]), residual), layout.numel()
+        return
     for space in spaces[spaces >= 0].unique().tolist():
         yield _of_space(channels, space, residual), int((spaces == space).sum())
     for code in layout[layout < 0].unique().tolist():

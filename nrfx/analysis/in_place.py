@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from nrfx.rules import Family, op_of
-from nrfx.tracing.writers import works_in_place, writes_by_schema
+from nrfx.tracing.values.writers import works_in_place, writes_by_schema
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,11 @@ from nrfx.rules import (
     tensors,
     unknown,
 )
-from nrfx.rules.contraction import per_example
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
-from nrfx.tracing.module import ByMode
-from nrfx.tracing.regions import without_gradients
+from nrfx.tracing.graph.module import ByMode
+from nrfx.tracing.graph.regions import without_gradients
 
 _DEFECTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 """What a rule raises by mistake."""
@@ -102,6 +101,7 @@ class LabelInterpreter:
         self.axes: dict[str, int | None] = dict(axes)
         self.batch = _batch(traced)
         self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
@@ -227,6 +227,7 @@ class LabelInterpreter:
             return self.unfit(call, error)
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
+            self.check_broadcast(tensors((call.args, call.kwargs)))
         if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
@@ -238,11 +239,11 @@ class LabelInterpreter:
         """
         node = call.node
         if "work" not in node.meta:  # `propagate` takes it out again
-            node.meta["work"] = measured_work(self.traced, node)
+            node.meta["work"] = measured_work(self.traced, node, call.batch, self.reached)
         measured: Measured | None = node.meta["work"]
         if measured is None:
             return effect
-        work = Work(per_example(measured.times, call.batch), None, None)
+        work = Work(measured.times, None, None)
         return replace(effect, work=(work,) if work.times else (), uncounted=bool(measured.unknown))
 
     def is_turned(self, effect: Effect) -> bool:
@@ -293,6 +294,14 @@ class LabelInterpreter:
                 if mine and theirs and not mine & theirs:
                     raise _OtherAxis(name)
 
+    def check_broadcast(self, operands: list[Tensor]) -> None:
+        """A bare parameter of which one position alone is left, and that meets channels along its other axis."""
+        for own in operands if len(operands) > 1 else ():
+            name = None if varying(own) else self.bare(own)
+            wide = {dim - own.dim() for dim, size in enumerate(own.shape) if size > 1}
+            if name is not None and any(wide & {dim - x.dim() for dim in varying(x)} for x in operands):
+                raise _OtherAxis(name)
+
     def bare(self, labels: Tensor) -> str | None:
         """The bare parameter that brought the first of these labels into being."""
         if not self.axes or not labels.numel():
@@ -303,6 +312,8 @@ class LabelInterpreter:
 
     def reads_mode(self, node: fx.Node) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
+        if not self.by_mode:
+            return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
@@ -371,6 +382,7 @@ class Relabeler(LabelInterpreter):
         self.codes = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
         self.old = {(step.mode, step.node.name): step.effect for step in old.steps}
         self.channel_of, self.shapes_by_name = channel_of, shapes
+        self.old_labels = old.channel_of.numel()
 
     def effect(self, mode: str, call: Call) -> Effect:
         """As at the widths of the trace; what was not understood there is not understood here."""
@@ -385,10 +397,13 @@ class Relabeler(LabelInterpreter):
         raise Mismatch(call.node.name, reason, touched) from error
 
     def before(self, mode: str, node: fx.Node) -> Before | None:
-        return Before(self.old[mode, node.name].out, self.channel_of)
+        return Before(self.old[mode, node.name].out, self.channel_of, self.old_labels)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         return self.shapes_by_name(name)
 
     def check_axes(self, effect: Effect) -> None:
+        """The axes are those of the trace."""
+
+    def check_broadcast(self, operands: list[Tensor]) -> None:
         """The axes are those of the trace."""

@@ -26,7 +26,7 @@ from nrfx.errors import AnalysisError
 from nrfx.labels import among, joined
 from nrfx.rules import Family, Norm
 from nrfx.tracing import TracedModule
-from nrfx.tracing.registered import registered
+from nrfx.tracing.graph.registered import registered
 
 ALL_DEAD = 1e-3
 """A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""

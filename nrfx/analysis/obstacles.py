@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from nrfx.rules import has_rule
 from nrfx.tracing import runs_known_forward
-from nrfx.tracing.scripted import Scripted
+from nrfx.tracing.graph.scripted import Scripted
 
 KINDS: dict[type, str] = {
     WeightNorm: "torch.nn.utils.weight_norm computes its weight in a hook: remove_weight_norm undoes it",
@@ -44,6 +44,13 @@ def obstacle(module: nn.Module) -> str | None:
         return _of_hooks(hooks)
     computed = [name for name in ("weight", "bias") if name not in module._parameters and _holds(module, name)]
     return f"its {computed[0]} is computed from other tensors" if computed else None
+
+
+def hooked_work(module: nn.Module) -> int:
+    """The multiply-adds of the known hooks of a module in eval mode, whatever the batch: u^T W v of spectral_norm."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    weights = [(hook, getattr(module, f"{hook.name}_orig")) for hook in hooks]
+    return sum(weight.numel() + weight.shape[hook.dim] for hook, weight in weights)
 
 
 def _of_hooks(hooks: Sequence[Any]) -> str:

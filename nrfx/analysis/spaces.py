@@ -1,7 +1,8 @@
 """From the effects of all nodes to channels, spaces and pins.
 
 channel   labels that are tied, directly or through others
-space     channels that have equally many labels at each birth: nothing but their position tells them apart
+space     channels that have equally many labels at each birth, and that each weight reads equally often: nothing but
+          their position tells them apart
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import OPAQUE, collapse, components, joined, tally
+from nrfx.labels import NONE, OPAQUE, collapse, components, joined, tally
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -45,6 +46,7 @@ class _Solver:
         self.pins: list[tuple[Tensor, str, str]] = [
             (pin.labels, pin.node, pin.reason) for step in steps for pin in step.effect.pins
         ]
+        self.pins += _zero_pins(twice)
         self.pins += [
             (layout, node, f"{name} is also read by node {node}")
             for name, node in read_directly(steps, interpreter.aliases)
@@ -55,10 +57,11 @@ class _Solver:
     def channels(self, fixed: Mapping[str, str]) -> Channels:
         """The channels, spaces and pins."""
         channel_of, count = self._tie()
-        space_of, spaces = _group(self.interpreter.born, channel_of, count)
+        mixed = self._mixed()
+        space_of, spaces = _group(self.interpreter.born, channel_of, count, mixed)
         # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
-        self.pins += self._uneven(channel_of, space_of, len(spaces))
+        self.pins += self._alone(channel_of, space_of, mixed)
         pinned = _pin_spaces(self.pins, channel_of, space_of)
         norms = {
             step.effect.norm.gamma: step.effect.norm.layout
@@ -115,28 +118,30 @@ class _Solver:
                     )
         return pins
 
-    def _uneven(self, channel_of: Tensor, space_of: Tensor, spaces: int) -> list[tuple[Tensor, str, str]]:
-        """Pins for the spaces of which some axis reads one channel more often than another."""
-        width, count = torch.bincount(space_of, minlength=spaces), max(channel_of.numel(), 1)
+    def _mixed(self) -> list[tuple[str, Tensor]]:
+        """(name, layout) of every axis that must read the channels of a space alike, and is not that of a birth."""
         whole = {id(layout): (name, layout) for name, layout in self._read_whole()}  # most layouts are there often
-        mixed = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
-        labels, layout_of = joined([layout for _, layout in mixed])
-        known = labels >= 0
-        # A (layout, channel) pair is the number layout * count + channel, which // and % take apart. It is below
-        # layouts * labels, and int64 goes up to 9.2e18: maxvit_t has 347 layouts and 76,016 labels, a product of 3e7.
-        pairs = layout_of[known] * count + channel_of[labels[known]]
-        pairs, reads = tally(pairs)
-        here = space_of[pairs % count]
-        _, group_of = torch.unique(pairs // count * spaces + here, return_inverse=True)  # (layout, space)
-        total = torch.zeros_like(group_of).index_add_(0, group_of, reads)[group_of]
-        # even: all channels of the space are on the axis, each of them read as often as the mean of them
-        uneven = (reads * width[here] != total) | (torch.bincount(group_of)[group_of] != width[here])
+        return [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
+
+    def _alone(
+        self, channel_of: Tensor, space_of: Tensor, mixed: list[tuple[str, Tensor]]
+    ) -> list[tuple[Tensor, str, str]]:
+        """Pins for the single channels that some axis reads apart from others of their births: they could only stay,
+        and there may be as many of them as channels.
+        """
+        if not mixed:
+            return []
+        of_births, births = _group(self.interpreter.born, channel_of, space_of.numel(), ())
+        company = torch.tensor([width for _, width in births], dtype=torch.int64)[of_births]
+        lonely = (torch.bincount(space_of)[space_of] == 1) & (company > 1)
+        if not bool(lonely.any()):
+            return []
         pins = []
-        for index in (pairs[uneven] // count).unique().tolist():
-            name = mixed[index][0]
-            bad = here[uneven & (pairs // count == index)]
-            members = torch.isin(space_of[channel_of], bad).nonzero().flatten()
-            pins.append((members, name, f"{name} reads only some of its channels"))
+        for name, layout in mixed:
+            channels = channel_of[layout[layout >= 0]].unique()
+            if bool(lonely[channels].any()):
+                members = torch.isin(channel_of, channels[lonely[channels]]).nonzero().flatten()
+                pins.append((members, name, f"{name} reads it apart from the other channels of its layer"))
         return pins
 
     def _is_one_birth(self, layout: Tensor) -> bool:
@@ -174,6 +179,20 @@ class _Solver:
         ]
 
 
+def _zero_pins(visits: list[tuple[Step, Tensor, Tensor]]) -> list[tuple[Tensor, str, str]]:
+    """Pins for the channels in whose place another visit of the same weights reads padded zeros: the number of zeros is
+    a number of the model's code."""
+    pins = []
+    for step, left, right in visits:
+        for labels, other in ((left, right), (right, left)):
+            met = labels[(labels >= 0) & (other == NONE)]
+            if met.numel():
+                pins.append(
+                    (met, step.node.name, f"in the place of its channels {step.path} reads zeros at another call")
+                )
+    return pins
+
+
 def _layouts(
     dims_of: Mapping[str, int], steps: tuple[Step, ...]
 ) -> tuple[dict[str, tuple[Tensor | None, ...]], list[tuple[Step, Tensor, Tensor]]]:
@@ -192,21 +211,24 @@ def _layouts(
 
 
 def _group(
-    born: Mapping[str, Tensor], channel_of: Tensor, count: int
+    born: Mapping[str, Tensor], channel_of: Tensor, count: int, mixed: Sequence[tuple[str, Tensor]]
 ) -> tuple[Tensor, list[tuple[dict[str, int], int]]]:
     """The space of each channel, and (births with labels a channel, width) of each space.
 
-    Two channels share a space when they have equally many labels at each birth.
+    Two channels share a space when they have equally many labels at each birth, and on each of the `mixed` axes.
     """
     keys = list(born)
-    # Each birth gets a random mark of 62 bits, and each channel the sum of the marks of its labels, modulo 2**64. Equal
-    # counts give equal sums. Counts that differ by d at some birth give equal sums with probability max(4, d) / 2**64
-    # at most: whatever the other marks are, only so many values of this one make the sums equal. Over all pairs of
-    # 1,000 spaces that is 1e-13. The seed is fixed, so that a network has the same spaces in each process.
+    # Each birth and each axis gets a random mark of 62 bits, and each channel the sum of the marks of its labels,
+    # modulo 2**64. Equal counts give equal sums. Counts that differ by d at some birth give equal sums with probability
+    # max(4, d) / 2**64 at most: whatever the other marks are, only so many values of this one make the sums equal. Over
+    # all pairs of 1,000 spaces that is 1e-13. The seed is fixed, so that a network has the same spaces in each process.
     generator = torch.Generator().manual_seed(0)
-    marks = torch.randint(1 << 62, (max(len(keys), 1),), generator=generator)
+    marks = torch.randint(1 << 62, (max(len(keys) + len(mixed), 1),), generator=generator)
     labels, birth_of = joined(list(born.values()))
+    read, axis_of = joined([layout for _, layout in mixed])
+    known = read >= 0
     signature = torch.zeros(count, dtype=torch.int64).index_add_(0, channel_of[labels], marks[birth_of])
+    signature.index_add_(0, channel_of[read[known]], marks[len(keys) + axis_of[known]])
     _, inverse = torch.unique(signature, return_inverse=True)
     # torch.unique sorted the spaces by their random sums: they are numbered anew, by their first channel
     first = torch.full((int(inverse.max()) + 1 if count else 0,), count).scatter_reduce(
@@ -218,7 +240,7 @@ def _group(
     space_of = rank[inverse]
     widths = torch.bincount(space_of).tolist()
     members: list[dict[str, int]] = [{} for _ in widths]
-    pairs, times = tally(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space), as in _uneven
+    pairs, times = tally(birth_of * len(widths) + space_of[channel_of[labels]])  # (birth, space)
     for pair, size in zip(pairs.tolist(), times.tolist(), strict=True):
         birth, space = divmod(pair, len(widths))
         members[space][keys[birth]] = size // widths[space]

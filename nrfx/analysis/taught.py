@@ -3,7 +3,7 @@
 from torch import fx, nn
 
 from nrfx.tracing import TracedModule
-from nrfx.tracing.regions import without_gradients
+from nrfx.tracing.graph.regions import without_gradients
 
 
 def taught(traced: TracedModule) -> frozenset[str]:

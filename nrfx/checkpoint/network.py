@@ -22,10 +22,10 @@ from nrfx.rewrite.literals import put_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rewrite.sort_generations import is_reordered
 from nrfx.tracing import TracedModule, as_traced, propagate, trace
-from nrfx.tracing.clone import same, shell
-from nrfx.tracing.draws import random_state_kept
-from nrfx.tracing.guards import without_taken
-from nrfx.tracing.staleness import check_layers
+from nrfx.tracing.graph.clone import same, shell
+from nrfx.tracing.graph.guards import without_taken
+from nrfx.tracing.graph.staleness import check_layers
+from nrfx.tracing.recording.draws import random_state_kept
 
 
 def savable(module: nn.Module) -> TracedModule:

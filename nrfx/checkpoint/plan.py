@@ -15,7 +15,7 @@ from nrfx.checkpoint.tensors import aliases_of, is_channels_last, named_once
 from nrfx.nn import Cross
 from nrfx.rewrite.module_widths import bare_width
 from nrfx.tracing import TracedModule
-from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.graph.shapes import InputSpec
 
 
 class Config(TypedDict):

@@ -49,12 +49,16 @@ class Cross(nn.Module):
         in_runs: (generation, width) runs in the order of the input's channels; None: contiguous, in order.
         present: for scheme "removed", the input generations that each output generation reads; None: its own.
 
+    Attributes:
+        form: what the layer computes, without its weights.
+
     Raises:
         RewriteError: the generations, the runs or the present blocks do not fit together.
     """
 
     channel_dim: ClassVar[int]
     bias: nn.Parameter | None
+    form: Form
 
     def __init__(
         self,
@@ -146,11 +150,6 @@ class Cross(nn.Module):
         self._check(x)
         rows = self._grouped(x) if self._is_grouped() else self._present_rows(x)
         return with_bias(rows, self.bias, self.form)
-
-    @property
-    def form(self) -> Form:
-        """What the layer computes, without its weights."""
-        raise NotImplementedError
 
     def _check(self, x: Tensor) -> None:
         """Raises RuntimeError for an input or a bias that does not fit; torch's own operations compare the weights."""

@@ -54,7 +54,7 @@ class _CrossConv(Cross):
         self.stride = self._per_dim(stride, "stride", least=1)
         self.padding = self._padding(padding)
         self.dilation = self._per_dim(dilation, "dilation", least=1)
-        self._form = Form(self.in_runs, self.out_generations, kernel, self.stride, self.padding, self.dilation)
+        self.form = Form(self.in_runs, self.out_generations, kernel, self.stride, self.padding, self.dilation)
 
     def _per_dim(self, value: int | Sequence[int], name: str, least: int) -> tuple[int, ...]:
         values = (value,) * self.spatial if isinstance(value, int) else tuple(value)
@@ -73,11 +73,6 @@ class _CrossConv(Cross):
                 "give numbers, 'valid', or with stride 1 'same'."
             )
         return padding
-
-    @property
-    def form(self) -> Form:
-        """What the layer computes, without its weights."""
-        return self._form
 
     def _repr_shape(self) -> list[str]:
         said = [f"kernel_size={self.kernel_size}", f"stride={self.stride}"]
@@ -226,12 +221,7 @@ class CrossLinear(Cross):
         )
         self.in_features = sum(self.in_generations)
         self.out_features = sum(self.out_generations)
-        self._form = Form(self.in_runs, self.out_generations)
-
-    @property
-    def form(self) -> Form:
-        """What the layer computes, without its weights."""
-        return self._form
+        self.form = Form(self.in_runs, self.out_generations)
 
     @classmethod
     def from_dense(

@@ -57,7 +57,7 @@ def gather(tensor: Tensor, origins: Origins) -> Tensor:
         if places is not None and not is_whole(places, tensor.shape[dim]):
             here = places.to(tensor.device)
             tensor = tensor.index_select(dim, here.clamp(min=0))
-            tensor = tensor.index_fill(dim, (here == NEW).nonzero().flatten(), 0)
+            tensor.index_fill_(dim, (here == NEW).nonzero().flatten(), 0)
     return tensor
 
 

@@ -115,15 +115,18 @@ def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Te
     and values of one linear layer), each block gets its share of the new labels.
     """
     channel = channels.channel_of[old]
-    if len(fresh) > 1:
-        return _grown_by_runs(channels, old, kept, fresh)
-    ((_, new),) = fresh.items()
-    block, run = blocks_of(channel)
-    if not new.numel():
-        return old[kept[channel]]
-    parts = []
-    for index in range(int(block[-1]) + 1):
-        parts += [old[kept[channel] & (block == index)], new[:, index * run : (index + 1) * run].reshape(-1)]
+    space = channels.space_of[channel]
+    ends = []  # (last old place, new labels) of each space in each block
+    for index, new in fresh.items():
+        places = (space == index).nonzero().flatten()
+        block, run = blocks_of(channel[places])
+        for number in range(int(block[-1]) + 1):
+            ends.append((int(places[block == number][-1]), new[:, number * run : (number + 1) * run].reshape(-1)))
+    parts, start = [], 0
+    for end, new in sorted(ends, key=lambda each: each[0]):
+        here = old[start : end + 1]
+        parts += [here[kept[channel[start : end + 1]]], new]
+        start = end + 1
     return torch.cat(parts)
 
 
@@ -147,17 +150,6 @@ def grows_at_its_end(channels: Channels, key: str) -> bool:
     """Whether the new channels of a birth all stand behind its old ones: it has one space and one block."""
     channel = channels.channel_of[channels.births[key]]
     return channels.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
-
-
-def _grown_by_runs(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
-    """The labels of a birth with several spaces: the new labels of each behind the last old one of its space."""
-    space, stays = channels.space_of[channels.channel_of[old]], kept[channels.channel_of[old]]
-    last = sorted((int((space == index).nonzero()[-1]), index) for index in fresh)
-    parts, start = [], 0
-    for end, index in last:
-        parts += [old[start : end + 1][stays[start : end + 1]], fresh[index].reshape(-1)]
-        start = end + 1
-    return torch.cat(parts)
 
 
 def _run(channel: Tensor) -> int:

@@ -25,7 +25,7 @@ from nrfx.rewrite.literals import write_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
-from nrfx.tracing.guards import without_taken
+from nrfx.tracing.graph.guards import without_taken
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class _Builder:
     def build(self) -> Built:
         """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
+        self.known_origins: dict[tuple[int, int], Tensor] = {}
         self.norm_of = self._roles()
         self.offsets = self._offsets()
         for step in readers(self.plan.channels.steps).values():
@@ -69,6 +70,13 @@ class _Builder:
             if name not in self.origins and not self._replaced(name):
                 self._other(name)
         return self._assemble()
+
+    def _origin(self, old: Tensor, new: Tensor) -> Tensor:
+        """Where each position of a new layout comes from. The plan holds every layout, so that no id is used twice."""
+        key = id(old), id(new)
+        if key not in self.known_origins:
+            self.known_origins[key] = origin(old, new)
+        return self.known_origins[key]
 
     def _roles(self) -> dict[str, tuple[str, Norm]]:
         """Parameter or buffer of a norm -> (its role, the norm)."""
@@ -109,7 +117,7 @@ class _Builder:
     def _weight(self, reading: Reading, family: Family) -> None:
         """Builds the dense weight of a convolution or linear layer, and cuts it where the layer has blocks."""
         plan, new = self.plan, self.plan.resized.readings[reading.key]
-        rows, columns = origin(reading.rows, new.rows), origin(reading.cols, new.cols)
+        rows, columns = self._origin(reading.rows, new.rows), self._origin(reading.cols, new.cols)
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
         if not grouped and reading.key in self._carrying():
@@ -226,7 +234,7 @@ class _Builder:
         old_layouts = self.plan.channels.layouts[name]
         new_layouts = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
         origins = tuple(
-            None if old is None or new is None else origin(old, new)
+            None if old is None or new is None else self._origin(old, new)
             for old, new in zip(old_layouts, new_layouts, strict=True)
         )
         value = self.old[name].detach()

@@ -13,8 +13,8 @@ from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of, with_tensors
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
-from nrfx.tracing.arguments import shown
-from nrfx.tracing.draws import random_state_kept
+from nrfx.tracing.graph.arguments import shown
+from nrfx.tracing.recording.draws import random_state_kept
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""

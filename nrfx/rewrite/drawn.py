@@ -14,8 +14,8 @@ from nrfx.nests import tensors_of
 from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
-from nrfx.tracing.draws import random_state_kept
-from nrfx.tracing.shapes import InputSpec
+from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.recording.draws import random_state_kept
 
 Specs = tuple[InputSpec, ...]
 

@@ -1,4 +1,4 @@
-"""Widths that a graph states as numbers: the sizes of a view, the groups of a convolution called as a function."""
+"""Widths that a graph states as numbers: the sizes of a view or of parts, the groups of a convolution as a function."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,10 +6,13 @@ from typing import Any
 
 from torch import fx
 
+from nrfx.rules import op_of
 from nrfx.tracing import TracedModule
 
 Literals = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Mode -> node -> argument, by index or name -> its value; in a list of sizes, None where the size stays."""
+"""Mode -> node -> argument, by index or name -> its value; in a list of sizes, None where the size stays. "1.2": the
+slice at place 2 of the index that is argument 1, as its bounds.
+"""
 
 
 def write_literals(traced: TracedModule, literals: Mapping[tuple[str, str], Mapping[int | str, Any]]) -> None:
@@ -45,9 +48,19 @@ def put_literals(traced: TracedModule, literals: Literals) -> None:
 
 
 def _put(node: fx.Node, place: str, value: Any) -> None:
+    at, _, item = place.partition(".")
+    if item:  # the bounds of a slice, which stands there in an index
+        index: Any = node.args[int(at)]
+        was = index[int(item)]
+        bounds = [old if new is None else new for old, new in zip((was.start, was.stop), value, strict=True)]
+        node.update_arg(int(at), (*index[: int(item)], slice(*bounds), *index[int(item) + 1 :]))
+        return
     positional = place.isdigit()
     old: Any = node.args[int(place)] if positional else node.kwargs[place]
-    if isinstance(value, list):
+    op = op_of(node.target) if node.op in ("call_function", "call_method") else None
+    if isinstance(value, list) and not isinstance(old, tuple | list):  # sizes of parts in the place of one number
+        node.target = node.target if op is None or op.sized is None else op.sized
+    elif isinstance(value, list):
         items = [before if size is None else size for before, size in zip(old, value, strict=True)]
         value = tuple(items) if isinstance(old, tuple) else items
     if positional:

@@ -29,7 +29,7 @@ from nrfx.rewrite.other_sizes import other_sizes
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule, as_traced
 from nrfx.tracing.capture import positional
-from nrfx.tracing.clone import shell
+from nrfx.tracing.graph.clone import shell
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from nrfx.labels import along, layout
 from nrfx.rules import (
     by_value,
     contraction,
+    einsum,
     joining,
     made,
     movement,
     norm,
+    parts,
     pointwise,
     pooling,
     product,
@@ -49,8 +51,8 @@ registry.shipping = False  # a rule of ours that a user registers for an op of t
 
 __all__ = [
     "OPS", "Before", "Call", "Effect", "Family", "Layer", "Norm", "Op", "Pin", "Reading", "Site", "Unfit", "Work",
-    "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "elementwise", "has_rule",
-    "joining", "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "pointwise", "pooling", "product",
-    "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors", "ties_along", "unknown",
-    "weighted",
+    "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "einsum", "elementwise",
+    "has_rule", "joining", "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "parts", "pointwise",
+    "pooling", "product", "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors",
+    "ties_along", "unknown", "weighted",
 ]  # fmt: skip

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import NONE, collapse, fill
-from nrfx.rules.effect import Call, Effect, Family, attempt, tensors, unknown
+from nrfx.labels import NONE, along, collapse, fill
+from nrfx.rules.effect import Call, Effect, Family, Site, attempt, tensors, unknown
 from nrfx.rules.registry import named, register, rule
 
 ORDER = "argmax argmin argsort cumprod nonzero unique bincount"
 PLACES = (
     "gather scatter scatter_add scatter_reduce take take_along_dim masked_scatter masked_select "
-    "index_add index_copy index_fill index_put index_reduce index_select"
+    "index_add index_copy index_fill index_put index_reduce"
 )
 BITS = "bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor logical_xor"
 ROUNDING = "ceil floor nan_to_num round sign"
@@ -76,12 +76,10 @@ register(not_followed, *named(ORDER), *named(PLACES), *named(BITS), workless=Tru
 register(not_described, *named(ROUNDING), workless=True)
 register(not_followed, *named(WRITTEN), workless=True)
 register(not_followed, operator.setitem, in_place=True, workless=True)
-register(
-    not_followed, torch.embedding, F.embedding, nn.Embedding, F.one_hot, torch.bernoulli, "bernoulli", workless=True
-)
+register(not_followed, F.one_hot, torch.bernoulli, "bernoulli", workless=True)
 register(not_described, F.grid_sample, F.affine_grid, *named("diff cdist"), *FOURIER, workless=True)
 register(not_followed, torch._assert, workless=True)
-register(guard, "nrfx.tracing.guards:assumed", checks=True, workless=True)
+register(guard, "nrfx.tracing.graph.guards:assumed", checks=True, workless=True)
 register(cast, "long", "int", "short", "bool", "cpu", "cuda", workless=True)
 register(
     not_followed,
@@ -102,6 +100,50 @@ register(
     *(torch.empty_like, torch.rand_like, torch.randn_like, torch.randint_like, torch.meshgrid),
     workless=True,
 )
+
+
+def _embedding_widths(table: Any, _: int | None) -> dict[str, int]:
+    return {"embedding_dim": table.weight.shape[1]}
+
+
+@rule(nn.Embedding, widths=_embedding_widths, workless=True)
+def embedding(call: Call) -> Effect:
+    """Rows of a table, picked by value: its columns are channels, whichever row it is."""
+    module: Any = call.module
+    if module.max_norm is not None:
+        return unknown(call, f"{call.path} scales each row by its norm over channels (max_norm)")
+    name = call.name(f"{call.path}.weight")
+    columns = call.birth(name, module.weight.shape[1])
+    shape = (*call.val.shape[:-1], columns.numel())
+    return Effect(Family.SOURCE, out=along(columns, len(shape) - 1, shape), sites=(Site(name, 1, columns),))
+
+
+@rule(F.embedding, torch.embedding, workless=True)
+def functional_embedding(call: Call) -> Effect:
+    """The same, of a table that the function is given."""
+    first, second = call.args[0], call.argument(1, "weight", call.kwargs.get("indices"))
+    table = second if call.node.target is F.embedding else first
+    if call.argument(3, "max_norm") is not None and call.node.target is F.embedding:
+        return unknown(call, "it scales each row of a table by its norm over channels (max_norm)")
+    return _picked(call, table, 0, call.val.dim() - 1)
+
+
+@rule(torch.index_select, "index_select", workless=True)
+def index_select(call: Call) -> Effect:
+    """Some of the indices along a dim."""
+    labels: Tensor = call.args[0]
+    dim = call.argument(1, "dim") % max(labels.dim(), 1)
+    return _picked(call, labels, dim, 1)
+
+
+def _picked(call: Call, labels: Tensor, dim: int, own: int) -> Effect:
+    """What is picked by value along a dim, in the place of which there are `own` dims."""
+    small = collapse(labels)
+    if small.shape[dim] > 1:
+        return not_followed(call)
+    small = small.reshape(*small.shape[:dim], *(1,) * own, *small.shape[dim + 1 :])
+    sizes = zip(small.shape, call.val.shape, strict=True)
+    return Effect(Family.MIXED, out=small.expand([whole if cut == 1 else cut for cut, whole in sizes]))
 
 
 @rule(torch.full_like, fill=1, workless=True)

@@ -10,12 +10,13 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nrfx.labels import NONE, along, collapse, layout, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
+from nrfx.rules.sizes import of_convolution, of_cross, of_linear
 from nrfx.rules.ties import ties_along
 
 
@@ -101,9 +102,9 @@ def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
     return {"out_features": linear.weight.shape[0], "in_features": linear.weight.shape[1]}
 
 
-@rule(nn.Conv1d, widths=_convolution_widths, cross_form=CrossConv1d)
-@rule(nn.Conv2d, widths=_convolution_widths, cross_form=CrossConv2d)
-@rule(nn.Conv3d, widths=_convolution_widths, cross_form=CrossConv3d)
+@rule(nn.Conv1d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv1d)
+@rule(nn.Conv2d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv2d)
+@rule(nn.Conv3d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
     layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
@@ -126,8 +127,7 @@ def functional_transposed_convolution(call: Call) -> Effect:
     if layer is None:
         times = prod(call.args[0].shape) * prod(call.argument(1, "weight").shape[1:])
         return computed(call, times)
-    groups = call.argument(6, "groups", 1)
-    effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=groups))
+    effect = _transposed(call, replace(layer, kernel=layer.shape[2:], groups=_groups(call)))
     return _with_groups(call, effect, 6)
 
 
@@ -140,7 +140,7 @@ def _transposed(call: Call, layer: Layer) -> Effect:
     return _grouped(call, layer)
 
 
-@rule(nn.Linear, widths=_linear_widths, cross_form=CrossLinear)
+@rule(nn.Linear, widths=_linear_widths, gives=of_linear, cross_form=CrossLinear)
 def linear(call: Call) -> Effect:
     return weighted(call, Layer.held(call), call.args[0], call.args[0].dim() - 1)
 
@@ -153,10 +153,17 @@ def functional_convolution(call: Call) -> Effect:
     kernel = layer.shape[2:]
     # a padding that is computed may be 0 in the trace alone
     padded = call.is_computed(4, "padding") or pads(call.argument(4, "padding", 0), kernel)
-    layer = replace(layer, kernel=kernel, padded=padded, groups=call.argument(6, "groups", 1))
+    layer = replace(layer, kernel=kernel, padded=padded, groups=_groups(call))
     if layer.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _with_groups(call, _grouped(call, layer), 6)
+
+
+def _groups(call: Call) -> int:
+    """The number of groups at the width that the weight has, also where it follows from a width that is resized."""
+    nodes = call.node.args
+    given: Any = nodes[6] if len(nodes) > 6 else call.node.kwargs.get("groups", 1)
+    return int(given.meta["val"] if isinstance(given, fx.Node) else given)
 
 
 def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
@@ -168,7 +175,7 @@ def _with_groups(call: Call, effect: Effect, index: int) -> Effect:
     return replace(effect, literals={name: groups})
 
 
-@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear)
+@rule(CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, gives=of_cross)
 def cross_layer(call: Call) -> Effect:
     return _cross(call, axis=call.args[0].dim() - len(getattr(call.module, "kernel_size", ())) - 1)
 

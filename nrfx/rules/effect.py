@@ -167,11 +167,12 @@ class Effect:
 class Before:
     """A node at its old widths, for rules that must find out which new sizes mean the same.
 
-    `out`: its old labels. `channel_of`: the channel of each label, old or new.
+    `out`: its old labels. `channel_of`: the channel of each label, old or new. `labels`: how many old ones there are.
     """
 
     out: Any
     channel_of: Tensor
+    labels: int
 
     def alike(self, out: Tensor) -> bool:
         """Whether the dims along which channels change are the same, and all others have their old size."""

@@ -54,7 +54,11 @@ def _not_empty(parts: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _cat_shape(parts: Sequence[Tensor], dim: int) -> list[int]:
+    """The shape of the parts side by side. Their other dims are checked here, for labels of size 1 are joined."""
     shape = list(parts[0].shape)
+    for part in parts:
+        if [*part.shape[:dim], *part.shape[dim + 1 :]] != [*shape[:dim], *shape[dim + 1 :]]:
+            raise RuntimeError(f"tensors of shapes {shape} and {list(part.shape)} do not fit side by side on dim {dim}")
     shape[dim] = sum(part.shape[dim] for part in parts)
     return shape
 

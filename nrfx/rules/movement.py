@@ -4,7 +4,6 @@ Views become reshapes, for label tensors repeat by stride 0. Padding has a form 
 carries no channel.
 """
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, along, collapse, layout, lies_along, over_positions, repeated
+from nrfx.labels import NONE, along, collapse, layout, lies_along, repeated
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
@@ -29,9 +28,6 @@ FUNCTIONS = (
         torch.squeeze,
         torch.unsqueeze,
         torch.movedim,
-        torch.chunk,
-        torch.split,
-        torch.tensor_split,
         torch.rot90,
         torch.swapdims,
         torch.moveaxis,
@@ -40,7 +36,6 @@ FUNCTIONS = (
         torch.vstack,
     ),
     *(
-        torch.narrow,
         torch.select,
         torch.roll,
         torch.flip,
@@ -50,10 +45,10 @@ FUNCTIONS = (
 )
 METHODS = (
     *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
-    *("chunk", "split", "tensor_split", "narrow", "select", "unbind", "roll", "flip"),
+    *("select", "unbind", "roll", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
     *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
-    *named("split_with_sizes fliplr flipud"),
+    *named("fliplr flipud"),
 )
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
@@ -75,7 +70,7 @@ def attribute(call: Call) -> Effect:
     """x.mT and the like, and the fields of named tuples; sizes are no concern of a rule."""
     name = call.args[1]
     if isinstance(call.args[0], tuple):
-        return _part(getattr(call.args[0], name), getattr)
+        return part_of(getattr(call.args[0], name), getattr)
     if name not in ("T", "mT", "H", "mH", "data"):
         return unknown(call, f"nrfx has no rule for the attribute {name}")
     if name == "data":
@@ -195,71 +190,10 @@ def channel_shuffle(call: Call) -> Effect:
     return moved(call, lambda x, *_, **__: x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2))
 
 
-@rule(operator.getitem, workless=True)
-def getitem(call: Call) -> Effect:
-    container, index = call.args
-    if not isinstance(container, Tensor):
-        return _part(container[index], operator.getitem)
-    if tensors(index):
-        return _indexed(call, container, index if isinstance(index, tuple) else (index,))
-    return moved(call, operator.getitem)
-
-
-def _part(part: Any, apply: Callable[..., Any]) -> Effect:
+def part_of(part: Any, apply: Callable[..., Any]) -> Effect:
     """A part of a nest of tensors and Python values."""
     family = Family.MOVEMENT if tensors(part) else Family.VALUE
     return Effect(family, out=part, apply=apply, homogeneous=True)
-
-
-def _indexed(call: Call, labels: Tensor, index: tuple[Any, ...]) -> Effect:
-    """An index by tensors, whose values are not read: it is understood where labels do not vary along its dims."""
-    plain = tuple(slice(None) if isinstance(part, Tensor) else part for part in index)
-    rest = over_positions(labels)[plain]
-    dims = {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
-    at = _dims_of(index, labels.dim())
-    picked = [dim for dim, part in zip(at, index, strict=True) if isinstance(part, Tensor)]
-    if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index) or dims & set(picked):
-        return unknown(call, "a tensor indexes its channels")
-    small = collapse(rest)
-    shape = _small_shape(labels, index, at, small)
-    if shape is None:
-        return unknown(call, "tensors index dims that do not stand together")
-    full = list(call.val.shape)
-    full = [size if small_size == 1 else small_size for size, small_size in zip(full, shape, strict=True)]
-    return Effect(Family.MIXED, out=small.reshape(shape).expand(full))
-
-
-def _dims_of(index: tuple[Any, ...], count: int) -> list[int]:
-    """The dim of the input that each part of an index is about; -1 for a new dim."""
-    used = sum(part is not None and part is not Ellipsis for part in index)
-    at, dim = [], 0
-    for part in index:
-        if part is None or part is Ellipsis:
-            at.append(-1)
-            dim += (count - used) if part is Ellipsis else 0
-        else:
-            at.append(dim)
-            dim += 1
-    return at
-
-
-def _small_shape(labels: Tensor, index: tuple[Any, ...], at: list[int], small: Tensor) -> list[int] | None:
-    """The shape of the result as far as labels vary: the tensors' own dims, of size 1, stand where the first stood."""
-    parts = [position for position, part in enumerate(index) if isinstance(part, Tensor)]
-    if parts != list(range(parts[0], parts[0] + len(parts))) or any(isinstance(part, int) for part in index):
-        return None
-    shape: list[int] = []
-    sizes = iter(small.shape)
-    own = max(part.dim() for part in index if isinstance(part, Tensor))
-    for position, part in enumerate(index):
-        if part is Ellipsis:
-            shape += [next(sizes) for _ in range(labels.dim() - sum(dim >= 0 for dim in at))]
-        elif isinstance(part, Tensor):
-            next(sizes)
-            shape += [1] * (own if position == parts[0] else 0)
-        else:
-            shape.append(next(sizes))
-    return [*shape, *sizes]
 
 
 @rule(F.pad, torch.constant_pad_nd, workless=True)

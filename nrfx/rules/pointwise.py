@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nrfx.labels import OPAQUE, coalesce, collapse, layout
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import asks_for_sizes, named, register, rule
+from nrfx.rules.sizes import of_arithmetic
 from nrfx.rules.ties import ties_along, ties_in_units
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -291,12 +292,12 @@ register(SCALING, *EXTREMUM, workless=True)
 register(elementwise, *SATURATING, keeps_shape=True, workless=True)
 register(elementwise, *FUNCTIONS, *TERNARY, workless=True)
 register(partial(elementwise, undefined=True), *UNDEFINED, torch.addcdiv, "addcdiv", workless=True)
-register(quotient, *QUOTIENT, workless=True)
+register(quotient, *QUOTIENT, gives=of_arithmetic, workless=True)
 register(quotient, operator.itruediv, in_place=True, workless=True)
-register(ADDING, *SUM, workless=True)
-register(ADDING, operator.iadd, operator.isub, in_place=True, workless=True)
-register(MULTIPLYING, *PRODUCT, workless=True)
-register(MULTIPLYING, operator.imul, in_place=True, workless=True)
+register(ADDING, *SUM, gives=of_arithmetic, workless=True)
+register(ADDING, operator.iadd, operator.isub, gives=of_arithmetic, in_place=True, workless=True)
+register(MULTIPLYING, *PRODUCT, gives=of_arithmetic, workless=True)
+register(MULTIPLYING, operator.imul, gives=of_arithmetic, in_place=True, workless=True)
 
 
 def _prelu_widths(prelu: Any, _: int | None) -> dict[str, int]:

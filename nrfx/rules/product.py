@@ -20,6 +20,7 @@ from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
 from nrfx.rules.registry import gives_matrix, rule, transposes
+from nrfx.rules.sizes import of_attention
 from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
@@ -53,9 +54,11 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
         tied, pinned = together(call, labels, summed, SUMMED)
         ties += tied
         pins += pinned
-        parts.append(_placed(leads(labels, summed), names, out))
+        parts.append(placed(leads(labels, summed), names, out))
     along = [varying(part) for part in parts]
     for index, part in enumerate(parts[1:], start=1):
+        if _weighs(parts[0], part) or _weighs(part, parts[0]):
+            continue
         nested = along[0] <= along[index] or along[index] <= along[0]
         if nested:
             ties.append((collapse(parts[0]), collapse(part)))
@@ -63,10 +66,16 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
     merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
-    return Product(merged.expand(shape), tuple(ties), tuple(pins), _work(call, operands, letters, sizes))
+    return Product(merged.expand(shape), tuple(ties), tuple(pins), work_of(call, operands, letters, sizes))
 
 
-def _placed(labels: Tensor, names: str, out: str) -> Tensor:
+def _weighs(own: Tensor, other: Tensor) -> bool:
+    """Whether fixed values meet whole maps of the other operand, all channels alike."""
+    small = collapse(own)
+    return small.numel() == 1 and int(small) <= OPAQUE and all(own.shape[dim] == 1 for dim in varying(other))
+
+
+def placed(labels: Tensor, names: str, out: str) -> Tensor:
     """The labels with their dims in the order of `out`, size 1 where they have none, summed dims dropped."""
     kept = [dim for dim, name in enumerate(names) if name in out]
     for dim in reversed(range(labels.dim())):
@@ -80,7 +89,7 @@ def _placed(labels: Tensor, names: str, out: str) -> Tensor:
     return labels
 
 
-def _work(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes: dict[str, int]) -> Work:
+def work_of(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes: dict[str, int]) -> Work:
     """The product of all sizes, as times * the labels that vary: of one operand, and of another on other letters."""
     ranked = sorted(zip(operands, letters, strict=True), key=lambda pair: -collapse(pair[0]).numel())
     rows, cols = None, None
@@ -127,7 +136,7 @@ def _of_one_example(labels: Tensor, batch: int) -> Tensor:
     return labels
 
 
-_LETTERS = "abcdefghijklmnopqrstuvw"
+LETTERS = "abcdefghijklmnopqrstuvw"
 
 
 @rule(
@@ -139,15 +148,15 @@ def matmul(call: Call) -> Effect:
     given = [weight(call, index) for index in (0, 1)]
     if any(given) and not all(given):
         return _linear(call, given.index(next(filter(None, given))), next(filter(None, given)))
-    if left.dim() < 2 or right.dim() < 2:
-        return unknown(call, "a product with a vector")
-    batch = _LETTERS[: max(left.dim(), right.dim()) - 2]
-    letters = [f"{_last(batch, left.dim() - 2)}xy", f"{_last(batch, right.dim() - 2)}yz"]
-    return product(call, (left, right), letters, f"{batch}xz").effect()
+    batch = LETTERS[: max(left.dim(), right.dim(), 2) - 2]
+    rows, columns = ("x" if x.dim() > 1 else "" for x in (left, right))  # a vector has no rows, or no columns
+    columns = columns.replace("x", "z")
+    letters = [f"{_last(batch, left.dim() - 2)}{rows}y", f"{_last(batch, right.dim() - 2)}y{columns}"]
+    return product(call, (left, right), letters, f"{batch}{rows}{columns}").effect()
 
 
 def _last(text: str, count: int) -> str:
-    return text[len(text) - count :]
+    return text[len(text) - max(count, 0) :]
 
 
 @rule(torch.baddbmm, "baddbmm", torch.addmm, "addmm", weights=(0, 1, 2, "batch1", "batch2", "mat1", "mat2"))
@@ -172,7 +181,7 @@ def _biased_linear(call: Call, labels: Tensor, given: tuple[str, bool]) -> Effec
     scaled = any(call.kwargs.get(name, 1) != 1 for name in ("alpha", "beta"))
     if bias is None or scaled or len(call.parameter(bias).shape) != 1 or labels.dim() != 2:
         return unknown(call, "a product with a parameter, and an addition of more than a bias")
-    return _reads(call, 2, given, labels, axis=1, out_axis=1, cols=0, bias=bias)
+    return reads(call, 2, given, labels, axis=1, out_axis=1, cols=0, bias=bias)
 
 
 def _plus(summand: Product, added: Tensor) -> Product:
@@ -187,82 +196,6 @@ def _plus(summand: Product, added: Tensor) -> Product:
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
 
-@rule(torch.einsum, weights=tuple(range(1, 9)))
-def einsum(call: Call) -> Effect:
-    equation, operands = call.args[0], call.args[1:]
-    if len(operands) == 1 and isinstance(operands[0], tuple | list):
-        operands = tuple(operands[0])
-    text = equation.replace(" ", "")
-    if "..." in text or "->" not in text or len(operands) < 2:
-        return unknown(call, f"einsum {equation!r} has a form that nrfx does not read")
-    inputs, out = text.split("->")
-    letters = inputs.split(",")
-    if any(len(set(names)) != len(names) for names in letters):
-        return unknown(call, f"einsum {equation!r} takes a diagonal")
-    given = [weight(call, index) for index in range(1, len(operands) + 1)]
-    if len(operands) > 2:
-        return _einsum_of_many(call, operands, letters, out, any(given))
-    if any(given) and not all(given):
-        return _einsum_linear(call, operands, letters, out, given)
-    return product(call, operands, letters, out).effect()
-
-
-def _einsum_of_many(call: Call, operands: Sequence[Tensor], letters: list[str], out: str, weighs: bool) -> Effect:
-    """Three operands or more, two at a time from the left, as torch does it without opt_einsum."""
-    if weighs or torch.backends.opt_einsum.is_available():
-        return unknown(call, f"einsum {call.args[0]!r} has more than two operands")
-    left, names = operands[0], letters[0]
-    products = []
-    for index, (right, own) in enumerate(zip(operands[1:], letters[1:], strict=True), start=1):
-        wanted = set(out).union(*letters[index + 1 :])
-        last = index == len(operands) - 1
-        kept = out if last else "".join(name for name in dict.fromkeys(names + own) if name in wanted)
-        products.append(product(call, (left, right), (names, own), kept))
-        left, names = products[-1].out, kept
-    return Effect(
-        Family.MIXED,
-        out=left,
-        ties=tuple(tie for each in products for tie in each.ties),
-        pins=tuple(pin for each in products for pin in each.pins),
-        work=tuple(each.work for each in products),
-    )
-
-
-@rule(torch.tensordot, weights=(1, "b"))
-def tensordot(call: Call) -> Effect:
-    """An einsum whose new dims come last."""
-    left, right, dims = call.args[0], call.argument(1, "b"), call.argument(2, "dims", 2)
-    if isinstance(dims, int):
-        dims = (range(left.dim() - dims, left.dim()), range(dims))
-    pairs = [(a % left.dim(), b % right.dim()) for a, b in zip(*dims, strict=True)]
-    first = _LETTERS[: left.dim()]
-    second = list(_LETTERS[left.dim() : left.dim() + right.dim()])
-    for a, b in pairs:
-        second[b] = first[a]
-    summed = {a for a, _ in pairs}
-    out = "".join(name for dim, name in enumerate(first) if dim not in summed)
-    out += "".join(name for dim, name in enumerate(second) if dim not in {b for _, b in pairs})
-    given = [None, weight(call, 1)]
-    letters = [first, "".join(second)]
-    if given[1] is not None:
-        return _einsum_linear(call, (left, right), letters, out, given)
-    return product(call, (left, right), letters, out).effect()
-
-
-def _einsum_linear(call: Call, operands: Any, letters: list[str], out: str, given: list[Any]) -> Effect:
-    """einsum with a two-dimensional parameter that sums over one dim of x and gives one new one, at any place."""
-    at = 0 if given[0] else 1
-    labels, names, own = operands[1 - at], letters[1 - at], letters[at]
-    summed = [name for name in own if name in names and name not in out]
-    new = [name for name in own if name not in names]
-    if len(own) != 2 or len(summed) != 1 or len(new) != 1:
-        return unknown(call, f"{_shown(call)} with a parameter is no plain linear map")
-    order = [name for name in out if name not in new]
-    if order != [name for name in names if name not in summed]:
-        return unknown(call, f"{_shown(call)} with a parameter moves dims too")
-    return _reads(call, at, given[at], labels, names.index(summed[0]), out.index(new[0]), own.index(summed[0]))
-
-
 @rule(F.linear, weights=(1, 2, "weight", "bias"))
 def functional_linear(call: Call) -> Effect:
     """x W^T + b."""
@@ -272,11 +205,7 @@ def functional_linear(call: Call) -> Effect:
     if given is None or matrix.dim() != 2 or (bias is None and call.argument(2, "bias") is not None):
         return computed(call, prod(call.val.shape) * matrix.shape[-1])
     axis = labels.dim() - 1
-    return _reads(call, 1, given, labels, axis, axis, 1, bias)
-
-
-def _shown(call: Call) -> str:
-    return f"einsum {call.args[0]!r}" if isinstance(call.args[0], str) else "tensordot"
+    return reads(call, 1, given, labels, axis, axis, 1, bias)
 
 
 def weight(call: Call, index: int) -> tuple[str, bool] | None:
@@ -308,10 +237,10 @@ def _linear(call: Call, at: int, given: Any) -> Effect:
     if matrix.dim() != 2 or labels.dim() < 2:
         return unknown(call, "a product with a parameter that is no matrix")
     axis = labels.dim() - 1 if at == 1 else labels.dim() - 2
-    return _reads(call, at, given, labels, axis, axis, 0 if at == 1 else 1)
+    return reads(call, at, given, labels, axis, axis, 0 if at == 1 else 1)
 
 
-def _reads(
+def reads(
     call: Call,
     at: int,
     given: tuple[str, bool],
@@ -342,7 +271,7 @@ def _reads(
     if kernel and not _fills(layout(labels, axis), prod(kernel)):
         return unknown(call, f"a column of {name}, read as a matrix, is a kernel that meets several channels")
     if axis != out_axis:
-        return unknown(call, "its product with a parameter moves dims too")
+        return unknown(call, "its product with a parameter moves dims: let the new dim take the place of the summed")
     return weighted(call, layer, labels, axis)
 
 
@@ -360,7 +289,7 @@ def attention(call: Call) -> Effect:
         key, value = (attempt(_each_served, query, labels) for labels in (key, value))
     if query.dim() < 3 or query.shape[:-2] != key.shape[:-2]:
         return unknown(call, "attention with queries and keys of other numbers of heads")
-    batch = _LETTERS[: query.dim() - 2]
+    batch = LETTERS[: query.dim() - 2]
     scores = product(call, (query, key), (f"{batch}xd", f"{batch}yd"), f"{batch}xy")
     if isinstance(mask, Tensor):
         scores = _plus(scores, mask)
@@ -383,14 +312,18 @@ def _each_served(query: Tensor, labels: Tensor) -> Tensor:
     return labels.repeat_interleave(served // heads, dim=-3)
 
 
-@rule(nn.MultiheadAttention)
+@rule(nn.MultiheadAttention, gives=of_attention)
 def packed_attention(call: Call) -> Effect:
-    """nn.MultiheadAttention keeps its widths, for its class has none for fewer heads; its work is counted."""
+    """nn.MultiheadAttention keeps its widths, for its class has none for fewer heads; its work is counted.
+
+    Keys of its own, learnt or zeros, stand beside those that it projects.
+    """
     module: Any = call.module
     query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
     tokens, others = (_tokens(labels, module.batch_first, call.batch) for labels in (query, key))
     width, kdim, vdim = module.embed_dim, module.kdim, module.vdim
-    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * others * width
+    keys = others + (module.bias_k is not None) + bool(module.add_zero_attn)
+    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * keys * width
     reason = "nn.MultiheadAttention has one width for all its heads"
     pins = [call.pin(labels, reason) for labels in (query, key, value)]
     out = call.opaque_like(call.val, f"what {call.path} gives")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nrfx.labels import collapse
 from nrfx.nests import with_tensors
@@ -220,12 +220,20 @@ def _normalised(call: Call, dims: set[int]) -> Effect:
     labels: Tensor = call.args[0]
     name = call.path if call.module is not None else call.node.name
     ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
+    learnt = bool(pins) and _of_parameters(call.node)  # numbers to mix several maps by: no channels, as a rule
     return Effect(
         Family.MIXED,
-        out=leads(labels, dims),
+        out=call.opaque_like(call.val, f"what {name} makes of a parameter") if learnt else leads(labels, dims),
         ties=ties,
         pins=pins,
         apply=None if ties or pins else partial(at_any_size, sorted(dims), call.function),
+    )
+
+
+def _of_parameters(node: fx.Node) -> bool:
+    """Whether the node is computed from parameters and buffers alone."""
+    return node.op == "get_attr" or (
+        node.op != "placeholder" and bool(node.all_input_nodes) and all(map(_of_parameters, node.all_input_nodes))
     )
 
 

@@ -28,6 +28,7 @@ from nrfx.rules.effect import Call, Effect, unknown
 Rule = Callable[[Call], Effect]
 AnyRule = TypeVar("AnyRule", bound=Rule)
 Widths = Callable[[Any, int | None], dict[str, int]]
+Gives = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 _TORCH_OPS = torch._ops.OpOverload | torch._ops.OpOverloadPacket
 
@@ -41,6 +42,7 @@ class Op:
         weights: the arguments, by index or name, that the op reads as weights where parameters of the network are given
             there. Other parameters bring channels into being where a graph reads them.
         keeps_shape: the result has the shape and the dtype of the first argument, which is a floating point tensor.
+        gives: what it gives on meta tensors, by the module and the arguments; None where that is not known (sizes.py).
         workless: it does no multiply-adds that count, also where the rule does not understand a call.
         in_place: it changes its first argument. Names that end with "_" and `inplace=True` say so themselves.
         flags: a method that changes no element of its tensor, whatever its name says: requires_grad_, retain_grad.
@@ -57,6 +59,7 @@ class Op:
         widths: of a module: the attributes that repeat a width of its parameters, name -> number. The second argument
             is the width that the module meets, for one without parameters (a norm that is not affine), else None.
         shipped: nrfx registered it, whose effects the tests check; those of others are checked always.
+        sized: the op that takes the sizes of parts in the place of their number.
         cross_form: the cross layer that takes the place of the module where generations meet.
     """
 
@@ -64,6 +67,7 @@ class Op:
     weights: tuple[int | str, ...] = ()
     noise: tuple[int | str, ...] = ()
     keeps_shape: bool = False
+    gives: Gives | None = None
     workless: bool = False
     in_place: bool = False
     flags: bool = False
@@ -75,6 +79,7 @@ class Op:
     checks: bool = False
     norm: bool = False
     widths: Widths | None = None
+    sized: Any = None
     cross_form: type[nn.Module] | None = None
     shipped: bool = False
 

@@ -1,9 +1,10 @@
 """From a model and example inputs to a traced module.
 
-The model is traced twice, in train and in eval mode, on shells of itself: it is never run, never switched and
-never written to. Sizes stay symbolic in the graph; an `if` on sizes is decided by the example inputs, and so is a
-number that Python wants plain (range, an index): the graph checks them (guards.py). Regions without gradients and of
-autocast are regions of the graph (regions.py); a custom autograd function is one call, which pins what it touches.
+The model is traced on shells of itself: it is never run, never switched and never written to. Where its forward asks
+for a mode, it is traced in each (modeless.py). Sizes stay symbolic in the graph; an `if` on sizes is decided by the
+example inputs, and so is a number that Python wants plain (range, an index): the graph checks them (guards.py). Regions
+without gradients and of autocast are regions of the graph (regions.py); a custom autograd function is one call, which
+pins what it touches.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
 graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
@@ -17,15 +18,15 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.arguments import arguments_of, specs_of
-from nrfx.tracing.both_modes import refuse_unsupported, shell_of, trace_whole
-from nrfx.tracing.boxes import Boxes
-from nrfx.tracing.leaves import Leaves
-from nrfx.tracing.module import Facts, TracedModule, constants_at_trace, copied, propagate
-from nrfx.tracing.partition import trace_parts
-from nrfx.tracing.shapes import InputSpec
-from nrfx.tracing.staleness import check_dtypes, check_layers
-from nrfx.tracing.writers import read_results
+from nrfx.tracing.calls.boxes import Boxes
+from nrfx.tracing.calls.leaves import Leaves
+from nrfx.tracing.graph.arguments import arguments_of, specs_of
+from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.graph.staleness import check_dtypes, check_layers
+from nrfx.tracing.partial.partition import trace_parts
+from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.values.writers import read_results
 
 _TRACING = threading.RLock()
 """Held while a model is traced: torch.fx exchanges methods of nn.Module meanwhile, for all threads."""

@@ -25,7 +25,7 @@ from nrfx.nests import replaced, tensors_of
 from nrfx.plan.origins import NEW, Origins
 from nrfx.rewrite.compare import evaluating
 from nrfx.tracing import PartialModule, TracedModule
-from nrfx.tracing.arguments import CallForm
+from nrfx.tracing.graph.arguments import CallForm
 
 
 def recalibrate(

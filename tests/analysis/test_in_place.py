@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from nrfx.analysis.in_place import Memory
 from nrfx.rules import Family
-from nrfx.tracing.writers import works_in_place
+from nrfx.tracing.values.writers import works_in_place
 
 
 def graph_of(function: Callable[[Tensor], Tensor]) -> fx.Graph:

@@ -253,6 +253,8 @@ ATTENTION = {
     ),
     "cross-covariance attention": Pattern(cross_covariance, qkv, free="before.0 op.proj"),
     "MultiheadAttention": Pattern(multi_head, attention, free="op.attention"),
+    "MultiheadAttention with a learnt key": Pattern(multi_head, lambda: attention(add_bias_kv=True)),
+    "MultiheadAttention with a key of zeros": Pattern(multi_head, lambda: attention(add_zero_attn=True)),
     "MultiheadAttention without bias": Pattern(multi_head, lambda: attention(bias=False)),
     "MultiheadAttention with its weights": Pattern(multi_head_of_weights, attention),
     "MultiheadAttention of another width": Pattern(
@@ -300,6 +302,20 @@ ATTENTION = {
     "linear attention": Pattern(
         lambda m, x: (m.q(tokens(x)).relu() @ (m.k(tokens(x)).relu().mT @ m.v(tokens(x)))) / 64,
         lambda: {name: nn.Linear(8, 6) for name in "qkv"},
+        free="before.0",
+    ),
+    "einsum element by element": Pattern(
+        lambda m, x: torch.einsum("nchw,nc->nchw", x, m.fc(x.mean((2, 3))).sigmoid()),
+        lambda: {"fc": nn.Linear(8, 8)},
+        free="before.0 op.fc",
+    ),
+    "einsum of sums and a product": Pattern(
+        lambda m, x: torch.einsum("nct,nds->ncd", x.flatten(2), x.flatten(2)).flatten(1) / 64
+    ),
+    "einsum that permutes": Pattern(lambda m, x: torch.einsum("nc...->n...c", x).flatten(1, 2), free="before.0"),
+    "product with a vector": Pattern(
+        lambda m, x: x.flatten(2) @ m.conv(x).mean((0, 1)).flatten(),
+        lambda: {"conv": nn.Conv2d(8, 1, 1)},
         free="before.0",
     ),
     "bilinear pooling": Pattern(

@@ -28,8 +28,18 @@ DIES: dict[str, str] = {
         ),
         ALL,
     ),
-    # tied to channels of which some live, or read beside them: zeros_like of three channels carries these three
-    "cat zeros": "",
+    # parts that different layers read
+    **dict.fromkeys(
+        (
+            *("chunk", "chunk by method dim", "tensor_split", "split by size", "split by literal", "split by list"),
+            *("slice", "slice by literal", "slice from the end", "slice and forget", "narrow", "index by list"),
+            "cat zeros",
+        ),
+        ALL,
+    ),
+    "width as an index": "2 3",
+    "kernels of several sizes": "2 3 7",
+    # tied to channels of which some live
     "x + roll": "",
     "x + flip": "2 5",
     "pixel shuffle": "",
@@ -72,6 +82,14 @@ DIES: dict[str, str] = {
     "cast to integers": "",
     "cast like integers": "",
     "nest of outputs": "",
+    "einsum element by element": "",
+    "product with a vector": "",
+    # rows and positions that are picked by value, and what is added to them
+    "embedding of positions": "",
+    "index_select of positions": "",
+    # numbers that weigh whole maps
+    **dict.fromkeys((f"maps weighed {how}" for how in ("by a stack", "along the last dim", "by an einsum")), ""),
+    **dict.fromkeys((f"maps weighed by {how}" for how in ("tensordot", "a product")), ""),
     # parameters and buffers that are no bias alone: what they multiply is not followed
     "layer scale": "",
     "layer scale by view": "",
@@ -84,4 +102,5 @@ DIES: dict[str, str] = {
     "ParameterList": "",
     "position scale": "",
     "mixing parameter": "",
+    "columns of a parameter": "",
 }

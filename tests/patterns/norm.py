@@ -118,6 +118,14 @@ NORM = {
     "spectral_norm": Pattern(
         lambda m, x: m.conv(x), lambda: {"conv": parametrizations.spectral_norm(nn.Conv2d(8, 6, 3, padding=1))}
     ),
+    "spectral_norm in a hook": Pattern(
+        lambda m, x: m.up(m.conv(x)),
+        lambda: {
+            "conv": torch.nn.utils.spectral_norm(nn.Conv2d(8, 6, 3, padding=1)),
+            "up": torch.nn.utils.spectral_norm(nn.ConvTranspose2d(6, 6, 2)),
+        },
+        pinned="before.0",
+    ),
     "weight standardisation": Pattern(standardised, lambda: {"weight": parameter(6, 8, 3, 3)}),
     "F.group_norm by a computed number of groups": Pattern(
         lambda m, x: F.group_norm(m.conv(x), x.shape[1] // 2), lambda: {"conv": cbr(8, 8)}, free="op.conv.0"

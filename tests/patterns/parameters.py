@@ -82,6 +82,15 @@ PARAMETER = {
     "einsum of weight first": Pattern(
         lambda m, x: torch.einsum("oc,nchw->nohw", m.w, x), lambda: {"w": parameter(6, 8)}
     ),
+    "einsum with dots": Pattern(
+        lambda m, x: torch.einsum("...c,cd->...d", x.flatten(2).mT, m.w),
+        lambda: {"w": parameter(8, 6)},
+        free="before.0",
+    ),
+    "einsum without an arrow": Pattern(
+        lambda m, x: torch.einsum("ntc,cz", x.flatten(2).mT, m.w), lambda: {"w": parameter(8, 6)}, free="before.0"
+    ),
+    "einsum that sums one operand": Pattern(lambda m, x: torch.einsum("nchw->nc", x), pinned="before.0"),
     "einsum of heads": Pattern(
         lambda m, x: torch.einsum("nhcp,hcd->nhdp", x.view(-1, 2, x.size(1) // 2, 64), m.w).flatten(1, 2).mT,
         lambda: {"w": parameter(2, 4, 3)},

@@ -31,7 +31,7 @@ def test_groups_come_and_go_as_a_whole(beta: float, scheme: str) -> None:
     assert all(group in [*old_groups, [-1] * 4] for group in places.view(-1, 4).tolist())
 
 
-def test_a_slice_with_a_constant_width_is_pinned_and_never_wrong() -> None:
+def test_a_slice_with_a_constant_width_takes_its_own_channels_at_the_new_width() -> None:
     class Sliced(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -45,8 +45,7 @@ def test_a_slice_with_a_constant_width_is_pinned_and_never_wrong() -> None:
     gm = nrfx.trace(model, images())
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5), scheme="dense")
     assert difference(model, result.module) < 1e-12
-    assert result.module.get_submodule("stem").out_channels == 12
-    assert any("stem" in note for note in result.notes) or any(pin.space == "stem" for pin in result.after.pins)
+    assert result.module.get_submodule("head").in_channels > 5
 
 
 def test_a_view_that_states_a_width_as_a_number_gets_the_new_number() -> None:

@@ -1,0 +1,134 @@
+"""A shell: a copy of a module tree around tensors of one's own choice.
+
+Shells let the package switch modes, trace and infer shapes without touching the module they come from: every
+submodule, attribute and hook is copied, every parameter and buffer is what the caller says it is. Tied
+tensors stay tied.
+"""
+
+import copy
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nrfx.tracing.graph.scripted import Scripted
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
+    """A copy of `module` in which `tensor(t)` stands for every parameter and buffer t.
+
+    >>> linear = nn.Linear(2, 3)
+    >>> shell(linear, lambda t: t).weight is linear.weight
+    True
+    >>> shell(linear, on_meta).weight.device.type
+    'meta'
+    """
+    return _Copy(tensor).of(module)
+
+
+def computed_attributes(module: nn.Module) -> list[Tensor]:
+    """Attributes that are results of arithmetic, such as the weight that a hook of weight_norm leaves behind in each
+    forward: deepcopy refuses them.
+    """
+    values = (value for submodule in module.modules() for value in vars(submodule).values())
+    return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+
+
+class _Copy:
+    """copy.deepcopy of a module, several times as fast: most of a module is numbers and empty dictionaries of hooks."""
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor]) -> None:
+        self._tensor = tensor
+        self._memo: dict[int, Any] = {}
+        self._later: list[tuple[dict[str, Any], str, Any]] = []
+
+    def of(self, module: M) -> M:
+        """The copy. What only deepcopy can copy comes last, when all modules and tensors that it may hold are known."""
+        holder: dict[str, Any] = {}
+        self._put(holder, "copy", module)
+        for contents, key, value in self._later:
+            contents[key] = copy.deepcopy(value, self._memo)
+        twin: M = holder["copy"]
+        return twin
+
+    def _put(self, contents: dict[str, Any], name: str, module: Any) -> None:
+        """Puts the copy of a module, or None, under a name."""
+        contents[name] = known = None if module is None else self._memo.get(id(module))
+        if known is not None or module is None:
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            contents[name] = self._memo[id(module)] = Scripted(module, self._known)
+            return
+        kind: Any = type(module)
+        if not _is_copied_by_contents(kind):
+            for each in (*module.parameters(), *module.buffers()):
+                self._known(each)
+            for each in computed_attributes(module):
+                self._known(each, each.detach())
+            self._later.append((contents, name, module))
+            return
+        contents[name] = self._memo[id(module)] = twin = kind.__new__(kind)
+        for key, value in vars(module).items():
+            self._attribute(vars(twin), key, value)
+
+    def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
+        kind = type(value)
+        if key == "_modules":
+            children: dict[str, Any] = {}
+            contents[key] = children
+            for name, child in value.items():
+                self._put(children, name, child)
+        elif key in ("_parameters", "_buffers"):
+            contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
+        elif kind in _DIRECT or (kind is tuple and all(type(item) in _DIRECT for item in value)):
+            contents[key] = value
+        elif kind in _CONTAINERS and not value:
+            contents[key] = kind()
+        elif key == "_compiled_call_impl":
+            return  # belongs to module.compile(), and to the module it was made of
+        elif isinstance(value, Tensor) and not value.is_leaf:
+            contents[key] = self._known(value, value.detach())
+        else:
+            contents[key] = value  # in its place among the others
+            self._later.append((contents, key, value))
+
+    def _known(self, tensor: Tensor, without_graph: Tensor | None = None) -> Tensor:
+        """What stands for a tensor."""
+        twin: Tensor | None = self._memo.get(id(tensor))
+        if twin is None:
+            twin = self._memo[id(tensor)] = self._tensor(tensor if without_graph is None else without_graph)
+        return twin
+
+
+_DIRECT = frozenset({int, float, str, bool, type(None)})
+_CONTAINERS = frozenset({dict, OrderedDict, set})
+_OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"})
+
+
+@functools.cache
+def _is_copied_by_contents(kind: Any) -> bool:
+    """Whether deepcopy has no way of its own for this class."""
+    for base in kind.__mro__:
+        if base in (nn.Module, object):
+            continue
+        # torch's own __setstate__ only fills in what old checkpoints lack.
+        own = _OWN_WAYS - {"__setstate__"} if base.__module__.startswith("torch.nn.modules") else _OWN_WAYS
+        if own & vars(base).keys():
+            return False
+    return True
+
+
+def same(tensor: Tensor) -> Tensor:
+    """The tensor itself, for shells that share."""
+    return tensor
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, dtype and kind (parameter or not) without data."""
+    bare = torch.empty_like(tensor.detach(), device="meta")
+    return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare

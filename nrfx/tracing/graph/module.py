@@ -1,0 +1,304 @@
+"""The graph module that the package works on: shapes on every node, and the model's behaviour in both modes.
+
+A model whose train and eval graphs differ only in constants (`F.dropout(training=...)`) has one graph, in
+which each such constant comes from a `ByMode` module. A model whose graphs differ in structure (auxiliary
+heads) has two, and `train(mode)` switches between them. Everything that the model registers stays registered,
+also what no graph reads.
+"""
+
+import copy
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from nrfx.rules import op_of
+from nrfx.tracing.graph.arguments import CallForm
+from nrfx.tracing.graph.clone import computed_attributes
+from nrfx.tracing.graph.registered import Registered, own_names
+from nrfx.tracing.graph.shapes import InputSpec, Shapes
+
+KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
+"""The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py),
+what is known of a box (boxes.py)."""
+
+
+class ByMode(nn.Module):
+    """Gives one of two constants by the mode, as a module without parameters or state.
+
+    >>> ByMode().eval()(0.5, 0.0)
+    0.0
+    """
+
+    def forward(self, train: Any, eval: Any) -> Any:
+        return train if self.training else eval
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trace knows about its model beside the graphs.
+
+    inputs: shape and dtype of each example input, in order.
+    form: how the model is called, where its arguments are not just these tensors.
+    gamma0: norm weight name -> the value that all its elements had at trace time, where they were equal and
+        not 0.
+    unmoved: for each mode, the submodules ("" is the root) that `model.train(mode)` leaves in the other one.
+    parts: the calls of submodules that the graph consists of, where the model could not be traced whole (partition.py).
+    outside: what runs outside of the parts, "path (class): why".
+    leaves: the paths of the modules that the trace was asked not to look into.
+    boxes: the submodules and functions that could not be traced and are calls of the graph (boxes.py).
+    literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
+        width as a number; in a list of sizes, None where the size stays.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    gamma0: Mapping[str, float]
+    unmoved: Mapping[str, tuple[str, ...]]
+    parts: tuple[Any, ...] = ()
+    outside: tuple[str, ...] = ()
+    literals: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    form: CallForm | None = None
+
+    def call(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of a call of the traced module with these tensors as its inputs."""
+        return (tuple(tensors), {}) if self.form is None else self.form.filled(tensors)
+
+
+class TracedModule(Registered):
+    """An fx GraphModule that knows the shape of every value and keeps the model's train and eval behaviour.
+
+    `node.meta["val"]` of every node is a meta tensor, or a python value, or a tuple, list or dict of them. It
+    is made by `nrfx.trace`; copy.deepcopy and pickle keep all of it (a loaded one has its shapes inferred
+    anew).
+    """
+
+    def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
+        """Takes over the registered contents of `root`, and the graphs by mode ("train", "eval")."""
+        # fx would copy only what the graph reads; here everything that is registered in `root` is taken over
+        super().__init__(nn.Module(), fx.Graph(), name)
+        self.__dict__.update({field: vars(root)[field] for field in vars(nn.Module())})
+        tensors = {key: value for key, value in vars(root).items() if isinstance(value, Tensor)}
+        self.__dict__.update({key: value for key, value in tensors.items() if key not in own_names()})
+        self.facts = facts
+        self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
+        self.graph = graphs[_mode(self.training)]
+
+    @property
+    def graphs(self) -> Mapping[str, fx.Graph]:
+        """The graphs by mode, "eval" and "train": the same one unless the structure depends on the mode."""
+        return dict(self._by_mode) if self._by_mode else {"eval": self.graph, "train": self.graph}
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """Shape and dtype of each example input, in order."""
+        return self.facts.inputs
+
+    @property
+    def gamma0(self) -> dict[str, float]:
+        """Norm weight name -> the value that all its elements had at trace time, where equal and not 0."""
+        return dict(self.facts.gamma0)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the mode as the model's own `train` does, and the graph where it depends on the mode."""
+        super().train(mode)
+        for path in self.facts.unmoved[_mode(mode)]:
+            self.get_submodule(path).training = not mode
+        if self._by_mode and self._graph is not self._by_mode[_mode(mode)]:
+            self.graph = self._by_mode[_mode(mode)]
+        return self
+
+    @classmethod
+    def _kind(cls) -> "type[TracedModule]":
+        """The class in nrfx that this one is derived from: fx makes a class of its own for each graph module."""
+        return next(kind for kind in cls.__mro__ if kind.__module__.startswith("nrfx."))
+
+    def __copy__(self) -> "TracedModule":
+        return self._kind()(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
+        kind = self._kind()
+        twin = kind.__new__(kind)
+        memo[id(self)] = twin  # a hook bound to this module must find its copy
+        memo.update({id(value): value.detach().clone() for value in computed_attributes(self)})
+        contents = copy.deepcopy(self._contents(), memo)
+        twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
+        twin.meta = dict(self.meta)
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        graphs = self.graphs
+        modes = ("eval",) if graphs["train"] is graphs["eval"] else ("eval", "train")
+        plain = {mode: tuple(_PlainNode.of(node) for node in graphs[mode].nodes) for mode in modes}
+        codegens = {mode: graphs[mode]._codegen for mode in modes}
+        return _loaded, (self._kind(), self._contents(), plain, codegens, self.facts, type(self).__name__)
+
+    def _contents(self) -> nn.Module:
+        """A plain module with everything that is registered here, dictionaries copied and values shared."""
+        plain = nn.Module()
+        for name in vars(plain):
+            plain.__dict__[name] = copy.copy(vars(self)[name])
+        for key, value in vars(self).items():
+            if isinstance(value, Tensor):
+                plain.__dict__[key] = value
+        return plain
+
+
+def propagate(traced: TracedModule) -> None:
+    """Sets `meta["val"]` anew on every node of every graph, from `traced.inputs`.
+
+    Raises:
+        TraceError: a node cannot be run on the shapes it gets.
+    """
+    for graph in traced.graphs.values():
+        for node in graph.nodes:
+            node.meta.pop("val", None)
+            node.meta.pop("work", None)
+    fill(traced, traced.graphs, traced.inputs)
+
+
+def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...]) -> None:
+    """Sets `meta["val"]` on every node that has none, of the graphs of each mode. Raises as `propagate`."""
+    for mode in ("eval", "train"):
+        if mode == "eval" or graphs["train"] is not graphs["eval"]:
+            Shapes(root, _as_parameters(root, inputs), training=mode == "train").fill(graphs[mode])
+
+
+def _as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
+    dtypes = {parameter.dtype for parameter in root.parameters() if parameter.is_floating_point()}
+    if len(dtypes) != 1:
+        return inputs
+    (now,) = dtypes
+    return tuple((shape, now if dtype.is_floating_point else dtype) for shape, dtype in inputs)
+
+
+def _mode(training: bool) -> str:
+    return "train" if training else "eval"
+
+
+def _copied(graphs: Mapping[str, fx.Graph]) -> dict[str, fx.Graph]:
+    train = copied(graphs["train"])
+    return {"train": train, "eval": train if graphs["eval"] is graphs["train"] else copied(graphs["eval"])}
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A copy of the graph with the same names and metadata."""
+    twin = fx.Graph(tracer_cls=graph._tracer_cls)
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        nodes[node] = twin.node_copy(node, nodes.__getitem__)
+    twin._codegen = copy.deepcopy(graph._codegen)
+    return twin
+
+
+@dataclass(frozen=True)
+class _Ref:
+    """A node, as an argument of a pickled node."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function, by its qualified name: builtins of torch cannot all be pickled."""
+
+    qualname: str
+
+
+@dataclass(frozen=True)
+class _PlainNode:
+    """A node as plain data."""
+
+    name: str
+    op: str
+    target: Any
+    args: Any
+    kwargs: Any
+    meta: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, node: fx.Node) -> "_PlainNode":
+        meta: dict[str, Any] = {key: node.meta[key] for key in KEPT if key in node.meta}
+        target = node.target if isinstance(node.target, str) else _named(node.target)
+        return cls(
+            node.name, node.op, target, map_aggregate(node.args, _referred), map_aggregate(node.kwargs, _referred), meta
+        )
+
+    def add_to(self, graph: fx.Graph, nodes: dict[str, fx.Node]) -> None:
+        def node_of(value: Any) -> Any:
+            return nodes[value.name] if isinstance(value, _Ref) else value
+
+        target = imported(self.target.qualname) if isinstance(self.target, _Function) else self.target
+        args, kwargs = map_aggregate(self.args, node_of), map_aggregate(self.kwargs, node_of)
+        node = graph.create_node(self.op, target, args, kwargs, name=self.name)
+        node.meta.update(self.meta)
+        nodes[self.name] = node
+
+
+def _referred(value: Any) -> Any:
+    return _Ref(value.name) if isinstance(value, fx.Node) else value
+
+
+def _named(function: Any) -> Any:
+    """The function by name where the name leads back to it, else the function, for pickle to try."""
+    try:
+        qualname = fx.node._get_qualified_name(function)
+        return _Function(qualname) if imported(qualname) is function else function
+    except (AttributeError, ImportError, RuntimeError, ValueError):
+        return function
+
+
+def imported(qualname: str) -> Any:
+    """The object of a dotted name. Modules on the way are imported where they are no attributes yet."""
+    first, *rest = qualname.split(".")
+    value: Any = importlib.import_module(first)
+    path = first
+    for part in rest:
+        path = f"{path}.{part}"
+        if not hasattr(value, part):
+            importlib.import_module(path)
+        value = getattr(value, part)
+    return value
+
+
+def _loaded(
+    kind: type[TracedModule],
+    contents: nn.Module,
+    plain: Mapping[str, Iterable[_PlainNode]],
+    codegens: Mapping[str, Any],
+    facts: Facts,
+    name: str,
+) -> TracedModule:
+    graphs = {}
+    for mode, plain_nodes in plain.items():
+        graph, nodes = fx.Graph(), {}  # type: ignore[var-annotated]
+        for plain_node in plain_nodes:
+            plain_node.add_to(graph, nodes)
+        graph._codegen = codegens[mode]
+        graphs[mode] = graph
+    graphs.setdefault("train", graphs["eval"])
+    traced = kind(contents, graphs, facts, name)
+    propagate(traced)
+    return traced
+
+
+def constants_at_trace(root: nn.Module) -> dict[str, float]:
+    """Weight name -> the value of all its elements, for norms where these are equal and not 0."""
+    names = {id(p): name for name, p in root.named_parameters()}
+    weights: dict[str, Tensor] = {}
+    for module in root.modules():
+        weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
+        op = op_of(module)
+        if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
+            weights[names[id(weight)]] = weight.detach()
+    if not weights:
+        return {}
+    # minimum and maximum of each, stacked on the device: one transfer for all
+    ends = torch.stack([torch.stack(w.aminmax()).double().cpu() for w in weights.values()]).tolist()
+    return {name: low for name, (low, high) in zip(weights, ends, strict=True) if low == high != 0}

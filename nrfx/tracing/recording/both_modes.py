@@ -1,0 +1,297 @@
+"""The graphs of a model, captured in both modes, and the traced module that they make.
+
+The model is traced on shells of itself: it is never run, never switched and never written to.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from nrfx.errors import TraceError
+from nrfx.tracing.calls.boxes import NO_BOXES, Boxes, box_name
+from nrfx.tracing.calls.leaves import Leaves
+from nrfx.tracing.graph.arguments import Arguments
+from nrfx.tracing.graph.clone import same, shell
+from nrfx.tracing.graph.codegen import CallCode, TracedCode
+from nrfx.tracing.graph.hosted import HostedModule
+from nrfx.tracing.graph.modes import alike, unified
+from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, fill
+from nrfx.tracing.graph.regions import erase_empty
+from nrfx.tracing.graph.registered import HOST, own_names
+from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
+from nrfx.tracing.recording.recorder import Recorder
+from nrfx.tracing.values.causes import place
+from nrfx.tracing.values.proxies import AUGMENTED
+from nrfx.tracing.values.writers import read_results
+
+MODES = ("train", "eval")
+DECIDED = (bool, int, float, str, torch.Size, torch.dtype, torch.device)
+"""Values that follow from the shapes of the inputs."""
+
+Make = Callable[[nn.Module, Mapping[str, fx.Graph], Facts, str], TracedModule]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The graph of a model in one mode.
+
+    Attributes:
+        constants: the tensors that the forward made out of nothing, by the graph's names.
+        unmoved: the submodules that `train` of the model leaves in the other mode.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    unmoved: tuple[str, ...]
+
+
+def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
+    """The model as one graph, or as one for each mode.
+
+    Raises:
+        TraceError: the model cannot be captured faithfully, or the inputs do not fit it.
+    """
+    captures = captured(model, arguments, leaves, boxes)
+    nodes = [node for taken in captures.values() for node in taken.graph.nodes]
+    called = tuple(dict.fromkeys(box_name(node) for node in nodes if "opaque" in node.meta))
+    asked = leaves.in_model(model)
+    needs_host = any(node.target == HOST for node in nodes)
+    make = HostedModule if needs_host else TracedModule
+    form = arguments.form
+    if form is not None and form.has_mappings:
+        turned = captured(model, arguments.turned, leaves, boxes)
+        ordered = any(not alike(captures[mode].graph, turned[mode].graph) for mode in MODES)
+        form = replace(form, ordered=ordered)
+
+    def complete(facts: Facts) -> Facts:
+        return replace(facts, leaves=asked, boxes=called, form=form)
+
+    return combined(model, captures, complete, arguments.inputs, make)
+
+
+def combined(
+    model: nn.Module,
+    captures: Mapping[str, Capture],
+    complete: Callable[[Facts], Facts],
+    inputs: tuple[InputSpec, ...],
+    make: Make = TracedModule,
+) -> TracedModule:
+    """The traced module of two captures: one graph where they are alike, else two."""
+    root = shell_of(model)
+    constants = {mode: dict(captures[mode].constants) for mode in MODES}
+    for mode in MODES:
+        hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
+        _rename(captures[mode].graph, constants[mode], hidden)
+    one = None
+    if captures["train"] is captures["eval"]:
+        one = captures["eval"].graph
+    elif _same_constants(constants["train"], constants["eval"]):
+        one = unified(captures["train"].graph, captures["eval"].graph, root)
+    else:
+        of_train = {name: f"train{name}" for name in constants["train"]}
+        _rename(captures["train"].graph, constants["train"], of_train)
+    for name, value in (constants["train"] | constants["eval"]).items():
+        root.__dict__[name] = value
+    graphs = {mode: one or captures[mode].graph for mode in MODES}
+    facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
+    fill(root, graphs, facts.inputs)
+    modules = dict(root.named_modules(remove_duplicate=False))
+    for graph in {id(graph): graph for graph in graphs.values()}.values():
+        _rebind_numbers(graph)
+        read_results(graph, modules)
+        _erase_decided(graph)
+        erase_empty(graph)
+        graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
+    return make(root, graphs, facts, type(model).__name__)
+
+
+def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes) -> dict[str, Capture]:
+    """The graph of the model in each mode: one recording where the forward does not ask for the mode."""
+    if boxes.calls is None and not leaves.are_wanted and may_share(model):
+        with suppress(TraceError, ModeAsked):  # what is wrong without a mode as well, the recordings below say
+            return dict.fromkeys(MODES, capture(model, arguments, "", leaves))
+    return {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+
+
+def capture(
+    model: nn.Module,
+    arguments: Arguments,
+    mode: str,
+    leaves: Leaves,
+    check: bool = False,
+    boxes: Boxes = NO_BOXES,
+) -> Capture:
+    """The graph of the model in one mode, on arguments of the given shapes.
+
+    Args:
+        mode: "train", "eval", or "" for both at once.
+        boxes: what to call as a whole, though it has no rule.
+        check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
+    """
+    recorder = _recorded(model, arguments, mode, leaves, boxes)
+    for asked, where in recorder.decisions.questions.items():
+        again = partial(_recorded, model, arguments, mode, leaves, boxes)
+        recorder = _other_answer(recorder, asked, where, again)
+    root, graph = recorder.root, recorder.graph
+    if check:
+        recorder.check()
+    targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    made = {name: vars(root).get(name) for name in sorted(targets)}
+    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, recorder.unmoved)
+
+
+def _recorded(
+    model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, boxes: Boxes, otherwise: str = ""
+) -> Recorder:
+    """The recorder of the model in one mode, with its graph.
+
+    Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
+    the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
+    """
+    scopes: tuple[dict[str, Any], ...] = ()
+    leaves = leaves.and_paths(boxes.paths)
+    while True:
+        root = shell_of(model)
+        marks = boxes.marks(mode == "train")
+        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
+        if mode:
+            recorder.unmoved = unmoved(root.train(mode == "train"), mode)
+        wanting = recorder.decisions.wanting
+        in_mode = nullcontext() if mode else without_modes(root)
+        with in_mode, boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+            try:
+                recorder.trace(root)
+            except TraceError:
+                if not wanting:
+                    raise
+        if not wanting:
+            if marks is not None:
+                marks.finish(root)
+            return recorder
+        scopes += tuple(wanting.values())
+
+
+def _other_answer(recorder: Recorder, asked: str, where: str, record: Callable[[str], Recorder]) -> Recorder:
+    """The recorder whose graph stands for both answers to a question of the forward.
+
+    Calls of `contiguous` may be the difference: one graph has them where they do nothing, too.
+    """
+    message = (
+        f"{where}, the forward asks {asked}, and goes another way if the answer is another one. A graph holds one "
+        "way, and the answer may differ from run to run: write the forward without the question, or decide it when the "
+        "model is built."
+    )
+    try:
+        other = record(asked)
+    except TraceError as error:
+        raise TraceError(f"{message} The other way cannot be traced: {error}") from error
+    if not alike(_without_contiguous(recorder.graph), _without_contiguous(other.graph)):
+        raise TraceError(message)
+    return max(recorder, other, key=lambda one: len(one.graph.nodes))
+
+
+def _without_contiguous(graph: fx.Graph) -> fx.Graph:
+    twin = copied(graph)
+    for node in list(twin.nodes):
+        if node.target == "contiguous":
+            node.replace_all_uses_with(node.args[0])
+            twin.erase_node(node)
+    return twin
+
+
+def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
+    """The paths of the submodules that are not in this mode although the model was switched to it."""
+    return tuple(path for path, module in root.named_modules() if module.training != (mode == "train"))
+
+
+_WRAPPERS = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")
+_QUANTIZED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.nn.quantized",
+    "torch.nn.intrinsic.quantized",
+)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            if path:
+                continue  # one call of the graph (scripted.py)
+            raise TraceError(
+                f"{place(path, kind)} is a TorchScript module, of which no graph can be made: trace the model it was "
+                "made from. As a submodule it would be one call, which keeps the widths that it touches."
+            )
+        if type(module).__module__.startswith(_QUANTIZED) and not isinstance(
+            module, torch.ao.nn.quantized.FloatFunctional
+        ):
+            raise TraceError(f"{place(path, kind)} is quantized: trace the float model.")
+        weight = module._parameters.get("weight")
+        if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
+            raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
+        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
+            raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
+    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
+        raise TraceError(
+            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
+
+
+def shell_of(model: nn.Module) -> Any:
+    """A copy of the modules of `model` around the same tensors (see clone.py)."""
+    try:
+        return shell(model, same)
+    except Exception as error:  # whatever a module's own __deepcopy__ or __setstate__ raises
+        raise TraceError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}). "
+            "Tracing works on a deepcopy of the modules, without their tensors: remove what refuses it."
+        ) from error
+
+
+def _same_constants(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and (a.is_meta or torch.equal(a, b))
+        for a, b in ((one[name], two[name]) for name in one)
+    )
+
+
+def _rename(graph: fx.Graph, constants: dict[str, Tensor], names: Mapping[str, str]) -> None:
+    """Gives constants of a graph other names, by their old ones."""
+    for old, new in names.items():
+        constants[new] = constants.pop(old)
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target in names:
+            node.target = names[node.target]
+
+
+def _rebind_numbers(graph: fx.Graph) -> None:
+    """Makes `n += 1` on a number `n + 1`: it is recorded as a change in place, which only tensors have."""
+    for node in graph.nodes:
+        if node.target in AUGMENTED and not isinstance(_val(node.args[0]), Tensor):
+            node.target = AUGMENTED[node.target]
+
+
+def _val(argument: Any) -> Any:
+    return argument.meta["val"] if isinstance(argument, fx.Node) else argument
+
+
+def _erase_decided(graph: fx.Graph) -> None:
+    """Removes sizes and flags that no node uses, not even a guard."""
+    for node in reversed(graph.nodes):
+        pure = node.op in ("call_function", "call_method")
+        if pure and not node.users and isinstance(node.meta["val"], DECIDED):
+            graph.erase_node(node)

@@ -1,0 +1,70 @@
+"""The generators of random numbers that a forward may draw from without a traced tensor."""
+
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def cuda_is_used() -> bool:
+    return bool(torch.cuda.is_initialized())
+
+
+def random_state(held: Iterable[Any]) -> tuple[object, ...]:
+    """The states of the generators that a forward may draw from without a traced tensor."""
+    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        random.getstate(),
+        cuda,
+        [_state_of(one) for one in held],
+    )
+
+
+def numpy_state() -> Any:
+    """The state of numpy's global generator, None where numpy is not imported."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    kind, keys, *rest = numpy.random.get_state()
+    return kind, keys.tobytes(), rest
+
+
+def held_generators(root: nn.Module) -> list[Any]:
+    """The generators of random numbers that a module or a submodule holds as attributes."""
+    values = (value for module in root.modules() for value in vars(module).values() if type(value) not in _NONE_OF_THEM)
+    return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
+
+
+_NONE_OF_THEM = frozenset({bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)})
+"""What nearly all attributes of modules are."""
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    return repr(generator.bit_generator.state)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Sets the random generators of Python, numpy and torch back at the end. GPUs and numpy count where they are in use
+    already."""
+    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
+    state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpys = None if numpy is None else numpy.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.random.set_state(numpys)

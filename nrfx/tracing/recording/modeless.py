@@ -1,0 +1,70 @@
+"""One recording for both modes, where a forward never asks in which mode it runs.
+
+A module's mode is its attribute `training`. Here it is taken from every module of a shell, and a descriptor of
+nn.Module answers in its place: the first question ends the recording. Other modules have the attribute themselves,
+which hides the descriptor from them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ModeAsked(Exception):
+    """The forward asks for the mode of a module, or changes it."""
+
+
+class Unanswered:
+    """`training` of modules that are in no mode.
+
+    Attributes:
+        asked: whether somebody has asked, and perhaps caught the error.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __get__(self, module: Any, kind: Any) -> bool:
+        if module is None:
+            raise AttributeError(f"type object '{kind.__name__}' has no attribute 'training'")
+        self.asked = True
+        raise ModeAsked
+
+
+@contextmanager
+def without_modes(root: nn.Module) -> Iterator[Unanswered]:
+    """The modules of `root` are in no mode in here.
+
+    Raises:
+        ModeAsked: at the end, where the forward has asked for a mode or set one.
+    """
+    for module in root.modules():
+        vars(module).pop("training", None)
+    around, answer = vars(nn.Module).get("training"), Unanswered()
+    _answer_with(answer)
+    try:
+        yield answer
+    finally:
+        _answer_with(around)
+    if answer.asked or any("training" in vars(module) for module in root.modules()):
+        raise ModeAsked
+
+
+def _answer_with(answer: Unanswered | None) -> None:
+    if answer is None:
+        delattr(nn.Module, "training")
+    else:
+        setattr(nn.Module, "training", answer)  # noqa: B010  for mypy, which knows it as a bool
+
+
+def may_share(model: nn.Module) -> bool:
+    """Whether `train` and `eval` of the model do nothing but to switch the mode of every module."""
+    return all(_is_plain(kind) for kind in {type(module) for module in model.modules()})
+
+
+def _is_plain(kind: type[nn.Module]) -> bool:
+    own = {name for base in kind.__mro__ if base is not nn.Module for name in vars(base)}
+    return own.isdisjoint({"train", "training"}) and not issubclass(kind, torch.jit.ScriptModule)

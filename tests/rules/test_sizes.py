@@ -1,0 +1,96 @@
+"""What an entry says an op gives on meta tensors is what the op gives."""
+
+import operator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nrfx.nn import CrossConv2d, CrossLinear
+from nrfx.rules import op_of
+from nrfx.tracing.graph.clone import on_meta, shell
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def told(target: Any, *args: Any, **kwargs: Any) -> Any:
+    op = op_of(target)
+    assert op is not None and op.gives is not None
+    return op.gives(target if isinstance(target, nn.Module) else None, args, kwargs)
+
+
+def assert_alike(said: Any, done: Any) -> None:
+    if isinstance(said, tuple):
+        assert [each is None for each in said] == [each is None for each in done]
+        for one, other in zip(said, done, strict=True):
+            if one is not None:
+                assert (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+        return
+    assert (said.shape, said.dtype, said.stride()) == (done.shape, done.dtype, done.stride())
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(4, 6), (2, 4)),
+        (nn.Linear(4, 6), (4,)),
+        (nn.Linear(4, 6), (2, 3, 4)),
+        (nn.Conv1d(4, 6, 3, padding=1, groups=2), (2, 4, 9)),
+        (nn.Conv2d(4, 6, 3, stride=2, bias=False), (2, 4, 9, 8)),
+        (nn.Conv2d(4, 6, (3, 1), padding=(2, 0), dilation=(3, 2)), (4, 9, 8)),
+        (nn.Conv2d(6, 6, 5, padding=2, groups=6, stride=(3, 2)), (1, 6, 9, 8)),
+        (nn.Conv3d(4, 6, 2, stride=2), (2, 4, 6, 7, 8)),
+        (CrossConv2d((2, 2), (3, 3), 3, stride=2, padding=1), (2, 4, 9, 8)),
+        (CrossConv2d((2, 2), (3, 3), 1, scheme="removed"), (2, 4, 9, 8)),
+        (CrossLinear((2, 2), (3, 1)), (2, 5, 4)),
+    ],
+    ids=str,
+)
+def test_a_layer_gives_what_it_says(layer: nn.Module, x: tuple[int, ...]) -> None:
+    layer = shell(layer, on_meta)
+    assert_alike(told(layer, meta(*x)), layer(meta(*x)))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("options", [{}, {"need_weights": False}, {"need_weights": True}], ids=str)
+def test_attention_gives_what_it_says(batch_first: bool, options: dict[str, Any]) -> None:
+    layer = shell(nn.MultiheadAttention(8, 2, batch_first=batch_first), on_meta)
+    query, key = (meta(3, 5, 8), meta(3, 7, 8)) if batch_first else (meta(5, 3, 8), meta(7, 3, 8))
+    assert_alike(told(layer, query, key, key, **options), layer(query, key, key, **options))
+
+
+@pytest.mark.parametrize("op", [operator.add, torch.sub, operator.mul, torch.div, operator.iadd, "mul_"], ids=str)
+@pytest.mark.parametrize("other", [2, 0.5, "x"])
+def test_arithmetic_gives_what_it_says(op: Any, other: Any) -> None:
+    x = meta(2, 3, dtype=torch.float64)
+    args = (x, meta(2, 3, dtype=torch.float64) if other == "x" else other)
+    assert_alike(told(op, *args), getattr(x, op)(*args[1:]) if isinstance(op, str) else op(*args))
+
+
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [
+        (nn.Linear(4, 6), (meta(2, 5),)),
+        (nn.Linear(4, 6), (meta(2, 4, dtype=torch.float64),)),
+        (nn.Conv2d(4, 6, 3), (meta(2, 5, 9, 9),)),
+        (nn.Conv2d(4, 6, 3), (meta(2, 4, 2, 9),)),
+        (nn.Conv2d(4, 6, 3), (meta(9, 9),)),
+        (nn.Conv2d(4, 6, 3, padding="same"), (meta(2, 4, 9, 9),)),
+        (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (meta(2, 4, 9, 9),)),
+        (nn.Conv2d(4, 6, 3), (meta(2, 4, 9, 9).to(memory_format=torch.channels_last),)),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), (meta(2, 4, 9, 9),)),
+        (CrossConv2d((2, 2), (3, 3), 3), (meta(2, 5, 9, 9),)),
+        (nn.MultiheadAttention(8, 2), (meta(5, 8), meta(5, 8), meta(5, 8))),
+        (operator.add, (meta(2, 3), meta(3))),
+        (operator.add, (meta(2, 3), meta(2, 3, dtype=torch.float64))),
+        (operator.mul, (meta(2, 3, dtype=torch.int64), 0.5)),
+        (operator.mul, (meta(2, 3), 1j)),
+        (operator.add, (2, 3)),
+    ],
+    ids=str,
+)
+def test_what_it_does_not_know_is_left_to_the_op(target: Any, args: tuple[Any, ...]) -> None:
+    assert told(target, *args) is None

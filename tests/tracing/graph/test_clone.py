@@ -1,0 +1,61 @@
+"""Shells: what is a copy of its own, and what is the tensor of the caller's choice."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from nrfx.tracing.graph.clone import on_meta, same, shell
+from tests.tracing.models import SMALL, Tied
+from tests.zoo import SMALL as ZOO
+
+
+def test_what_is_done_to_a_shell_does_not_reach_the_module() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).train()
+    model[0].register_forward_hook(lambda *_: None)
+    twin = shell(model, same).eval()
+    twin[0].register_forward_hook(lambda *_: None)
+    twin[0].note, twin[1] = "mine", nn.ReLU()
+    assert model.training and model[0].training and not hasattr(model[0], "note")
+    assert (len(model[0]._forward_hooks), len(twin[0]._forward_hooks)) == (1, 2)
+    assert isinstance(model[1], nn.BatchNorm1d)
+
+
+@pytest.mark.parametrize("model", [*(build() for build, _ in SMALL.values()), *(build() for build in ZOO.values())])
+def test_a_shell_that_shares_its_tensors_has_them_under_all_names_and_a_bare_one_has_their_shapes(
+    model: nn.Module,
+) -> None:
+    shared, bare = shell(model, same), shell(model, on_meta)
+    state = model.state_dict(keep_vars=True)
+    assert [id(tensor) for tensor in shared.state_dict(keep_vars=True).values()] == [id(t) for t in state.values()]
+    for (name, tensor), old in zip(bare.state_dict(keep_vars=True).items(), state.values(), strict=True):
+        assert (tensor.is_meta, tensor.shape, tensor.dtype) == (True, old.shape, old.dtype), name
+        assert isinstance(tensor, nn.Parameter) == isinstance(old, nn.Parameter)
+
+
+def test_tied_tensors_and_modules_stay_tied() -> None:
+    twin = shell(Tied(), on_meta)
+    assert twin.a.weight is twin.b.weight and twin.norm is twin.again
+
+
+def test_a_module_that_copies_itself_in_its_own_way_is_copied_in_that_way() -> None:
+    class Own(nn.Linear):
+        def __deepcopy__(self, memo: dict[int, object]) -> "Own":
+            twin = Own(2, 3)
+            twin.weight = copy.deepcopy(self.weight, memo)
+            twin.copied = True
+            return twin
+
+    model = nn.Sequential(Own(2, 3))
+    twin = shell(model, same)
+    assert twin[0].copied and twin[0].weight is model[0].weight
+
+
+def test_a_weight_that_is_the_result_of_arithmetic_is_copied() -> None:
+    model = nn.Linear(2, 3)
+    weight = 2 * model.weight
+    del model.weight
+    model.weight = weight
+    twin = shell(model, on_meta)
+    assert twin.weight.is_meta and torch.equal(model.weight, weight)

@@ -1,0 +1,128 @@
+"""A forward that does not ask for its mode is recorded once, for both; one that asks is recorded in each."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nrfx.tracing import trace
+
+
+class Net(nn.Module):
+    """Counts how often its forward runs; `step` is what it does beside its layers."""
+
+    runs = 0
+
+    def __init__(self, step: Any = lambda net, x: x) -> None:
+        super().__init__()
+        self.norm, self.drop, self.step = nn.BatchNorm1d(4), nn.Dropout(0.5), step
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).runs += 1
+        return self.step(self, self.drop(self.norm(x)))
+
+
+def recordings(net: nn.Module, x: Tensor) -> int:
+    Net.runs = 0
+    gm = trace(net, x)
+    count = Net.runs
+    for training in (True, False):
+        pair = []
+        for module in (net, gm):
+            twin = copy.deepcopy(module).train(training)
+            torch.manual_seed(1)
+            pair.append(twin(x))
+        assert torch.equal(*pair)
+    return count
+
+
+X = torch.linspace(-1, 1, 12).view(3, 4)
+
+
+def answered(net: Any, x: Tensor) -> Tensor:
+    """Catches whatever it gets for an answer."""
+    try:
+        training = net.training
+    except Exception:
+        training = False
+    return x * (2.0 if training else 3.0)
+
+
+def frozen(net: Any, x: Tensor) -> Tensor:
+    net.norm.eval()
+    return net.norm(x)
+
+
+ASKING = {
+    "an if": lambda net, x: x * 2 if net.training else x * 3,
+    "an argument": lambda net, x: F.dropout(x, 0.5, net.training),
+    "of a layer": lambda net, x: x * 2 if net.norm.training else x * 3,
+    "of all layers": lambda net, x: x * (1.0 + sum(m.training for m in net.modules())),
+    "with a default": lambda net, x: x * (2.0 if getattr(net, "training", False) else 3.0),
+    "in its dictionary": lambda net, x: x * (2.0 if vars(net)["training"] else 3.0),
+    "with an error caught": answered,
+    "of a copy": lambda net, x: x * (2.0 if copy.copy(net).training else 3.0),
+}
+
+
+def test_a_forward_that_does_not_ask_is_recorded_once() -> None:
+    assert recordings(Net(), X) == 1
+    assert "training" not in vars(nn.Module)
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_a_forward_that_asks_is_recorded_in_each_mode(asking: Any) -> None:
+    assert recordings(Net(asking), X) > 2
+    assert "training" not in vars(nn.Module)
+
+
+def test_a_forward_that_sets_a_mode_is_recorded_in_each() -> None:
+    Net.runs = 0
+    trace(Net(frozen), X)
+    assert Net.runs == 3
+
+
+class Stays(nn.BatchNorm1d):
+    """A norm that training does not switch."""
+
+    def train(self, mode: bool = True) -> "Stays":
+        return super().train(False)
+
+
+class Trained(nn.Module):
+    """Has a mode of its class, which an instance without one falls back to."""
+
+    training = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if self.training else x * 3
+
+
+def test_a_module_with_a_mode_of_its_own_is_recorded_in_each() -> None:
+    for layer in (Stays(4), Trained()):
+        net = Net()
+        net.norm = layer
+        assert recordings(net, X) == 2
+
+
+def test_other_modules_keep_their_modes_meanwhile() -> None:
+    other = nn.Dropout().train(False)
+    seen = []
+    recordings(Net(lambda net, x: seen.append(other.training) or x), X)
+    assert seen and not any(seen)
+
+
+def test_a_trace_within_a_trace_leaves_the_outer_one_without_a_mode() -> None:
+    inner = Net()
+
+    def step(net: Any, x: Tensor) -> Tensor:
+        trace(inner, X)
+        return x * 2 if net.training else x * 3
+
+    net = Net(step)
+    gm = trace(net, X)
+    assert torch.equal(gm.eval()(X), net.eval()(X))
+    assert "training" not in vars(nn.Module)
