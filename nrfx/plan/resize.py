@@ -16,7 +16,7 @@ from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
 from nrfx.analysis.interpret import Relabeler
 from nrfx.labels import NONE, collapse, occurrence
 from nrfx.plan.places import Places
-from nrfx.rules import Family, Reading, tensors
+from nrfx.rules import Before, Family, Reading, tensors
 from nrfx.tracing import TracedModule
 
 
@@ -82,6 +82,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
         expected.check_padding(old, new, channel_of)
         _check_numbers(old, new, changed)
         _check_parts(old, new, channel_of, channels.space_of.numel())
+        _check_positions(old, new, channel_of)
         places.check(old, new, changed)
         expected.check(old, new, channel_of)
     return resized
@@ -247,6 +248,24 @@ def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
         before, after = (channel_of[small[small >= 0]] for small in (collapse(was), collapse(now)))
         if not bool(torch.isin(after[after < count], before).all()):
             raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))
+
+
+def _check_positions(old: Step, new: Step, channel_of: Tensor) -> None:
+    """Raises Mismatch where a movement leaves another number of positions.
+
+    A view as two heads (`unflatten(-1, (2, -1))`) would take the one head that is left for two of half its size: all
+    of their labels are of one channel, so that nothing else tells.
+    """
+    if old.effect.family is not Family.MOVEMENT:
+        return
+    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+        if was.shape == now.shape or was.dim() != now.dim():
+            continue
+        meant = Before(was, channel_of, channel_of.numel())
+        varies = zip(meant.varies(was), meant.varies(now), strict=True)
+        if any(a != b and not any(channels) for a, b, channels in zip(was.shape, now.shape, varies, strict=True)):
+            reason = f"positions {tuple(was.shape)} became {tuple(now.shape)}"
+            raise Mismatch(new.node.name, reason, (was, now))
 
 
 def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:

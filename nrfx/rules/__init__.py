@@ -22,6 +22,7 @@ from nrfx.rules import (
     recurrent,
     reduction,
     registry,
+    views,
 )
 from nrfx.rules.boxes import channelwise, opaque
 from nrfx.rules.check import check_effect
@@ -54,5 +55,5 @@ __all__ = [
     "along", "attempt", "by_value", "channelwise", "check_effect", "contraction", "counted", "einsum", "elementwise",
     "has_rule", "joining", "layout", "made", "moved", "movement", "norm", "op_of", "opaque", "parts", "pointwise",
     "pooling", "product", "reads_as_weight", "recurrent", "reduction", "register", "rule", "rule_of", "tensors",
-    "ties_along", "unknown", "weighted",
+    "ties_along", "unknown", "views", "weighted",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ Views become reshapes, for label tensors repeat by stride 0. Padding has a form 
 carries no channel.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from nrfx.labels import NONE, along, collapse, layout, lies_along, repeated
 from nrfx.nests import with_tensors
-from nrfx.rules.effect import Before, Call, Effect, Family, attempt, only, tensors, unknown
+from nrfx.rules.effect import Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
 from nrfx.rules.positions import at_every_size
-from nrfx.rules.registry import gives_matrix, named, reads_as_weight, register, rule
+from nrfx.rules.registry import named, register, rule
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
@@ -108,80 +108,6 @@ register(itself, torch.flatten, "flatten", flattens=True, workless=True)
 register(itself, "repeat", copies=True, workless=True)
 register(itself, "transpose", "swapaxes", "t", transposes=True, workless=True)
 register(itself, *MODULES, workless=True)
-
-
-@rule("view", "reshape", torch.reshape, flattens=True, workless=True)
-def view(call: Call) -> Effect:
-    """A view by sizes. A size that states a width as a number is written anew where the width changes."""
-    sizes = call.args[1:] or (call.kwargs.get("shape", call.kwargs.get("size")),)
-    if isinstance(sizes[0], torch.dtype):
-        return unknown(call, "view(dtype) reinterprets the bits of its input")
-    flat = len(call.args) > 1 and not isinstance(sizes[0], tuple | list)
-    shape = list(sizes if flat else sizes[0])
-    if call.before is None:
-        return moved(call, partial(_shaped, shape))
-    if _of_weight(call.node):
-        rows, *others = call.args[0].shape
-        matrix = [rows, prod(others)]
-        return replace(moved(call, partial(_shaped, matrix)), literals=_literals(call, shape, matrix, flat) or {})
-    return _resized_view(call, call.before, shape, flat)
-
-
-def _of_weight(node: fx.Node) -> bool:
-    """Whether a weight [rows, columns, *kernel] is viewed as a matrix for an op that reads it so."""
-    source = node.all_input_nodes[0]
-    return gives_matrix(node) and source.op == "get_attr" and reads_as_weight(source, node)
-
-
-def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> Effect:
-    """The view with those sizes under which each dim carries channels as it did, where there are some."""
-    labels: Tensor = call.args[0]
-    for sizes in _spellings(shape, before):
-        known = -prod(sizes)
-        fits = labels.numel() % known == 0 if -1 in sizes and known > 0 else labels.numel() == prod(sizes)
-        if fits and before.alike(labels.reshape(sizes)):
-            literals = _literals(call, shape, list(labels.reshape(sizes).shape), flat)
-            if literals is None:
-                continue
-            return replace(moved(call, partial(_shaped, sizes)), literals=literals)
-    return moved(call, partial(_shaped, shape))
-
-
-def _shaped(sizes: list[int], x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return x.reshape(sizes)
-
-
-def _spellings(shape: list[int], before: Before) -> Iterator[list[int]]:
-    """The sizes as they are, then with each dim along which channels change left open."""
-    yield shape
-    closed = [before.out.shape[dim] if size == -1 else size for dim, size in enumerate(shape)]
-    for dim, varies in enumerate(before.varies(before.out)):
-        if varies:
-            yield [*closed[:dim], -1, *closed[dim + 1 :]]
-
-
-def _literals(call: Call, shape: list[int], sizes: list[int], flat: bool) -> dict[int | str, Any] | None:
-    """The arguments to write anew: sizes that were numbers and are now others. None where they are all taken from
-    another value (y.shape) that does not change with them.
-    """
-    new = [given if given in (-1, size) else size for given, size in zip(shape, sizes, strict=True)]
-    if new == shape:
-        return {}
-    if flat:
-        return {index + 1: size for index, (given, size) in enumerate(zip(shape, new, strict=True)) if given != size}
-    node: Any = call.node
-    stated = node.args[1] if len(call.args) > 1 else node.kwargs.get("shape", node.kwargs.get("size"))
-    if isinstance(stated, fx.Node):
-        return None
-    name: int | str = 1 if len(call.args) > 1 else ("shape" if "shape" in call.kwargs else "size")
-    items = [old if given == size else size for old, given, size in zip(stated, shape, new, strict=True)]
-    return {name: tuple(items) if isinstance(stated, tuple) else items}
-
-
-@rule("view_as", "reshape_as", workless=True)
-def view_as(call: Call) -> Effect:
-    like: Tensor = call.args[1]
-    return moved(call, lambda x, *_, **__: x.reshape(like.shape))
 
 
 @rule(F.channel_shuffle, torch.channel_shuffle, workless=True)
