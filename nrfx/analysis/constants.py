@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.positions import moved
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
@@ -23,32 +24,6 @@ from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, sprea
 from nrfx.rules import Family, Norm, Reading, Site, Unfit, tensors
 
 NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What a norm does in eval mode: gamma * (x - mean) / sqrt(var + eps) + beta, per channel, float64.
-
-    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. Where `scale`,
-    the norm is gamma * x alone.
-    """
-
-    gamma: Tensor
-    beta: Tensor
-    mean: Tensor | None
-    var: Tensor | None
-    eps: float
-    dead: Tensor
-    scale: bool = False
-
-    def __call__(self, constant: Tensor) -> Tensor:
-        if self.scale:
-            return torch.where(self.dead, 0.0, self.gamma * constant)
-        if self.mean is None or self.var is None:
-            alive = torch.full_like(constant, NAN)
-        else:
-            alive = self.gamma * (constant - self.mean) / (self.var + self.eps).sqrt() + self.beta
-        return torch.where(self.dead, self.beta, alive)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.constants import Affine, Constants, constants_of
+from nrfx.analysis.constants import Constants, constants_of
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step, readers
-from nrfx.analysis.constants import Affine, constants_of, same
+from nrfx.analysis.constants import constants_of, same
 from nrfx.analysis.liveness import Liveness, live_along, reader
 from nrfx.labels import among, occurrence
 from nrfx.rules import Family, Norm, Reading

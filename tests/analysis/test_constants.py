@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nrfx.analysis.constants import Affine, same
+from nrfx.analysis.affine import Affine
+from nrfx.analysis.constants import same
 from nrfx.labels import spread
 from tests.zoo import calibrated
 

@@ -1,0 +1,32 @@
+"""What a norm makes of a constant."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a norm does in eval mode: gamma * (x - mean) / sqrt(var + eps) + beta, per channel, float64.
+
+    Where `dead`, gamma counts as zero. mean and var are None where the norm keeps no running statistics. Where `scale`,
+    the norm is gamma * x alone.
+    """
+
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor | None
+    var: Tensor | None
+    eps: float
+    dead: Tensor
+    scale: bool = False
+
+    def __call__(self, constant: Tensor) -> Tensor:
+        if self.scale:
+            return torch.where(self.dead, 0.0, self.gamma * constant)
+        if self.mean is None or self.var is None:
+            alive = torch.full_like(constant, torch.nan)
+        else:
+            alive = self.gamma * (constant - self.mean) / (self.var + self.eps).sqrt() + self.beta
+        return torch.where(self.dead, self.beta, alive)
