@@ -24,8 +24,8 @@ ORDER: Mapping[str, str] = {
     "labels": "",
     "nests": "",
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
-    "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction recurrent "
-    "reduction norm product einsum by_value made boxes",
+    "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
+    "recurrent reduction norm product einsum by_value made boxes",
     "tracing.graph": "scripted registered clone regions shapes work arguments codegen guards "
     "module modes staleness hosted",
     "tracing.calls": "leaves known_forward boxes",
