@@ -18,7 +18,7 @@ from nrfx.labels import NONE, along, collapse, layout, lies_along, repeated
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
-from nrfx.rules.positions import at_every_size
+from nrfx.rules.positions import at_every_size, by_places
 from nrfx.rules.registry import named, register, rule
 from nrfx.rules.ties import ties_along
 
@@ -36,8 +36,6 @@ FUNCTIONS = (
         torch.vstack,
     ),
     *(
-        torch.select,
-        torch.roll,
         torch.flip,
         torch.unbind,
     ),
@@ -45,8 +43,8 @@ FUNCTIONS = (
 )
 METHODS = (
     *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
-    *("select", "unbind", "roll", "flip"),
-    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_", "unfold"),
+    *("unbind", "flip"),
+    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
     *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
     *named("fliplr flipud"),
 )
@@ -63,6 +61,18 @@ def moved(call: Call, apply: Callable[..., Any]) -> Effect:
 def itself(call: Call) -> Effect:
     """The effect of an op that moves what it is given, whatever it is."""
     return moved(call, call.function)
+
+
+@rule(torch.select, "select", "unfold", workless=True)
+def numbered(call: Call) -> Effect:
+    """Places, or windows of them, by their numbers along a dim."""
+    return by_places(call, itself(call), call.argument(1, "dim", call.kwargs.get("dimension", 0)))
+
+
+@rule(torch.roll, "roll", workless=True)
+def rolled(call: Call) -> Effect:
+    dims = call.argument(2, "dims", ())
+    return by_places(call, itself(call), *(dims if isinstance(dims, tuple | list) else (dims,)))
 
 
 @rule(getattr, workless=True)

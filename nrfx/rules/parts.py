@@ -15,19 +15,33 @@ from torch import Tensor
 from nrfx.labels import collapse, joined, layout, lies_along, over_positions
 from nrfx.rules.effect import Before, Call, Effect, Family, Unfit, tensors, unknown
 from nrfx.rules.movement import itself, moved, part_of
-from nrfx.rules.registry import named, register, rule
+from nrfx.rules.positions import by_places
+from nrfx.rules.registry import named, op_of, register, rule
 
 
 def parts(call: Call) -> Effect:
     """The op itself; at new widths with sizes under which each part has its channels, if it states sizes as numbers."""
     labels, dim = call.args[0], call.argument(2, "dim", 0)
-    if call.before is None or not lies_along(labels, dim % labels.dim()) or not _is_stated(call, 1):
+    if call.before is None:
+        whole = itself(call)
+        return whole if _is_even(call, whole, dim) else by_places(call, whole, dim)
+    if not lies_along(labels, dim % labels.dim()) or not _is_stated(call, 1):
         return itself(call)
     sizes = _sizes(call.before, labels, dim % labels.dim())
     if sizes is None or sizes == _own_sizes(call, dim):
         return itself(call)
     stated = list(accumulate(sizes[:-1])) if call.node.target in _BY_PLACES else sizes
     return replace(moved(call, lambda x, *_, **__: x.split(sizes, dim)), literals={1: stated})
+
+
+def _is_even(call: Call, effect: Effect, dim: int) -> bool:
+    """Whether the op makes so many equal parts, each of channels of its own: so it does at other sizes too."""
+    op = op_of(call.node.target)
+    if op is None or op.sized is None:
+        return False
+    every, _ = joined([collapse(part).reshape(-1).unique() for part in tensors(effect.out)])
+    sizes = {part.shape[dim] for part in tensors(effect.out)}
+    return len(sizes) == 1 and every.numel() == every.unique().numel()
 
 
 _BY_PLACES = (torch.tensor_split, "tensor_split")
@@ -95,7 +109,9 @@ def _span(before: Before, labels: Tensor, dim: int) -> tuple[int, int] | None:
 def narrow(call: Call) -> Effect:
     """So many channels from one on."""
     labels, dim = call.args[0], call.argument(1, "dim")
-    if call.before is None or not lies_along(labels, dim % labels.dim()) or not _is_stated(call, 2, 3):
+    if call.before is None:
+        return by_places(call, itself(call), dim)
+    if not lies_along(labels, dim % labels.dim()) or not _is_stated(call, 2, 3):
         return itself(call)
     span = _span(call.before, labels, dim % labels.dim())
     if span is None or (span[0], span[1] - span[0]) == call.args[2:4]:
@@ -111,7 +127,16 @@ def getitem(call: Call) -> Effect:
         return part_of(container[index], operator.getitem)
     if tensors(index):
         return _indexed(call, container, index if isinstance(index, tuple) else (index,))
-    return moved(call, operator.getitem) if call.before is None else _resized_slice(call, call.before, container)
+    if call.before is not None:
+        return _resized_slice(call, call.before, container)
+    index = index if isinstance(index, tuple) else (index,)
+    at = zip(_dims_of(index, container.dim()), index, strict=True)
+    return by_places(call, moved(call, operator.getitem), *(dim for dim, part in at if dim >= 0 and _is_numbered(part)))
+
+
+def _is_numbered(part: Any) -> bool:
+    """Whether a part of an index names places by their numbers."""
+    return isinstance(part, int) or (isinstance(part, slice) and part != slice(None))
 
 
 def _resized_slice(call: Call, before: Before, labels: Tensor) -> Effect:

@@ -3,6 +3,7 @@ channel at another one, and the other way round.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from nrfx.labels import NONE, OPAQUE, collapse, over_positions
 from nrfx.nests import with_tensors
-from nrfx.rules.effect import Call, Pin, attempt, tensors
+from nrfx.rules.effect import Call, Effect, Pin, attempt, tensors
 
 
 def at_every_size(call: Call, apply: Callable[..., Any], out: Any) -> tuple[Any, tuple[Pin, ...]]:
@@ -30,6 +31,27 @@ def at_every_size(call: Call, apply: Callable[..., Any], out: Any) -> tuple[Any,
     pins = tuple(call.pin(each, "it takes a part of it, which at other sizes may be another one") for each in lost)
     filled = iter([now for _, now, _ in pairs])
     return with_tensors(out, lambda _: next(filled)), pins
+
+
+def by_places(call: Call, effect: Effect, *dims: int) -> Effect:
+    """The effect of an op that takes places by their numbers along these dims of its first operand.
+
+    On a flat map, channels by positions, another size of the input puts other channels in these places: all are pinned.
+    """
+    labels = call.args[0]
+    if not isinstance(labels, Tensor) or not any(_in_runs(labels, dim % labels.dim()) for dim in dims):
+        return effect
+    pin = call.pin(labels, "it takes places of a flat map by number, and at other sizes other channels stand there")
+    return replace(effect, pins=(*effect.pins, pin))
+
+
+def _in_runs(labels: Tensor, dim: int) -> bool:
+    """Whether places next to each other along a dim hold one channel, and not all of them."""
+    small = collapse(labels)
+    if small.shape[dim] == 1:
+        return False
+    left, right = (small.narrow(dim, start, small.shape[dim] - 1) for start in (0, 1))
+    return bool(((left == right) & (left >= 0)).any())
 
 
 def _filled(taken: Tensor, channels: Tensor) -> Tensor:

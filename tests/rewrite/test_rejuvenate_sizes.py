@@ -163,6 +163,43 @@ def test_a_flat_map_whose_border_another_size_moves_holds_all_constants_but_0(ru
     assert removed_by_sound_rewrites(run, Flat(run), (*SIZES[:2], (2, 3, 4, 12), (2, 3, 12, 6))) == 1
 
 
+class Row(Sized):
+    """A linear layer reads 96 numbers that run takes from all channels and positions as one row."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.read = nn.Linear(96, 5).double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(self.run(self.norm(self.conv(x)).relu().flatten(1))))
+
+
+@pytest.mark.parametrize("run", [
+    lambda x: x[:, :96], lambda x: x[:, -192:-96], lambda x: x.narrow(1, 20, 96), lambda x: x.split(96, 1)[1],
+    lambda x: x.split([96, x.shape[1] - 96], 1)[0], lambda x: torch.tensor_split(x, [96], 1)[0],
+    lambda x: x.unfold(1, 96, 32)[:, 1], lambda x: x.roll(10, 1).unflatten(1, (6, -1))[:, :, :16].flatten(1),
+    lambda x: torch.cat([x.select(1, i)[:, None] for i in range(96)], 1),
+])  # fmt: skip
+def test_places_of_a_flat_map_by_number_hold_all(run: Run) -> None:
+    assert removed_by_sound_rewrites(run, Row(run)) == 0
+
+
+@pytest.mark.parametrize("run", [
+    lambda x: x.flip(1).unflatten(1, (6, -1)), lambda x: torch.stack([p.unflatten(1, (2, -1)) for p in x.chunk(3, 1)]),
+    lambda x: torch.cat(x[:, :].chunk(2, 1)[::-1], 1).unflatten(1, (6, -1)),
+])  # fmt: skip
+def test_equal_parts_of_a_flat_map_are_no_places_by_number(run: Run) -> None:
+    class Parts(Sized):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.run(self.norm(self.conv(x)).relu().flatten(1))
+            y = y.mean(-1) if y.dim() == 3 else y.mean(-1).transpose(0, 1).flatten(1)
+            return self.head(self.read(y[..., None, None]).flatten(1))
+
+    removed_by_sound_rewrites(run, Parts(run))
+    pins = nrfx.utilization(nrfx.trace(Parts(run), torch.randn(SIZES[0]).double())).pins
+    assert not any("flat map" in pin.reason for pin in pins)
+
+
 def test_gammas_are_not_scaled_where_another_size_takes_the_values_of_others() -> None:
     class Two(Sized):
         def __init__(self) -> None:
