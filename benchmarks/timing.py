@@ -18,10 +18,11 @@ REPEATS = 7
 def median_seconds(work: Callable[[], Any], repeats: int = REPEATS) -> float:
     """CPU seconds of one call: the median of `repeats`, after one that warms up; garbage is collected in between."""
     work()
-    return median(_seconds(work) for _ in range(repeats))
+    return median(seconds(work) for _ in range(repeats))
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of one call, without those of the collection of garbage."""
     gc.collect()
     gc.disable()
     started = time.process_time()

@@ -5,8 +5,6 @@ benchmarks/results/meter.csv and a section of docs/speed.md; exit status 1: a re
 """
 
 import argparse
-import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +22,7 @@ from benchmarks.networks import norms, torchvision_network
 from benchmarks.speed.clock import interleaved, spread
 from benchmarks.speed.page import PAGE, written
 from benchmarks.table import markdown, terminal
-from benchmarks.timing import Environment
+from benchmarks.timing import Environment, seconds
 from nrfx.analysis.meter import Meter
 
 MODELS = ("resnet50", "densenet121", "densenet201", "vit_b_16", "efficientnet_b0")
@@ -119,13 +117,7 @@ def _draw(model: nn.Module, generator: torch.Generator) -> None:
 def _milliseconds(work: Callable[[], object], change: Callable[[], None] = lambda: None) -> tuple[float]:
     """CPU time of one call, behind a change that does not count."""
     change()
-    gc.collect()
-    gc.disable()
-    started = time.process_time()
-    work()
-    elapsed = time.process_time() - started
-    gc.enable()
-    return (1000 * elapsed,)
+    return (1000 * seconds(work),)
 
 
 HEADINGS = ("network", "gammas", "a reading, ms", "spread", "`nrfx.utilization`, ms", "spread", "ratio", "once, ms")
