@@ -46,12 +46,14 @@ def by_places(call: Call, effect: Effect, *dims: int) -> Effect:
 
 
 def _in_runs(labels: Tensor, dim: int) -> bool:
-    """Whether places next to each other along a dim hold one channel, and not all of them."""
+    """Whether places next to each other along a dim hold one channel, and others along it another one."""
     small = collapse(labels)
     if small.shape[dim] == 1:
         return False
     left, right = (small.narrow(dim, start, small.shape[dim] - 1) for start in (0, 1))
-    return bool(((left == right) & (left >= 0)).any())
+    highest = small.amax(dim, keepdim=True)
+    several = (small >= 0) & (small != highest)
+    return bool(((left == right) & (left >= 0)).any()) and bool(several.any())
 
 
 def _filled(taken: Tensor, channels: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def read_after(x: Tensor) -> Tensor:
 
 def autoencoder(m: Any, x: Tensor) -> Tensor:
     tokens = x.permute(0, 2, 3, 1)
-    return (F.linear(tokens, m.matrix).relu() @ m.matrix).permute(0, 3, 1, 2)
+    return (F.linear(tokens, m.matrix).relu() @ m.matrix).permute(0, 3, 1, 2).contiguous()
 
 
 def conv_and_transposed(m: Any, x: Tensor) -> Tensor:
