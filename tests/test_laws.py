@@ -22,7 +22,21 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from nrfx.errors import RuleWarning
 from tests.laws import LAWS, REPLAY, Law, Options, Trial, obeyed, options
-from tests.networks import Again, Attention, Branches, Computed, Move, Plan, Selected, Single, Split, Unit, plans
+from tests.networks import (
+    Again,
+    Attention,
+    Branches,
+    Computed,
+    Move,
+    Plan,
+    Selected,
+    Single,
+    Split,
+    TwoNorms,
+    Unit,
+    Wild,
+    plans,
+)
 
 EXAMPLES = 64
 CHUNK = 100
@@ -57,6 +71,11 @@ ONCE_BROKEN = (
     ),
     # a layer called twice, which reads padded zeros in the place of channels
     Trial(Plan((Unit(), Move("pad shortcut"), Again(residual=False)), dead=("x.",)), Options()),
+    # a token beside channels that are there twice: at a width of one, other labels stood for both
+    Trial(
+        Plan((Unit(norm="plain"), TwoNorms(unit=Unit(width=3)), Wild("tokens by class")), dead=("xx.",), frozen=2),
+        Options(),
+    ),
     # groups of a function by a width that grows
     Trial(Plan((Unit(width=3), Unit(kernel=3), Computed("F.conv2d depthwise")), dead=("x.",)), Options()),
     # norms without parameters, whose width only the file tells

@@ -75,6 +75,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     changed = _changed_values(channels.steps, steps)
     places = Places(channels, steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
+        _check_labels(old, new, channels.channel_of.numel())
         _check_pins(old, new)
         _check_emptied(old, new)
         _check_broadcast(old, new)
@@ -248,6 +249,19 @@ def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
         before, after = (channel_of[small[small >= 0]] for small in (collapse(was), collapse(now)))
         if not bool(torch.isin(after[after < count], before).all()):
             raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))
+
+
+def _check_labels(old: Step, new: Step, count: int) -> None:
+    """Raises Mismatch where another one of several labels that are tied stands for their channel.
+
+    Of operands that are tied a rule takes the labels of one, the one that is simplest at these widths; a layout of
+    the labels of another one would find none of its old places. `count`: how many old labels there are.
+    """
+    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+        labels = collapse(now).flatten()
+        stayed = labels[(labels >= 0) & (labels < count)]
+        if not bool(torch.isin(stayed, collapse(was).flatten()).all()):
+            raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))
 
 
 def _check_positions(old: Step, new: Step, channel_of: Tensor) -> None:

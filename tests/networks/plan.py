@@ -19,7 +19,7 @@ def ended(tail: str, shape: torch.Size) -> nn.Module:
     tails: dict[str, Callable[[], nn.Module]] = {
         "pool": lambda: nn.Sequential(*pool, nn.Linear(wide, 3)),
         "flatten": lambda: nn.Sequential(nn.Flatten(), nn.Linear(positions, 3)),
-        "view": lambda: Apply(lambda x, last: last(x.view(x.size(0), -1)), nn.Linear(positions, 3)),
+        "view": lambda: Apply(lambda x, last: last(x.contiguous().view(x.size(0), -1)), nn.Linear(positions, 3)),
         "four": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4 * wide, 3)),
         "mean": lambda: Apply(lambda x, last: last(x.mean((2, 3))), nn.Linear(wide, 3)),
         "tokens": lambda: Apply(lambda x, last: last(x.flatten(2).transpose(1, 2)).mean(1), nn.Linear(wide, 3)),
