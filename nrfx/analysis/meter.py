@@ -89,6 +89,7 @@ class _Known:
         named = named_tensors(traced)
         self.tensors = [named[name] for name in dict.fromkeys((*gammas, *others))]  # the gammas first
         self.flat = all(tensor.dim() == 1 for tensor in self.tensors)
+        self.on_one_device = len({tensor.device for tensor in self.tensors}) < 2
         self.lengths = np.array([named[name].numel() for name in gammas], dtype=np.int64)
         self.count = int(self.lengths.sum())
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -151,10 +152,10 @@ class _Known:
         return MeterReading(Share(self.params(widths), self.total[0]), Share(self.flops(widths), self.total[1]))
 
     def _fetched(self) -> Array | None:
-        """All numbers of norms, in one transfer from their device; None where they are not finite, or meta."""
+        """All numbers of norms, in one transfer; None where they are not finite, on meta or on several devices."""
         if not self.tensors:
             return np.zeros(0)
-        if self.tensors[0].is_meta:
+        if self.tensors[0].is_meta or not self.on_one_device:
             return None
         # a view of each would take longer than all the rest of a reading
         values = torch.cat(self.tensors if self.flat else [tensor.reshape(-1) for tensor in self.tensors]).cpu()

@@ -31,7 +31,8 @@ class Structure:
         self.nodes = {graph: list(graph.nodes) for graph in self.graphs.values()}
         own = [vars(module) for module in traced.modules()]
         registered = [each[kind] for each in own for kind in _REGISTERED]
-        self.sized = [REGISTERED, *(each[kind] for each in own for kind in _HOOKS), *own[1:]]
+        self.sized = [REGISTERED, *own[1:]]
+        self.hooks = [each[kind] for each in own for kind in _HOOKS]
         self.held: list[dict[str, Any]] = [each for each in registered if each]
         self.empty = [each for each in registered if not each]
         # of the traced module itself: its graph, seen node by node, changes with the mode
@@ -46,13 +47,14 @@ class Structure:
             return False
         try:
             numbers = all(map(list.__eq__, self._numbers(), self.numbers))
-        except (KeyError, RuntimeError, ValueError):  # an attribute is gone, or is another tensor or array
+        except Exception:  # an attribute is gone, or it is compared by code of its own, which may raise anything
             return False
         return numbers and all(map(_identical, self._objects(), self.objects))
 
     def _numbers(self) -> Iterator[list[Any]]:
         """What must stay equal."""
         yield list(map(len, self.sized))
+        yield list(chain.from_iterable(self.hooks))  # each has a number of its own
         yield list(chain.from_iterable(self.held))
         yield [get(own) for get, own in self.attributes]
         yield list(map(Tensor.numel, self.parameters))  # a shape would take twice as long

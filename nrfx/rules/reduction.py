@@ -232,9 +232,15 @@ def _normalised(call: Call, dims: set[int]) -> Effect:
 
 def _of_parameters(node: fx.Node) -> bool:
     """Whether the node is computed from parameters and buffers alone."""
-    return node.op == "get_attr" or (
-        node.op != "placeholder" and bool(node.all_input_nodes) and all(map(_of_parameters, node.all_input_nodes))
-    )
+    queue, seen = [node], {node}
+    while queue:
+        source = queue.pop()
+        if source.op != "get_attr" and not source.all_input_nodes:  # an input of the network, or numbers
+            return False
+        further = [] if source.op == "get_attr" else [each for each in source.all_input_nodes if each not in seen]
+        queue += further
+        seen.update(further)
+    return True
 
 
 register(along, *ALONG, workless=True)

@@ -50,7 +50,10 @@ def _convolved(x: Tensor, module: Any, into: int, out: int) -> Tensor | None:
 
 def _read(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """The one tensor that a layer gets and its weight; (None, None) where they are not of one dtype and contiguous."""
-    return _fitting(module._parameters.get("weight"), args, kwargs)  # an attribute would be recorded, where modules are
+    weight, bias = (module._parameters.get(name) for name in ("weight", "bias"))  # attributes would be recorded
+    if weight is not None and bias is not None and (bias.shape, bias.dtype) != (weight.shape[:1], weight.dtype):
+        return None, None
+    return _fitting(weight, args, kwargs)
 
 
 def _fitting(weight: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -78,6 +81,7 @@ def of_attention(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """nn.MultiheadAttention of a batch, without masks: the values, and the averaged weights if they are wanted."""
     weight = module._parameters.get("in_proj_weight")
     known = weight is not None and len(args) == 3 and kwargs.keys() <= {"need_weights"}
+    known &= module.bias_k is None and not module.add_zero_attn  # they are further keys
     if not known or not all(isinstance(arg, Tensor) and arg.dim() == 3 and arg.dtype == weight.dtype for arg in args):
         return None
     query, key, value = args

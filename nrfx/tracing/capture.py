@@ -7,8 +7,8 @@ without gradients and of autocast are regions of the graph (regions.py); a custo
 pins what it touches.
 
 Not handled, and reported as a TraceError: control flow on the values of tensors, random numbers drawn outside the
-graph, inference mode inside forward, scripted and quantized modules. Models with such places can be traced in parts
-(partition.py).
+graph, inference mode inside forward, quantized modules, and a model that is scripted as a whole. Models with such
+places can be traced in parts (partition.py).
 """
 
 import threading

@@ -7,8 +7,9 @@ event         the rejuvenation: a new module, the optimizer migrated to it, lamb
 """
 
 import reprlib
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -66,6 +67,30 @@ class Measurement:
                 "known: ask for `utilization` before the next step, or take `params` and `flops`, which are kept."
             )
         return now
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold no network: they keep the utilization if it was asked for."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = {key: value for key, value in vars(self).items() if key == "utilization"}
+        return _restored, ({**plain, "report": _gone}, known)
+
+
+def _restored(plain: dict[str, Any], known: dict[str, Any]) -> Measurement:
+    measurement = Measurement(**plain)
+    measurement.__dict__.update(known)
+    return measurement
+
+
+def _reported(module: weakref.ref[TracedModule], **options: Any) -> Utilization:
+    network = module()
+    return _gone() if network is None else utilization(network, **options)
+
+
+def _gone() -> Utilization:
+    raise TrainingError(
+        "The network of this measurement is gone, so that its layers are no longer known: ask for `utilization` before "
+        "the next step, or take `params` and `flops`, which are kept."
+    )
 
 
 @dataclass(frozen=True)
@@ -321,7 +346,7 @@ class Rejuvenator:
         if self.events == 0 and not self._searches(self.steps + self.interval):
             self.note = self._never(r)
         how = self._options
-        report = partial(utilization, self._module, threshold=how.threshold, residual=how.residual)
+        report = partial(_reported, weakref.ref(self._module), threshold=how.threshold, residual=how.residual)
         return Measurement(self.steps, measured.params, measured.flops, r, self.lam, self.note, report=report)
 
     def _prunable_of(self, module: TracedModule) -> dict[str, Tensor]:

@@ -263,6 +263,28 @@ def run_at_another_size(gm: fx.GraphModule) -> None:
         node.meta["val"] = torch.zeros(*node.meta["val"].shape[:2], 8, 8, device="meta")
 
 
+class Guarded:
+    """Compares itself by a number, which others may not have."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    def __eq__(self, other: Any) -> bool:
+        return bool(self.number == other.number)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def change_what_compares_itself(gm: fx.GraphModule) -> None:
+    gm.get_submodule("b.0").guarded = None
+
+
+def exchange_a_hook(gm: fx.GraphModule) -> None:
+    layer = gm.get_submodule("a.0")
+    layer._forward_hooks.clear()
+    layer.register_forward_hook(lambda *_: None)
+
+
 def teach_a_rule(gm: fx.GraphModule) -> None:
     register(rule_of_odd, odd)
 
@@ -275,8 +297,16 @@ def rule_of_odd(call: Call) -> Effect:
     raise AssertionError("no graph calls it")
 
 
-CHANGES = (resize_a_parameter, replace_a_gamma, swap_a_module, hook_a_module, replace_statistics, add_a_module)
-ATTRIBUTES = (change_an_attribute, change_a_plain_tensor, remove_an_attribute)
+CHANGES = (
+    resize_a_parameter,
+    replace_a_gamma,
+    swap_a_module,
+    hook_a_module,
+    replace_statistics,
+    add_a_module,
+    exchange_a_hook,
+)
+ATTRIBUTES = (change_an_attribute, change_a_plain_tensor, remove_an_attribute, change_what_compares_itself)
 CONVERSIONS = (load_other_tensors, to_double, to_half)
 EDITS = (pass_a_layer_by, add_a_node, read_once_more, remove_a_node, call_another_layer, run_at_another_size)
 
@@ -289,6 +319,8 @@ def test_a_change_of_the_network_is_noticed(
     kill(gm.get_submodule("a.1"), 1)
     kill(gm.get_submodule("b.1"), 1)
     gm.unread, gm.get_submodule("b.0").table = nn.Parameter(torch.ones(2)), torch.ones(3)
+    gm.get_submodule("b.0").guarded = Guarded()
+    gm.get_submodule("a.0").register_forward_hook(lambda *_: None)
     meter = Meter(gm)
     meter.read()
     computed = counted(monkeypatch, "channels_of")

@@ -16,6 +16,11 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def with_bias(layer: Any, bias: Tensor) -> nn.Module:
+    layer.bias = nn.Parameter(bias)
+    return layer
+
+
 def named(value: Any) -> str:
     return getattr(value, "__name__", str(value))  # the text of a builtin has its address
 
@@ -88,6 +93,10 @@ def test_arithmetic_gives_what_it_says(op: Any, other: Any) -> None:
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), (meta(2, 4, 9, 9),)),
         (CrossConv2d((2, 2), (3, 3), 3), (meta(2, 5, 9, 9),)),
         (nn.MultiheadAttention(8, 2), (meta(5, 8), meta(5, 8), meta(5, 8))),
+        (nn.MultiheadAttention(8, 2, add_zero_attn=True), (meta(5, 2, 8),) * 3),
+        (nn.MultiheadAttention(8, 2, add_bias_kv=True), (meta(5, 2, 8),) * 3),
+        (with_bias(nn.Linear(4, 4), torch.zeros(3)), (meta(2, 4),)),
+        (with_bias(nn.Conv2d(4, 4, 1), torch.zeros(4).double()), (meta(2, 4, 3, 3),)),
         (operator.add, (meta(2, 3), meta(3))),
         (operator.add, (meta(2, 3), meta(2, 3, dtype=torch.float64))),
         (operator.mul, (meta(2, 3, dtype=torch.int64), 0.5)),

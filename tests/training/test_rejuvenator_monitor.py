@@ -1,5 +1,8 @@
 """The monitor of Sec. 3.1.3 around the Rejuvenator: lambda over a search, its two settings, and the forecast."""
 
+import gc
+import pickle
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -161,6 +164,23 @@ def test_the_report_of_a_network_that_has_changed_since_is_refused() -> None:
     assert early.utilization is known
     with pytest.raises(TrainingError, match=r"changed since the measurement at step 2.*before the next step"):
         _ = late.utilization
+
+
+def test_a_measurement_holds_no_network() -> None:
+    nr, _ = set_up()
+    asked, seen = nr.step(), nr.step()
+    assert isinstance(asked, Measurement) and isinstance(seen, Measurement)
+    known = asked.utilization
+    twins = pickle.loads(pickle.dumps([asked, seen]))
+    assert twins == [asked, seen] and len(pickle.dumps(seen)) < 2000
+    assert twins[0].utilization == known
+    gone = weakref.ref(nr.module)
+    del nr
+    gc.collect()
+    assert gone() is None
+    for each in (seen, twins[1]):
+        with pytest.raises(TrainingError, match="is gone"):
+            _ = each.utilization
 
 
 def test_after_an_event_and_a_resumption_the_new_network_is_measured() -> None:

@@ -20,16 +20,16 @@ class TracedCode(CodeGen):
 
     def _gen_python_code(self, *args: Any, **kwargs: Any) -> PythonCode:
         code = super()._gen_python_code(*args, **kwargs)
-        source = "\n".join(_in_blocks(code.src.splitlines()))
-        return replace(code, src=_ATTRIBUTE.sub(_found, source))
+        return replace(code, src="\n".join(_in_blocks([_TOKEN.sub(_found, line) for line in code.src.splitlines()])))
 
 
-_ATTRIBUTE = re.compile(r"(?<![\w.'\"])self\.(\w+)")
+_TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])self\.(?P<name>\w+)""")
+"""A text, which may quote code of the model, or an attribute of the module."""
 
 
-def _found(attribute: re.Match[str]) -> str:
-    """An attribute of the module as code; what an attribute of graph modules hides is looked up."""
-    return f'self.registered("{attribute[1]}")' if attribute[1] in own_names() else attribute[0]
+def _found(token: re.Match[str]) -> str:
+    """The token; what an attribute of graph modules hides is looked up."""
+    return f'self.registered("{token["name"]}")' if token["name"] in own_names() else token[0]
 
 
 def _in_blocks(lines: list[str]) -> list[str]:

@@ -155,21 +155,20 @@ def propagate(traced: TracedModule) -> None:
     Raises:
         TraceError: a node cannot be run on the shapes it gets.
     """
-    for graph in traced.graphs.values():
-        for node in graph.nodes:
-            node.meta.pop("val", None)
-            node.meta.pop("work", None)
-    fill(traced, traced.graphs, traced.inputs)
+    fill(traced, traced.graphs, traced.inputs, anew=True)
 
 
-def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...]) -> None:
-    """Sets `meta["val"]` on every node that has none, of the graphs of each mode. Raises as `propagate`."""
+def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...], anew: bool) -> None:
+    """Sets `meta["val"]` on every node of the graphs of each mode, or where there is none. Raises as `propagate`."""
+    for node in (node for graph in graphs.values() if anew for node in graph.nodes):
+        node.meta.pop("val", None)
+        node.meta.pop("work", None)
     for mode in ("eval", "train"):
         if mode == "eval" or graphs["train"] is not graphs["eval"]:
-            Shapes(root, _as_parameters(root, inputs), training=mode == "train").fill(graphs[mode])
+            Shapes(root, as_parameters(root, inputs), training=mode == "train").fill(graphs[mode])
 
 
-def _as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+def as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
     dtypes = {parameter.dtype for parameter in root.parameters() if parameter.is_floating_point()}
     if len(dtypes) != 1:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 HOST = "_host"
-"""The attribute that holds an instance of the model's class around what a traced module registers (parts.py)."""
+"""The attribute that holds an instance of the model's class around what a traced module registers (hosted.py)."""
 _SET = ("facts", "_by_mode", HOST, "_log", "_part_codes")
 """Attributes of a traced module, or of one in parts, that are set on the instance."""
 

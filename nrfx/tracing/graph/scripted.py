@@ -56,9 +56,9 @@ class Scripted(Held):
         self._bind()
         try:
             result = self.script(*args, **kwargs)
-        except RuntimeError as error:  # its first lines say no more than that something failed
+        except torch.jit.Error as error:  # its first lines say no more than that something failed
             lines = str(error).strip().splitlines()
-            raise RuntimeError(next((line for line in lines if "Error: " in line), lines[0])) from error
+            raise RuntimeError(next((line for line in lines if "Error: " in line), str(error))) from error
         for own, held in _pairs(self.script, self):
             for name in held._buffers:
                 held._buffers[name] = getattr(own, name)  # it may have set another one

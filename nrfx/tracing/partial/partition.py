@@ -1,7 +1,7 @@
 """Tracing a model in parts: the largest submodules that can be traced, where the model cannot be traced whole.
 
 A copy of the model is run once on the example inputs, in eval mode, and every call of a submodule is recorded
-(calls.py). A submodule is a part if it takes and gives tensors (or lists, tuples, dicts of them), can be traced on the
+(run.py). A submodule is a part if it takes and gives tensors (or lists, tuples, dicts of them), can be traced on the
 shapes of each of its calls with the same graph for all, and if nothing outside of it reads its parameters. Where a
 submodule is no part, its children may be.
 

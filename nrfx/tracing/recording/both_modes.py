@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.rules import op_of
+from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.calls.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import Arguments
@@ -20,7 +22,7 @@ from nrfx.tracing.graph.clone import same, shell
 from nrfx.tracing.graph.codegen import CallCode, TracedCode
 from nrfx.tracing.graph.hosted import HostedModule
 from nrfx.tracing.graph.modes import alike, unified
-from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, fill
+from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, constants_at_trace, copied, fill
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
@@ -101,7 +103,7 @@ def combined(
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
     facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
-    fill(root, graphs, facts.inputs)
+    fill(root, graphs, facts.inputs, anew=as_parameters(root, facts.inputs) != facts.inputs)
     modules = dict(root.named_modules(remove_duplicate=False))
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
@@ -116,8 +118,19 @@ def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxe
     """The graph of the model in each mode: one recording where the forward does not ask for the mode."""
     if boxes.calls is None and not leaves.are_wanted and may_share(model):
         with suppress(TraceError, ModeAsked):  # what is wrong without a mode as well, the recordings below say
-            return dict.fromkeys(MODES, capture(model, arguments, "", leaves))
+            one = capture(model, arguments, "", leaves)
+            if all(_has_one_shape(model, node) for node in one.graph.nodes):
+                return dict.fromkeys(MODES, one)
     return {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+
+
+def _has_one_shape(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a call gives values of one shape in both modes: a module of the user's own that is one call may not."""
+    if node.op != "call_module":
+        return True
+    module = model.get_submodule(str(node.target))
+    op = op_of(module)
+    return is_of_torch(module.forward) or (op is not None and op.shipped)
 
 
 def capture(

@@ -5,6 +5,7 @@ nn.Module answers in its place: the first question ends the recording. Other mod
 which hides the descriptor from them.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,11 @@ class Unanswered:
 
     def __init__(self) -> None:
         self.asked = False
+        self._thread = threading.get_ident()
 
     def __get__(self, module: Any, kind: Any) -> bool:
-        if module is None:
-            raise AttributeError(f"type object '{kind.__name__}' has no attribute 'training'")
+        if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
+            raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
         self.asked = True
         raise ModeAsked
 
@@ -61,8 +63,9 @@ def _answer_with(answer: Unanswered | None) -> None:
 
 
 def may_share(model: nn.Module) -> bool:
-    """Whether `train` and `eval` of the model do nothing but to switch the mode of every module."""
-    return all(_is_plain(kind) for kind in {type(module) for module in model.modules()})
+    """Whether `train` of the model does nothing but to switch the mode of every module."""
+    modules = list(model.modules())
+    return all(map(_is_plain, set(map(type, modules)))) and not any("train" in vars(module) for module in modules)
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:

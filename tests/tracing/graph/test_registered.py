@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import nrfx
+from nrfx.errors import SizeError
 from nrfx.tracing.graph.registered import own_names
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -120,3 +121,17 @@ def test_so_do_parts_of_a_model_that_cannot_be_traced_whole() -> None:
         "inputs.1.weight": 3, "answers.1.weight": 2,
     }  # fmt: skip
     assert nrfx.verify(gm, result, X) < 1e-4
+
+
+def test_a_text_that_quotes_the_model_is_left_as_it_is() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs = "a"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if self.inputs == 'a' and x.shape[0] > 2 else x  # fmt: skip
+
+    gm = nrfx.trace(Asks(), torch.zeros(3, 2))
+    with pytest.raises(SizeError, match=r"self\.inputs == 'a' and x"):
+        gm(torch.zeros(2, 2))

@@ -1,6 +1,7 @@
 """A forward that does not ask for its mode is recorded once, for both; one that asks is recorded in each."""
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nrfx.rules import OPS, opaque
 from nrfx.tracing import trace
 
 
@@ -126,3 +128,66 @@ def test_a_trace_within_a_trace_leaves_the_outer_one_without_a_mode() -> None:
     gm = trace(net, X)
     assert torch.equal(gm.eval()(X), net.eval()(X))
     assert "training" not in vars(nn.Module)
+
+
+def test_a_train_of_one_module_alone_is_its_way_to_switch() -> None:
+    net = Net()
+    net.norm.eval()
+    net.norm.train = lambda mode=True: net.norm  # type: ignore[assignment]
+    gm = trace(net, X)
+    assert not gm.train().get_submodule("norm").training and gm.get_submodule("drop").training
+
+
+class Several(nn.Module):
+    """Gives two values in train mode, as a layer with an auxiliary output does."""
+
+    def forward(self, x: Tensor) -> Any:
+        return (x * 2, x) if self.training else x
+
+
+def test_a_leaf_may_give_other_values_in_each_mode() -> None:
+    net = Net(lambda net, x: y[0] if isinstance(y := net.several(x), tuple) else y)
+    net.several = Several()
+    gm = trace(net, X, leaves=[Several])
+    before = dict(OPS)
+    try:
+        opaque(Several)
+        for traced in (gm, trace(net, X)):
+            for training in (True, False):
+                torch.manual_seed(1)
+                expected = copy.deepcopy(net).train(training)(X)
+                torch.manual_seed(1)
+                assert torch.equal(traced.train(training)(X), expected)
+    finally:
+        for key in OPS.keys() - before.keys():
+            del OPS[key]
+
+
+def test_a_mode_is_asked_in_one_thread_alone() -> None:
+    other_kind = nn.Dropout()
+    del other_kind.__dict__["training"]  # as modules of TorchScript have none
+    seen: list[Any] = []
+
+    def step(net: Any, x: Tensor) -> Tensor:
+        other = threading.Thread(target=lambda: seen.append(getattr(other_kind, "training", "none")))
+        other.start()
+        other.join()
+        return x
+
+    assert recordings(Net(step), X) == 1
+    assert set(seen) == {"none"}
+
+
+def test_inputs_are_taken_in_the_dtype_of_the_parameters_also_where_a_size_is_asked_for() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.shape[1] > 2 else x
+
+    gm = trace(Asks().double(), X.float())
+    assert {node.meta["val"].dtype for node in gm.graph.nodes if isinstance(node.meta.get("val"), Tensor)} == {
+        torch.float64
+    }
