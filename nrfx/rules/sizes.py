@@ -81,7 +81,7 @@ def of_attention(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     """nn.MultiheadAttention of a batch, without masks: the values, and the averaged weights if they are wanted."""
     weight = module._parameters.get("in_proj_weight")
     known = weight is not None and len(args) == 3 and kwargs.keys() <= {"need_weights"}
-    known &= module.bias_k is None and not module.add_zero_attn  # they are further keys
+    known &= module._parameters.get("bias_k") is None and not module.add_zero_attn  # they are further keys
     if not known or not all(isinstance(arg, Tensor) and arg.dim() == 3 and arg.dtype == weight.dtype for arg in args):
         return None
     query, key, value = args
