@@ -76,6 +76,11 @@ ONCE_BROKEN = (
         Plan((Unit(norm="plain"), TwoNorms(unit=Unit(width=3)), Wild("tokens by class")), dead=("xx.",), frozen=2),
         Options(),
     ),
+    # chunks by width, of which other widths have another number
+    Trial(
+        Plan((Unit(), Unit(), Unit(), Wild("chunks by width", normed=False)), dead=(".", "xxxx....")),
+        Options(),
+    ),
     # groups of a function by a width that grows
     Trial(Plan((Unit(width=3), Unit(kernel=3), Computed("F.conv2d depthwise")), dead=("x.",)), Options()),
     # norms without parameters, whose width only the file tells

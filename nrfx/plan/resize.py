@@ -257,7 +257,10 @@ def _check_labels(old: Step, new: Step, count: int) -> None:
     Of operands that are tied a rule takes the labels of one, the one that is simplest at these widths; a layout of
     the labels of another one would find none of its old places. `count`: how many old labels there are.
     """
-    for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+    before, after = tensors(old.effect.out), tensors(new.effect.out)
+    if len(before) != len(after):
+        raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
+    for was, now in zip(before, after, strict=True):
         labels = collapse(now).flatten()
         stayed = labels[(labels >= 0) & (labels < count)]
         if not bool(torch.isin(stayed, collapse(was).flatten()).all()):
