@@ -86,6 +86,8 @@ ONCE_BROKEN = (
     Trial(Plan((Unit(width=3), Unit(kernel=3), Computed("F.conv2d depthwise")), dead=("x.",)), Options()),
     # padded zeros in a transposed map, whose labels lie in memory in another order
     Trial(Plan((Unit(), Move(), Gate(), Move(how="pad channels"), Move())), Options()),
+    # slices of an axis that holds each channel twice, in two of them
+    Trial(Plan((Unit(), TwoNorms(), Split(how="slice", body=()), Unit())), Options(times=1.5)),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
 )
