@@ -26,14 +26,14 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
-    "tracing.graph": "scripted registered clone regions shapes work arguments codegen guards "
+    "tracing.graph": "scripted lazy_code walk registered clone regions shapes work arguments codegen guards "
     "module modes staleness hosted",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
     "tracing.recording": "draws compiled einops_backend signatures modeless recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
-    "analysis": "names affine taught channels reinterpret in_place obstacles effects interpret residual spaces "
+    "analysis": "names affine taught births channels reinterpret in_place obstacles effects interpret residual spaces "
     "positions constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph "
     "why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "

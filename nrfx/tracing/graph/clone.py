@@ -73,8 +73,16 @@ class _Copy:
             self._later.append((contents, name, module))
             return
         contents[name] = self._memo[id(module)] = twin = kind.__new__(kind)
+        own = vars(twin)
+        own.update(vars(module))  # in their order, whatever is exchanged below
         for key, value in vars(module).items():
-            self._attribute(vars(twin), key, value)
+            found = type(value)
+            if found in _DIRECT:
+                continue
+            if found in _CONTAINERS and not value:
+                own[key] = found()
+            else:
+                self._attribute(own, key, value)
 
     def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
         kind = type(value)
@@ -85,16 +93,13 @@ class _Copy:
                 self._put(children, name, child)
         elif key in ("_parameters", "_buffers"):
             contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
-        elif kind in _DIRECT or (kind is tuple and all(type(item) in _DIRECT for item in value)):
-            contents[key] = value
-        elif kind in _CONTAINERS and not value:
-            contents[key] = kind()
+        elif kind is tuple and all(type(item) in _DIRECT for item in value):
+            return
         elif key == "_compiled_call_impl":
-            return  # belongs to module.compile(), and to the module it was made of
+            del contents[key]  # belongs to module.compile(), and to the module it was made of
         elif isinstance(value, Tensor) and not value.is_leaf:
             contents[key] = self._known(value, value.detach())
         else:
-            contents[key] = value  # in its place among the others
             self._later.append((contents, key, value))
 
     def _known(self, tensor: Tensor, without_graph: Tensor | None = None) -> Tensor:
