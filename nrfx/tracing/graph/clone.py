@@ -46,8 +46,9 @@ def computed_attributes(module: nn.Module) -> list[Tensor]:
 
 
 class _Copy:
-    """A copy of a module around other tensors. Most of a module is numbers and empty dictionaries of hooks: to pass over
-    them makes it several times as fast as deepcopy.
+    """A copy of a module around other tensors.
+
+    Most of a module is numbers and empty dictionaries of hooks: to pass over them is several times as fast as deepcopy.
     """
 
     def __init__(self, tensor: Callable[[Tensor], Tensor], memo: dict[int, Any] | None = None) -> None:
