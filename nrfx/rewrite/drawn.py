@@ -32,19 +32,22 @@ NUMBERS = 1e8
 """Parameters and numbers in inputs up to which outputs are compared."""
 
 
-def check_outputs(traced: TracedModule, result: Rejuvenation) -> str:
+def check_outputs(traced: TracedModule, result: Rejuvenation, flops: int) -> str:
     """Compares the outputs of the networks before and after on drawn inputs: of the traced shapes, or small images.
 
     Floats are normal; whole numbers and truths alternate between 1 and 0, which are valid as ids, labels and masks.
     Where they differ, it is looked into: a network that draws in eval mode proves nothing, and in float64 no rounding
     decides which maximum, box or expert is taken.
 
+    Args:
+        flops: multiply-adds of one example, those of both networks.
+
     Returns: why nothing could be compared, "" where all is well.
 
     Raises:
         VerificationError: the outputs differ by more than rounding, or the new network does not run.
     """
-    inputs = _inputs(traced, result)
+    inputs = _inputs(traced, flops, result.before.params.total)
     if inputs is None:
         return "the network is large"
     zeroed = _zeroed(traced, result)
@@ -170,11 +173,11 @@ def _drawn(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generato
     return (torch.arange(prod(shape)) + 1).remainder(2).reshape(shape).to(dtype)
 
 
-def _inputs(traced: TracedModule, result: Rejuvenation) -> Specs | None:
+def _inputs(traced: TracedModule, each: int, params: int) -> Specs | None:
     """What is drawn: inputs of the traced shapes, or small images; None where that would take long."""
     examples = max((shape[0] for shape, _ in traced.inputs if shape), default=1)
-    flops = (result.before.flops.total + result.after.flops.total) * examples
-    numbers = result.before.params.total + sum(prod(shape) for shape, _ in traced.inputs)
+    flops = each * examples
+    numbers = params + sum(prod(shape) for shape, _ in traced.inputs)
     if numbers > NUMBERS:
         return None
     if flops <= FULL_SIZE:
