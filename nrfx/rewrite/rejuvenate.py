@@ -82,8 +82,9 @@ def rejuvenate(
             layers yet. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
         check: compare the outputs of both networks on drawn inputs, in eval mode, so that a wrong rule is refused and
-            not delivered. Beyond 5e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64. It is
-            left out, with a note, beyond 2e9 or with 1e8 parameters, and where drawn inputs prove nothing.
+            not delivered. Beyond 1e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64, where
+            the network takes them or beyond 5e8. It is left out, with a note, beyond 2e9 or with 1e8 parameters, and
+            where drawn inputs prove nothing.
         example_inputs: where `gm` carries no shapes.
 
     Raises:
