@@ -7,6 +7,7 @@ change have stride 0, which keeps label tensors of large activations small: `col
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,18 @@ def collapse(labels: Tensor) -> Tensor:
         return labels
     sizes = [min(size, 1) if stride == 0 else size for stride, size in zip(strides, labels.shape, strict=True)]
     return labels.as_strided(sizes, strides)
+
+
+def memory_of(labels: Tensor) -> tuple[Any, ...]:
+    """A key that two label tensors have in common if they are the same memory, read in the same way, but for dims that
+    repeat. It says nothing once one of them is freed.
+
+    >>> ids = torch.arange(3)
+    >>> memory_of(ids.view(1, 3, 1).expand(2, 3, 5)) == memory_of(ids) != memory_of(ids[:2])
+    True
+    """
+    varying = [pair for pair in zip(labels.shape, labels.stride(), strict=True) if pair[0] != 1 and pair[1]]
+    return labels.data_ptr(), *varying
 
 
 def repeated(labels: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ ORDER: Mapping[str, str] = {
     "why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
-    "rewrite": "initialise literals module_widths absorb_constants cross_layers build result compare drawn other_sizes "
-    "verify rejuvenate heads scales cross_attend sort_generations",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
+    "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
     "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",

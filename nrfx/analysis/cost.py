@@ -6,7 +6,7 @@
 Source: Neural Rejuvenation, Sec. 3.1.2. There convolutions alone count; here every parameter does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import live_along
+from nrfx.analysis.spaces import Labels
 from nrfx.labels import joined
 from nrfx.tracing import TracedModule
 
@@ -49,6 +50,20 @@ def step_flops(channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
 def eval_steps(channels: Channels) -> list[Step]:
     """The steps of the eval-mode graph."""
     return [step for step in channels.steps if step.mode == "eval"]
+
+
+def whole_cost(traced: TracedModule, labels: Labels) -> Cost:
+    """The cost of the whole network, from its labels alone."""
+    params = (
+        _numbers(parameter.shape, labels.layouts.get(name, ()), _length)
+        for name, parameter in traced.named_parameters()
+    )
+    works = (work for step in labels.steps if step.mode == "eval" for work in step.effect.work)
+    return Cost(sum(params), sum(work.times * _length(work.rows) * _length(work.cols) for work in works))
+
+
+def _length(layout: Tensor | None) -> int:
+    return 1 if layout is None else layout.numel()
 
 
 def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = None) -> Cost:
@@ -89,7 +104,7 @@ def _live_widths(channels: Channels, live: Tensor) -> dict[int, int]:
     return dict(zip(layouts, counts.tolist(), strict=True))
 
 
-def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], width_of: LayoutWidths) -> int:
+def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], width_of: Callable[[Tensor | None], int]) -> int:
     numbers = 1
     for size, layout in zip(shape, dims or (None,) * len(shape), strict=True):
         numbers *= size if layout is None else width_of(layout)

@@ -30,18 +30,48 @@ def channels_of(
         fixed: births that must keep their width, with the reason.
         axes: the axis that holds the channels of each bare parameter, where it is known: a width of 1 does not show it.
     """
+    return labels_of(traced, axes).channels(traced, fixed or {})
+
+
+def labels_of(traced: TracedModule, axes: Mapping[str, int | None] | None = None) -> "Labels":
+    """The labels of a network, without what follows from them: half of `channels_of`, and all that a check needs."""
     interpreter = LabelInterpreter(traced, axes or {})
-    steps = interpreter.interpreted()
-    return _Solver(traced, interpreter, steps).channels(fixed or {})
+    return Labels(interpreter, interpreter.interpreted())
+
+
+class Labels:
+    """What the interpretation of all graphs gave: the steps, the births and the layouts (see Channels)."""
+
+    def __init__(self, interpreter: LabelInterpreter, steps: tuple[Step, ...]) -> None:
+        self._interpreter, self.steps = interpreter, steps
+        self.births: Mapping[str, Tensor] = dict(interpreter.born)
+        self.count = interpreter.count
+        dims = {name: tensor.dim() for name, tensor in interpreter.tensors.items()}
+        self.layouts, self._twice = _layouts(dims, steps)
+
+    def first_name(self, name: str) -> str:
+        """The first name of a parameter or buffer."""
+        return self._interpreter.aliases.get(name, name)
+
+    def channels(self, traced: TracedModule, fixed: Mapping[str, str]) -> Channels:
+        """The channels and spaces of the network that these are the labels of."""
+        return _Solver(traced, self._interpreter, self.steps, self.layouts, self._twice).channels(fixed)
 
 
 class _Solver:
     """The ties and pins of all steps, and what follows from them."""
 
-    def __init__(self, traced: TracedModule, interpreter: LabelInterpreter, steps: tuple[Step, ...]) -> None:
-        self.traced, self.interpreter, self.steps = traced, interpreter, steps
+    def __init__(
+        self,
+        traced: TracedModule,
+        interpreter: LabelInterpreter,
+        steps: tuple[Step, ...],
+        layouts: dict[str, tuple[Tensor | None, ...]],
+        twice: list[tuple[Step, Tensor, Tensor]],
+    ) -> None:
+        """twice: ties of every other visit of a tensor to its first."""
+        self.traced, self.interpreter, self.steps, self.layouts = traced, interpreter, steps, layouts
         self.births = Births(interpreter.born.values())
-        self.layouts, twice = _layouts({name: tensor.dim() for name, tensor in interpreter.tensors.items()}, steps)
         self.ties = [(step, left, right) for step in steps for left, right in step.effect.ties]
         self.ties += [(step, left, right) for step, left, right in twice]
         self.pins: list[tuple[Tensor, str, str]] = [

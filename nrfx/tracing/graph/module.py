@@ -18,7 +18,7 @@ from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
 from nrfx.tracing.graph.arguments import CallForm
-from nrfx.tracing.graph.clone import computed_attributes
+from nrfx.tracing.graph.clone import deep_copy
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
 from nrfx.tracing.graph.walk import named_modules, named_parameters
@@ -126,8 +126,7 @@ class TracedModule(Registered):
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
-        memo.update({id(value): value.detach().clone() for value in computed_attributes(self)})
-        contents = copy.deepcopy(self._contents(), memo)
+        contents = deep_copy(self._contents(), memo)
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
         twin.meta = dict(self.meta)
         return twin
