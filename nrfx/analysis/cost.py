@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import live_along
 from nrfx.analysis.spaces import Labels
 from nrfx.labels import joined
@@ -30,12 +31,9 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
-def parameter_cost(traced: TracedModule, channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
-    """Numbers in each parameter by its first name, at the widths that `width_of` gives."""
-    return {
-        name: _numbers(parameter.shape, channels.layouts.get(name, ()), width_of)
-        for name, parameter in traced.named_parameters()
-    }
+def parameter_cost(shapes: Mapping[str, torch.Size], channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
+    """Numbers in each parameter by its first name, at the widths that `width_of` gives, from their shapes."""
+    return {name: _numbers(shape, channels.layouts.get(name, ()), width_of) for name, shape in shapes.items()}
 
 
 def step_flops(channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
@@ -69,7 +67,8 @@ def _length(layout: Tensor | None) -> int:
 def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = None) -> Cost:
     """The cost of the whole network, or of its live part."""
     width_of = LayoutWidths(channels, live)
-    return Cost(sum(parameter_cost(traced, channels, width_of).values()), sum(step_flops(channels, width_of).values()))
+    shapes = Inventory.of(traced).parameters
+    return Cost(sum(parameter_cost(shapes, channels, width_of).values()), sum(step_flops(channels, width_of).values()))
 
 
 class LayoutWidths:

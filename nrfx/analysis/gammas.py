@@ -3,12 +3,13 @@
 This is the one place that says so: reports, the notes of a rewrite, the Rejuvenator and the command line tell it on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 import torch
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.inventory import Inventory
 from nrfx.choices import Residual
 from nrfx.labels import OPAQUE, joined
 from nrfx.rules import Family, op_of
@@ -68,9 +69,15 @@ def gammas_of(
         residual: as for `liveness_of`.
         in_training: whether they shall still die, which a frozen gamma does not.
     """
+    frozen = {name for name, parameter in traced.named_parameters() if in_training and not parameter.requires_grad}
+    return gammas_in(Inventory.of(traced), channels, residual, frozen)
+
+
+def gammas_in(inventory: Inventory, channels: Channels, residual: Residual, frozen: Set[str] = frozenset()) -> Gammas:
+    """The gammas of a network that registers this; those in `frozen` parameters cannot die."""
     kept: dict[str, tuple[dict[str, None], int]] = {}
     total = can_die = 0
-    for norm, reason, count in _told(traced, channels, residual, in_training):
+    for norm, reason, count in _told(inventory, channels, residual, frozen):
         total += count
         if not reason:
             can_die += count
@@ -82,7 +89,7 @@ def gammas_of(
 
 
 def _told(
-    traced: TracedModule, channels: Channels, residual: Residual, in_training: bool
+    inventory: Inventory, channels: Channels, residual: Residual, frozen: Set[str]
 ) -> Iterator[tuple[str, str, int]]:
     """(norm, why its gammas cannot die, how many), the reason "" for those that can."""
     steps: dict[str, Step] = {}
@@ -92,15 +99,15 @@ def _told(
             steps.setdefault(str(step.node.target), step)
     told = set[str]()
     one_space = _one_space(channels)
-    frozen = {name for name, parameter in traced.named_parameters() if in_training and not parameter.requires_grad}
-    for path, module in traced.named_modules():
-        op = op_of(module)
-        if op is None or not op.norm:
+    for module in inventory.modules:
+        op = op_of(module.kind)
+        if op is None or not op.norm or not module.first:
             continue
-        title = f"{path} ({type(module).__name__})"
+        path = module.path
+        title = f"{path} ({module.kind.__name__})"
         name = channels.aliases.get(f"{path}.weight", f"{path}.weight")
-        weights = (each for key, each in module._parameters.items() if key.startswith("weight") and each is not None)
-        count = sum(each.numel() for each in weights)  # a prune mask leaves its numbers in weight_orig
+        # a prune mask leaves its numbers in weight_orig
+        count = sum(shape.numel() for key, shape in module.shapes.items() if key.startswith("weight"))
         if name not in channels.norms and count:
             yield title, _of_step(steps.get(path)), count
         elif name in channels.norms and name not in told:

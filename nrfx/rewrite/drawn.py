@@ -123,7 +123,8 @@ def _exchanged(module: nn.Module, instead: Mapping[str, Tensor]) -> Iterator[Non
     other = {id(module.get_parameter(name)): tensor for name, tensor in instead.items()}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for part in module.modules():
-        for registry in (part._parameters, part._buffers):
+        registries: tuple[dict[str, Any], dict[str, Any]] = (part._parameters, part._buffers)
+        for registry in registries:
             if not registry:
                 continue
             before.append((registry, dict(registry)))
