@@ -34,8 +34,8 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "residual spaces positions constants domain conditions liveness cost gammas not_understood utilization structure meter "
-    "tie_graph why check_rule",
+    "residual spaces positions constants domain conditions liveness cost gammas not_understood utilization structure "
+    "meter tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "

@@ -130,7 +130,7 @@ def _is_only_called(file: str, name: str) -> bool:
 
 
 def _blocks(lines: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The lines of each statement at the top of a file, one that begins with a decorator or goes on after `else` too."""
+    """The lines of each statement at the top of a file; with its decorators, and what goes on after `else`."""
     start, decorated = 0, False
     for index, line in enumerate(lines):
         if line[:1].isalpha() or line[:1] in ("_", "@"):
