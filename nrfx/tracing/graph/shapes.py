@@ -43,9 +43,11 @@ class Shapes:
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
         self._otherwise = otherwise
-        # as they are now: a forward that is recorded may put a traced value in the place of a buffer
-        self._tensors = dict((*root.named_parameters(), *root.named_buffers()))
-        tensors = tuple(self._tensors.values())
+        # as they are now: a forward that is recorded may put a traced value in the place of a buffer, or of a tensor
+        # that it keeps as an attribute
+        own = dict((*root.named_parameters(), *root.named_buffers()))
+        self._tensors = {**_unregistered(root), **own}
+        tensors = tuple(own.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
@@ -174,6 +176,16 @@ class Shapes:
             self._code_runs()
             self._shells[path] = shell(registered(self._root, path), on_meta).train(self._training)
         return self._shells[path]
+
+
+def _unregistered(root: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are plain attributes of modules, by name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in root.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    }
 
 
 @contextmanager
