@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nrfx.analysis.between import between_examples
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
 from nrfx.analysis.gammas import Gammas, gammas_of
@@ -150,7 +151,7 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
         held=tuple(_by_reason(liveness.held)),
         streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
         gammas=gammas_of(traced, channels, liveness.residual),
-        notes=liveness.notes,
+        notes=(*liveness.notes, *between_examples(traced, channels)),
         residual=liveness.residual,
         threshold=liveness.threshold,
     )

@@ -29,15 +29,24 @@ CROSSED = "it multiplies channels with other channels"
 
 @dataclass(frozen=True)
 class Product:
-    """Labels of a product of activations, and what comes with it."""
+    """Labels of a product of activations, and what comes with it. between: it may multiply examples with each other."""
 
     out: Tensor
     ties: tuple[tuple[Tensor, Tensor], ...]
     pins: tuple[Pin, ...]
     work: Work
+    between: bool = False
 
     def effect(self, **more: Any) -> Effect:
-        return Effect(Family.MIXED, out=self.out, ties=self.ties, pins=self.pins, work=(self.work,), **more)
+        return Effect(
+            Family.MIXED,
+            out=self.out,
+            ties=self.ties,
+            pins=self.pins,
+            work=(self.work,),
+            between=self.between,
+            **more,
+        )
 
 
 def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out: str) -> Product:
@@ -66,7 +75,16 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
     merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
-    return Product(merged.expand(shape), tuple(ties), tuple(pins), work_of(call, operands, letters, sizes))
+    work = work_of(call, operands, letters, sizes)
+    return Product(merged.expand(shape), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes))
+
+
+def _between(batch: int, letters: Sequence[str], out: str, sizes: dict[str, int]) -> bool:
+    """Whether two operands may each have the examples on a letter of its own: where they share none of that size."""
+    if batch == 1 or len(letters) != 2:
+        return False
+    left, right = ({name for name in names if name in out and sizes[name] % batch == 0} for names in letters)
+    return bool(left and right) and not left & right
 
 
 def _weighs(own: Tensor, other: Tensor) -> bool:

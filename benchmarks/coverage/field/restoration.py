@@ -154,7 +154,7 @@ MODELS = (
     ),
     medical("SegResNet", "SegResNet", (1, 32, 32), spatial_dims=2, init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
     medical("SegResNetDS", "SegResNet", (1, 32, 32), spatial_dims=2, init_filters=8, blocks_down=(1, 1)),
-    medical("VNet", "V-Net", (1, 32, 32, 32), spatial_dims=3, in_channels=1, out_channels=2),
+    medical("VNet", "V-Net", (1, 16, 16, 32), spatial_dims=3, in_channels=1, out_channels=2),
     medical("HighResNet", "HighResNet", (1, 32, 32), spatial_dims=2),
     medical("UNETR", "UNETR", (1, 32, 32), MASK, img_size=32, feature_size=8, hidden_size=24, mlp_dim=48, num_heads=2),
     medical("SwinUNETR", "SwinUNETR", (1, 64, 64), MASK, feature_size=12, depths=(1, 1, 1, 1)),

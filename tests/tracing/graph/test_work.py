@@ -129,3 +129,27 @@ def test_what_is_done_once_for_all_examples_counts_whole_for_one(looks: bool, ex
         model(x[:1])
     flops = nrfx.utilization(gm).flops.total
     assert flops == counter.get_total_flops() // 2 == 5 * 4 * 8 + 6 * 8 * 8 + 5 * 8 * 6 + 5 * 6 * 2
+
+
+def attended(x: Tensor) -> Tensor:
+    """Attention over maps [tokens, examples, 8]."""
+    y = x.transpose(0, 1)
+    return torch.bmm(torch.bmm(y, y.mT), y).transpose(0, 1)
+
+
+class TokensFirst(nn.Module):
+    """A function without a rule, whose first dim is not that of the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attended(self.layer(x).transpose(0, 1))
+
+
+@pytest.mark.parametrize("examples", [1, 4, 3])
+def test_one_example_is_found_whichever_dim_holds_the_examples(examples: int) -> None:
+    nrfx.rules.opaque(attended)
+    flops = nrfx.utilization(nrfx.trace(TokensFirst(), torch.randn(examples, 4, 8))).flops.total
+    assert flops == 4 * 8 * 8 + 2 * 4 * 4 * 8
