@@ -338,18 +338,20 @@ def packed_attention(call: Call) -> Effect:
     """
     module: Any = call.module
     query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
-    tokens, others = (_tokens(labels, module.batch_first, call.batch) for labels in (query, key))
+    sequences, tokens, others = _lengths(query, key, module.batch_first)
     width, kdim, vdim = module.embed_dim, module.kdim, module.vdim
     keys = others + (module.bias_k is not None) + bool(module.add_zero_attn)
-    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * keys * width
+    each = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * keys * width
+    times = each if query.dim() == 2 else per_example(sequences * each, call.batch)
     reason = "nn.MultiheadAttention has one width for all its heads"
     pins = [call.pin(labels, reason) for labels in (query, key, value)]
     out = call.opaque_like(call.val, f"what {call.path} gives")
     return Effect(Family.MIXED, out=out, pins=tuple(pins), work=(Work(times, None, None),))
 
 
-def _tokens(labels: Tensor, batch_first: bool, batch: int) -> int:
-    """Positions of one example."""
-    if labels.dim() == 2:
-        return labels.shape[0]
-    return per_example(labels.shape[0] * labels.shape[1], batch) if labels.dim() == 3 else layout(labels, 0).numel()
+def _lengths(query: Tensor, key: Tensor, batch_first: bool) -> tuple[int, int, int]:
+    """The sequences, of which an example may have several, the queries of each, and its keys."""
+    if query.dim() == 2:
+        return 1, query.shape[0], key.shape[0]
+    of_sequences = 0 if batch_first else 1
+    return query.shape[of_sequences], query.shape[1 - of_sequences], key.shape[1 - of_sequences]

@@ -219,5 +219,4 @@ MODELS = (
         embedding_dim=8,
     ),
     medical("HoverNet", "HoVer-Net", (3, 256, 256), mode="fast", in_channels=3),
-    medical("DiNTS", "DiNTS", (1, 32, 32)),
 )

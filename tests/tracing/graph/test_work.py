@@ -153,3 +153,27 @@ def test_one_example_is_found_whichever_dim_holds_the_examples(examples: int) ->
     nrfx.rules.opaque(attended)
     flops = nrfx.utilization(nrfx.trace(TokensFirst(), torch.randn(examples, 4, 8))).flops.total
     assert flops == 4 * 8 * 8 + 2 * 4 * 4 * 8
+
+
+class Products(nn.Module):
+    """A chain of products, in an order that depends on the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.layer = (
+            nn.Parameter(torch.randn(8, 5)),
+            nn.Parameter(torch.randn(5, 7)),
+            nn.Linear(6, 8),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        chain = [self.layer(x).flatten(0, 1), self.one, self.two]
+        return torch.linalg.multi_dot(chain).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize(("examples", "tokens"), [(1, 9), (4, 9), (16, 3)])
+def test_a_chain_of_products_is_counted_in_the_order_of_one_example(examples: int, tokens: int) -> None:
+    model, x = Products(), torch.randn(examples, tokens, 6)
+    with FlopCounterMode(display=False) as counter:
+        model(x[:1])
+    assert nrfx.utilization(nrfx.trace(model, x)).flops.total == counter.get_total_flops() // 2
