@@ -114,6 +114,8 @@ def check_dtypes(traced: TracedModule) -> None:
             source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
             if not isinstance(source, Tensor):
                 continue
+            if "weight" in vars(module):  # a hook computes it anew (weight_norm), in the dtype of its parameters
+                continue
             op = _op_of_torch(module)
             if op is not None and op.widths is not None and _is_layer(module) and module.weight.dtype != source.dtype:
                 raise TraceError(
