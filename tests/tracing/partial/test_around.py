@@ -269,6 +269,10 @@ def test_parts_are_preferred_where_they_leave_more_free() -> None:
     gm = trace(net, examples(), partial=True)
     assert isinstance(gm, PartialModule)
     assert "two.1.layers" in [part.path for part in gm.facts.parts]
+    said = (
+        "The model (Net): parts leave more of it free than one graph, in which two.1 would be a single call: it cannot"
+    )
+    assert gm.facts.outside[0].startswith(said)
     small = trace(built(router=nn.Sequential(unit(8, 40), unit(40, 8), Stage())), examples(), partial=True)
     assert small.facts.boxes == () or not isinstance(small, PartialModule)
 
