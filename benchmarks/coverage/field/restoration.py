@@ -180,18 +180,6 @@ MODELS = (
     medical("LocalNet", "LocalNet", (1, 32, 32), MASK, num_channel_initial=8, extract_levels=[0, 1]),
     medical("RegUNet", "RegUNet", (1, 32, 32), PLANE, num_channel_initial=8, depth=2),
     medical("MedNeXtSmall", "MedNeXt", (1, 32, 32), MASK),
-    medical(
-        "Restormer",
-        "Restormer",
-        (1, 32, 32),
-        PLANE,
-        out_channels=1,
-        dim=8,
-        num_blocks=(1, 1, 1),
-        heads=(1, 1, 2),
-        num_refinement_blocks=1,
-        num_channels=None,
-    ),
     medical("PatchDiscriminator", "PatchGAN", (1, 32, 32), spatial_dims=2, channels=8, in_channels=1, num_layers_d=2),
     medical(
         "AutoencoderKL",
