@@ -23,6 +23,12 @@ def flops(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> int:
     return flops_by_module(module, images)[""]
 
 
+def flops_of_batch(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> int:
+    """Multiply-adds of an eval-mode forward of all images."""
+    with counted(module, images, first=False) as counter:
+        return counter.get_total_flops() // 2
+
+
 def flops_by_module(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Mapping[str, int]:
     """Multiply-adds by module path, "" for all; a module's number includes those of its children."""
     with counted(module, images) as counter:
@@ -33,8 +39,8 @@ def flops_by_module(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> M
 
 
 @contextmanager
-def counted(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Iterator[FlopCounterMode]:
-    """A counter that has seen one eval-mode forward of the first image.
+def counted(module: nn.Module, images: Tensor | tuple[Tensor, ...], first: bool = True) -> Iterator[FlopCounterMode]:
+    """A counter that has seen one eval-mode forward of the first image, or of all.
 
     The counter does not see the work of fused attention: the fast path of nn.MultiheadAttention and the fused kernels
     of scaled_dot_product_attention are off meanwhile. When gradients are off, it refuses a parameter that requires one
@@ -47,7 +53,8 @@ def counted(module: nn.Module, images: Tensor | tuple[Tensor, ...]) -> Iterator[
         parameter.requires_grad_(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.eval()(*(x[:1].clone() for x in (images if isinstance(images, tuple) else (images,))))
+            given = images if isinstance(images, tuple) else (images,)
+            module.eval()(*((x[:1] if first else x).clone() for x in given))
         yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

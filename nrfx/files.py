@@ -32,8 +32,12 @@ WORDS |= dict.fromkeys(("dataclass", "dict"), "a table") | dict.fromkeys(("list"
 """What is expected, by pydantic's names of types; for the rest, its own words are said."""
 
 
-def write(path: Location, content: bytes) -> None:
-    """Replaces the file in one step, on the disk before it has its name; a CheckpointError leaves what was there."""
+def write(path: Location, *pieces: bytes | memoryview) -> None:
+    """Replaces the file by these pieces in one step, on the disk before it has its name.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there is as it was.
+    """
     if not isinstance(path, str | os.PathLike):
         raise CheckpointError(f"The path is {path!r}; expected the name of a file.")
     target = Path(os.path.realpath(path))
@@ -46,7 +50,7 @@ def write(path: Location, content: bytes) -> None:
         remove_left(target.parent, target.name)
         with _temporary(target) as file:
             temporary = Path(file.name)
-            file.write(content)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)

@@ -27,15 +27,15 @@ ORDER: Mapping[str, str] = {
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
     "tracing.graph": "scripted lazy_code walk registered clone regions shapes work arguments codegen guards "
-    "module modes staleness hosted",
+    "module examples modes staleness hosted",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
-    "tracing.recording": "draws compiled einops_backend signatures modeless recorder both_modes",
+    "tracing.recording": "draws compiled einops_backend variables signatures modeless recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "residual spaces positions constants domain conditions liveness cost gammas not_understood utilization structure "
-    "meter tie_graph why check_rule",
+    "residual spaces positions constants domain conditions liveness cost between gammas not_understood utilization "
+    "structure meter tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from nrfx.rules import (
 from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
+from nrfx.tracing.graph.examples import batch_of, of_one_example
 from nrfx.tracing.graph.module import ByMode
 from nrfx.tracing.graph.regions import without_gradients
 
@@ -99,7 +101,8 @@ class LabelInterpreter:
         self.codes: dict[str, int] = {}
         self.transposed: dict[str, bool] = {}  # weight -> whether its first reader takes it transposed
         self.axes: dict[str, int | None] = dict(axes)
-        self.batch = _batch(traced)
+        self.batch = batch_of(traced)
+        self.first_example = cache(lambda: of_one_example(traced))
         self.modules = dict(traced.named_modules(remove_duplicate=False))
         self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
         named = named_tensors(traced)
@@ -236,7 +239,7 @@ class LabelInterpreter:
         """
         node = call.node
         if "work" not in node.meta:  # `propagate` takes it out again
-            node.meta["work"] = measured_work(self.traced, node, call.batch, self.reached)
+            node.meta["work"] = measured_work(self.traced, node, call.batch, self.reached, self.first_example)
         measured: Measured | None = node.meta["work"]
         if measured is None:
             return effect
@@ -333,15 +336,6 @@ class LabelInterpreter:
             self.codes[reason] = OPAQUE - len(self.reasons)
             self.reasons.append(reason)
         return self.codes[reason]
-
-
-def _batch(traced: TracedModule) -> int:
-    """Examples in the batch that was traced: what the first dims of all inputs agree on, else 1. Parts of a model get
-    anchors and proposals as well, so that their work is that of one run."""
-    if traced.facts.parts:
-        return 1
-    sizes = {shape[0] for shape, _ in traced.inputs if shape}
-    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def _nodes_in(nest: Any) -> list[fx.Node]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nrfx.analysis.between import between_examples
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
 from nrfx.analysis.gammas import Gammas, gammas_in
@@ -197,6 +198,7 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
     widths = LayoutWidths(channels, None), LayoutWidths(channels, liveness.live)
     params = [parameter_cost(inventory.parameters, channels, width_of) for width_of in widths]
     flops = [step_flops(channels, width_of) for width_of in widths]
+    notes = (*liveness.notes, *between_examples(traced, channels))
 
     def report() -> _Report:
         pins = (Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None)
@@ -209,7 +211,7 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
             held=tuple(_by_reason(liveness.held)),
             streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
             gammas=gammas_in(inventory, channels, liveness.residual),
-            notes=liveness.notes,
+            notes=notes,
             residual=liveness.residual,
             threshold=liveness.threshold,
         )

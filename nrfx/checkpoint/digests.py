@@ -55,4 +55,10 @@ def digest(tensor: Tensor) -> str:
     ('10ef3483', '1b9f0f9f', 'fc0faa63')
     """
     start = crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    return f"{crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, start):08x}"
+    return f"{crc32(bytes_of(tensor), start):08x}"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    memory: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    return memory

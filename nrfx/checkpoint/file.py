@@ -3,13 +3,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from nrfx.checkpoint.digests import Digests
+from nrfx.checkpoint.digests import Digests, bytes_of
 from nrfx.checkpoint.encoding import tensors_named
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
@@ -67,26 +68,36 @@ class Stored:
         return CheckpointError(f"{self.path} does not fit: {reason}")
 
 
-def serialized(tensors: Mapping[str, Tensor], content: str) -> bytes:
-    """The bytes of a safetensors file with these tensors and, as its metadata, this JSON."""
+def serialized(tensors: Mapping[str, Tensor], content: str) -> list[bytes | memoryview]:
+    """The pieces of a safetensors file with these tensors and, as its metadata, this JSON.
+
+    The numbers are not copied: safetensors itself would keep the whole file in memory, twice.
+    """
+    # the widest numbers first, as safetensors has them, so that each begins at a multiple of its width
+    whole = dict(sorted(_unshared(tensors).items(), key=lambda item: (-item[1].element_size(), item[0])))
+    kinds = _names_of(tensor.dtype for tensor in whole.values())
+    header: dict[str, Any] = {"__metadata__": {_DIGESTS: Digests.of(content, whole).to_json(), _KEY: content}}
+    end = 0
+    for name, tensor in whole.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return [len(text).to_bytes(8, "little"), text, *map(bytes_of, whole.values())]
+
+
+def _names_of(dtypes: Iterable[torch.dtype]) -> dict[torch.dtype, str]:
+    """What a safetensors file calls these dtypes: asked of the library, by a file of empty tensors."""
     from safetensors import SafetensorError
     from safetensors.torch import save
 
-    whole = _unshared(tensors)
+    empty = {str(dtype): torch.empty(0, dtype=dtype) for dtype in dtypes}
     try:
-        return in_order(save(whole, metadata={_KEY: content, _DIGESTS: Digests.of(content, whole).to_json()}))
+        data = save(empty)
     except (KeyError, ValueError, NotImplementedError, SafetensorError) as error:
         raise CheckpointError(f"A tensor cannot be written to a safetensors file: {error}") from error
-
-
-def in_order(data: bytes) -> bytes:
-    """The file with its metadata in alphabetical order: safetensors writes them in one that differs from run to run."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    assert len(text) <= end - 8, "only the order changes"
-    return b"".join((data[:8], text.ljust(end - 8), memoryview(data)[end:]))
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {tensor.dtype: header[name]["dtype"] for name, tensor in empty.items()}
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def save(
         watched = dict(rejuvenator.state_dict())
         content["rejuvenator"] = encoded(watched, "rejuvenator")
         tensors |= tensors_in(watched, "rejuvenator")
-    write(path, serialized(tensors, json.dumps(content)))
+    write(path, *serialized(tensors, json.dumps(content)))
 
 
 def load(

@@ -19,7 +19,6 @@ from torch import Tensor, fx, nn
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import AnalysisError
 from nrfx.nn import ChannelScale, Cross
 from nrfx.plan.rescale import Tracking, tracked
 from nrfx.rules import Effect, Family, Reading
@@ -41,7 +40,6 @@ def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedM
 
     Raises:
         TraceError: the module cannot be captured.
-        AnalysisError: the network has parts that are not graphs (`partial=True`).
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
     >>> gm = insert_scales(net, torch.zeros(1, 4))
@@ -50,14 +48,15 @@ def insert_scales(model_or_gm: nn.Module, example_inputs: Any = None) -> TracedM
     """
     twin = _copied(model_or_gm, example_inputs)
     channels = channels_of(twin)
-    holder = nn.Module()
-    places = {name: steps for name, steps in _places(channels).items() if steps}
-    if not places:
+    holders: dict[str, str] = {}
+    for key, ends in _places(channels).items():
+        if ends:
+            owner = _owner(twin, ends[0][1])
+            if owner not in holders:
+                holders[owner] = _with_holder(twin, owner)
+            _insert(twin, f"{holders[owner]}.{_registered(key)}", ends)
+    if not holders:
         return twin
-    twin.add_module(_free_name(twin), holder)
-    root = next(name for name, child in twin.named_children() if child is holder)
-    for key, ends in places.items():
-        _insert(twin, holder, f"{root}.{_registered(key)}", ends)
     twin.recompile()
     # whether a scale can be folded shows once it is in the graph: those that cannot are taken out again
     _without(twin, _not_foldable(twin))
@@ -69,9 +68,6 @@ def fold_scales(gm: nn.Module) -> TracedModule:
 
     The function is the same, to rounding. Scales that joined others by training code of one's own and can no longer be
     folded stay where they are.
-
-    Raises:
-        AnalysisError: the network has parts that are not graphs (`partial=True`).
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2))
     >>> gm = insert_scales(net, torch.zeros(1, 4))
@@ -101,10 +97,7 @@ def fold_scales(gm: nn.Module) -> TracedModule:
 
 
 def _copied(model_or_gm: nn.Module, example_inputs: Any) -> TracedModule:
-    traced = as_traced(model_or_gm, example_inputs)
-    if type(traced).__name__ == "PartialModule":
-        raise AnalysisError("Scales need a network that is one graph; this one was traced with partial=True.")
-    return copy.deepcopy(traced)
+    return copy.deepcopy(as_traced(model_or_gm, example_inputs))
 
 
 def _places(channels: Channels) -> dict[str, list[tuple[str, fx.Node, int]]]:
@@ -141,9 +134,24 @@ def _behind_activation(effects: Mapping[fx.Node, Effect], node: fx.Node) -> fx.N
 _EACH_ALONE = (Family.POINTWISE, Family.IDENTITY, Family.POOL)
 
 
-def _insert(twin: TracedModule, holder: nn.Module, path: str, ends: list[tuple[str, fx.Node, int]]) -> None:
+def _owner(twin: TracedModule, node: fx.Node) -> str:
+    """The path of the module that gets the scale behind a node: in a model in parts it is the part, whose own code does
+    not run. The model's runs, and may call all its children in turn.
+    """
+    return twin.facts.parts[node.meta["part"]].path if twin.facts.parts else ""
+
+
+def _with_holder(twin: TracedModule, owner: str) -> str:
+    """Registers a module for scales in the one at this path; returns its own path."""
+    module = twin.get_submodule(owner)
+    name = _free_name(module)
+    module.add_module(name, nn.Module())
+    return f"{owner}.{name}" if owner else name
+
+
+def _insert(twin: TracedModule, path: str, ends: list[tuple[str, fx.Node, int]]) -> None:
     """One scale, called behind each of the nodes."""
-    graphs = twin.graphs
+    graphs, holder = twin.graphs, twin.get_submodule(path.rpartition(".")[0])
     for mode, node, axis in ends:
         val: Tensor = node.meta["val"]
         name = path.rpartition(".")[2]
@@ -210,10 +218,10 @@ def _without(twin: TracedModule, paths: frozenset[str]) -> None:
     twin.recompile()
 
 
-def _free_name(twin: nn.Module) -> str:
+def _free_name(module: nn.Module) -> str:
     """HOLDER, or with underscores behind it where the module has such an attribute."""
     names = (f"{HOLDER}{'_' * count}" for count in range(100))
-    return next(name for name in names if not hasattr(twin, name))
+    return next(name for name in names if not hasattr(module, name))
 
 
 def _registered(key: str) -> str:

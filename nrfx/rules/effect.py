@@ -155,6 +155,7 @@ class Effect:
     undefined: bool = False  # it has no value at some numbers (log, sqrt, x / y)
     keeps_constants: bool = True  # a channel constant over its positions stays so, borders included
     adds: bool = False  # an addition: its operands lie on a residual stream
+    between: bool = False  # it may multiply examples of the batch with each other
     uncounted: bool = False  # it may do multiply-adds that are not in `work`
     reason: str = ""  # of an UNKNOWN: why it is not understood
     numbers: tuple[Any, ...] = ()

@@ -29,15 +29,24 @@ CROSSED = "it multiplies channels with other channels"
 
 @dataclass(frozen=True)
 class Product:
-    """Labels of a product of activations, and what comes with it."""
+    """Labels of a product of activations, and what comes with it. between: it may multiply examples with each other."""
 
     out: Tensor
     ties: tuple[tuple[Tensor, Tensor], ...]
     pins: tuple[Pin, ...]
     work: Work
+    between: bool = False
 
     def effect(self, **more: Any) -> Effect:
-        return Effect(Family.MIXED, out=self.out, ties=self.ties, pins=self.pins, work=(self.work,), **more)
+        return Effect(
+            Family.MIXED,
+            out=self.out,
+            ties=self.ties,
+            pins=self.pins,
+            work=(self.work,),
+            between=self.between,
+            **more,
+        )
 
 
 def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out: str) -> Product:
@@ -66,7 +75,16 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
     merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
-    return Product(merged.expand(shape), tuple(ties), tuple(pins), work_of(call, operands, letters, sizes))
+    work = work_of(call, operands, letters, sizes)
+    return Product(merged.expand(shape), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes))
+
+
+def _between(batch: int, letters: Sequence[str], out: str, sizes: dict[str, int]) -> bool:
+    """Whether two operands may each have the examples on a letter of its own: where they share none of that size."""
+    if batch == 1 or len(letters) != 2:
+        return False
+    left, right = ({name for name in names if name in out and sizes[name] % batch == 0} for names in letters)
+    return bool(left and right) and not left & right
 
 
 def _weighs(own: Tensor, other: Tensor) -> bool:
@@ -320,18 +338,20 @@ def packed_attention(call: Call) -> Effect:
     """
     module: Any = call.module
     query, key, value = (call.argument(index, name) for index, name in enumerate(("query", "key", "value")))
-    tokens, others = (_tokens(labels, module.batch_first, call.batch) for labels in (query, key))
+    sequences, tokens, others = _lengths(query, key, module.batch_first)
     width, kdim, vdim = module.embed_dim, module.kdim, module.vdim
     keys = others + (module.bias_k is not None) + bool(module.add_zero_attn)
-    times = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * keys * width
+    each = 2 * tokens * width * width + others * width * (kdim + vdim) + 2 * tokens * keys * width
+    times = each if query.dim() == 2 else per_example(sequences * each, call.batch)
     reason = "nn.MultiheadAttention has one width for all its heads"
     pins = [call.pin(labels, reason) for labels in (query, key, value)]
     out = call.opaque_like(call.val, f"what {call.path} gives")
     return Effect(Family.MIXED, out=out, pins=tuple(pins), work=(Work(times, None, None),))
 
 
-def _tokens(labels: Tensor, batch_first: bool, batch: int) -> int:
-    """Positions of one example."""
-    if labels.dim() == 2:
-        return labels.shape[0]
-    return per_example(labels.shape[0] * labels.shape[1], batch) if labels.dim() == 3 else layout(labels, 0).numel()
+def _lengths(query: Tensor, key: Tensor, batch_first: bool) -> tuple[int, int, int]:
+    """The sequences, of which an example may have several, the queries of each, and its keys."""
+    if query.dim() == 2:
+        return 1, query.shape[0], key.shape[0]
+    of_sequences = 0 if batch_first else 1
+    return query.shape[of_sequences], query.shape[1 - of_sequences], key.shape[1 - of_sequences]

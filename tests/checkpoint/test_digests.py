@@ -1,13 +1,9 @@
 """Digests: of dtype, shape and every bit."""
 
-import json
-import struct
-
 import pytest
 import torch
 
 from nrfx.checkpoint.digests import Digests, digest
-from nrfx.checkpoint.file import in_order
 from nrfx.errors import CheckpointError
 
 DTYPES = (torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64, torch.complex64)
@@ -32,17 +28,3 @@ def test_what_is_missing_or_more_is_named_too() -> None:
     digests.check("it", "{}", {"a": a, "b": b})
     with pytest.raises(CheckpointError, match=r"it is damaged: b, c, the plan are not as nrfx\.save wrote"):
         digests.check("it", "[]", {"a": a, "c": b})
-
-
-def test_metadata_stand_in_one_order_whatever_order_they_come_in() -> None:
-    entries = {"b": '"é"\n', "a": "{}"}
-    whole = {order: in_order(file_of(dict(sorted(entries.items(), reverse=order)))) for order in (False, True)}
-    assert whole[False] == whole[True]
-    (length,) = struct.unpack("<Q", whole[True][:8])
-    assert json.loads(whole[True][8 : 8 + length])["__metadata__"] == entries
-    assert whole[True].endswith(b"tensors")
-
-
-def file_of(metadata: dict[str, str]) -> bytes:
-    header = json.dumps({"__metadata__": metadata}, separators=(",", ":"), ensure_ascii=False).encode()
-    return struct.pack("<Q", len(header)) + header + b"tensors"

@@ -146,6 +146,13 @@ def multi_head_of_weights(m: Op, x: Tensor) -> Tensor:
     return given + weights.mean()
 
 
+def multi_head_of_rows(m: Op, x: Tensor) -> Tensor:
+    """Each row of an image is a sequence; the tokens come first in the first layer, then the rows."""
+    rows = x.permute(3, 0, 2, 1).flatten(1, 2)
+    rows = m.first(rows, rows, rows, need_weights=False)[0].transpose(0, 1)
+    return m.second(rows, rows[:, ::2], rows[:, ::2], need_weights=False)[0].unflatten(0, (-1, x.shape[2])).mean(1)
+
+
 def cross_attention(m: Op, x: Tensor) -> Tensor:
     return m.attention(tokens(F.max_pool2d(x, 2)), tokens(x), tokens(x), need_weights=False)[0]
 
@@ -257,6 +264,13 @@ ATTENTION = {
     "MultiheadAttention with a key of zeros": Pattern(multi_head, lambda: attention(add_zero_attn=True)),
     "MultiheadAttention without bias": Pattern(multi_head, lambda: attention(bias=False)),
     "MultiheadAttention with its weights": Pattern(multi_head_of_weights, attention),
+    "MultiheadAttention of rows": Pattern(
+        multi_head_of_rows,
+        lambda: {
+            "first": nn.MultiheadAttention(8, 2),
+            "second": nn.MultiheadAttention(8, 2, batch_first=True, add_zero_attn=True),
+        },
+    ),
     "MultiheadAttention of another width": Pattern(
         lambda m, x: m.attention(m.q(tokens(x)), tokens(x), tokens(x), need_weights=False)[0],
         lambda: {"q": nn.Linear(8, 12), "attention": nn.MultiheadAttention(12, 3, kdim=8, vdim=8, batch_first=True)},

@@ -188,3 +188,31 @@ def test_the_hidden_units_of_torchs_own_transformer_come_and_go(options: dict[st
     with torch.no_grad():
         for module in (result.module, nrfx.fold_scales(result.module)):
             assert torch.allclose(module(x, padded), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_in_a_model_in_parts_its_own_code_does_not_meet_the_scales() -> None:
+    class Chosen(nn.Sequential):
+        """Calls all its children, in an order that depends on values."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for child in self if float(x.detach().sum()) > -1e9 else reversed(list(self)):
+                x = child(x)
+            return x
+
+    model = Chosen(*(nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)) for _ in range(2))).double()
+    x = torch.randn(3, 6, dtype=torch.float64)
+    gm = nrfx.trace(model, x, partial=True)
+    scaled = nrfx.insert_scales(gm)
+    assert [part.path for part in scaled.facts.parts] == ["0", "1"]
+    assert [path for path, module in scaled.named_modules() if isinstance(module, ChannelScale)] == [
+        "0.scales.0_0",
+        "1.scales.1_0",
+    ]
+    assert torch.equal(scaled(x), model(x))
+    with torch.no_grad():
+        for name, scale in scaled.named_parameters():
+            if "scales" in name:
+                scale[::2] = 0.5
+    folded = nrfx.fold_scales(scaled)
+    assert torch.allclose(folded(x), scaled(x), atol=1e-12)
+    assert len(list(folded.modules())) == len(list(gm.modules()))

@@ -124,7 +124,7 @@ PYTORCHCV: Mapping[str, tuple[str, int]] = {
     "vovnet27s": ("VoVNet", 224),
     "zfnet": ("ZFNet", 224),
     "bninception": ("BN-Inception", 224),
-    "xception": ("Xception", 224),
+    "xception": ("Xception", 299),
     "airnet50_1x64d_r2": ("AirNet", 224),
     "resattnet56": ("Residual Attention", 224),
     "resneta10": ("ResNet(A)", 224),
@@ -202,11 +202,11 @@ def yolo(name: str) -> nn.Module:
     return model
 
 
-def segmenter(name: str, family: str, encoder: str, **options: Any) -> Model:
+def segmenter(name: str, family: str, encoder: str, side: int = 64, **options: Any) -> Model:
     """A model of segmentation_models_pytorch."""
     package = "segmentation_models_pytorch"
     build = made(f"{package}:{name}", encoder, encoder_weights=None, classes=3, **options)
-    return image(package, f"{name}-{encoder}", family, build, 64)
+    return image(package, f"{name}-{encoder}", family, build, side)
 
 
 SEGMENTATION = (
@@ -222,7 +222,7 @@ SEGMENTATION = (
     segmenter("FPN", "FPN", "resnet18"),
     segmenter("FPN", "FPN", "efficientnet-b0"),
     segmenter("PSPNet", "PSPNet", "resnet18"),
-    segmenter("PAN", "PAN", "resnet18"),
+    segmenter("PAN", "PAN", "resnet18", 128),
     segmenter("DeepLabV3", "DeepLab v3", "resnet18"),
     segmenter("DeepLabV3Plus", "DeepLab v3+", "resnet18"),
     segmenter("UPerNet", "UPerNet", "resnet18"),

@@ -154,7 +154,7 @@ MODELS = (
     ),
     medical("SegResNet", "SegResNet", (1, 32, 32), spatial_dims=2, init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
     medical("SegResNetDS", "SegResNet", (1, 32, 32), spatial_dims=2, init_filters=8, blocks_down=(1, 1)),
-    medical("VNet", "V-Net", (1, 32, 32, 32), spatial_dims=3, in_channels=1, out_channels=2),
+    medical("VNet", "V-Net", (1, 16, 16, 32), spatial_dims=3, in_channels=1, out_channels=2),
     medical("HighResNet", "HighResNet", (1, 32, 32), spatial_dims=2),
     medical("UNETR", "UNETR", (1, 32, 32), MASK, img_size=32, feature_size=8, hidden_size=24, mlp_dim=48, num_heads=2),
     medical("SwinUNETR", "SwinUNETR", (1, 64, 64), MASK, feature_size=12, depths=(1, 1, 1, 1)),
@@ -180,18 +180,6 @@ MODELS = (
     medical("LocalNet", "LocalNet", (1, 32, 32), MASK, num_channel_initial=8, extract_levels=[0, 1]),
     medical("RegUNet", "RegUNet", (1, 32, 32), PLANE, num_channel_initial=8, depth=2),
     medical("MedNeXtSmall", "MedNeXt", (1, 32, 32), MASK),
-    medical(
-        "Restormer",
-        "Restormer",
-        (1, 32, 32),
-        PLANE,
-        out_channels=1,
-        dim=8,
-        num_blocks=(1, 1, 1),
-        heads=(1, 1, 2),
-        num_refinement_blocks=1,
-        num_channels=None,
-    ),
     medical("PatchDiscriminator", "PatchGAN", (1, 32, 32), spatial_dims=2, channels=8, in_channels=1, num_layers_d=2),
     medical(
         "AutoencoderKL",
@@ -219,5 +207,4 @@ MODELS = (
         embedding_dim=8,
     ),
     medical("HoverNet", "HoVer-Net", (3, 256, 256), mode="fast", in_channels=3),
-    medical("DiNTS", "DiNTS", (1, 32, 32)),
 )

@@ -15,11 +15,11 @@ def voice(name: str, family: str, length: int, **options: Any) -> Model:
     return signal("asteroid", name, family, made(f"asteroid.models:{name}", **options), length)
 
 
-def series(name: str, family: str, classes: int | None = 4, /, **options: Any) -> Model:
+def series(name: str, family: str, classes: int = 4, /, **options: Any) -> Model:
     """A model of tsai, for series of three values; its module is named like the class, or given as "module:class"."""
     module, _, kind = name.rpartition(":")
-    options |= {} if classes is None else {"c_out": classes}
-    return signal("tsai", kind, family, made(f"tsai.models.{module or kind}:{kind}", 3, **options), 3, LENGTH)
+    build = made(f"tsai.models.{module or kind}:{kind}", 3, c_out=classes, **options)
+    return signal("tsai", kind, family, build, 3, LENGTH)
 
 
 def audio(name: str, family: str, *shape: int, **options: Any) -> Model:
@@ -55,8 +55,8 @@ WAVE_RNN = Model(
         n_hidden=16,
         n_output=16,
     ),
-    (Real((2, 1, 180)), Real((2, 1, 20, 7))),
-    (Real((3, 1, 252)), Real((3, 1, 20, 9))),
+    (Real((2, 1, 108)), Real((2, 1, 20, 7))),
+    (Real((3, 1, 180)), Real((3, 1, 20, 9))),
 )
 MODELS = (
     voice(
@@ -77,8 +77,16 @@ MODELS = (
     voice("SuDORMRFImprovedNet", "SuDoRM-RF", 800, n_src=2, bn_chan=16, num_blocks=1, upsampling_depth=2, n_filters=32),
     voice("LSTMTasNet", "TasNet", 800, n_src=2, hid_size=16, n_layers=1, n_filters=32, kernel_size=16, stride=8),
     voice("DeMask", "DeMask", 4000, hidden_dims=(32,)),
-    voice("DCUNet", "DCUNet", 8000, architecture="mini", stft_n_filters=256),
-    voice("DCCRNet", "DCCRN", 4000, architecture="mini", stft_n_filters=256),
+    voice(
+        "DCUNet",
+        "DCUNet",
+        8000,
+        architecture="mini",
+        stft_n_filters=256,
+        stft_kernel_size=256,
+        stft_stride=64,
+        fix_length_mode="pad",
+    ),
     series("FCN", "FCN (series)"),
     series("ResNet", "ResNet (series)"),
     series("ResCNN", "ResCNN"),
@@ -87,14 +95,14 @@ MODELS = (
     series("XceptionTime", "XceptionTime", nf=8),
     series("OmniScaleCNN", "OmniScale CNN", seq_len=LENGTH),
     series("TCN", "TCN", layers=[16, 16]),
-    series("MLP", "MLP", seq_len=LENGTH, layers=[32, 32]),
+    series("MLP", "MLP", seq_len=LENGTH, layers=[32, 32], ps=[0.1, 0.1]),
     series("TST", "TST", seq_len=LENGTH, n_layers=2, d_model=32, n_heads=4, d_ff=64),
     series("TSTPlus", "TST", seq_len=LENGTH, n_layers=2, d_model=32, n_heads=4, d_ff=64),
     series("TSiTPlus", "TSiT", seq_len=LENGTH, n_layers=2, d_model=32, n_heads=4),
-    series("PatchTST", "PatchTST", None, seq_len=LENGTH, pred_dim=12, n_layers=2, d_model=16, n_heads=2, d_ff=32),
+    series("PatchTST", "PatchTST", 3, seq_len=LENGTH, pred_dim=12, n_layers=2, d_model=16, n_heads=2, d_ff=32),
     series("TSPerceiver", "Perceiver", seq_len=LENGTH, n_latents=8, d_latent=16, n_layers=1, self_per_cross_attn=1),
     series("TSSequencerPlus", "Sequencer", seq_len=LENGTH, d_model=32, depth=1),
-    series("ConvTranPlus", "ConvTran", seq_len=LENGTH, d_model=16, n_heads=2, dim_ff=32),
+    series("ConvTranPlus", "ConvTran", seq_len=LENGTH, d_model=16, n_heads=8, dim_ff=32),
     series("RNN:LSTM", "LSTM", hidden_size=16),
     series("RNN:GRU", "GRU", hidden_size=16),
     series("RNN_FCN:LSTM_FCN", "LSTM-FCN", seq_len=LENGTH, hidden_size=16),
@@ -106,7 +114,7 @@ MODELS = (
     audio("Wav2Letter", "Wav2Letter", 1, 3200, num_classes=8, input_type="waveform"),
     audio("DeepSpeech", "DeepSpeech", 1, 20, 16, n_feature=16, n_hidden=32),
     WAVE_RNN,
-    audio("HDemucs", "HDemucs", 2, 44100, sources=["a", "b"], channels=8, depth=4, nfft=512),
+    audio("HDemucs", "HDemucs", 2, 8192, sources=["a", "b"], channels=8, depth=4, nfft=256),
     audio(
         "ConvTasNet",
         "Conv-TasNet",

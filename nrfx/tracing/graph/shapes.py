@@ -8,7 +8,7 @@ one that changes a shape goes unnoticed.
 
 import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -44,11 +44,13 @@ class Shapes:
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
         self._otherwise = otherwise
-        # as they are now: a forward that is recorded may put a traced value in the place of a buffer
         self._modules = dict(named_modules(root, once=False))
         modules = named_modules(root)
-        self._tensors: dict[str, Tensor] = dict((*named_parameters(modules), *named_buffers(modules)))
-        tensors = tuple(self._tensors.values())
+        # as they are now: a forward that is recorded may put a traced value in the place of a buffer, or of a tensor
+        # that it keeps as an attribute
+        own: dict[str, Tensor] = dict((*named_parameters(modules), *named_buffers(modules)))
+        self._tensors = {**_unregistered(modules), **own}
+        tensors = tuple(own.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
@@ -177,6 +179,16 @@ class Shapes:
             self._code_runs()
             self._shells[path] = shell(registered(self._root, path), on_meta).train(self._training)
         return self._shells[path]
+
+
+def _unregistered(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    """The tensors that are plain attributes of modules, by name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    }
 
 
 @contextmanager

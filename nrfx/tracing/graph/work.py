@@ -5,7 +5,7 @@ leaves out. Operations that act element by element, sum, view or move are free. 
 multiply-adds.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -30,7 +30,13 @@ class Measured:
     unknown: tuple[str, ...]
 
 
-def measured_work(root: nn.Module, node: fx.Node, batch: int, reached: Collection[fx.Node]) -> Measured | None:
+def measured_work(
+    root: nn.Module,
+    node: fx.Node,
+    batch: int,
+    reached: Collection[fx.Node],
+    first: Callable[[], Mapping[fx.Node, Any] | None],
+) -> Measured | None:
     """What the node does at the shapes of the trace, in eval mode; None where it does not run without values.
 
     Some of it may not depend on the number of examples (a layer on a table of positions), so that it runs on the first
@@ -39,18 +45,37 @@ def measured_work(root: nn.Module, node: fx.Node, batch: int, reached: Collectio
     Args:
         batch: examples that go into the node.
         reached: the nodes whose values hold something of each example.
+        first: gives the values of all nodes for the first example (examples.py); asked where there are several.
     """
     of_all = _measured(root, node, tree_map(_own, (resolved(node.args), resolved(node.kwargs))))
     if of_all is None or batch == 1:
         return of_all
-    given = [source.meta.get("val") for source in node.all_input_nodes if source in reached]
-    if all(isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch for value in given):
-        first = {source: source.meta["val"][:1] for source in node.all_input_nodes if source in reached}
-        values: Any = fx.map_arg((node.args, node.kwargs), lambda source: first.get(source, source.meta["val"]))
-        of_one = _measured(root, node, tree_map(_own, values))
-        if of_one is not None:
-            return of_one
-    return replace(of_all, times=per_example(of_all.times, batch))
+    of_one = _measured_on(root, node, _of_first(node, batch, reached, first()))
+    return of_one or replace(of_all, times=per_example(of_all.times, batch))
+
+
+def _of_first(
+    node: fx.Node, batch: int, reached: Collection[fx.Node], known: Mapping[fx.Node, Any] | None
+) -> Mapping[fx.Node, Any] | None:
+    """The values that go into the node for the first example; None where they are not known.
+
+    Where the graph takes no single example, the first dim of what holds something of each is taken for that of the
+    examples if it has their number.
+    """
+    if known is not None and known.keys() >= set(node.all_input_nodes):
+        return known
+    given = {source: source.meta.get("val") for source in node.all_input_nodes}
+    whole = [value for source, value in given.items() if source in reached]
+    if not all(isinstance(value, Tensor) and value.dim() > 0 and len(value) == batch for value in whole):
+        return None
+    return {source: value[:1] if source in reached else value for source, value in given.items()}  # type: ignore[index]
+
+
+def _measured_on(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any] | None) -> Measured | None:
+    if values is None:
+        return None
+    arguments: Any = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    return _measured(root, node, tree_map(_own, arguments))
 
 
 def _measured(root: nn.Module, node: fx.Node, arguments: Any) -> Measured | None:

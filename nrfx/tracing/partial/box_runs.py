@@ -34,12 +34,33 @@ class Measured:
 Calls = dict[str, list[Measured]]
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """One call of a submodule or of a function in a run. around: what was running then, the outermost first."""
+
+    name: str
+    around: tuple[str, ...]
+    output: Any
+    flops: int
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """All calls in a run on the example inputs, on their reverse, and on the first example; None where it failed."""
+
+    one: tuple[_Ran, ...]
+    other: tuple[_Ran, ...] | None
+    first: tuple[_Ran, ...] | None
+
+
 class Probe:
-    """Runs of a model, each made once. `paths` and `functions` are the boxes."""
+    """Runs of a model, which serve all boxes that are asked for: three in each mode, and again for a new function."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> None:
         self._model, self._given = model, (args, dict(kwargs or {}))
-        self._known: dict[tuple[_Watched, bool], Calls] = {}
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._functions: dict[str, FunctionType] = {}
+        self._runs: dict[bool, _Runs | None] = {}
 
     def of_boxes(self, path: str | None = "") -> Callable[[Boxes, bool], Calls]:
         """A function that tells of boxes, by their names below the submodule at `path`, what is known of their calls:
@@ -49,29 +70,23 @@ class Probe:
         def calls(boxes: Boxes, training: bool) -> Calls:
             if path is None:
                 return {}
-            return self._calls(_Watched(path, boxes.paths, tuple(boxes.functions.items())), training)
+            if not boxes.functions.keys() <= self._functions.keys():
+                self._functions |= boxes.functions
+                self._runs.clear()
+            runs = self._runs_in(training) or self._runs_in(False)
+            return {} if runs is None else self._stable(runs, path, boxes)
 
         return calls
 
-    def _calls(self, watched: "_Watched", training: bool) -> Calls:
-        key = watched, training
-        if key not in self._known:
-            found = self._stable(watched, training)
-            if found is None:
-                found = self._calls(watched, False) if training else {}
-            self._known[key] = found
-        return self._known[key]
-
-    def _stable(self, watched: "_Watched", training: bool) -> Calls | None:
-        def run(change: Callable[[Tensor], Tensor]) -> Calls | None:
-            return _run(self._model, with_tensors(self._given, change), watched, training)
-
-        one, other = run(Tensor.clone), run(_reversed)
-        if one is None:
-            return one
-        first = _first_example(self._given)
-        one = _with_first(one, (None if first is None else run(first)) or {})
-        if other is None:
+    def _stable(self, runs: _Runs, path: str, boxes: Boxes) -> Calls:
+        """The calls of boxes; an output that differs in the run on other values counts as unknown."""
+        inside = self._model.get_submodule(path)
+        names = {self._paths[inside.get_submodule(box)]: box for box in boxes.paths} | {n: n for n in boxes.functions}
+        one, other, first = (
+            _of_boxes(run or (), self._paths[inside], names) for run in (runs.one, runs.other, runs.first)
+        )
+        one = _with_first(one, first)
+        if runs.other is None:
             return one
         return {
             box: [
@@ -81,6 +96,30 @@ class Probe:
             ]
             for box, calls in one.items()
         }  # fmt: skip
+
+    def _runs_in(self, training: bool) -> _Runs | None:
+        """The runs in a mode, None where it cannot run on the example inputs."""
+        if training not in self._runs:
+            self._runs[training] = self._made(training)
+        return self._runs[training]
+
+    def _made(self, training: bool) -> _Runs | None:
+        def run(change: Callable[[Tensor], Tensor]) -> tuple[_Ran, ...] | None:
+            return _run(self._model, with_tensors(self._given, change), self._functions, training)
+
+        one, first = run(Tensor.clone), _first_example(self._given)
+        return None if one is None else _Runs(one, run(_reversed), None if first is None else run(first))
+
+
+def _of_boxes(run: tuple[_Ran, ...], path: str, names: Mapping[str, str]) -> Calls:
+    """The calls of boxes inside of the submodule at `path`, without those inside of another box."""
+    calls: Calls = {}
+    for call in run:
+        if call.name in names and path in call.around:
+            between = call.around[call.around.index(path) + 1 :]
+            if names.keys().isdisjoint(between):
+                calls.setdefault(names[call.name], []).append(Measured(call.output, call.flops))
+    return calls
 
 
 def _first_example(given: Any) -> Callable[[Tensor], Tensor] | None:
@@ -106,29 +145,22 @@ def _reversed(x: Tensor) -> Tensor:
     return -turned if x.is_floating_point() else turned
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """The boxes of the submodule at `path`, which is called once: its submodules at `paths`, and functions by name."""
-
-    path: str
-    paths: frozenset[str]
-    functions: tuple[tuple[str, FunctionType], ...]
-
-
-def _run(model: nn.Module, given: Any, watched: _Watched, training: bool) -> Calls | None:
-    """The calls of boxes in one run of a copy, None where it fails. Buffers are cloned: a forward may write them."""
+def _run(
+    model: nn.Module, given: Any, functions: Mapping[str, FunctionType], training: bool
+) -> tuple[_Ran, ...] | None:
+    """All calls in one run of a copy, None where it fails. Buffers are cloned: a forward may write them."""
     root = shell(model, _cloned).train(training)
     record = _Record()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see what it computes
     try:
-        with torch.no_grad(), random_state_kept(), record.counter, _watching(root, record, watched):
+        with torch.no_grad(), random_state_kept(), record.counter, _watching(root, record, functions):
             root(*given[0], **given[1])
     except Exception:  # whatever the model's forward raises: it has no run in this mode, or on these inputs
         return None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return record.calls
+    return tuple(record.calls)
 
 
 def _cloned(tensor: Tensor) -> Tensor:
@@ -140,41 +172,33 @@ def _cloned(tensor: Tensor) -> Tensor:
 
 class _Record:
     def __init__(self) -> None:
-        self.calls: Calls = {}
+        self.calls: list[_Ran] = []
         self.counter = FlopCounterMode(display=False)
-        self._running: list[int] = []
-        self._inside = False
+        self._running: list[tuple[str, int]] = []
 
-    def enter(self, inside: bool) -> None:
-        """Notes that the submodule is entered, or left."""
-        self._inside = inside
+    def start(self, name: str) -> None:
+        self._running.append((name, self.counter.get_total_flops()))
 
-    def start(self) -> None:
-        self._running.append(self.counter.get_total_flops())
-
-    def stop(self, box: str, output: Any) -> None:
-        before = self._running.pop()
-        if self._inside and not self._running:  # else it is inside of another box, where no graph sees it
-            flops = (self.counter.get_total_flops() - before) // 2
-            self.calls.setdefault(box, []).append(Measured(on_meta(output), flops))
+    def stop(self, output: Any) -> None:
+        name, before = self._running.pop()
+        flops = (self.counter.get_total_flops() - before) // 2
+        self.calls.append(_Ran(name, tuple(each for each, _ in self._running), on_meta(output), flops))
 
 
 @contextmanager
-def _watching(root: nn.Module, record: _Record, watched: _Watched) -> Iterator[None]:
-    inside = root.get_submodule(watched.path)
-
-    def after(path: str) -> Any:
-        return lambda module, args, kwargs, output: record.stop(path, output)
+def _watching(root: nn.Module, record: _Record, functions: Mapping[str, FunctionType]) -> Iterator[None]:
+    def before(path: str) -> Any:
+        return lambda module, args: record.start(path)
 
     def counted(name: str) -> Any:
         def instead(function: FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                record.start()
+                record.start(name)
                 output = None
                 try:
                     output = original(*args, **kwargs)
                 finally:
-                    record.stop(name, output)
+                    record.stop(output)
                 return output
 
             return call
@@ -182,14 +206,10 @@ def _watching(root: nn.Module, record: _Record, watched: _Watched) -> Iterator[N
         return instead
 
     with ExitStack() as active:
-        for path, module in inside.named_modules():
-            if path in watched.paths:
-                active.callback(module.register_forward_pre_hook(lambda *_: record.start()).remove)
-                hook = module.register_forward_hook(after(path), with_kwargs=True, always_call=True)
-                active.callback(hook.remove)
-        active.callback(inside.register_forward_pre_hook(lambda *_: record.enter(True)).remove)
-        leave = inside.register_forward_hook(lambda *_: record.enter(False), always_call=True)
-        active.callback(leave.remove)
-        for name, function in watched.functions:
+        for path, module in root.named_modules():
+            active.callback(module.register_forward_pre_hook(before(path)).remove)
+            after = module.register_forward_hook(lambda *called: record.stop(called[-1]), always_call=True)
+            active.callback(after.remove)
+        for name, function in functions.items():
             active.enter_context(exchanged(function, counted(name)))
         yield

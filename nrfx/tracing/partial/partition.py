@@ -51,9 +51,10 @@ def trace_parts(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     probe, whole, why = Probe(model, args, kwargs), None, ""
     try:
         arguments = arguments_of(model.forward, args, kwargs)
-        whole, _ = around(lambda boxes: trace_whole(model, arguments, leaves, boxes), model, probe.of_boxes())
+        whole, boxes = around(lambda boxes: trace_whole(model, arguments, leaves, boxes), model, probe.of_boxes())
         if not hidden_params(whole.graphs.values(), whole):
             return whole
+        why = _instead(boxes)
     except TraceError as error:
         why = str(error)
     try:
@@ -66,6 +67,13 @@ def trace_parts(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     if whole is not None and open_params([whole.graphs["eval"]], whole) >= choice.worth(choice.parts):
         return whole
     return _in_parts(model, choice, why)
+
+
+def _instead(boxes: Boxes) -> str:
+    """Why the model is in parts although there is a graph of the whole."""
+    name, reason = next(iter(boxes.reasons.items()))
+    others = f" and {len(boxes.reasons) - 1} more" if len(boxes.reasons) > 1 else ""
+    return f"parts leave more of it free than one graph, in which {name}{others} would be a single call: {reason}"
 
 
 def _in_parts(model: nn.Module, choice: "_Choice", why: str) -> TracedModule:

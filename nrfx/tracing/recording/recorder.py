@@ -7,7 +7,7 @@ check of the graph (decisions.py).
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.signatures import check_call
+from nrfx.tracing.recording.variables import variables_recorded
 from nrfx.tracing.values.assignments import record_assignments, registered
 from nrfx.tracing.values.causes import explained, place, user_line
 from nrfx.tracing.values.decisions import Decisions
@@ -56,6 +57,15 @@ def _ambient() -> tuple[object, ...]:
         torch.get_autocast_dtype("cuda"),
     )
 
+
+_RECORDED = (
+    wrapped_functions_entered,
+    ruled_functions_recorded,
+    einops_recorded,
+    compiled_entered,
+    variables_recorded,
+)
+"""While these are active, calls that fx does not see are recorded."""
 
 LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
 """Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
@@ -119,7 +129,9 @@ class Recorder(fx.Tracer):
         self._numpy = numpy_state()
         self._random = random_state(self._generators)
         try:
-            with wrapped_functions_entered(), ruled_functions_recorded(), einops_recorded(), compiled_entered():
+            with ExitStack() as stack:
+                for entered in _RECORDED:
+                    stack.enter_context(entered())
                 graph = super().trace(root, concrete_args)
         except Exception as error:  # whatever the model's forward raises on traced values
             raise self._explained(root, self.decisions.error or error) from error

@@ -62,3 +62,20 @@ def test_a_tensor_may_be_filled_with_an_element_of_a_buffer(made: Callable[[Tens
     model = Function(lambda m, x: torch.cat([made(x, stride) for stride in m.get_buffer("strides")], 1) * x)
     model.register_buffer("strides", torch.tensor([8.0, 16.0, 32.0]))
     assert_behaves_like(trace(model, torch.ones(2, 3)), model, torch.randn(2, 3))
+
+
+def test_a_tensor_that_a_forward_puts_in_the_place_of_another_has_the_shape_of_that_one() -> None:
+    class Centred(nn.Module):
+        """Keeps what it centres by as an attribute, in the dtype of its last input."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.conv = torch.zeros(1, 3, 1, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean = self.mean.type_as(x)
+            y = self.conv(x - self.mean)
+            return y.flatten(1) if y.shape[2] > 2 else y
+
+    model, x = Centred().double(), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.equal(trace(model, x)(x), model(x))

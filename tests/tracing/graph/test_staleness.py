@@ -58,3 +58,11 @@ def test_a_layer_of_the_same_width_may_take_the_place_of_another() -> None:
     gm = traced()
     gm.set_submodule("2", nn.Conv2d(8, 8, 5, groups=2))
     check_layers(gm)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm")
+def test_a_weight_that_a_hook_computes_has_the_dtype_of_its_parameters() -> None:
+    """Until the first call it is what it was before the model was converted."""
+    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(IMAGE, dtype=torch.float64)
+    assert torch.equal(nrfx.trace(model, x)(x), model(x))

@@ -129,3 +129,51 @@ def test_what_is_done_once_for_all_examples_counts_whole_for_one(looks: bool, ex
         model(x[:1])
     flops = nrfx.utilization(gm).flops.total
     assert flops == counter.get_total_flops() // 2 == 5 * 4 * 8 + 6 * 8 * 8 + 5 * 8 * 6 + 5 * 6 * 2
+
+
+def attended(x: Tensor) -> Tensor:
+    """Attention over maps [tokens, examples, 8]."""
+    y = x.transpose(0, 1)
+    return torch.bmm(torch.bmm(y, y.mT), y).transpose(0, 1)
+
+
+class TokensFirst(nn.Module):
+    """A function without a rule, whose first dim is not that of the examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attended(self.layer(x).transpose(0, 1))
+
+
+@pytest.mark.parametrize("examples", [1, 4, 3])
+def test_one_example_is_found_whichever_dim_holds_the_examples(examples: int) -> None:
+    nrfx.rules.opaque(attended)
+    flops = nrfx.utilization(nrfx.trace(TokensFirst(), torch.randn(examples, 4, 8))).flops.total
+    assert flops == 4 * 8 * 8 + 2 * 4 * 4 * 8
+
+
+class Products(nn.Module):
+    """A chain of products, in an order that depends on the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.layer = (
+            nn.Parameter(torch.randn(8, 5)),
+            nn.Parameter(torch.randn(5, 7)),
+            nn.Linear(6, 8),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        chain = [self.layer(x).flatten(0, 1), self.one, self.two]
+        return torch.linalg.multi_dot(chain).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize(("examples", "tokens"), [(1, 9), (4, 9), (16, 3)])
+def test_a_chain_of_products_is_counted_in_the_order_of_one_example(examples: int, tokens: int) -> None:
+    model, x = Products(), torch.randn(examples, tokens, 6)
+    with FlopCounterMode(display=False) as counter:
+        model(x[:1])
+    assert nrfx.utilization(nrfx.trace(model, x)).flops.total == counter.get_total_flops() // 2

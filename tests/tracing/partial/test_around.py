@@ -4,7 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -269,6 +269,10 @@ def test_parts_are_preferred_where_they_leave_more_free() -> None:
     gm = trace(net, examples(), partial=True)
     assert isinstance(gm, PartialModule)
     assert "two.1.layers" in [part.path for part in gm.facts.parts]
+    said = (
+        "The model (Net): parts leave more of it free than one graph, in which two.1 would be a single call: it cannot"
+    )
+    assert gm.facts.outside[0].startswith(said)
     small = trace(built(router=nn.Sequential(unit(8, 40), unit(40, 8), Stage())), examples(), partial=True)
     assert small.facts.boxes == () or not isinstance(small, PartialModule)
 
@@ -349,3 +353,29 @@ def test_torch_compile_runs_a_network_with_boxes() -> None:
     gm = trace(net, examples(), partial=True).eval()
     compiled = torch.compile(gm, backend="eager")
     assert torch.equal(compiled(examples(1)), net(examples(1)))
+
+
+class Runs(nn.Module):
+    """A body of routers, each of a class of its own, which counts how often it runs."""
+
+    runs: ClassVar[list[str]] = []
+
+    def __init__(self, routers: int) -> None:
+        super().__init__()
+        kinds = [type(f"Router{index}", (Router,), {}) for index in range(routers)]
+        self.body = nn.Sequential(unit(3, 8), *(nn.Sequential(unit(8, 8), kind()) for kind in kinds))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(x, "node"):  # it runs, and is not recorded
+            self.runs.append("run")
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+def test_the_model_runs_as_often_for_many_boxes_as_for_few() -> None:
+    runs = []
+    for routers in (2, 5):
+        Runs.runs.clear()
+        gm = trace(Runs(routers).double().eval(), examples(), partial=True)
+        assert len(gm.facts.boxes) == routers
+        runs.append(len(Runs.runs))
+    assert 0 < runs[0] == runs[1] <= 7
