@@ -20,6 +20,11 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     >>> origin(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 9]))
     tensor([ 0,  2, -1])
     """
+    if _ascends(old) and _ascends(new):  # nearly always: a birth numbers its labels in order, and new ones come last
+        if not old.numel():
+            return torch.full_like(new, NEW)
+        place = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
+        return torch.where(old[place] == new, place, NEW)
     # The n-th position of a label comes from its n-th old position. A (label, n) pair is one number: labels from 0 on,
     # for opaque ones are negative, times more than n can be. Labels below 1e9 on axes below 1e9 stay within int64.
     lowest = min(int(old.min()), int(new.min())) if old.numel() and new.numel() else 0
@@ -31,6 +36,11 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     if not old.numel():
         return torch.full_like(new, NEW)
     return torch.where(ordered[place] == new_keys, order[place], NEW)
+
+
+def _ascends(labels: Tensor) -> bool:
+    """Whether each label stands once, in order."""
+    return labels.is_contiguous() and bool((labels[1:] > labels[:-1]).all())
 
 
 def first_place(layout: Tensor, labels: Tensor) -> Tensor:
@@ -46,19 +56,48 @@ def first_place(layout: Tensor, labels: Tensor) -> Tensor:
     return torch.where(ordered[place] == labels, order[place], NEW)
 
 
-def gather(tensor: Tensor, origins: Origins) -> Tensor:
-    """The tensor with each dim resized by its origins; new positions are zero.
+def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
+    """The tensor with each dim resized by its origins, times the factors; new positions are zero.
+
+    Products are computed in float64 and rounded once.
 
     >>> gather(torch.tensor([[1, 2], [3, 4]]), (torch.tensor([1, -1]), None))
     tensor([[3, 4],
             [0, 0]])
     """
+    known: dict[int, Tensor] = {}  # dim -> the places that have an origin, where some have none
+    shape = list(tensor.shape)
     for dim, places in enumerate(origins):
-        if places is not None and not is_whole(places, tensor.shape[dim]):
-            here = places.to(tensor.device)
-            tensor = tensor.index_select(dim, here.clamp(min=0))
-            tensor.index_fill_(dim, (here == NEW).nonzero().flatten(), 0)
-    return tensor
+        if places is None or is_whole(places, tensor.shape[dim]):
+            continue
+        here, shape[dim] = places.to(tensor.device), places.numel()
+        old = here != NEW
+        if not bool(old.all()):
+            known[dim] = old.nonzero().flatten()
+            here = here[known[dim]]
+        tensor = tensor.index_select(dim, here)
+    if any(factor is not None for factor in factors):
+        pairs = enumerate(factors)
+        kept = (f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in pairs)
+        tensor = scaled(tensor, tuple(kept)).to(tensor.dtype)
+    return _spread_out(tensor, known, shape) if known else tensor
+
+
+def _spread_out(tensor: Tensor, known: dict[int, Tensor], shape: list[int]) -> Tensor:
+    """A tensor of that shape that holds the given one at the known places of these dims, and zeros elsewhere."""
+    spread = tensor.new_zeros(shape)
+    for dim, at in known.items():
+        if len(known) == 1:
+            return spread.index_copy_(dim, at, tensor)
+        if not at.numel() or int(at[-1]) == at.numel() - 1:  # new places come behind the old ones: nearly always
+            continue
+        width = [size if other != dim else shape[dim] for other, size in enumerate(tensor.shape)]
+        tensor = tensor.new_zeros(width).index_copy_(dim, at, tensor)
+    corner = spread
+    for dim, size in enumerate(tensor.shape):
+        corner = corner.narrow(dim, 0, size)
+    corner.copy_(tensor)
+    return spread
 
 
 def is_whole(places: Tensor, width: int) -> bool:

@@ -269,15 +269,15 @@ class _Labels:
         if len(before) != len(after):
             raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
         for was, now in zip(before, after, strict=True):
-            pair = memory_of(was), memory_of(now)
-            if pair not in self.checked and not self._stay(was, now):
+            small = collapse(was), collapse(now)
+            pair = memory_of(small[0]), memory_of(small[1])
+            if pair not in self.checked and not self._stay(*small):
                 raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))
             self.checked.add(pair)
 
     def _stay(self, was: Tensor, now: Tensor) -> bool:
-        labels = collapse(now).flatten()
-        stayed = labels[(labels >= 0) & (labels < self.count)]
-        return bool(torch.isin(stayed, collapse(was).flatten()).all())
+        stayed = now[(now >= 0) & (now < self.count)]
+        return bool(torch.isin(stayed, was).all())
 
 
 def _check_positions(old: Step, new: Step, channel_of: Tensor) -> None:
