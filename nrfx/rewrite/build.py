@@ -335,8 +335,10 @@ class _Builder:
             fit_widths(twin.get_submodule(path), width)
         write_literals(twin, self.plan.resized.literals)
         propagate(twin)
+        nodes = [len(graph.nodes) for graph in twin.graphs.values()]
         without_taken(self.traced.graphs, twin.graphs)
-        twin.recompile()
+        if nodes != [len(graph.nodes) for graph in twin.graphs.values()]:  # else the code is what it was
+            twin.recompile()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             self.origins.setdefault(name, (None,) * tensor.dim())
             self.factors.setdefault(name, (None,) * tensor.dim())
