@@ -5,7 +5,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels
 from nrfx.plan.absorb import Absorption, carrier_columns
-from nrfx.plan.origins import Origins, first_place, gather
+from nrfx.plan.origins import PART, Origins, first_place, gather
 from nrfx.rules import Reading
 
 
@@ -27,18 +27,28 @@ def write_carriers(
     # 0 / 0 where the carrier's constant is not needed here
     ratio = torch.zeros(carried.numel(), sources.numel()).double()
     ratio[slot, torch.arange(sources.numel())] = torch.where(before == 0, 0.0, before / after)
-    columns = weight.index_select(1, sources.to(weight.device)).double()
-    factors = ratio.to(weight.device)
-    sums = torch.matmul(factors, columns.flatten(2)) if columns.dim() > 2 else columns @ factors.t()
+    read, factors = sources.to(weight.device), ratio.to(weight.device)
+    sums = weight.new_zeros(weight.shape[0], carried.numel(), *weight.shape[2:], dtype=torch.float64)
+    step = max(PART // max(weight[:1].numel(), 1), 1)
+    for start in range(0, weight.shape[0], step):
+        at = slice(start, start + step)
+        columns = weight[at].index_select(1, read).double()
+        summed = torch.matmul(factors, columns.flatten(2)) if columns.dim() > 2 else columns @ factors.t()
+        sums[at] = summed.view(sums[at].shape)
     rows, places = origins[:2]
-    at = first_place(places, carried) if places is not None else carried
-    written = gather(sums.view(weight.shape[0], -1, *weight.shape[2:]), (rows,)).to(new.dtype)
+    column = first_place(places, carried) if places is not None else carried
+    written = gather(sums, (rows,)).to(new.dtype)
     new = new.clone() if new.data_ptr() == weight.data_ptr() else new
-    return new.index_copy_(1, at.to(new.device), written)
+    return new.index_copy_(1, column.to(new.device), written)
 
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
-    # over a constant map the kernel acts as the sum of its elements
     difference = (absorption.before[reading.key] - absorption.after[reading.key]).to(weight.device)
-    return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference
+    read = difference.nonzero().flatten()
+    rows = []
+    for part in weight.split(max(PART // max(weight[:1].numel(), 1), 1)):
+        columns = part.index_select(1, read).double()
+        # over a constant map the kernel acts as the sum of its elements
+        rows.append((columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ difference[read])
+    return torch.cat(rows)

@@ -5,6 +5,7 @@ rounding to each number that it changes, and none to the others.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +96,7 @@ class _Builder:
             reading = readings[key]
             if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
                 continue
-            rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
+            rows = offset(self._dense(reading), reading, self.plan.absorption)
             if reading.bias is not None:
                 added[reading.bias] = rows
                 continue
@@ -193,7 +194,7 @@ class _Builder:
             return
         for index, rows, columns in blocks.parts():
             name = f"{reading.path}.weights.{index}"
-            block = weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
+            block = gather(weight, (rows, columns))
             cuts = (rows, columns)
             block_origins = tuple(part[at] for part, at in zip(origins, cuts, strict=False) if part is not None)
             block_factors = tuple(None if f is None else f[at] for f, at in zip(factors[:2], cuts, strict=True))
@@ -325,6 +326,7 @@ class _Builder:
         for name, tensor in self.tensors.items():
             if name in self.old:
                 memo[id(self.old[name])] = _as(self.old[name], tensor)
+        memo |= self._left_behind(memo)
         twin: TracedModule = copy.deepcopy(self.traced, memo)
         for path, layer in self.layers.items():
             self._fill(layer, path)
@@ -351,6 +353,16 @@ class _Builder:
             {name: self.factors[name] for name in names},
             tuple(self.notes),
         )
+
+    def _left_behind(self, memo: Mapping[int, Any]) -> dict[int, Tensor]:
+        """The weights of layers that become cross layers, by their ids, for themselves: to copy them would take as much
+        memory as the network, and the layers that hold them are replaced. Those with another name are copied.
+        """
+        named = list(self.traced.named_parameters(remove_duplicate=False))
+        times = Counter(id(parameter) for _, parameter in named)
+        owners = tuple(f"{path}." for path in self.layers)
+        once = [each for name, each in named if name.startswith(owners) and times[id(each)] == 1]
+        return {id(parameter): parameter for parameter in once if id(parameter) not in memo}
 
     def _fill(self, layer: Cross, path: str) -> None:
         """Puts the new tensors into a cross layer that is on the meta device."""

@@ -26,7 +26,7 @@ def normal(shape: tuple[int, ...], deviation: float, like: Tensor, generator: to
     # float32 where the generator lives: its seed gives the same numbers whatever device and dtype the weight has
     device = generator.device if generator is not None else torch.device("cpu")
     drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-    return (drawn * deviation).to(like)
+    return drawn.mul_(deviation).to(like)
 
 
 def rejuvenated(
