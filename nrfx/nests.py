@@ -72,6 +72,10 @@ def replaced(value: Any, change: Callable[[Any], Any], backwards: bool = False) 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """The nest with `change(tensor)` in the place of each tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (tuple, list):  # nearly all nests; to ask what else it may be takes longer
+        return type(value)(with_tensors(part, change) for part in value)
     return replaced(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 

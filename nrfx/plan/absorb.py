@@ -253,7 +253,8 @@ def _unreached(
         channel = channels.channels_along(reading.cols)
         # a carrier that varies here can stand for none of its channels, at this weight or another
         varying = channel[after[key].isnan() & known]
-        hold.update(dict.fromkeys(torch.isin(carrier_of, varying).nonzero().flatten().tolist(), reason))
+        if varying.numel():
+            hold.update(dict.fromkeys(torch.isin(carrier_of, varying).nonzero().flatten().tolist(), reason))
         if key not in absorbers:
             stands = carrier_columns(channels, reading.cols, carrier_of)
             carried = torch.where(stands >= 0, after[key][stands.clamp(min=0)], 0.0)

@@ -1,11 +1,16 @@
 """Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are a gather by it."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from nrfx.labels import occurrence
 
 NEW = -1
+
+PART = 1 << 20
+"""Numbers that are gathered at a time: what lies in between stays in the caches, and takes no memory that counts."""
 
 Origins = tuple[Tensor | None, ...]
 """For each dim of a tensor, int64: the old position of each position, NEW where it has none; None: dim unchanged."""
@@ -20,6 +25,11 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     >>> origin(torch.tensor([3, 4, 5]), torch.tensor([3, 5, 9]))
     tensor([ 0,  2, -1])
     """
+    if old.numel() and _ascends(old):  # nearly always: a birth numbers its labels in order, and all differ
+        place = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
+        found = old[place] == new
+        if _ascends(new) or not bool((torch.bincount(place[found]) > 1).any()):
+            return torch.where(found, place, NEW)
     # The n-th position of a label comes from its n-th old position. A (label, n) pair is one number: labels from 0 on,
     # for opaque ones are negative, times more than n can be. Labels below 1e9 on axes below 1e9 stay within int64.
     lowest = min(int(old.min()), int(new.min())) if old.numel() and new.numel() else 0
@@ -31,6 +41,11 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     if not old.numel():
         return torch.full_like(new, NEW)
     return torch.where(ordered[place] == new_keys, order[place], NEW)
+
+
+def _ascends(labels: Tensor) -> bool:
+    """Whether each label stands once, in order."""
+    return labels.is_contiguous() and bool((labels[1:] > labels[:-1]).all())
 
 
 def first_place(layout: Tensor, labels: Tensor) -> Tensor:
@@ -46,19 +61,69 @@ def first_place(layout: Tensor, labels: Tensor) -> Tensor:
     return torch.where(ordered[place] == labels, order[place], NEW)
 
 
-def gather(tensor: Tensor, origins: Origins) -> Tensor:
-    """The tensor with each dim resized by its origins; new positions are zero.
+def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
+    """The tensor with each dim resized by its origins, times the factors; new positions are zero.
+
+    Products are computed in float64 and rounded once.
 
     >>> gather(torch.tensor([[1, 2], [3, 4]]), (torch.tensor([1, -1]), None))
     tensor([[3, 4],
             [0, 0]])
     """
+    known: dict[int, Tensor] = {}  # dim -> the places that have an origin, where some have none
+    chosen: dict[int, Tensor] = {}  # dim -> the old positions that are there, in order
+    shape = list(tensor.shape)
     for dim, places in enumerate(origins):
-        if places is not None and not is_whole(places, tensor.shape[dim]):
-            here = places.to(tensor.device)
-            tensor = tensor.index_select(dim, here.clamp(min=0))
-            tensor.index_fill_(dim, (here == NEW).nonzero().flatten(), 0)
-    return tensor
+        if places is None or is_whole(places, tensor.shape[dim]):
+            continue
+        here, shape[dim] = places.to(tensor.device), places.numel()
+        old = here != NEW
+        if not bool(old.all()):
+            known[dim] = old.nonzero().flatten()
+            here = here[known[dim]]
+        chosen[dim] = here
+    by = tuple(f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in enumerate(factors))
+    if not chosen and all(factor is None for factor in by):
+        return tensor
+    taken = _taken(tensor, chosen, by)
+    return _spread_out(taken, known, shape) if known else taken
+
+
+def _taken(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors) -> Tensor:
+    """The tensor at the chosen positions, times the factors; some rows at a time, for what they take in between."""
+
+    def rows(at: slice) -> Tensor:
+        part = tensor.index_select(0, chosen[0][at]) if 0 in chosen else tensor[at]
+        for dim, here in chosen.items():
+            part = part.index_select(dim, here) if dim else part
+        by = tuple(factor if dim or factor is None else factor[at] for dim, factor in enumerate(factors))
+        return scaled(part, by).to(tensor.dtype)
+
+    count = chosen[0].numel() if 0 in chosen else tensor.shape[0]
+    step = max(PART // max(tensor[:1].numel(), 1), 1)
+    if count <= step:
+        return rows(slice(None))
+    taken = tensor.new_empty([chosen[dim].numel() if dim in chosen else size for dim, size in enumerate(tensor.shape)])
+    for start in range(0, count, step):
+        taken[start : start + step] = rows(slice(start, start + step))
+    return taken
+
+
+def _spread_out(tensor: Tensor, known: dict[int, Tensor], shape: list[int]) -> Tensor:
+    """A tensor of that shape that holds the given one at the known places of these dims, and zeros elsewhere."""
+    spread = tensor.new_zeros(shape)
+    for dim, at in known.items():
+        if len(known) == 1:
+            return spread.index_copy_(dim, at, tensor)
+        if not at.numel() or int(at[-1]) == at.numel() - 1:  # new places come behind the old ones: nearly always
+            continue
+        width = [size if other != dim else shape[dim] for other, size in enumerate(tensor.shape)]
+        tensor = tensor.new_zeros(width).index_copy_(dim, at, tensor)
+    corner = spread
+    for dim, size in enumerate(tensor.shape):
+        corner = corner.narrow(dim, 0, size)
+    corner.copy_(tensor)
+    return spread
 
 
 def is_whole(places: Tensor, width: int) -> bool:

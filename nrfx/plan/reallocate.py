@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import gcd, lcm, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import Cost, eval_steps
 from nrfx.errors import BudgetError
-from nrfx.labels import among
+from nrfx.labels import among, joined, memory_of
 from nrfx.plan.budget import Budget
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
@@ -183,9 +184,8 @@ class CostModel:
         self.free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
         self.kept_width = torch.bincount(channels.space_of[kept], minlength=self.spaces)
         # axis k has the width constant[k] + slope[k] @ width; axis 0 is 1 wide, for products with fewer than two axes
-        self.known: dict[int, int] = {}  # id(layout) -> k; `channels` holds every layout, so that no id is used twice
-        self.fixed: list[int] = [1]
-        self.slopes: list[Tensor] = [torch.zeros(self.spaces, dtype=torch.int64)]
+        self.known: dict[tuple[Any, ...], int] = {}  # memory of a layout, which `channels` holds -> k
+        self.layouts: list[Tensor] = []  # that of axis k + 1
         params = self._parameters(traced, set(crossing))
         flops = [
             (work.times, self._axis(work.rows), self._axis(work.cols))
@@ -198,8 +198,7 @@ class CostModel:
             for path, reading in crossing.items()
             for step_times in [_times(channels, path)]
         ]
-        self.constant = torch.tensor(self.fixed)
-        self.slope = torch.stack(self.slopes)
+        self.constant, self.slope = self._axes()
         self.params, self.flops = _columns(params), _columns(flops)
         self.cross = [torch.tensor(column, dtype=torch.int64) for column in zip(*self.crosses, strict=True)]
         self.old = self.constant + self.slope @ self.kept_width
@@ -259,15 +258,26 @@ class CostModel:
         """The index of the layout's width among the affine functions; 0 is the constant 1."""
         if layout is None:
             return 0
-        if id(layout) not in self.known:
-            spaces = self.channels.spaces_along(layout)
-            counts = torch.bincount(spaces[spaces >= 0], minlength=self.spaces)
-            self.known[id(layout)] = len(self.fixed)
-            # a pinned space keeps its width, and an axis may read only a part of it; of a free space an axis reads each
-            # channel equally often (analysis/spaces.py pins the others), so that counts // width is exact
-            self.fixed.append(int((spaces < 0).sum()) + int(counts[~self.free].sum()))
-            self.slopes.append(torch.where(self.free, counts // self.width.clamp(min=1), 0))
-        return self.known[id(layout)]
+        memory = memory_of(layout)
+        if memory not in self.known:
+            self.layouts.append(layout)
+            self.known[memory] = len(self.layouts)
+        return self.known[memory]
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        """int64 [axes], int64 [axes, spaces]: the constants and slopes of all axes, counted at once."""
+        labels, layout_of = joined(self.layouts)
+        spaces, count = self.channels.spaces_along(labels), len(self.layouts)
+        inside = spaces >= 0
+        pairs = layout_of[inside] * self.spaces + spaces[inside]
+        counts = torch.bincount(pairs, minlength=count * self.spaces).view(count, self.spaces)
+        outside = torch.bincount(layout_of[~inside], minlength=count)
+        # a pinned space keeps its width, and an axis may read only a part of it; of a free space an axis reads each
+        # channel equally often (analysis/spaces.py pins the others), so that counts // width is exact
+        constant = outside + counts[:, ~self.free].sum(1)
+        slope = torch.where(self.free, counts // self.width.clamp(min=1), 0)
+        one, none = torch.ones(1, dtype=torch.int64), torch.zeros(1, self.spaces, dtype=torch.int64)
+        return torch.cat([one, constant]), torch.cat([none, slope])
 
 
 def _times(channels: Channels, path: str) -> int:

@@ -264,8 +264,7 @@ def _eligible(
         eligible[ids] = stays & ~on_stream & ~liveness.gamma_dead[name]
         for index in ids[liveness.affine[tracking.key_of[name]].gamma == 0].tolist():
             reasons.setdefault(index, "gamma is 0")
-    for index in reasons:
-        eligible[index] = False
+    eligible[torch.tensor(list(reasons), dtype=torch.int64)] = False
     return eligible, reasons
 
 

@@ -141,6 +141,8 @@ def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
     >>> blocks_of(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]))
     (tensor([0, 0, 0, 0, 1, 1, 1, 1]), 2)
     """
+    if bool((channel[1:] > channel[:-1]).all()):  # nearly all births have one label a channel, in order
+        return torch.zeros_like(channel), 1
     rank = occurrence(channel)
     each, run = int(rank.max()) + 1, _run(channel)
     block = rank // run
@@ -152,7 +154,8 @@ def blocks_of(channel: Tensor) -> tuple[Tensor, int]:
 def grows_at_its_end(channels: Channels, key: str) -> bool:
     """Whether the new channels of a birth all stand behind its old ones: it has one space and one block."""
     channel = channels.channel_of[channels.births[key]]
-    return channels.space_of[channel].unique().numel() == 1 and int(blocks_of(channel)[0][-1]) == 0
+    space = channels.space_of[channel]
+    return space.numel() > 0 and bool((space == space[:1]).all()) and int(blocks_of(channel)[0][-1]) == 0
 
 
 def _run(channel: Tensor) -> int:
@@ -261,6 +264,7 @@ class _Labels:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.there = torch.zeros(count, dtype=torch.bool)
         self.checked: set[tuple[Any, ...]] = set()  # most steps hand on the labels of others, which the caller holds
 
     def check(self, old: Step, new: Step) -> None:
@@ -269,15 +273,19 @@ class _Labels:
         if len(before) != len(after):
             raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
         for was, now in zip(before, after, strict=True):
-            pair = memory_of(was), memory_of(now)
-            if pair not in self.checked and not self._stay(was, now):
+            small = collapse(was), collapse(now)
+            pair = memory_of(small[0]), memory_of(small[1])
+            if pair not in self.checked and not self._stay(*small):
                 raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))
             self.checked.add(pair)
 
     def _stay(self, was: Tensor, now: Tensor) -> bool:
-        labels = collapse(now).flatten()
-        stayed = labels[(labels >= 0) & (labels < self.count)]
-        return bool(torch.isin(stayed, collapse(was).flatten()).all())
+        # a table is several times as fast as torch.isin; it is all False again at the end
+        old = was[was >= 0]
+        self.there[old] = True
+        stay = bool(self.there[now[(now >= 0) & (now < self.count)]].all())
+        self.there[old] = False
+        return stay
 
 
 def _check_positions(old: Step, new: Step, channel_of: Tensor) -> None:

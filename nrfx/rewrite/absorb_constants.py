@@ -5,34 +5,50 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels
 from nrfx.plan.absorb import Absorption, carrier_columns
+from nrfx.plan.origins import PART, Origins, first_place, gather
 from nrfx.rules import Reading
 
 
-def with_carriers(weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption) -> Tensor:
-    """The weight in which each carrier's column is the sum over the dead channels d that it stands for.
+def write_carriers(
+    new: Tensor, origins: Origins, weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption
+) -> Tensor:
+    """The new weight in which each carrier's column is the sum over the dead channels d that it stands for.
 
-        W[:, k] = sum over d of (before_d / after_k) W[:, d]
+        W'[:, k] = sum over d of (before_d / after_k) W[:, d]
 
-    weight: [rows, columns, *kernel]; float64 where the layer has carriers.
+    weight: the old one, [rows, columns, *kernel]; `new` is gathered from it by its origins.
     """
     stands = carrier_columns(channels, reading.cols, absorption.carrier_of)
     sources = (stands >= 0).nonzero().flatten()
     if sources.numel() == 0:
-        return weight
-    targets = stands[sources]
-    before, after = absorption.before[reading.key][sources], absorption.after[reading.key][targets]
-    ratio = torch.where(before == 0, 0.0, before / after)  # 0 / 0 where the carrier's constant is not needed here
-    view = (1, -1, *(1,) * (weight.dim() - 2))
-    places = sources.to(weight.device)
-    weight = weight.double()
-    columns = weight.index_select(1, places) * ratio.to(weight.device).view(view)
-    carried = targets.unique().to(weight.device)
-    sums = torch.zeros_like(weight).index_add(1, targets.to(weight.device), columns)
-    return weight.index_copy(1, carried, sums.index_select(1, carried))
+        return new
+    carried, slot = stands[sources].unique(return_inverse=True)
+    before, after = absorption.before[reading.key][sources], absorption.after[reading.key][carried][slot]
+    # 0 / 0 where the carrier's constant is not needed here
+    ratio = torch.zeros(carried.numel(), sources.numel()).double()
+    ratio[slot, torch.arange(sources.numel())] = torch.where(before == 0, 0.0, before / after)
+    read, factors = sources.to(weight.device), ratio.to(weight.device)
+    sums = weight.new_zeros(weight.shape[0], carried.numel(), *weight.shape[2:], dtype=torch.float64)
+    step = max(PART // max(weight[:1].numel(), 1), 1)
+    for start in range(0, weight.shape[0], step):
+        at = slice(start, start + step)
+        columns = weight[at].index_select(1, read).double()
+        summed = torch.matmul(factors, columns.flatten(2)) if columns.dim() > 2 else columns @ factors.t()
+        sums[at] = summed.view(sums[at].shape)
+    rows, places = origins[:2]
+    column = first_place(places, carried) if places is not None else carried
+    written = gather(sums, (rows,)).to(new.dtype)
+    new = new.clone() if new.data_ptr() == weight.data_ptr() else new
+    return new.index_copy_(1, column.to(new.device), written)
 
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     """[rows] float64: what the dead columns added to each output, less what carriers still add."""
-    # over a constant map the kernel acts as the sum of its elements
     difference = (absorption.before[reading.key] - absorption.after[reading.key]).to(weight.device)
-    return weight.flatten(2).sum(2) @ difference if weight.dim() > 2 else weight @ difference
+    read = difference.nonzero().flatten()
+    rows = []
+    for part in weight.split(max(PART // max(weight[:1].numel(), 1), 1)):
+        columns = part.index_select(1, read).double()
+        # over a constant map the kernel acts as the sum of its elements
+        rows.append((columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ difference[read])
+    return torch.cat(rows)

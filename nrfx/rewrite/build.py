@@ -5,6 +5,7 @@ rounding to each number that it changes, and none to the others.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import first_readings, readers
-from nrfx.labels import among
+from nrfx.labels import among, memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin
 from nrfx.plan.plan import Plan
-from nrfx.rewrite.absorb_constants import offset, with_carriers
+from nrfx.rewrite.absorb_constants import offset, write_carriers
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
@@ -60,7 +61,8 @@ class _Builder:
     def build(self) -> Built:
         """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
-        self.known_origins: dict[tuple[int, int], Tensor] = {}
+        self.known_origins: dict[tuple[Any, Any], Tensor] = {}
+        self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
         self.norm_of = self._roles()
         self.offsets = self._offsets()
         for step in readers(self.plan.channels.steps).values():
@@ -72,8 +74,8 @@ class _Builder:
         return self._assemble()
 
     def _origin(self, old: Tensor, new: Tensor) -> Tensor:
-        """Where each position of a new layout comes from. The plan holds every layout, so that no id is used twice."""
-        key = id(old), id(new)
+        """Where each position of a new layout comes from. The plan holds every layout, in memory of its own."""
+        key = memory_of(old), memory_of(new)
         if key not in self.known_origins:
             self.known_origins[key] = origin(old, new)
         return self.known_origins[key]
@@ -94,7 +96,7 @@ class _Builder:
             reading = readings[key]
             if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
                 continue
-            rows = offset(self._dense(reading).double(), reading, self.plan.absorption)
+            rows = offset(self._dense(reading), reading, self.plan.absorption)
             if reading.bias is not None:
                 added[reading.bias] = rows
                 continue
@@ -120,11 +122,9 @@ class _Builder:
         rows, columns = self._origin(reading.rows, new.rows), self._origin(reading.cols, new.cols)
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
-        if not grouped and reading.key in self._carrying():
-            weight = with_carriers(weight, plan.channels, reading, plan.absorption)
         origins: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
         factors = self._weight_factors(reading, origins, grouped)
-        weight = scaled(gather(weight, origins), tuple(_values(factor) for factor in factors))
+        weight = self._gathered(reading, weight, origins, factors, grouped)
         per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // columns.numel(), 1)
         if plan.scratch:
             weight = from_scratch(weight, per_output, plan.generator)
@@ -132,9 +132,17 @@ class _Builder:
             weight = rejuvenated(weight, rows, origins[1], per_output, plan.generator)
         self._store(reading, weight, origins, factors)
 
+    def _gathered(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors, grouped: bool) -> Tensor:
+        """The weight at the new places, scaled, with the columns of carriers; in its own dtype."""
+        new = gather(weight, origins, tuple(_values(factor) for factor in factors))
+        if grouped or reading.key not in self._carrying():
+            return new
+        # the factors of carriers are 1
+        return write_carriers(new, origins, weight, self.plan.channels, reading, self.plan.absorption)
+
     def _carrying(self) -> set[str]:
         """Keys of the weights that read carriers, for neither a bias nor norms absorb their constants."""
-        return set(self.plan.absorption.before) - set(self.plan.absorption.absorbers)
+        return self.plan.absorption.before.keys() - self.plan.absorption.absorbers.keys()
 
     def _weight_factors(self, reading: Reading, origins: Origins, grouped: bool) -> Factors:
         """1 / the rescaling of the gammas that the columns (rows of a grouped weight) read, with 0 at carriers."""
@@ -149,11 +157,22 @@ class _Builder:
     def _restart(self, factor: Tensor | None, layout: Tensor, places: Tensor | None) -> Tensor | None:
         """The factor, 0 at carriers: their values are written anew, and their optimizer state starts at zero."""
         assert places is not None
-        here = among(places, among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
-        if not bool(here.any()):
+        here = self._carriers_at(layout, places)
+        if here is None:
             return factor
         ones = torch.ones(places.shape).double() if factor is None else factor
         return torch.where(here, 0.0, ones)
+
+    def _carriers_at(self, layout: Tensor, places: Tensor) -> Tensor | None:
+        """bool [len places]: whether the position comes from a carrier; None where none does.
+
+        `known_origins` holds all places, so that no id is used twice.
+        """
+        key = memory_of(layout), id(places)
+        if key not in self.known_carriers:
+            here = among(places, among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
+            self.known_carriers[key] = here if bool(here.any()) else None
+        return self.known_carriers[key]
 
     def _store(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors) -> None:
         """Keeps the weight as one parameter, or as the blocks of a cross layer."""
@@ -175,7 +194,7 @@ class _Builder:
             return
         for index, rows, columns in blocks.parts():
             name = f"{reading.path}.weights.{index}"
-            block = weight.index_select(0, rows.to(weight.device)).index_select(1, columns.to(weight.device))
+            block = gather(weight, (rows, columns))
             cuts = (rows, columns)
             block_origins = tuple(part[at] for part, at in zip(origins, cuts, strict=False) if part is not None)
             block_factors = tuple(None if f is None else f[at] for f, at in zip(factors[:2], cuts, strict=True))
@@ -242,11 +261,10 @@ class _Builder:
         if len(origins) > 1 or old_layouts[0] is None or self._is_bare(name):
             self._keep(name, name, _with_means(gather(value, origins), origins), origins, (None,) * len(origins))
             return
-        value = value.double()
         if name in self.offsets:
-            value = value + self.offsets[name].to(value)
+            value = value.double() + self.offsets[name].to(value.device)
         factor = self._vector_factor(name, old_layouts[0], origins)
-        value = scaled(gather(value, origins), tuple(_values(part) for part in factor))
+        value = gather(value, origins, tuple(_values(part) for part in factor))
         self._keep(name, name, self._started(name, value, old_layouts[0], origins), origins, factor)
 
     def _is_bare(self, name: str) -> bool:
@@ -278,9 +296,11 @@ class _Builder:
         assert origins[0] is not None
         fresh = torch.ones_like(origins[0]).bool() if self.plan.scratch else origins[0] == NEW
         value = torch.where(fresh.to(value.device), start, value)
-        here = among(origins[0], among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
+        here = self._carriers_at(layout, origins[0])
         constant = {"gamma": 0.0, "beta": 1.0}
-        return torch.where(here.to(value.device), constant[role], value) if role in constant else value
+        if here is None or role not in constant:
+            return value
+        return torch.where(here.to(value.device), constant[role], value)
 
     def _keep(self, name: str, parent: str | None, value: Tensor, origins: Origins, factors: Factors) -> None:
         """Remembers a new tensor, in the dtype and memory format of its parent, with its origins and factors."""
@@ -306,6 +326,7 @@ class _Builder:
         for name, tensor in self.tensors.items():
             if name in self.old:
                 memo[id(self.old[name])] = _as(self.old[name], tensor)
+        memo |= self._left_behind(memo)
         twin: TracedModule = copy.deepcopy(self.traced, memo)
         for path, layer in self.layers.items():
             self._fill(layer, path)
@@ -316,8 +337,10 @@ class _Builder:
             fit_widths(twin.get_submodule(path), width)
         write_literals(twin, self.plan.resized.literals)
         propagate(twin)
+        nodes = [len(graph.nodes) for graph in twin.graphs.values()]
         without_taken(self.traced.graphs, twin.graphs)
-        twin.recompile()
+        if nodes != [len(graph.nodes) for graph in twin.graphs.values()]:  # else the code is what it was
+            twin.recompile()
         for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
             self.origins.setdefault(name, (None,) * tensor.dim())
             self.factors.setdefault(name, (None,) * tensor.dim())
@@ -330,6 +353,16 @@ class _Builder:
             {name: self.factors[name] for name in names},
             tuple(self.notes),
         )
+
+    def _left_behind(self, memo: Mapping[int, Any]) -> dict[int, Tensor]:
+        """The weights of layers that become cross layers, by their ids, for themselves: to copy them would take as much
+        memory as the network, and the layers that hold them are replaced. Those with another name are copied.
+        """
+        named = list(self.traced.named_parameters(remove_duplicate=False))
+        times = Counter(id(parameter) for _, parameter in named)
+        owners = tuple(f"{path}." for path in self.layers)
+        once = [each for name, each in named if name.startswith(owners) and times[id(each)] == 1]
+        return {id(parameter): parameter for parameter in once if id(parameter) not in memo}
 
     def _fill(self, layer: Cross, path: str) -> None:
         """Puts the new tensors into a cross layer that is on the meta device."""
@@ -347,8 +380,10 @@ class _Builder:
 
 
 def _values(factor: Tensor | None) -> Tensor | None:
-    """The factor for values: 1 where it is 0, for there the new value is written already."""
-    return None if factor is None else torch.where(factor == 0, 1.0, factor)
+    """The factor for values: 1 where it is 0, for there the new value is written apart; None where all are 1."""
+    if factor is None or bool(((factor == 1) | (factor == 0)).all()):
+        return None
+    return torch.where(factor == 0, 1.0, factor)
 
 
 def _inverse(divisors: Tensor | None, places: Tensor | None) -> Tensor | None:

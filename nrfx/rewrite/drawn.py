@@ -131,7 +131,8 @@ def _exchanged(module: nn.Module, instead: Mapping[str, Tensor]) -> Iterator[Non
             for name, tensor in registry.items():
                 if registry is part._buffers and tensor is not None and id(tensor) not in other:
                     other[id(tensor)] = tensor.clone()
-                registry[name] = other.get(id(tensor), tensor)
+                exchanged: Any = other.get(id(tensor), tensor)
+                registry[name] = exchanged
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ def normal(shape: tuple[int, ...], deviation: float, like: Tensor, generator: to
     # float32 where the generator lives: its seed gives the same numbers whatever device and dtype the weight has
     device = generator.device if generator is not None else torch.device("cpu")
     drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-    return (drawn * deviation).to(like)
+    return drawn.mul_(deviation).to(like)
 
 
 def rejuvenated(
@@ -35,7 +35,7 @@ def rejuvenated(
     """A gathered weight whose R rows (origin NEW) are drawn and whose R columns feed R rows alone.
 
     Args:
-        weight: [rows, columns, *kernel], zero at new positions.
+        weight: [rows, columns, *kernel], zero at new positions; written to.
         per_output: the `out` of the formula: output channels that read the same inputs.
     """
     new_rows = (rows == NEW).nonzero().flatten().to(weight.device)
@@ -46,8 +46,12 @@ def rejuvenated(
         new_columns = torch.arange(weight.shape[1])
     new_columns = new_columns.to(weight.device)
     block = he_normal((new_rows.numel(), new_columns.numel(), *weight.shape[2:]), per_output, weight, generator)
-    fresh = torch.zeros(new_rows.numel(), *weight.shape[1:], dtype=weight.dtype, device=weight.device)
-    return weight.index_copy(0, new_rows, fresh.index_copy(1, new_columns, block))
+    rows_behind = weight.shape[0] - new_rows.numel()
+    if int(new_rows[0]) == rows_behind:  # new rows come behind the old ones: nearly always, and a part is a view then
+        weight[rows_behind:].index_copy_(1, new_columns, block)
+    else:
+        weight[new_rows[:, None], new_columns] = block
+    return weight
 
 
 def from_scratch(weight: Tensor, per_output: int, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import coalesce, collapse, over_positions, repeated, side_by_side
+from nrfx.labels import along, coalesce, collapse, lies_along, over_positions, repeated, side_by_side
 from nrfx.rules.effect import Call, Effect, Family, attempt
 from nrfx.rules.movement import itself, moved
 from nrfx.rules.registry import rule
@@ -33,6 +33,8 @@ def cat(call: Call) -> Effect:
     joined = side_by_side(parts, dim) if any(part.shape[dim] > 1 for part in parts) else None
     if joined is not None:
         return Effect(Family.MOVEMENT, out=joined, apply=_cat, homogeneous=True)
+    if any(part.shape[dim] > 1 and lies_along(part, dim) for part in parts):
+        return moved(call, _cat)
     whole = [collapse(repeated(over_positions(part))) for part in parts]
     known = [part for part in whole if bool((part >= 0).all())]
     along_positions = all(part.shape[dim] == 1 for part in whole) and len(known) > 1
@@ -76,6 +78,8 @@ def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
         values = torch.stack([collapse(part).reshape(()) for part in parts])
         if bool((values == values[0]).all()) or bool(values.isnan().all()):
             return values[0].expand(shape)
+    if all(lies_along(part, dim) for part in parts):
+        return along(torch.cat([collapse(part).reshape(-1) for part in parts]), dim, shape)
     small = [collapse(part).expand([*_cut(part, dim)]) for part in parts]
     common = list(torch.broadcast_shapes(*(part.select(dim, 0).shape for part in small)))
     common.insert(dim, -1)

@@ -48,3 +48,24 @@ def test_factors_multiply_along_their_dims_in_float64() -> None:
     product = scaled(weight, (torch.tensor([2.0, 3.0]), torch.tensor([1.0, 10.0, 100.0])))
     assert product.dtype == torch.float64 and product.tolist() == [[2, 20, 200], [3, 30, 300]]
     assert scaled(weight, (None, None)) is weight
+
+
+@pytest.mark.parametrize("rows", [[1, 0, NEW], [NEW, 1], [NEW, 0, NEW, 1], [NEW], [1], [0, 1]], ids=str)
+@pytest.mark.parametrize("columns", [[2, 0, NEW], [NEW, 1], [NEW, NEW], [0], [0, 1, 2], None])
+def test_old_numbers_go_where_their_origins_say(rows: list[int], columns: list[int] | None) -> None:
+    old = torch.arange(1.0, 13).view(2, 3, 2)
+    columns_or_all = [0, 1, 2] if columns is None else columns
+    expected = [
+        [[0.0, 0.0] if NEW in (row, column) else old[row, column].tolist() for column in columns_or_all] for row in rows
+    ]
+    origins = torch.tensor(rows), None if columns is None else torch.tensor(columns), None
+    assert gather(old, origins).tolist() == expected
+    by = torch.arange(1.0, len(columns_or_all) + 1).double()
+    times_by = (torch.tensor(expected) * by.view(1, -1, 1)).tolist()
+    assert gather(old, origins, (None, by, None)).tolist() == times_by
+
+
+def test_products_are_rounded_once() -> None:
+    old, factor = torch.rand(1000, generator=torch.Generator().manual_seed(0)), torch.full((1000,), 1 / 3).double()
+    product = gather(old, (None,), (factor,))
+    assert product.dtype == torch.float32 and torch.equal(product, (old.double() * factor).float())
