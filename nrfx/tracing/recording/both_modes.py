@@ -28,6 +28,7 @@ from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
 from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
 from nrfx.tracing.values.causes import place
@@ -149,21 +150,34 @@ def capture(
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
     recorder = _recorded(model, arguments, mode, leaves, boxes)
+    if recorder.kept or recorder.written or recorder.replaced:
+        _check_calls(model, recorder, partial(_recorded, model, arguments, mode, leaves, boxes))
     for asked, where in recorder.decisions.questions.items():
         again = partial(_recorded, model, arguments, mode, leaves, boxes)
         recorder = _other_answer(recorder, asked, where, again)
-    root, graph = recorder.root, recorder.graph
+    graph = recorder.graph
     if check:
         recorder.check()
-    targets = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    made = {name: vars(root).get(name) for name in sorted(targets)}
-    return Capture(graph, {name: value for name, value in made.items() if isinstance(value, Tensor)}, recorder.unmoved)
+    return Capture(graph, _constants(recorder), recorder.unmoved)
+
+
+def _constants(recorder: Recorder) -> dict[str, Tensor]:
+    """The tensors that the forward made out of nothing, by the graph's names."""
+    targets = {str(node.target) for node in recorder.graph.nodes if node.op == "get_attr"}
+    made = {name: vars(recorder.root).get(name) for name in sorted(targets)}
+    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
 
 
 def _recorded(
-    model: nn.Module, arguments: Arguments, mode: str, leaves: Leaves, boxes: Boxes, otherwise: str = ""
+    model: nn.Module,
+    arguments: Arguments,
+    mode: str,
+    leaves: Leaves,
+    boxes: Boxes,
+    otherwise: str = "",
+    state: State | None = None,
 ) -> Recorder:
-    """The recorder of the model in one mode, with its graph.
+    """The recorder of the model in one mode, with its graph. `state`: what an earlier call has left in attributes.
 
     Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
     the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
@@ -172,6 +186,7 @@ def _recorded(
     leaves = leaves.and_paths(boxes.paths)
     while True:
         root = shell_of(model)
+        put(root, state or {})
         marks = boxes.marks(mode == "train")
         recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
         if mode:
@@ -189,6 +204,36 @@ def _recorded(
                 marks.finish(root)
             return recorder
         scopes += tuple(wanting.values())
+
+
+def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Recorder]) -> None:
+    """Raises TraceError where calls differ by what the calls before left in attributes."""
+    try:
+        for (path, name), now in first.written.items():  # into a copy; the graph reads the model's own
+            if not torch.equal(vars(model.get_submodule(path))[name], now):
+                raise _Changing({(path, name): now})
+        if first.replaced and not _same_graph(first, record(state=first.replaced)):
+            raise _Changing(first.replaced)
+        second = record(state=first.kept) if first.kept else first
+        if second.kept and not _same_graph(second, record(state={**first.kept, **second.kept})):
+            raise _Changing(second.kept)
+    except _Changing as changing:
+        path, name = next(iter(changing.state))
+        raise refused(f"{path}.{name}" if path else name) from None
+    except (TraceError, ModeAsked):
+        return  # what cannot be recorded is no other graph
+
+
+class _Changing(Exception):
+    """What is left in attributes changes the graph of the next call."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+
+
+def _same_graph(one: Recorder, other: Recorder) -> bool:
+    return alike(one.graph, other.graph) and _same_constants(_constants(one), _constants(other))
 
 
 def _other_answer(recorder: Recorder, asked: str, where: str, record: Callable[[str], Recorder]) -> Recorder:

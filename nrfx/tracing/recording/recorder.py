@@ -31,6 +31,7 @@ from nrfx.tracing.graph.walk import named_buffers, named_modules, named_paramete
 from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.recording.einops_backend import einops_recorded
+from nrfx.tracing.recording.kept import Attributes, State
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
 from nrfx.tracing.values.assignments import record_assignments, registered
@@ -106,6 +107,9 @@ class Recorder(fx.Tracer):
         self.unmoved: tuple[str, ...] = ()
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
+        self.kept: State = {}  # what the forward leaves for its next call
+        self.written: State = {}
+        self.replaced: State = {}  # other numbers for the tensors in whose places it leaves traced values
         self.module_stack: Any = {}  # a plain dictionary, for each node gets a copy
         self._failed: tuple[Exception, str, str] | None = None
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
@@ -121,6 +125,7 @@ class Recorder(fx.Tracer):
             )
         }
         self._registered = registered(root)
+        attributes = Attributes(modules)
         if self._marks is not None:
             root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
@@ -138,6 +143,7 @@ class Recorder(fx.Tracer):
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
         self._check_random("", type(root).__name__, numpy_state())
+        self.kept, self.written, self.replaced = attributes.changed(), attributes.written(), attributes.replaced()
         without_doubles(graph)
         for node in graph.nodes:
             if node.op == "call_function" and (op_of(node.target) is not None or node.target in LIMITS_OF_DTYPES):
