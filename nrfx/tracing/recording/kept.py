@@ -40,8 +40,8 @@ class Attributes:
         for path, module, before in self._before:
             for name, now in vars(module).items():
                 was = before.get(name)
-                if now is was or (name not in before and name.startswith(_OF_FX)):
-                    continue
+                if now is was or name == "training" or (name not in before and name.startswith(_OF_FX)):
+                    continue  # modes are recorded each (modeless.py)
                 if isinstance(now, Tensor) or (type(now) in _PLAIN and (type(now) is not type(was) or now != was)):
                     found[path, name] = now
         return found
