@@ -9,6 +9,7 @@ from pathlib import Path
 BENCHMARKS: Mapping[str, str] = {
     "speed": "speed.run",
     "cross": "speed.cross",
+    "gpu": "speed.gpu",
     "matrix": "soundness.matrix",
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",

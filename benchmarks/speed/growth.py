@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import fx, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 import nrfx
@@ -23,17 +23,14 @@ from benchmarks.speed.child import answer
 from benchmarks.speed.child import measured as in_child
 from benchmarks.speed.part import Goal, Part, Settings, made
 from benchmarks.table import markdown
-from nrfx.analysis.meter import Meter
 
 BLOCKS = (50, 200, 800)
 CHANNELS, SIDE = 16, 8
 MOST = 1.25
 Pass = Callable[[nn.Module, nrfx.TracedModule], Any]
 PASSES: Mapping[str, Pass] = {
-    "torch.fx.symbolic_trace": lambda model, _: fx.symbolic_trace(model),
     "trace": lambda model, _: nrfx.trace(model, torch.zeros(1, 3, SIDE, SIDE)),
     "utilization": lambda _, traced: nrfx.utilization(traced),
-    "the meter's first reading": lambda _, traced: Meter(traced).read(),
     "compact": lambda _, traced: nrfx.compact(traced),
     "rejuvenate, attention, 1.0x": lambda _, traced: nrfx.rejuvenate(
         traced, nrfx.Budget.relative(traced, params=1.0), scheme="attention"

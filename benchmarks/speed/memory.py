@@ -21,7 +21,7 @@ from benchmarks.speed.child import measured as in_child
 from benchmarks.speed.part import Goal, Part, Settings, made
 from benchmarks.table import markdown
 
-MODELS = ("resnet50", "densenet201", "vgg16_bn", "efficientnet_b0")
+MODELS = ("resnet50", "densenet201", "vgg16_bn")
 MORE = 100
 WORKS: Mapping[str, Callable[[nrfx.TracedModule], nn.Module]] = {
     "compact": lambda traced: nrfx.compact(traced).module,

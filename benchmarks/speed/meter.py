@@ -24,7 +24,7 @@ from nrfx.analysis.meter import Meter
 MODELS = ("resnet50", "densenet121", "densenet201", "vit_b_16", "efficientnet_b0")
 TRAINED, BATCH, SIDE = "resnet50", 32, 224
 SHARE_DEAD = 0.4
-REPEATS, STEPS = 21, 3
+REPEATS, STEPS = 15, 2
 LIMITS = {"resnet50": 1.0, "densenet201": 3.0}
 MOST_OF_STEP = 0.1
 

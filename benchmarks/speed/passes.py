@@ -24,7 +24,7 @@ from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
 
 MODELS = ("resnet50", "densenet121", "densenet201", "efficientnet_b0")
-SIDE, REPEATS = 224, 5
+SIDE, REPEATS = 224, 3
 LIMITS = {"resnet50": 0.3, "densenet201": 1.0}
 FLOOR, FORWARD, GOAL = "torch.fx.symbolic_trace", "a forward of one image", "rejuvenate, attention, 1.0x"
 

@@ -37,7 +37,7 @@ SHARES: Mapping[str, float] = {
 }
 """What Torch-Pruning is told to remove of each layer, so that about as many params stay as with nrfx."""
 
-REPEATS, SLOW, FEW, SIDE = 5, 5.0, 3, 224
+REPEATS, SLOW, FEW, SIDE = 5, 5.0, 2, 224
 NRFX, OTHER = "nrfx.trace + compact", "Torch-Pruning"
 
 
@@ -125,14 +125,16 @@ def rows(name: str, repeats: int, settings: Settings) -> list[Pruned]:
     given = works(name, image)
     sizes: dict[str, int] = {}
     refused: dict[str, str] = {}
+    longest = 0.0
     for tool, (work, model) in given.items():
+        copy, made = deepcopy(model), list[nn.Module]()
         try:
-            sizes[tool] = count.params(work(deepcopy(model)))
+            longest = max(longest, seconds(lambda work=work, copy=copy, made=made: made.append(work(copy))))
+            sizes[tool] = count.params(made[0])
         except Exception as error:  # Torch-Pruning may not be installed, or raise anything
             refused[tool] = f"{type(error).__name__}: {error}"
     calls = {tool: partial(timed, *given[tool]) for tool in sizes}
-    slow = max((call()[0] for call in calls.values()), default=0.0) > 1000 * SLOW
-    rounds = min(repeats, FEW) if slow else repeats
+    rounds = min(repeats, FEW) if longest > SLOW else repeats
     times = {tool: [each for (each,) in found] for tool, found in interleaved(calls, rounds, warm=False).items()}
     return [
         row(name, tool, times, count.params(model), sizes.get(tool, 0), refused.get(tool, ""), settings)

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=150)
     settings = Settings(options.quick, Environment.here(), console)
     gc.freeze()  # the collections between measurements need not look at what was imported
-    chosen = [] if options.page else [part for part in PARTS if part.name in options.parts]
+    by_name = {part.name: part for part in PARTS}
+    chosen = [] if options.page else [by_name[name] for name in options.parts]
     held = [measure(part, settings) for part in chosen]
     if not options.quick:
         publish(console)

@@ -20,7 +20,7 @@ from benchmarks.speed.clock import Spread, ratio
 from benchmarks.speed.part import Goal, Part, Settings, made
 from benchmarks.table import markdown
 
-REPEATS = 5
+REPEATS = 3
 MORE, RATIO, INSPECT = 0.3, 1.15, 1.3
 """What is answered without torch may take MORE seconds more than Python alone; an import RATIO of that of torch, and
 `nrfx inspect` INSPECT of that of torch and torchvision."""
