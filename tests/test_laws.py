@@ -27,6 +27,7 @@ from tests.networks import (
     Attention,
     Branches,
     Computed,
+    Gate,
     Move,
     Plan,
     Selected,
@@ -83,6 +84,10 @@ ONCE_BROKEN = (
     ),
     # groups of a function by a width that grows
     Trial(Plan((Unit(width=3), Unit(kernel=3), Computed("F.conv2d depthwise")), dead=("x.",)), Options()),
+    # padded zeros in a transposed map, whose labels lie in memory in another order
+    Trial(Plan((Unit(), Move(), Gate(), Move(how="pad channels"), Move())), Options()),
+    # slices of an axis that holds each channel twice, in two of them
+    Trial(Plan((Unit(), TwoNorms(), Split(how="slice", body=()), Unit())), Options(times=1.5)),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
 )

@@ -91,13 +91,16 @@ def _filled(known: list[int]) -> list[int]:
 
 def _span(before: Before, labels: Tensor, dim: int) -> tuple[int, int] | None:
     """(first, behind the last) of the places along `dim` whose channels a part takes; new ones go where the one in
-    front of them is. None where they do not stand together.
+    front of them is. None where they do not stand together, or where a channel stands in another part too.
     """
-    held = collapse(before.out).reshape(-1).unique()
+    held, times = collapse(before.out).reshape(-1).unique(return_counts=True)
     now = layout(labels, dim)
     if bool((now < 0).any()) or bool((held < 0).any()):
         return None
     taken = torch.isin(now, held).int()
+    left, often = now[taken.bool()].unique(return_counts=True)
+    if not torch.equal(often, times[torch.searchsorted(held, left)]):
+        return None
     at = _filled(torch.where(now < before.labels, taken, -1).tolist())
     if 1 not in at:
         return None

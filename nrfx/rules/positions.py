@@ -77,6 +77,6 @@ def _missing(whole: Tensor, taken: Tensor) -> Iterator[Tensor]:
     small = collapse(over_positions(taken))
     if bool((small == NONE).any()) and bool((collapse(whole) >= 0).any()):
         channels = collapse(whole).unique()
-        gone = channels[(channels >= 0) & ~torch.isin(channels, small)]
+        gone = channels[(channels >= 0) & ~torch.isin(channels, small.reshape(-1))]
         if gone.numel():
             yield gone
