@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.command import RESULTS, parser_of
 from benchmarks.speed.clock import DTYPES, where
-from benchmarks.speed.cross_convolutions import Shape, Timing, means, shapes, timings
+from benchmarks.speed.cross_convolutions import SHOWN, Shape, Timing, means, shapes, timings
 from benchmarks.speed.cross_steps import Rejuvenated, Step, steps
 from benchmarks.speed.gpu_checks import Check, cost_of_monitor, differences, waits
 from benchmarks.table import terminal, write_csv
@@ -28,6 +28,7 @@ from benchmarks.table import terminal, write_csv
 LAYOUT, SECONDS, REPEATS = "NHWC", 510, 7
 STEPS = {"resnet50": 256, "vgg19_bn": 64}
 CONVOLUTIONS = {"resnet50": 64, "vgg16": 32}
+HEADINGS = ("network", "layout", "dtype", "work", "dense ms", *SHOWN)
 
 
 class Sheet:
@@ -69,10 +70,8 @@ class Run:
         return False
 
     def check(self) -> None:
-        """Kernels against float64, then waits and the monitor on ResNet-50."""
-        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        """Kernels against float64."""
         self.tell_checks(differences(self.device, self.quick))
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
     def train(self, name: str, batch: int) -> None:
         """Training steps of a network and of its rejuvenations; on ResNet-50 also waits, and what the monitor costs."""
@@ -112,13 +111,9 @@ class Run:
 
     def tell_convolutions(self, name: str, dtype: str, found: Sequence[tuple[Shape, int]]) -> None:
         rows = [row for row in self.convolutions[dtype].rows if row.network == name]
-        headings = ("network", "layout", "dtype", "work", "dense ms", *MEANS)
         title = f"{len({row.shape for row in rows})} of {len(found)} convolutions of {name}, {dtype}"
         if rows:
-            self.console.print(terminal(title, headings, means(rows), left=4))
-
-
-MEANS = ("four convolutions", "reference", "attend", "direct", "chosen")
+            self.console.print(terminal(title, HEADINGS, means(rows), left=4))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

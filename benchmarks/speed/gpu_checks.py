@@ -67,8 +67,16 @@ def _triton() -> str:
 
 def differences(device: torch.device, quick: bool) -> Iterator[Check]:
     """The outputs and gradients of each implementation, against plain operations in float64 on the same numbers."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield from _of_layers(device, quick)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _of_layers(device: torch.device, quick: bool) -> Iterator[Check]:
     for shape in SHAPES[:2] if quick else SHAPES:
         sizes = shape.kernel, shape.stride, shape.padding
         layer = CrossConv2d(_generations(shape.in_), _generations(shape.out), *sizes, bias=True)
@@ -105,7 +113,7 @@ def _results(layer: nn.Module, x: Tensor, grad: Tensor, way: str) -> list[Tensor
     x = x.detach().requires_grad_()
     with implementation(way):
         out = layer(x)
-    return [out, *torch.autograd.grad(out, [x, *layer.parameters()], grad)]
+    return [out.detach(), *torch.autograd.grad(out, [x, *layer.parameters()], grad)]
 
 
 def _worst(found: list[Tensor], truth: list[Tensor]) -> float:

@@ -119,6 +119,13 @@ def works(name: str, image: Tensor) -> Mapping[str, tuple[Callable[[nn.Module], 
     return {NRFX: (partial(compacted, image=image), model), OTHER: (partial(pruned, name, image=image), other)}
 
 
+def first(work: Callable[[nn.Module], nn.Module], model: nn.Module) -> tuple[float, int]:
+    """CPU seconds of the first call, and the params of what it makes."""
+    small: list[nn.Module] = []
+    elapsed = seconds(lambda: small.append(work(model)))
+    return elapsed, count.params(small[0])
+
+
 def rows(name: str, repeats: int, settings: Settings) -> list[Pruned]:
     """The two rows of a network; fewer rounds where one takes more than SLOW seconds."""
     image = torch.randn(1, 3, SIDE, SIDE)
@@ -127,10 +134,9 @@ def rows(name: str, repeats: int, settings: Settings) -> list[Pruned]:
     refused: dict[str, str] = {}
     longest = 0.0
     for tool, (work, model) in given.items():
-        copy, made = deepcopy(model), list[nn.Module]()
         try:
-            longest = max(longest, seconds(lambda work=work, copy=copy, made=made: made.append(work(copy))))
-            sizes[tool] = count.params(made[0])
+            elapsed, sizes[tool] = first(work, deepcopy(model))
+            longest = max(longest, elapsed)
         except Exception as error:  # Torch-Pruning may not be installed, or raise anything
             refused[tool] = f"{type(error).__name__}: {error}"
     calls = {tool: partial(timed, *given[tool]) for tool in sizes}

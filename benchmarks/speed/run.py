@@ -18,6 +18,7 @@ from benchmarks.speed import (
     classification,
     correctness,
     counting,
+    gpu_page,
     growth,
     memory,
     meter,
@@ -42,8 +43,6 @@ PARTS: Sequence[Part] = (
     memory.PART,
     startup.PART,
 )
-MISSING = """## Not measured
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +83,7 @@ def publish(console: Console) -> None:
 
 def page_text() -> str:
     """The page, from the CSVs."""
-    return text(PARTS, rows_of_all(), MISSING)
+    return text(PARTS, rows_of_all(), gpu_page.section())
 
 
 def rows_of_all() -> dict[str, Sequence[Any]]:
