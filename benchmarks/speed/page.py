@@ -8,7 +8,7 @@ from benchmarks.speed.part import Goal, Part
 from benchmarks.table import markdown
 
 PAGE = DOCS / "speed.md"
-PLOT = DOCS / "speed.svg"
+PLOT = DOCS / "speed.png"
 HEAD = """# What nrfx costs
 
 Written by `python -m benchmarks speed` ([benchmarks](../benchmarks/README.md)) from the CSVs in `benchmarks/results`.

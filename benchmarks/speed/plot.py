@@ -27,12 +27,12 @@ def drawn(counts: Sequence[counting.Time], models: Sequence[classification.Row],
         warnings.simplefilter("ignore")
         from matplotlib import rc_context  # noqa: PLC0415 (optional, and slow)
         from matplotlib.figure import Figure  # noqa: PLC0415
-    with rc_context({"svg.hashsalt": "nrfx", "svg.fonttype": "path", "font.size": 9}):
+    with rc_context({"font.size": 9}):
         figure = Figure(figsize=(10, 7.2), layout="constrained")
         above, below = figure.subplots(2, 1, height_ratios=(1.15, 1))
         _tools(above, counts)
         _models(below, models)
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, dpi=110)
 
 
 def _tools(axes, rows: Sequence[counting.Time]) -> None:  # type: ignore[no-untyped-def]
@@ -54,9 +54,13 @@ def _tools(axes, rows: Sequence[counting.Time]) -> None:  # type: ignore[no-unty
     axes.axhline(counting.MOST, color=GREY, lw=0.8, ls="--")
     top = 1.15 * max(row.to_floor for row in rows if row.where == counting.META or row.tool == counting.BOTH)
     axes.set_ylim(0, top)
+    for index, tool in enumerate(tools):
+        for row in (row for row in rows if row.tool == tool and row.to_floor > top):
+            place = networks.index(row.model) + (index - (len(tools) - 1) / 2) * width
+            axes.text(place, top, f"{row.to_floor:.0f}", ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(networks)), networks)
     axes.set_ylabel("CPU time / symbolic_trace")
-    axes.set_title("Counting params and flops of a network (others on the meta device; what leaves the panel is cut)")
+    axes.set_title("Counting the params and flops of a network (others on the meta device)", pad=12)
     axes.legend(ncols=5, fontsize=7.5, loc="upper center", frameon=False, bbox_to_anchor=(0.5, -0.08))
     axes.spines[["top", "right"]].set_visible(False)
 
