@@ -150,7 +150,8 @@ def _both(model: nn.Module, image: Tensor, made: dict[str, Any]) -> tuple[float,
 
 def equal(usage: nrfx.Utilization, by_module: Mapping[str, int]) -> str:
     """ "N of M", as in `Row.modules_equal`; a module without flops is not in `by_module`, nor is one not called."""
-    around = {each.name.rpartition(".")[0] for each in usage.rows}
+    names = {each.name for each in usage.rows}
+    around = {"", *(name[:end] for name in names for end, sign in enumerate(name) if sign == ".")}
     innermost = [each for each in usage.rows if each.name not in around]
     compared = [each for each in innermost if each.name in by_module or not each.flops]
     return f"{sum(each.flops == by_module.get(each.name, 0) for each in compared)} of {len(compared)}"
