@@ -7,12 +7,69 @@ change have stride 0, which keeps label tensors of large activations small: `col
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NONE = -1
 OPAQUE = -2
+
+
+_REPEATS, _CHANNELS = "_nrfx_repeats", "_nrfx_channels"
+"""Notes on a tensor of what it holds: (dim, layout) where it repeats a layout, True where every label is a channel's.
+
+Nearly all label tensors are layouts of fresh labels, repeated. To ask torch takes several calls for each; the notes
+are those of one tensor, and what torch makes of it has none.
+"""
+
+
+def born(first: int, width: int) -> Tensor:
+    """[width] fresh labels, from `first` on."""
+    labels = torch.arange(first, first + width)
+    vars(labels)[_CHANNELS] = True
+    return labels
+
+
+def all_channels(labels: Tensor) -> bool:
+    """Whether every element carries a channel.
+
+    >>> all_channels(born(0, 3)), all_channels(torch.tensor([0, NONE]))
+    (True, False)
+    """
+    notes = vars(labels)
+    if _REPEATS in notes:
+        notes = vars(notes[_REPEATS][1])
+    return _CHANNELS in notes or bool((collapse(labels) >= 0).all())
+
+
+def repeat_alike(labels: Sequence[Tensor]) -> bool:
+    """Whether the tensors have one shape and repeat layouts along one dim, and every element carries a channel.
+
+    False where their notes do not say so.
+    """
+    first = labels[0]
+    dim = vars(first).get(_REPEATS, (None,))[0]
+    return dim is not None and all(
+        vars(each).get(_REPEATS, (None,))[0] == dim and each.shape == first.shape and all_channels(each)
+        for each in labels
+    )
+
+
+def side_by_side(parts: Sequence[Tensor], dim: int) -> Tensor | None:
+    """The parts joined along `dim`, where each repeats a layout of channels along it; None where notes do not say so.
+
+    The parts have equal sizes on all other dims.
+    """
+    layouts = []
+    for part in parts:
+        at, layout = vars(part).get(_REPEATS, (None, part))
+        if at != dim or not all_channels(part):
+            return None
+        layouts.append(layout)
+    whole = torch.cat(layouts)
+    vars(whole)[_CHANNELS] = True
+    return along(whole, dim, [*parts[0].shape[:dim], whole.numel(), *parts[0].shape[dim + 1 :]])
 
 
 def collapse(labels: Tensor) -> Tensor:
@@ -26,6 +83,18 @@ def collapse(labels: Tensor) -> Tensor:
         return labels
     sizes = [min(size, 1) if stride == 0 else size for stride, size in zip(strides, labels.shape, strict=True)]
     return labels.as_strided(sizes, strides)
+
+
+def memory_of(labels: Tensor) -> tuple[Any, ...]:
+    """A key that two label tensors have in common if they are the same memory, read in the same way, but for dims that
+    repeat. It says nothing once one of them is freed.
+
+    >>> ids = torch.arange(3)
+    >>> memory_of(ids.view(1, 3, 1).expand(2, 3, 5)) == memory_of(ids) != memory_of(ids[:2])
+    True
+    """
+    varying = [pair for pair in zip(labels.shape, labels.stride(), strict=True) if pair[0] != 1 and pair[1]]
+    return labels.data_ptr(), *varying
 
 
 def repeated(labels: Tensor) -> Tensor:
@@ -115,7 +184,9 @@ def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
     view = [1] * len(shape)
     view[dim] = layout.numel()
-    return layout.view(view).expand(shape)
+    labels = layout.view(view).expand(shape)
+    vars(labels)[_REPEATS] = dim, layout
+    return labels
 
 
 def fill(value: int, shape: Sequence[int]) -> Tensor:
@@ -153,6 +224,8 @@ def spread_inside(values: Tensor, labels: Tensor, dim: int, zero: float) -> Tens
 
 def lies_along(labels: Tensor, dim: int) -> bool:
     """Whether the labels change along `dim`, and along no other dim: those have stride 0 or size 1."""
+    if vars(labels).get(_REPEATS, (None,))[0] == dim:
+        return True
     sizes = zip(labels.shape, labels.stride(), strict=True)
     return all((stride != 0) if at == dim else (stride == 0 or size == 1) for at, (size, stride) in enumerate(sizes))
 
@@ -163,6 +236,10 @@ def layout(labels: Tensor, dim: int) -> Tensor:
     >>> layout(torch.arange(3).view(1, 3, 1).expand(2, 3, 5), 1)
     tensor([0, 1, 2])
     """
+    repeats = vars(labels).get(_REPEATS)
+    if repeats is not None and repeats[0] == dim:
+        known: Tensor = repeats[1]
+        return known
     if lies_along(labels, dim):  # nearly all labels do, and a view costs nothing
         return collapse(labels).reshape(-1)
     rows = spread(labels, dim)
@@ -176,7 +253,7 @@ def layout(labels: Tensor, dim: int) -> Tensor:
 def coalesce(labels: Sequence[Tensor]) -> Tensor:
     """The labels of an element-wise result: of the first operand that carries a channel, else of one that is opaque."""
     known = labels[0]
-    if bool((collapse(known) >= 0).all()):
+    if all_channels(known):
         return known
     for other in labels[1:]:
         # of NONE and an opaque value the opaque one, which is the smaller

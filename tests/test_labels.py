@@ -1,7 +1,23 @@
 import pytest
 import torch
+from torch import Tensor
 
-from nrfx.labels import NONE, OPAQUE, along, coalesce, collapse, components, layout, occurrence, spread_inside
+from nrfx.labels import (
+    NONE,
+    OPAQUE,
+    all_channels,
+    along,
+    born,
+    coalesce,
+    collapse,
+    components,
+    layout,
+    lies_along,
+    occurrence,
+    repeat_alike,
+    side_by_side,
+    spread_inside,
+)
 
 
 def test_components_join_through_chains_in_any_order() -> None:
@@ -43,3 +59,39 @@ def test_padded_zeros_take_the_value_beside_them_and_other_zeros_stay() -> None:
     expected = [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]]
     assert spread_inside(values, labels, 0, 0.0).tolist() == expected
     assert spread_inside(values.mT[None], labels.mT[None], 2, 0.0).tolist() == expected
+
+
+def bare(labels: Tensor) -> Tensor:
+    """The same labels without notes."""
+    return labels.view(labels.shape)
+
+
+@pytest.mark.parametrize("ids", [born(0, 4), born(3, 1), torch.tensor([0, NONE, 2]), torch.tensor([OPAQUE, 1])])
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_what_is_noted_on_labels_is_what_they_hold(ids: Tensor, dim: int) -> None:
+    shape = [2, 3, 5]
+    shape[dim] = ids.numel()
+    labels = along(ids, dim, shape)
+    assert lies_along(labels, dim)
+    assert lies_along(bare(labels), dim) or ids.numel() == 1  # of one label torch may say anything of the stride
+    assert layout(labels, dim) is ids
+    assert layout(bare(labels), dim).tolist() == ids.tolist()
+    assert all_channels(labels) is all_channels(bare(labels)) is bool((ids >= 0).all())
+
+
+def test_operands_repeat_alike_on_one_dim_in_one_shape_without_holes() -> None:
+    one, other = (along(born(start, 4), 1, (2, 4, 5)) for start in (0, 4))
+    assert repeat_alike([one, other])
+    assert not repeat_alike([one, bare(other)])
+    assert not repeat_alike([one, along(born(4, 4), 1, (2, 4, 1))])
+    assert not repeat_alike([along(born(0, 4), 1, (4, 4, 5)), along(born(4, 4), 0, (4, 4, 5))])
+    assert not repeat_alike([one, along(torch.tensor([4, 5, NONE, 6]), 1, (2, 4, 5))])
+
+
+def test_parts_side_by_side_are_what_torch_makes_of_them() -> None:
+    parts = [along(born(start, width), 1, (2, width, 5)) for start, width in ((0, 4), (4, 1), (0, 4))]
+    whole = side_by_side(parts, 1)
+    assert whole is not None
+    assert torch.equal(whole, torch.cat(parts, 1))
+    assert all_channels(whole)
+    assert side_by_side(parts, 2) is side_by_side([*parts, bare(parts[0])], 1) is None

@@ -26,20 +26,20 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
-    "tracing.graph": "scripted registered clone regions shapes work arguments codegen guards "
+    "tracing.graph": "scripted lazy_code walk registered clone regions shapes work arguments codegen guards "
     "module modes staleness hosted",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
     "tracing.recording": "draws compiled einops_backend signatures modeless recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
-    "analysis": "names affine taught channels reinterpret in_place obstacles effects interpret residual spaces "
-    "positions constants domain conditions liveness cost gammas not_understood utilization structure meter tie_graph "
-    "why check_rule",
+    "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
+    "residual spaces positions constants domain conditions liveness cost gammas not_understood utilization structure "
+    "meter tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
     "survivors plan",
-    "rewrite": "initialise literals module_widths absorb_constants cross_layers build result compare drawn other_sizes "
-    "verify rejuvenate heads scales cross_attend sort_generations",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
+    "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
     "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",

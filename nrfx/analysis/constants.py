@@ -63,6 +63,15 @@ def constants_of(
     )
 
 
+def nothing_constant(channels: Channels) -> Constants:
+    """The constants of a network without a dead gamma: whatever weights read varies."""
+    read: dict[str, tuple[Tensor, ...]] = {}
+    for step in channels.steps:
+        if (reading := step.effect.reading) is not None:
+            read[reading.key] = (*read.get(reading.key, ()), _varying(reading.cols.shape))
+    return Constants(read, torch.full(channels.space_of.shape, -1), (), ())
+
+
 def one(low: Tensor, high: Tensor) -> Tensor:
     """The one value of several constants, from their lowest and their highest; NaN where these differ."""
     return torch.where(low == high, low, NAN)  # NaN equals nothing, itself included

@@ -6,14 +6,16 @@
 Source: Neural Rejuvenation, Sec. 3.1.2. There convolutions alone count; here every parameter does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import live_along
+from nrfx.analysis.spaces import Labels
 from nrfx.labels import joined
 from nrfx.tracing import TracedModule
 
@@ -29,12 +31,9 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
-def parameter_cost(traced: TracedModule, channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
-    """Numbers in each parameter by its first name, at the widths that `width_of` gives."""
-    return {
-        name: _numbers(parameter.shape, channels.layouts.get(name, ()), width_of)
-        for name, parameter in traced.named_parameters()
-    }
+def parameter_cost(shapes: Mapping[str, torch.Size], channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
+    """Numbers in each parameter by its first name, at the widths that `width_of` gives, from their shapes."""
+    return {name: _numbers(shape, channels.layouts.get(name, ()), width_of) for name, shape in shapes.items()}
 
 
 def step_flops(channels: Channels, width_of: "LayoutWidths") -> dict[str, int]:
@@ -51,10 +50,25 @@ def eval_steps(channels: Channels) -> list[Step]:
     return [step for step in channels.steps if step.mode == "eval"]
 
 
+def whole_cost(traced: TracedModule, labels: Labels) -> Cost:
+    """The cost of the whole network, from its labels alone."""
+    params = (
+        _numbers(parameter.shape, labels.layouts.get(name, ()), _length)
+        for name, parameter in traced.named_parameters()
+    )
+    works = (work for step in labels.steps if step.mode == "eval" for work in step.effect.work)
+    return Cost(sum(params), sum(work.times * _length(work.rows) * _length(work.cols) for work in works))
+
+
+def _length(layout: Tensor | None) -> int:
+    return 1 if layout is None else layout.numel()
+
+
 def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = None) -> Cost:
     """The cost of the whole network, or of its live part."""
     width_of = LayoutWidths(channels, live)
-    return Cost(sum(parameter_cost(traced, channels, width_of).values()), sum(step_flops(channels, width_of).values()))
+    shapes = Inventory.of(traced).parameters
+    return Cost(sum(parameter_cost(shapes, channels, width_of).values()), sum(step_flops(channels, width_of).values()))
 
 
 class LayoutWidths:
@@ -89,7 +103,7 @@ def _live_widths(channels: Channels, live: Tensor) -> dict[int, int]:
     return dict(zip(layouts, counts.tolist(), strict=True))
 
 
-def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], width_of: LayoutWidths) -> int:
+def _numbers(shape: torch.Size, dims: tuple[Tensor | None, ...], width_of: Callable[[Tensor | None], int]) -> int:
     numbers = 1
     for size, layout in zip(shape, dims or (None,) * len(shape), strict=True):
         numbers *= size if layout is None else width_of(layout)

@@ -3,12 +3,15 @@
 This is the one place that says so: reports, the notes of a rewrite, the Rejuvenator and the command line tell it on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
+import torch
+
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.inventory import Inventory
 from nrfx.choices import Residual
-from nrfx.labels import OPAQUE
+from nrfx.labels import OPAQUE, joined
 from nrfx.rules import Family, op_of
 from nrfx.tracing import TracedModule
 
@@ -66,9 +69,15 @@ def gammas_of(
         residual: as for `liveness_of`.
         in_training: whether they shall still die, which a frozen gamma does not.
     """
+    frozen = {name for name, parameter in traced.named_parameters() if in_training and not parameter.requires_grad}
+    return gammas_in(Inventory.of(traced), channels, residual, frozen)
+
+
+def gammas_in(inventory: Inventory, channels: Channels, residual: Residual, frozen: Set[str] = frozenset()) -> Gammas:
+    """The gammas of a network that registers this; those in `frozen` parameters cannot die."""
     kept: dict[str, tuple[dict[str, None], int]] = {}
     total = can_die = 0
-    for norm, reason, count in _told(traced, channels, residual, in_training):
+    for norm, reason, count in _told(inventory, channels, residual, frozen):
         total += count
         if not reason:
             can_die += count
@@ -80,7 +89,7 @@ def gammas_of(
 
 
 def _told(
-    traced: TracedModule, channels: Channels, residual: Residual, in_training: bool
+    inventory: Inventory, channels: Channels, residual: Residual, frozen: Set[str]
 ) -> Iterator[tuple[str, str, int]]:
     """(norm, why its gammas cannot die, how many), the reason "" for those that can."""
     steps: dict[str, Step] = {}
@@ -89,22 +98,28 @@ def _told(
         if step.node.op == "call_module":
             steps.setdefault(str(step.node.target), step)
     told = set[str]()
-    frozen = {name for name, parameter in traced.named_parameters() if in_training and not parameter.requires_grad}
-    for path, module in traced.named_modules():
-        op = op_of(module)
-        if op is None or not op.norm:
+    one_space = _one_space(channels)
+    for module in inventory.modules:
+        op = op_of(module.kind)
+        if op is None or not op.norm or not module.first:
             continue
-        title = f"{path} ({type(module).__name__})"
+        path = module.path
+        title = f"{path} ({module.kind.__name__})"
         name = channels.aliases.get(f"{path}.weight", f"{path}.weight")
-        weights = (each for key, each in module._parameters.items() if key.startswith("weight") and each is not None)
-        count = sum(each.numel() for each in weights)  # a prune mask leaves its numbers in weight_orig
+        # a prune mask leaves its numbers in weight_orig
+        count = sum(shape.numel() for key, shape in module.shapes.items() if key.startswith("weight"))
         if name not in channels.norms and count:
             yield title, _of_step(steps.get(path)), count
         elif name in channels.norms and name not in told:
             told.add(name)
-            yield from ((title, *entry) for entry in _by_channel(channels, name, residual, name in frozen))
+            yield from (
+                (title, *entry)
+                for entry in _by_channel(channels, name, residual, name in frozen, one_space.get(name, -1))
+            )
     for name in channels.norms.keys() - told:
-        yield from ((name, *entry) for entry in _by_channel(channels, name, residual, name in frozen))
+        yield from (
+            (name, *entry) for entry in _by_channel(channels, name, residual, name in frozen, one_space.get(name, -1))
+        )
 
 
 def _of_step(step: Step | None) -> str:
@@ -116,18 +131,33 @@ def _of_step(step: Step | None) -> str:
     return step.effect.pins[0].reason if step.effect.pins else "its gammas scale no channels"
 
 
-def _by_channel(channels: Channels, name: str, residual: Residual, frozen: bool) -> Iterator[tuple[str, int]]:
-    """(reason, count) of the gammas in one parameter, by the channels that they scale."""
+def _one_space(channels: Channels) -> dict[str, int]:
+    """Gamma parameter -> the space of all channels that it scales; without those that scale anything else too."""
+    labels, norm_of = joined(list(channels.norms.values()))
+    spaces = channels.spaces_along(labels)
+    ends = torch.stack([torch.full((len(channels.norms),), start) for start in (len(channels.spaces), -1)])
+    low, high = ends[0].scatter_reduce(0, norm_of, spaces, "amin"), ends[1].scatter_reduce(0, norm_of, spaces, "amax")
+    found = zip(channels.norms, low.tolist(), high.tolist(), strict=True)
+    return {name: first for name, first, last in found if first == last >= 0}
+
+
+def _by_channel(
+    channels: Channels, name: str, residual: Residual, frozen: bool, space: int
+) -> Iterator[tuple[str, int]]:
+    """(reason, count) of the gammas in one parameter, by the channels that they scale.
+
+    space: that of all these channels; -1 where there are several, or where it scales something else.
+    """
     layout = channels.norms[name]
     if frozen:
         yield "it is frozen (requires_grad is False)", layout.numel()
         return
-    spaces = channels.spaces_along(layout)
-    if spaces.numel() and int(spaces[0]) >= 0 and bool((spaces == spaces[:1]).all()):  # nearly always
-        yield _of_space(channels, int(spaces[0]), residual), layout.numel()
+    if space >= 0:  # nearly always
+        yield _of_space(channels, space, residual), layout.numel()
         return
-    for space in spaces[spaces >= 0].unique().tolist():
-        yield _of_space(channels, space, residual), int((spaces == space).sum())
+    spaces = channels.spaces_along(layout)
+    for each in spaces[spaces >= 0].unique().tolist():
+        yield _of_space(channels, each, residual), int((spaces == each).sum())
     for code in layout[layout < 0].unique().tolist():
         reason = f"it scales {channels.reasons[OPAQUE - code]}" if code <= OPAQUE else "it scales padded zeros"
         yield reason, int((layout == code).sum())

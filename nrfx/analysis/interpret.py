@@ -14,7 +14,7 @@ from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.errors import AnalysisError, RuleWarning
-from nrfx.labels import OPAQUE, along, fill
+from nrfx.labels import OPAQUE, along, born, fill
 from nrfx.rules import (
     Before,
     Call,
@@ -145,15 +145,12 @@ class LabelInterpreter:
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         path = str(node.target) if module is not None else node.name
 
-        def read(arg: Any) -> Any:
-            return fx.map_arg(arg, values.__getitem__)
-
         args, kwargs = arguments(node)
         op = op_at(node, module)
         call = Call(
             node=node,
-            args=read(args),
-            kwargs=read(kwargs),
+            args=fx.map_arg(args, values.__getitem__),
+            kwargs=fx.map_arg(kwargs, values.__getitem__) if kwargs else {},
             module=module,
             path=path,
             val=node.meta.get("val"),
@@ -322,7 +319,7 @@ class LabelInterpreter:
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
-            self.born[key] = torch.arange(self.count, self.count + width)
+            self.born[key] = born(self.count, width)
             self.count += width
         elif not self.resized and self.born[key].numel() != width:
             self.uneven = (

@@ -10,6 +10,7 @@ not constant, where another of its gammas is alive, and where its space is pinne
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import get_args
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.constants import Constants, constants_of
+from nrfx.analysis.constants import Constants, constants_of, nothing_constant
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught
@@ -97,6 +98,9 @@ def liveness_of(
             gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
             notes += note
     affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
+    if not values or not bool(torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()]).any()):
+        whole = torch.ones(channels.space_of.numel(), dtype=torch.bool)
+        return Liveness(whole, gamma_dead, (), affine, nothing_constant(channels), (), threshold, residual)
     constants = constants_of(channels, affine, reader(traced), reader(traced))
     marked = _marked(channels, gamma_dead)
     kept_streams = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)
@@ -197,12 +201,15 @@ def _fetch(traced: TracedModule, norms: tuple[Norm, ...]) -> dict[str, Tensor]:
     if any(tensors[name].is_meta for name in names):
         raise AnalysisError("The model lies on the meta device and has no gammas to read: move it to the CPU or a GPU.")
     # one transfer for all: each read of a GPU waits for its queue. torch.cat promotes mixed dtypes to the widest
-    values = torch.cat([tensors[name].detach().reshape(-1) for name in names]).double().cpu()
+    with torch.no_grad():
+        flat = [tensor if (tensor := tensors[name]).dim() == 1 else tensor.reshape(-1) for name in names]
+        values = torch.cat(flat).double().cpu()
     return dict(zip(names, values.split([tensors[name].numel() for name in names]), strict=True))
 
 
 def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
-    if not values or bool(torch.cat(list(values.values())).isfinite().all()):  # one test for all
+    # a sum is finite only if all of it is; one that overflows is looked into
+    if not values or isfinite(torch.cat(list(values.values())).sum().item()):
         return
     for norm in norms:
         kinds = (

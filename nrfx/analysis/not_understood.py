@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.inventory import Inventory
 from nrfx.labels import NONE, collapse
 from nrfx.rules import Family
-from nrfx.tracing import TracedModule
 
 
 @dataclass(frozen=True)
@@ -37,36 +37,38 @@ class NotUnderstood:
 UNREAD = "no graph reads it"
 
 
-def not_understood(traced: TracedModule, channels: Channels) -> tuple[NotUnderstood, ...]:
-    """By reason, the costliest first. Each parameter counts once."""
-    sizes = {name: parameter.numel() for name, parameter in traced.named_parameters()}
-    left = dict(sizes)
+def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> tuple[NotUnderstood, ...]:
+    """By reason, the costliest first. Each parameter counts once.
+
+    in_parts: whether the network is traced in parts.
+    """
+    left = {name: shape.numel() for name, shape in inventory.parameters.items()}
     groups: dict[str, list[Step]] = {}
     for step in channels.steps:
-        if step.effect.family is Family.UNKNOWN and _matters(traced, step):
+        if step.effect.family is Family.UNKNOWN and _matters(inventory, step):
             groups.setdefault(step.effect.reason, []).append(step)
-    found = [_group(traced, channels, reason, steps, left) for reason, steps in groups.items()]
+    found = [_group(inventory, channels, reason, steps, left) for reason, steps in groups.items()]
     unplaced = [name for name in left if name not in channels.layouts]
-    read = _read(traced, channels) if unplaced else ()
+    read = _read(inventory, channels) if unplaced else ()
     unread = [name for name in unplaced if name not in read]
     if unread:
-        why = "it lies outside of the parts that could be traced" if traced.facts.parts else UNREAD
+        why = "it lies outside of the parts that could be traced" if in_parts else UNREAD
         owners = dict.fromkeys(name.rpartition(".")[0] or name for name in unread)
-        found.append(NotUnderstood(why, tuple(owners), sum(left[name] for name in unread), 0, bool(traced.facts.parts)))
+        found.append(NotUnderstood(why, tuple(owners), sum(left[name] for name in unread), 0, in_parts))
     return tuple(sorted(found, key=lambda entry: -(entry.params + entry.flops)))
 
 
-def _matters(traced: TracedModule, step: Step) -> bool:
+def _matters(inventory: Inventory, step: Step) -> bool:
     """Whether it reads values of the network, not sizes alone, or parameters, or does work."""
     reads = any(bool((collapse(pin.labels) != NONE).any()) for pin in step.effect.pins)
-    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(traced, step.node))
+    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(inventory, step.node))
 
 
 def _group(
-    traced: TracedModule, channels: Channels, reason: str, steps: list[Step], left: dict[str, int]
+    inventory: Inventory, channels: Channels, reason: str, steps: list[Step], left: dict[str, int]
 ) -> NotUnderstood:
     """One entry; what it reads is taken out of `left`."""
-    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(traced, step.node)}
+    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(inventory, step.node)}
     works = [work for step in steps if step.mode == "eval" for work in step.effect.work]
     return NotUnderstood(
         reason=reason,
@@ -77,16 +79,12 @@ def _group(
     )
 
 
-def _parameters(traced: TracedModule, node: fx.Node) -> Iterator[str]:
+def _parameters(inventory: Inventory, node: fx.Node) -> Iterator[str]:
     """The parameters of the module that is called, and those from which alone an operand is computed."""
     if node.op == "call_module":
-        yield from _registered(traced, str(node.target))
+        yield from inventory.names_below(str(node.target))
     for source in node.all_input_nodes:
         yield from _made_of(source)
-
-
-def _registered(traced: TracedModule, path: str) -> Iterator[str]:
-    return (f"{path}.{name}" for name, _ in traced.get_submodule(path).named_parameters())
 
 
 def _made_of(node: fx.Node) -> Iterable[str]:
@@ -102,12 +100,12 @@ def _made_of(node: fx.Node) -> Iterable[str]:
     return [str(each.target) for each in seen if each.op == "get_attr"]
 
 
-def _read(traced: TracedModule, channels: Channels) -> set[str]:
+def _read(inventory: Inventory, channels: Channels) -> set[str]:
     """The first names of all tensors that some graph reads."""
     names = set[str]()
     for node in {step.node: None for step in channels.steps}:
         if node.op == "get_attr":
             names.add(str(node.target))
         elif node.op == "call_module":
-            names.update(_registered(traced, str(node.target)))
+            names.update(inventory.names_below(str(node.target)))
     return {channels.aliases.get(name, name) for name in names}

@@ -13,7 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from nrfx.rules import has_rule
+from nrfx.rules.registry import ruled_base
 from nrfx.tracing import runs_known_forward
 from nrfx.tracing.graph.scripted import Scripted
 
@@ -34,7 +34,7 @@ def obstacle(module: nn.Module) -> str | None:
         kinds = ", ".join(type(part).__name__.strip("_") for part in module)
         return f"{kinds} computes a weight: torch.nn.utils.parametrize.remove_parametrizations undoes it"
     kind = type(module)
-    ruled: Any = next((base for base in kind.__mro__ if has_rule(base)), None)
+    ruled = ruled_base(kind)
     if ruled is not None and kind.forward is not ruled.forward and kind.__module__.startswith("torch.ao."):
         return QUANTIZED
     if not runs_known_forward(module) or (ruled is not None and kind.forward is not ruled.forward):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nrfx.analysis.births import Births
 from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_directly
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
@@ -29,18 +30,48 @@ def channels_of(
         fixed: births that must keep their width, with the reason.
         axes: the axis that holds the channels of each bare parameter, where it is known: a width of 1 does not show it.
     """
+    return labels_of(traced, axes).channels(traced, fixed or {})
+
+
+def labels_of(traced: TracedModule, axes: Mapping[str, int | None] | None = None) -> "Labels":
+    """The labels of a network, without what follows from them: half of `channels_of`, and all that a check needs."""
     interpreter = LabelInterpreter(traced, axes or {})
-    steps = interpreter.interpreted()
-    return _Solver(traced, interpreter, steps).channels(fixed or {})
+    return Labels(interpreter, interpreter.interpreted())
+
+
+class Labels:
+    """What the interpretation of all graphs gave: the steps, the births and the layouts (see Channels)."""
+
+    def __init__(self, interpreter: LabelInterpreter, steps: tuple[Step, ...]) -> None:
+        self._interpreter, self.steps = interpreter, steps
+        self.births: Mapping[str, Tensor] = dict(interpreter.born)
+        self.count = interpreter.count
+        dims = {name: tensor.dim() for name, tensor in interpreter.tensors.items()}
+        self.layouts, self._twice = _layouts(dims, steps)
+
+    def first_name(self, name: str) -> str:
+        """The first name of a parameter or buffer."""
+        return self._interpreter.aliases.get(name, name)
+
+    def channels(self, traced: TracedModule, fixed: Mapping[str, str]) -> Channels:
+        """The channels and spaces of the network that these are the labels of."""
+        return _Solver(traced, self._interpreter, self.steps, self.layouts, self._twice).channels(fixed)
 
 
 class _Solver:
     """The ties and pins of all steps, and what follows from them."""
 
-    def __init__(self, traced: TracedModule, interpreter: LabelInterpreter, steps: tuple[Step, ...]) -> None:
-        self.traced, self.interpreter, self.steps = traced, interpreter, steps
-        self.birth_at = {int(labels[0]): labels for labels in interpreter.born.values() if labels.numel()}
-        self.layouts, twice = _layouts({name: tensor.dim() for name, tensor in interpreter.tensors.items()}, steps)
+    def __init__(
+        self,
+        traced: TracedModule,
+        interpreter: LabelInterpreter,
+        steps: tuple[Step, ...],
+        layouts: dict[str, tuple[Tensor | None, ...]],
+        twice: list[tuple[Step, Tensor, Tensor]],
+    ) -> None:
+        """twice: ties of every other visit of a tensor to its first."""
+        self.traced, self.interpreter, self.steps, self.layouts = traced, interpreter, steps, layouts
+        self.births = Births(interpreter.born.values())
         self.ties = [(step, left, right) for step in steps for left, right in step.effect.ties]
         self.ties += [(step, left, right) for step, left, right in twice]
         self.pins: list[tuple[Tensor, str, str]] = [
@@ -56,9 +87,10 @@ class _Solver:
 
     def channels(self, fixed: Mapping[str, str]) -> Channels:
         """The channels, spaces and pins."""
-        channel_of, count = self._tie()
+        channel_of, count, whole = self._tie()
         mixed = self._mixed()
-        space_of, spaces = _group(self.interpreter.born, channel_of, count, mixed)
+        by_birth = whole.spaces(list(self.interpreter.born)) if whole is not None and not mixed else None
+        space_of, spaces = by_birth or _group(self.interpreter.born, channel_of, count, mixed)
         # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
         self.pins += self._alone(channel_of, space_of, mixed)
@@ -94,16 +126,21 @@ class _Solver:
             pins=tuple(Pin(*pin) for pin in self.pins),
         )
 
-    def _tie(self) -> tuple[Tensor, int]:
-        """[labels] int64, the channel of each label; and the number of channels."""
-        pairs = [torch.broadcast_tensors(left, right) for _, left, right in self.ties]
+    def _tie(self) -> "tuple[Tensor, int, Births | None]":
+        """[labels] int64, the channel of each label; the number of channels; and the births, where all ties are between
+        whole births."""
+        births = self.births
+        pairs = [torch.broadcast_tensors(*tie) for _, *tie in self.ties if not births.tied(*tie)]
         left = torch.cat([torch.zeros(0, dtype=torch.int64), *(a.reshape(-1) for a, _ in pairs)])
         right = torch.cat([torch.zeros(0, dtype=torch.int64), *(b.reshape(-1) for _, b in pairs)])
         both = (left >= 0) & (right >= 0) & (left != right)
-        root = components(self.interpreter.count, left[both], right[both])
+        if not bool(both.any()):
+            return *births.channels(), births
+        root = births.roots(self.interpreter.count)
+        root = components(self.interpreter.count, root[left[both]], root[right[both]])[root]
         # a channel is numbered by the rank of its smallest label, so that channels come in the order of their births
         smallest = root == torch.arange(self.interpreter.count)
-        return (smallest.cumsum(0) - 1)[root], int(smallest.sum())
+        return (smallest.cumsum(0) - 1)[root], int(smallest.sum()), None
 
     def _opaque_pins(self) -> list[tuple[Tensor, str, str]]:
         """A pin for the channels that a step ties to an opaque value."""
@@ -121,7 +158,8 @@ class _Solver:
     def _mixed(self) -> list[tuple[str, Tensor]]:
         """(name, layout) of every axis that must read the channels of a space alike, and is not that of a birth."""
         whole = {id(layout): (name, layout) for name, layout in self._read_whole()}  # most layouts are there often
-        return [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
+        apart = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
+        return [(name, layout) for name, layout in apart if bool((layout >= 0).any())]
 
     def _alone(
         self, channel_of: Tensor, space_of: Tensor, mixed: list[tuple[str, Tensor]]
@@ -146,8 +184,7 @@ class _Solver:
 
     def _is_one_birth(self, layout: Tensor) -> bool:
         """Whether the layout is that of a birth: by the definition of a space it holds its channels equally often."""
-        born = self.birth_at.get(int(layout[0])) if layout.numel() else None
-        return born is not None and (born is layout or torch.equal(born, layout))
+        return self.births.whole(layout) is not None
 
     def _read_whole(self) -> Iterator[tuple[str, Tensor]]:
         """(name, layout) of every axis that must read the channels of a space alike.
@@ -173,7 +210,7 @@ class _Solver:
         return [
             layout
             for name, tensor in self.interpreter.tensors.items()
-            if isinstance(tensor, nn.Parameter) and name not in learnt
+            if name not in learnt and isinstance(tensor, nn.Parameter)
             for layout in self.layouts.get(name, ())
             if layout is not None
         ]
@@ -229,7 +266,9 @@ def _group(
     known = read >= 0
     signature = torch.zeros(count, dtype=torch.int64).index_add_(0, channel_of[labels], marks[birth_of])
     signature.index_add_(0, channel_of[read[known]], marks[len(keys) + axis_of[known]])
-    _, inverse = torch.unique(signature, return_inverse=True)
+    runs, run_of = torch.unique_consecutive(signature, return_inverse=True)  # equal ones are neighbours, nearly always
+    _, inverse = torch.unique(runs, return_inverse=True)
+    inverse = inverse[run_of]
     # torch.unique sorted the spaces by their random sums: they are numbered anew, by their first channel
     first = torch.full((int(inverse.max()) + 1 if count else 0,), count).scatter_reduce(
         0, inverse, torch.arange(count), "amin"

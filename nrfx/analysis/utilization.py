@@ -5,8 +5,9 @@ Source: Neural Rejuvenation, Sec. 3.1.2.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
-from nrfx.analysis.gammas import Gammas, gammas_of
+from nrfx.analysis.gammas import Gammas, gammas_in
+from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Held, Liveness, liveness_of
 from nrfx.analysis.not_understood import NotUnderstood, not_understood
 from nrfx.analysis.spaces import channels_of
@@ -70,9 +72,10 @@ class Row:
     pins: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class Utilization(Printed):
     """The cost of a network and of its live part. print() renders it for the terminal.
+
+    The two costs are computed at once; all else when it is first asked for, from the network as it was then.
 
     Attributes:
         params, flops: live and total cost, with `.ratio`.
@@ -84,24 +87,78 @@ class Utilization(Printed):
         streams: births on residual streams.
         gammas: how many there are, how many can die, and why the others cannot.
         notes: further sentences, such as on layers whose gammas are all dead.
+        residual, threshold: as they were given.
     """
 
-    params: Share
-    flops: Share
-    rows: tuple[Row, ...]
-    pins: tuple[Pinned, ...]
-    not_understood: tuple[NotUnderstood, ...]
-    uncounted: tuple[str, ...]
-    held: tuple[tuple[str, int], ...]
-    streams: tuple[str, ...]
-    gammas: Gammas
-    notes: tuple[str, ...]
-    residual: Residual
-    threshold: float
+    def __init__(self, params: Share, flops: Share, report: Callable[[], "_Report"]) -> None:
+        self.params, self.flops = params, flops
+        self._ask: Callable[[], _Report] | None = report
+
+    @cached_property
+    def _report(self) -> "_Report":
+        assert self._ask is not None
+        report, self._ask = self._ask(), None
+        return report
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self._report.rows
+
+    @property
+    def pins(self) -> tuple[Pinned, ...]:
+        return self._report.pins
+
+    @property
+    def not_understood(self) -> tuple[NotUnderstood, ...]:
+        return self._report.not_understood
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        return self._report.uncounted
+
+    @property
+    def held(self) -> tuple[tuple[str, int], ...]:
+        return self._report.held
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return self._report.streams
+
+    @property
+    def gammas(self) -> Gammas:
+        return self._report.gammas
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._report.notes
+
+    @property
+    def residual(self) -> Residual:
+        return self._report.residual
+
+    @property
+    def threshold(self) -> float:
+        return self._report.threshold
+
+    def _all(self) -> tuple[Share, Share, "_Report"]:
+        return self.params, self.flops, self._report
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Utilization) and other._all() == self._all()
+
+    def __hash__(self) -> int:
+        return hash((self.params, self.flops))
+
+    def __repr__(self) -> str:
+        return f"Utilization(params={self.params}, flops={self.flops})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle holds no network: it has all that could be asked for."""
+        return {"params": self.params, "flops": self.flops, "_report": self._report, "_ask": None}
 
     def to_json(self) -> str:
         """All numbers of the report as a JSON object."""
-        plain = asdict(self)
+        plain = {"params": asdict(self.params), "flops": asdict(self.flops), **asdict(self._report)}
         for name in ("params", "flops"):
             plain[name]["ratio"] = getattr(self, name).ratio
         for row in plain["rows"]:
@@ -136,24 +193,48 @@ def utilization(
 
 def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Utilization:
     """The utilization of a network whose channels and liveness are known."""
+    inventory, facts = Inventory.of(traced), traced.facts
     widths = LayoutWidths(channels, None), LayoutWidths(channels, liveness.live)
-    params = [parameter_cost(traced, channels, width_of) for width_of in widths]
+    params = [parameter_cost(inventory.parameters, channels, width_of) for width_of in widths]
     flops = [step_flops(channels, width_of) for width_of in widths]
-    rows = _Rows(traced, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
+
+    def report() -> _Report:
+        pins = (Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None)
+        rows = _Rows(inventory, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
+        return _Report(
+            rows=tuple(rows.rows()),
+            pins=tuple(pins),
+            not_understood=not_understood(inventory, channels, bool(facts.parts)),
+            uncounted=tuple(dict.fromkeys((*_uncounted(channels), *facts.outside))),
+            held=tuple(_by_reason(liveness.held)),
+            streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
+            gammas=gammas_in(inventory, channels, liveness.residual),
+            notes=liveness.notes,
+            residual=liveness.residual,
+            threshold=liveness.threshold,
+        )
+
     return Utilization(
-        params=Share(sum(params[1].values()), sum(params[0].values())),
-        flops=Share(sum(flops[1].values()), sum(flops[0].values())),
-        rows=tuple(rows.rows()),
-        pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None),
-        not_understood=not_understood(traced, channels),
-        uncounted=tuple(dict.fromkeys((*_uncounted(channels), *traced.facts.outside))),
-        held=tuple(_by_reason(liveness.held)),
-        streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
-        gammas=gammas_of(traced, channels, liveness.residual),
-        notes=liveness.notes,
-        residual=liveness.residual,
-        threshold=liveness.threshold,
+        Share(sum(params[1].values()), sum(params[0].values())),
+        Share(sum(flops[1].values()), sum(flops[0].values())),
+        report,
     )
+
+
+@dataclass(frozen=True)
+class _Report:
+    """The attributes of a Utilization beside the two costs."""
+
+    rows: tuple[Row, ...]
+    pins: tuple[Pinned, ...]
+    not_understood: tuple[NotUnderstood, ...]
+    uncounted: tuple[str, ...]
+    held: tuple[tuple[str, int], ...]
+    streams: tuple[str, ...]
+    gammas: Gammas
+    notes: tuple[str, ...]
+    residual: Residual
+    threshold: float
 
 
 def _uncounted(channels: Channels) -> Iterable[str]:
@@ -178,17 +259,17 @@ class _Rows:
 
     def __init__(
         self,
-        traced: TracedModule,
+        inventory: Inventory,
         channels: Channels,
         liveness: Liveness,
         widths: tuple[LayoutWidths, LayoutWidths],
         params: list[dict[str, int]],
         flops: list[dict[str, int]],
     ) -> None:
-        self.traced, self.channels, self.liveness, self.params = traced, channels, liveness, params
+        self.channels, self.liveness, self.params = channels, liveness, params
         self.flops = [_by_path(channels.steps, cost) for cost in flops]
         self.all, self.live = widths
-        self.modules = dict(traced.named_modules(remove_duplicate=False))
+        self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
         self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
         self.held = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
         self.held_by_gamma: Counter[str] = Counter()
@@ -220,7 +301,7 @@ class _Rows:
         norm = step.effect.norm if step is not None else None
         return Row(
             name=path,
-            op=type(self.modules[path]).__name__ if path else "parameters",
+            op=self.kinds[path] if path else "parameters",
             params_live=params[1],
             params=params[0],
             flops_live=self.flops[1].get(path, 0),

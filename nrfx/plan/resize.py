@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step, first_readings
 from nrfx.analysis.interpret import Relabeler
-from nrfx.labels import NONE, collapse, occurrence
+from nrfx.labels import NONE, collapse, memory_of, occurrence
 from nrfx.plan.places import Places
 from nrfx.rules import Before, Family, Reading, tensors
 from nrfx.tracing import TracedModule
@@ -72,10 +72,11 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
     )
     # One check for each way in which an op can take new widths without an error and compute something else.
     _check_visits(steps, channel_of)
+    labels = _Labels(channels.channel_of.numel())
     changed = _changed_values(channels.steps, steps)
     places = Places(channels, steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
-        _check_labels(old, new, channels.channel_of.numel())
+        labels.check(old, new)
         _check_pins(old, new)
         _check_emptied(old, new)
         _check_broadcast(old, new)
@@ -251,20 +252,32 @@ def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
             raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))
 
 
-def _check_labels(old: Step, new: Step, count: int) -> None:
-    """Raises Mismatch where another one of several labels that are tied stands for their channel.
+class _Labels:
+    """The check that no other one of several labels that are tied stands for their channel.
 
     Of operands that are tied a rule takes the labels of one, the one that is simplest at these widths; a layout of
     the labels of another one would find none of its old places. `count`: how many old labels there are.
     """
-    before, after = tensors(old.effect.out), tensors(new.effect.out)
-    if len(before) != len(after):
-        raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
-    for was, now in zip(before, after, strict=True):
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.checked: set[tuple[Any, ...]] = set()  # most steps hand on the labels of others, which the caller holds
+
+    def check(self, old: Step, new: Step) -> None:
+        """Raises Mismatch where other labels stand for the channels of a step."""
+        before, after = tensors(old.effect.out), tensors(new.effect.out)
+        if len(before) != len(after):
+            raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
+        for was, now in zip(before, after, strict=True):
+            pair = memory_of(was), memory_of(now)
+            if pair not in self.checked and not self._stay(was, now):
+                raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))
+            self.checked.add(pair)
+
+    def _stay(self, was: Tensor, now: Tensor) -> bool:
         labels = collapse(now).flatten()
-        stayed = labels[(labels >= 0) & (labels < count)]
-        if not bool(torch.isin(stayed, collapse(was).flatten()).all()):
-            raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))
+        stayed = labels[(labels >= 0) & (labels < self.count)]
+        return bool(torch.isin(stayed, collapse(was).flatten()).all())
 
 
 def _check_positions(old: Step, new: Step, channel_of: Tensor) -> None:
@@ -297,7 +310,7 @@ def _check_visits(steps: tuple[Step, ...], channel_of: Tensor) -> None:
             axes += [((reading.key, "rows"), reading.rows), ((reading.key, "columns"), reading.cols)]
         for axis, layout in axes:
             known = first.setdefault(axis, layout)
-            if not _meet(known, layout, channel_of):
+            if known is not layout and not _meet(known, layout, channel_of):
                 reason = "it is called again and no longer finds its channels in the same order"
                 raise Mismatch(step.node.name, reason, (known, layout))
 
@@ -324,6 +337,8 @@ class _Expected:
         more = width - torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
         self.space_of_new = torch.repeat_interleave(torch.arange(len(channels.spaces)), more)
         self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
+        # by the memory of layouts, which the caller holds: those of a layer are those of its norm, too
+        self.matched: set[tuple[Any, ...]] = set()
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
         """Raises Mismatch where a weight or norm does not read each channel as often as it must."""
@@ -332,8 +347,10 @@ class _Expected:
         if reading is not None and resized is not None:
             pairs = [(reading.rows, resized.rows), (reading.cols, resized.cols)]
         for before, after in pairs:
-            if not self.matches(before, after, channel_of):
+            pair = memory_of(before), memory_of(after)
+            if pair not in self.matched and not self.matches(before, after, channel_of):
                 raise Mismatch(old.node.name, "it no longer reads the same channels", (before, after))
+            self.matched.add(pair)
 
     def check_padding(self, old: Step, new: Step, channel_of: Tensor) -> None:
         """Raises Mismatch where a channel that met another meets a padded zero now, or the other way round."""

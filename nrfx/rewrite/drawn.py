@@ -2,12 +2,13 @@
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils.stateless import _reparametrize_module
+from torch import Tensor, nn
 
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of
@@ -23,7 +24,10 @@ FLOPS = 2e9
 """Multiply-adds, those of both networks on one batch, beyond which outputs are not compared."""
 
 FULL_SIZE = 5e8
-"""Multiply-adds beyond which images are drawn SMALL by SMALL."""
+"""Multiply-adds up to which images are drawn as large as those of the trace."""
+
+CHEAP = 1e8
+"""Multiply-adds up to which they are drawn so at once; beyond, where the network takes none that are SMALL by SMALL."""
 
 SMALL = 64
 """A height and width that networks with a stride of 32 take."""
@@ -32,28 +36,43 @@ NUMBERS = 1e8
 """Parameters and numbers in inputs up to which outputs are compared."""
 
 
-def check_outputs(traced: TracedModule, result: Rejuvenation) -> str:
+def check_outputs(traced: TracedModule, result: Rejuvenation, flops: int) -> str:
     """Compares the outputs of the networks before and after on drawn inputs: of the traced shapes, or small images.
 
     Floats are normal; whole numbers and truths alternate between 1 and 0, which are valid as ids, labels and masks.
     Where they differ, it is looked into: a network that draws in eval mode proves nothing, and in float64 no rounding
     decides which maximum, box or expert is taken.
 
+    Args:
+        flops: multiply-adds of one example, those of both networks.
+
     Returns: why nothing could be compared, "" where all is well.
 
     Raises:
         VerificationError: the outputs differ by more than rounding, or the new network does not run.
     """
-    inputs = _inputs(traced, result)
-    if inputs is None:
-        return "the network is large"
     zeroed = _zeroed(traced, result)
-    try:
-        expected = _outputs(traced, zeroed, inputs)
-    except _FAILURES as error:
-        return f"the network does not run on drawn inputs ({_told(error)})"
-    if not is_comparable(expected):
-        return "on drawn inputs there is no finite output"
+    why = "the network is large"
+    for inputs in _inputs(traced, flops, result.before.params.total):
+        try:
+            expected = _outputs(traced, zeroed, inputs)
+        except _FAILURES as error:
+            why = f"the network does not run on drawn inputs ({_told(error)})"
+            continue
+        if is_comparable(expected):
+            return _compared(traced, result, zeroed, inputs, expected)
+        why = "on drawn inputs there is no finite output"
+    return why
+
+
+def _compared(
+    traced: TracedModule,
+    result: Rejuvenation,
+    zeroed: Mapping[str, Tensor],
+    inputs: Specs,
+    expected: Mapping[str, Tensor],
+) -> str:
+    """As `check_outputs`, on inputs for which the network before gives `expected`."""
     try:
         actual = _outputs(result.module, {}, inputs)
     except _FAILURES as error:
@@ -85,14 +104,7 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
     of others, and copies of its buffers.
     """
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
-    tensors = {name: buffer.clone() for name, buffer in module.named_buffers()} | dict(instead)
-    tensors = _each_place(module, tensors)
-    with (
-        torch.no_grad(),
-        random_state_kept(),
-        evaluating(module),
-        _reparametrize_module(module, tensors),
-    ):
+    with torch.no_grad(), random_state_kept(), evaluating(module), _exchanged(module, instead):
         torch.manual_seed(seed)
         random.seed(seed)
         if isinstance(module, PartialModule):
@@ -105,18 +117,27 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
     return {name: x for name, x in found.items() if x.numel() and (x.is_floating_point() or x.is_complex())}
 
 
-def _each_place(module: TracedModule, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors for all places of the parameters and buffers that they stand in for. A module with several names is
-    one place: torch, told to tie weights, would put back the original under one name, and the other under the next.
-    """
-    known = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
-    instead = {id(known[name]): tensor for name, tensor in tensors.items()}
-    places: dict[str, Tensor] = {}
-    for path, part in module.named_modules():
-        for name, tensor in (*part.named_parameters(path, recurse=False), *part.named_buffers(path, recurse=False)):
-            if id(tensor) in instead:
-                places[name] = instead[id(tensor)]
-    return places
+@contextmanager
+def _exchanged(module: nn.Module, instead: Mapping[str, Tensor]) -> Iterator[None]:
+    """Puts tensors in the places of parameters and copies in those of buffers, under all of their names; then back."""
+    other = {id(module.get_parameter(name)): tensor for name, tensor in instead.items()}
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for part in module.modules():
+        registries: tuple[dict[str, Any], dict[str, Any]] = (part._parameters, part._buffers)
+        for registry in registries:
+            if not registry:
+                continue
+            before.append((registry, dict(registry)))
+            for name, tensor in registry.items():
+                if registry is part._buffers and tensor is not None and id(tensor) not in other:
+                    other[id(tensor)] = tensor.clone()
+                registry[name] = other.get(id(tensor), tensor)
+    try:
+        yield
+    finally:
+        for registry, tensors in before:
+            registry.clear()
+            registry.update(tensors)
 
 
 def _is_random(
@@ -170,18 +191,18 @@ def _drawn(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generato
     return (torch.arange(prod(shape)) + 1).remainder(2).reshape(shape).to(dtype)
 
 
-def _inputs(traced: TracedModule, result: Rejuvenation) -> Specs | None:
-    """What is drawn: inputs of the traced shapes, or small images; None where that would take long."""
+def _inputs(traced: TracedModule, each: int, params: int) -> Iterator[Specs]:
+    """What is drawn: small images or inputs of the traced shapes, whichever come first; none where that takes long."""
     examples = max((shape[0] for shape, _ in traced.inputs if shape), default=1)
-    flops = (result.before.flops.total + result.after.flops.total) * examples
-    numbers = result.before.params.total + sum(prod(shape) for shape, _ in traced.inputs)
-    if numbers > NUMBERS:
-        return None
-    if flops <= FULL_SIZE:
-        return traced.inputs
+    flops = each * examples
+    if params + sum(prod(shape) for shape, _ in traced.inputs) > NUMBERS:
+        return
     small = tuple((_small(shape), dtype) for shape, dtype in traced.inputs)
-    share = sum(prod(shape) for shape, _ in small) / sum(prod(shape) for shape, _ in traced.inputs)
-    return small if flops * share <= FLOPS else None
+    share = sum(prod(shape) for shape, _ in small) / max(sum(prod(shape) for shape, _ in traced.inputs), 1)
+    if flops > CHEAP and flops * share <= FLOPS:
+        yield small
+    if flops <= FULL_SIZE and not (flops > CHEAP and small == traced.inputs):
+        yield traced.inputs
 
 
 def _small(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from nrfx.analysis.channels import Channels, Mismatch
-from nrfx.analysis.cost import Cost, total_cost
+from nrfx.analysis.channels import Mismatch
+from nrfx.analysis.cost import Cost, whole_cost
 from nrfx.analysis.domain import not_to_grow
 from nrfx.analysis.gammas import gammas_of
-from nrfx.analysis.liveness import liveness_of, removed_gammas
-from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.liveness import removed_gammas
+from nrfx.analysis.spaces import Labels, channels_of, labels_of
 from nrfx.analysis.utilization import Utilization, measure
 from nrfx.choices import Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
@@ -31,6 +31,7 @@ from nrfx.plan.resize import Resized, resize
 from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
+from nrfx.rewrite.moment import Moment, known
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
@@ -81,8 +82,9 @@ def rejuvenate(
             layers yet. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
         check: compare the outputs of both networks on drawn inputs, in eval mode, so that a wrong rule is refused and
-            not delivered. Beyond 5e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64. It is
-            left out, with a note, beyond 2e9 or with 1e8 parameters, and where drawn inputs prove nothing.
+            not delivered. Beyond 1e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64, where
+            the network takes them or beyond 5e8. It is left out, with a note, beyond 2e9 or with 1e8 parameters, and
+            where drawn inputs prove nothing.
         example_inputs: where `gm` carries no shapes.
 
     Raises:
@@ -214,7 +216,6 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuv
     return Rejuvenation(
         module=twin,
         before=usage,
-        after=usage,
         alpha=1.0,
         notes=(reason, *survivors.liveness.notes, *_held_notes(usage)),
         origins=unchanged,
@@ -225,6 +226,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuv
         removed={},
         carriers=(),
         planned=None,
+        moment=known(usage),
     )
 
 
@@ -264,11 +266,12 @@ def _carried_out(
         generator=options.generator,
     )
     built = build(traced, plan)
-    after = channels_of(built.module, axes=survivors.channels.axes)
+    after = labels_of(built.module, survivors.channels.axes)
     check_labels(after, resized)
-    _check_cost(total_cost(built.module, after), allocation.cost, budget)
+    _check_cost(whole_cost(built.module, after), allocation.cost, budget)
     result = _result(traced, survivors, allocation, built, after, plan, options, head_notes)
-    why = check_outputs(traced, result) if options.check and options.keeps_function else ""
+    checked = options.check and options.keeps_function
+    why = check_outputs(traced, result, result.before.flops.total + allocation.cost.flops) if checked else ""
     return replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
 
 
@@ -286,7 +289,7 @@ def _result(
     survivors: Survivors,
     allocation: Allocation,
     built: Built,
-    after: Channels,
+    after: Labels,
     plan: Plan,
     options: Options,
     head_notes: tuple[str, ...],
@@ -299,7 +302,6 @@ def _result(
     return Rejuvenation(
         module=built.module,
         before=before,
-        after=measure(built.module, after, liveness_of(built.module, after, options.threshold, options.residual)),
         alpha=allocation.alpha,
         notes=(
             *survivors.liveness.notes,
@@ -320,6 +322,7 @@ def _result(
         removed=removed_gammas(channels, survivors.liveness),
         carriers=carried,
         planned=plan.resized,
+        moment=Moment(built.module, after, options.threshold, options.residual),
     )
 
 

@@ -9,6 +9,7 @@ from nrfx.analysis.utilization import Utilization
 from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
+from nrfx.rewrite.moment import Moment
 from nrfx.tracing import TracedModule
 
 
@@ -19,7 +20,7 @@ class Rejuvenation(Printed):
     Attributes:
         module: the new network; same submodule names, device, dtype, requires_grad, mode. Shares no tensor with the
             old.
-        before, after: utilization of both.
+        before: utilization of the old network. `after` is that of the new one.
         alpha: the factor by which all live widths grew, 1.0 where none did.
         notes: sentences on channels, layers and gammas that stayed as they were, and why.
         origins: parameter or buffer of `module` -> for each dim, int64: the old position of each new one, -1 for new
@@ -33,11 +34,11 @@ class Rejuvenation(Printed):
         removed: gamma parameter of the old network -> bool of its shape, whether its channel was dead and went.
         carriers: for each carrier, the name of its space.
         planned: the layouts that `verify` compares; None where nothing changed.
+        moment: what `after` is computed from.
     """
 
     module: TracedModule
     before: Utilization
-    after: Utilization
     alpha: float
     notes: tuple[str, ...]
     origins: Mapping[str, Origins]
@@ -48,3 +49,9 @@ class Rejuvenation(Printed):
     removed: Mapping[str, Tensor]
     carriers: tuple[str, ...]
     planned: Resized | None = field(repr=False)
+    moment: Moment = field(repr=False)
+
+    @property
+    def after(self) -> Utilization:
+        """The utilization of `module` when it was built, computed when it is first asked for."""
+        return self.moment.utilization

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, along, collapse, layout, spread
+from nrfx.labels import NONE, along, collapse, layout, lies_along, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
@@ -41,10 +41,10 @@ class Layer:
     flat: bool = False  # read as a matrix: a channel fills one place of the axis for each place of the kernel
 
     @classmethod
-    def held(cls, call: Call) -> Self:
-        """The `weight` and `bias` of the module that is called."""
+    def held(cls, call: Call, **more: Any) -> Self:
+        """The `weight` and `bias` of the module that is called; `more` are further fields."""
         weight: Any = call.module.weight  # type: ignore[union-attr]
-        return cls(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape))
+        return cls(call.path, call.name(f"{call.path}.weight"), call.own("bias"), tuple(weight.shape), **more)
 
     @classmethod
     def given(cls, call: Call, weight: int = 1, bias: int | None = 2) -> Self | None:
@@ -66,10 +66,11 @@ class Layer:
         """The axis of the input's channels."""
         return labels.dim() - len(self.kernel) - 1
 
-    def reading(self, rows: Tensor, cols: Tensor, axis: int, groups: int = 1) -> Reading:
+    def reading(self, rows: Tensor, cols: Tensor, axis: int, groups: int = 1, padded: bool = False) -> Reading:
+        """`padded`: whether an op before has padded what they read."""
         return Reading(
             *(self.path, self.key, self.weight, self.bias, rows, cols, axis),
-            padded=self.padded,
+            padded=self.padded or padded,
             functional=self.functional,
             groups=groups,
             transposed=self.transposed,
@@ -107,7 +108,7 @@ def _linear_widths(linear: Any, _: int | None) -> dict[str, int]:
 @rule(nn.Conv3d, widths=_convolution_widths, gives=of_convolution, cross_form=CrossConv3d)
 def convolution(call: Call) -> Effect:
     conv: Any = call.module
-    layer = replace(Layer.held(call), kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
+    layer = Layer.held(call, kernel=conv.kernel_size, groups=conv.groups, padded=is_padded(conv))
     if conv.groups == 1:
         return weighted(call, layer, call.args[0], layer.axis(call.args[0]))
     return _grouped(call, layer)
@@ -117,8 +118,7 @@ def convolution(call: Call) -> Effect:
 def transposed_convolution(call: Call) -> Effect:
     """Its border positions sum over fewer taps than its inner ones: a constant varies there, as behind padding."""
     conv: Any = call.module
-    held = Layer.held(call)
-    return _transposed(call, replace(held, kernel=conv.kernel_size, groups=conv.groups))
+    return _transposed(call, Layer.held(call, kernel=conv.kernel_size, groups=conv.groups))
 
 
 @rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, weights=(1, 2, "weight", "bias"))
@@ -230,7 +230,7 @@ def pads(padding: Any, kernel: tuple[int, ...]) -> bool:
 
 def reads_zeros(labels: Tensor, axis: int) -> bool:
     """Whether an op before padded the positions of channels with zeros, which the weights then read."""
-    if not bool((collapse(labels) == NONE).any()):
+    if lies_along(labels, axis) or not bool((collapse(labels) == NONE).any()):
         return False
     rows = spread(labels, axis)
     return bool(((rows >= 0).any(1, keepdim=True) & (rows == NONE)).any())
@@ -254,7 +254,7 @@ def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
         sites=layer.sites(rows, cols),
         ties=ties_along(labels, axis),
         work=(Work(_taps(call, layer, axis), rows, cols),),
-        reading=replace(layer.reading(rows, cols, axis), padded=layer.padded or reads_zeros(labels, axis)),
+        reading=layer.reading(rows, cols, axis, padded=reads_zeros(labels, axis)),
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import coalesce, collapse, over_positions, repeated
-from nrfx.rules.effect import Call, Effect, Family
+from nrfx.labels import coalesce, collapse, over_positions, repeated, side_by_side
+from nrfx.rules.effect import Call, Effect, Family, attempt
 from nrfx.rules.movement import itself, moved
 from nrfx.rules.registry import rule
 
@@ -29,6 +29,10 @@ def cat(call: Call) -> Effect:
         pins = tuple(call.pin(part, "it stands beside an empty tensor of its width") for part in parts)
         return replace(moved(call, _cat), pins=pins)
     dim = call.argument(1, "dim", call.kwargs.get("axis", 0)) % parts[0].dim()
+    attempt(_cat_shape, parts, dim)
+    joined = side_by_side(parts, dim) if any(part.shape[dim] > 1 for part in parts) else None
+    if joined is not None:
+        return Effect(Family.MOVEMENT, out=joined, apply=_cat, homogeneous=True)
     whole = [collapse(repeated(over_positions(part))) for part in parts]
     known = [part for part in whole if bool((part >= 0).all())]
     along_positions = all(part.shape[dim] == 1 for part in whole) and len(known) > 1

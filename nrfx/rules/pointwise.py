@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import OPAQUE, coalesce, collapse, layout
+from nrfx.labels import OPAQUE, coalesce, collapse, layout, repeat_alike
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import asks_for_sizes, named, register, rule
 from nrfx.rules.sizes import of_arithmetic
@@ -136,16 +136,21 @@ def elementwise(
         return unknown(call, "it writes its result into another tensor")
     apply = apply or (_product if times else partial(_followed, call.function))
     numbers = tuple(arg for arg in (*call.args, *call.kwargs.values()) if isinstance(arg, int | float))
+    # an addition scales with its operands where all of them scale alike; with a number added it does not
+    plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
+    facts: dict[str, Any] = {
+        "apply": apply,
+        "homogeneous": homogeneous and (not adds or plain),
+        "positive_only": positive_only,
+        "undefined": undefined,
+        "numbers": numbers,
+    }
     if len(operands) == 1 and not adds:  # nothing to meet
-        return Effect(
-            Family.POINTWISE,
-            out=operands[0],
-            apply=apply,
-            homogeneous=homogeneous,
-            positive_only=positive_only,
-            undefined=undefined,
-            numbers=numbers,
-        )
+        return Effect(Family.POINTWISE, out=operands[0], **facts)
+    if repeat_alike(operands):  # nearly always: each channel of one meets a channel of the others
+        tied = [collapse(labels) for labels in operands]
+        ties: tuple[tuple[Tensor, Tensor], ...] = tuple((tied[0], other) for other in tied[1:])
+        return Effect(Family.POINTWISE, out=operands[0], ties=ties, adds=adds and len(tied) > 1, **facts)
     shape = attempt(torch.broadcast_tensors, *operands)[0].shape
     small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
     tied, pins = _split_broadcast(call, operands, small, shape)
@@ -156,19 +161,8 @@ def elementwise(
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
     merged = coalesce(torch.broadcast_tensors(*simplest))
-    # an addition scales with its operands where all of them scale alike; with a number added it does not
-    plain = all(isinstance(arg, Tensor) for arg in (*call.args, *call.kwargs.values()))
     return Effect(
-        Family.POINTWISE,
-        out=merged.expand(shape),
-        ties=ties,
-        pins=pins,
-        apply=apply,
-        homogeneous=homogeneous and (not adds or plain),
-        positive_only=positive_only,
-        undefined=undefined,
-        adds=adds and len(tied) > 1,
-        numbers=numbers,
+        Family.POINTWISE, out=merged.expand(shape), ties=ties, pins=pins, adds=adds and len(tied) > 1, **facts
     )
 
 

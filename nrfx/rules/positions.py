@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import NONE, OPAQUE, collapse, over_positions
+from nrfx.labels import NONE, OPAQUE, all_channels, collapse, over_positions
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Pin, attempt, tensors
 
@@ -22,7 +22,7 @@ def at_every_size(call: Call, apply: Callable[..., Any], out: Any) -> tuple[Any,
     in its place.
     """
     labels = call.args[0] if call.args else None
-    if not isinstance(labels, Tensor) or bool((collapse(labels) >= 0).all()):
+    if not isinstance(labels, Tensor) or all_channels(labels):
         return out, ()
     whole = over_positions(labels)
     parts = zip(tensors(out), tensors(attempt(apply, whole, *call.args[1:], **call.kwargs)), strict=True)

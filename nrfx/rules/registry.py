@@ -190,6 +190,11 @@ def has_rule(kind: type) -> bool:
     return kind in OPS or _dotted(kind) in OPS
 
 
+def ruled_base(kind: type) -> Any:
+    """The class itself or the nearest of its bases that has a rule; None where none has."""
+    return kind if kind in OPS else next((base for base in kind.__mro__ if has_rule(base)), None)
+
+
 def rule_of(node: fx.Node, module: nn.Module | None) -> Rule:
     """The rule of a call node; for an op without one, a rule that pins whatever it touches and says so."""
     op = op_of(node.target if module is None else module)

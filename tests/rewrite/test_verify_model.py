@@ -208,6 +208,7 @@ def test_a_network_that_draws_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> No
 def test_large_networks_are_compared_on_small_images_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     large = torch.zeros(1, 3, 160, 160)
     monkeypatch.setattr(drawn, "FULL_SIZE", 1e6)
+    monkeypatch.setattr(drawn, "CHEAP", 1e6)
     seen: list[Any] = []
     original = drawn.drawn
     monkeypatch.setattr(drawn, "drawn", lambda inputs, *rest: seen.append(inputs) or original(inputs, *rest))
@@ -217,6 +218,37 @@ def test_large_networks_are_compared_on_small_images_or_not_at_all(monkeypatch: 
     monkeypatch.setattr(drawn, "FLOPS", 1e6)
     _, result = rewritten(Net(), large)
     assert any("the network is large" in note for note in result.notes)
+
+
+def test_a_network_of_one_size_is_compared_at_that_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawn, "CHEAP", 1e6)
+    seen: list[Any] = []
+    original = drawn.drawn
+    monkeypatch.setattr(drawn, "drawn", lambda inputs, *rest: seen.append(inputs[0][0]) or original(inputs, *rest))
+    model = nn.Sequential(Net(lambda x: x.flatten(1)), nn.Linear(4 * 80 * 80, 3))
+    _, result = rewritten(model, torch.zeros(1, 3, 80, 80))
+    assert seen == [(1, 3, 64, 64), (1, 3, 80, 80), (1, 3, 80, 80)]
+    assert not any("compared" in note for note in result.notes)
+
+
+class Counting(Net):
+    """Counts its calls in a buffer, by assignment and in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("assigned", torch.zeros(()))
+        self.register_buffer("added", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.assigned = self.assigned + 1
+        self.added += 1
+        return super().forward(x)
+
+
+def test_the_check_leaves_buffers_as_they_were() -> None:
+    gm, result = rewritten(Counting())
+    for module in (gm, result.module):
+        assert {float(module.get_buffer(name)) for name in ("assigned", "added")} == {0.0}
 
 
 def test_the_check_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from nrfx.rules import has_rule
+from nrfx.rules.registry import ruled_base
 from nrfx.tracing.graph.module import ByMode
 from nrfx.tracing.graph.scripted import Scripted
 
@@ -54,8 +54,7 @@ def has_known_forward(kind: Any) -> bool:
     this forward may call."""
     if kind.__module__.startswith("nrfx.nn") or issubclass(kind, ByMode):
         return True
-    ruled = next((base for base in kind.__mro__ if has_rule(base)), None)
-    return _runs_forward_of(kind, ruled)
+    return _runs_forward_of(kind, ruled_base(kind))
 
 
 @functools.cache

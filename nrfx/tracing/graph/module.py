@@ -18,9 +18,10 @@ from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
 from nrfx.tracing.graph.arguments import CallForm
-from nrfx.tracing.graph.clone import computed_attributes
+from nrfx.tracing.graph.clone import deep_copy
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
+from nrfx.tracing.graph.walk import named_modules, named_parameters
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
 """The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py),
@@ -125,8 +126,7 @@ class TracedModule(Registered):
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
-        memo.update({id(value): value.detach().clone() for value in computed_attributes(self)})
-        contents = copy.deepcopy(self._contents(), memo)
+        contents = deep_copy(self._contents(), memo)
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
         twin.meta = dict(self.meta)
         return twin
@@ -170,7 +170,8 @@ def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpe
 
 def as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
-    dtypes = {parameter.dtype for parameter in root.parameters() if parameter.is_floating_point()}
+    dtypes = {parameter.dtype for _, parameter in named_parameters(named_modules(root))}
+    dtypes = {dtype for dtype in dtypes if dtype.is_floating_point}
     if len(dtypes) != 1:
         return inputs
     (now,) = dtypes
@@ -289,15 +290,30 @@ def _loaded(
 
 def constants_at_trace(root: nn.Module) -> dict[str, float]:
     """Weight name -> the value of all its elements, for norms where these are equal and not 0."""
-    names = {id(p): name for name, p in root.named_parameters()}
+    modules = named_modules(root)
+    names = {id(parameter): name for name, parameter in named_parameters(modules)}
     weights: dict[str, Tensor] = {}
-    for module in root.modules():
+    for _, module in modules:
         weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
         op = op_of(module)
         if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
             weights[names[id(weight)]] = weight.detach()
-    if not weights:
-        return {}
-    # minimum and maximum of each, stacked on the device: one transfer for all
-    ends = torch.stack([torch.stack(w.aminmax()).double().cpu() for w in weights.values()]).tolist()
-    return {name: low for name, (low, high) in zip(weights, ends, strict=True) if low == high != 0}
+    by_device: dict[torch.device, list[str]] = {}
+    for name, weight in weights.items():
+        by_device.setdefault(weight.device, []).append(name)
+    alike: dict[str, float] = {}
+    for names_here in by_device.values():
+        alike |= _constants({name: weights[name].flatten() for name in names_here})
+    return {name: alike[name] for name in weights if name in alike}
+
+
+def _constants(weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Name -> the value of all elements, for the weights of one device whose elements are equal and not 0."""
+    numbers = torch.cat([weight.double() for weight in weights.values()])  # one after the other, for one transfer
+    lengths = torch.tensor([weight.numel() for weight in weights.values()])
+    ends = lengths.cumsum(0).to(numbers.device)
+    first = numbers[ends - lengths.to(numbers.device)]
+    equal = (numbers == first.repeat_interleave(lengths.to(numbers.device))).cumsum(0)[ends - 1].cpu()
+    whole = equal.diff(prepend=torch.zeros(1, dtype=equal.dtype)) == lengths
+    found = zip(weights, first.tolist(), whole.tolist(), strict=True)
+    return {name: value for name, value, constant in found if constant and value != 0}

@@ -5,9 +5,13 @@ parameters have the model's names everywhere: `graph.weight`.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
+
+from nrfx.tracing.graph import walk
+from nrfx.tracing.graph.lazy_code import LazyCode
 
 HOST = "_host"
 """The attribute that holds an instance of the model's class around what a traced module registers (hosted.py)."""
@@ -15,7 +19,7 @@ _SET = ("facts", "_by_mode", HOST, "_log", "_part_codes")
 """Attributes of a traced module, or of one in parts, that are set on the instance."""
 
 
-class Registered(fx.GraphModule):
+class Registered(LazyCode):
     """Looks names of the model up among what is registered."""
 
     def registered(self, name: str) -> Any:
@@ -40,6 +44,31 @@ class Registered(fx.GraphModule):
         """As for any module, by its path."""
         own = self._buffers.get(target)
         return super().get_buffer(target) if own is None else own
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As for any module, in half the time: an analysis asks often (walk.py)."""
+        if memo is None and not prefix:
+            return iter(walk.named_modules(self, remove_duplicate))
+        modules: Iterator[tuple[str, nn.Module]] = super().named_modules(memo, prefix, remove_duplicate)
+        return modules
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """As for any module, in less than half the time."""
+        if recurse and remove_duplicate and not prefix:
+            return iter(walk.named_parameters(walk.named_modules(self)))
+        return super().named_parameters(prefix, recurse, remove_duplicate)
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """As for any module, in less than half the time."""
+        if recurse and remove_duplicate and not prefix:
+            return iter(walk.named_buffers(walk.named_modules(self)))
+        return super().named_buffers(prefix, recurse, remove_duplicate)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in own_names():  # a submodule of that name would refuse it

@@ -22,6 +22,7 @@ from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
+from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -44,7 +45,9 @@ class Shapes:
         self._last: fx.Node | None = None
         self._otherwise = otherwise
         # as they are now: a forward that is recorded may put a traced value in the place of a buffer
-        self._tensors = dict((*root.named_parameters(), *root.named_buffers()))
+        self._modules = dict(named_modules(root, once=False))
+        modules = named_modules(root)
+        self._tensors: dict[str, Tensor] = dict((*named_parameters(modules), *named_buffers(modules)))
         tensors = tuple(self._tensors.values())
         self._device = tensors[0].device if tensors else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
@@ -112,7 +115,7 @@ class Shapes:
         self._around = nullcontext
 
     def _call_module(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        module = self._root.get_submodule(str(node.target))
+        module = self._modules.get(str(node.target)) or self._root.get_submodule(str(node.target))
         op = op_of(module)
         if op is not None and op.keeps_shape and has_rule(type(module)) and args and isinstance(args[0], Tensor):
             _check_norm(op, module, args[0])

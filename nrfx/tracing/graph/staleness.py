@@ -111,11 +111,11 @@ def check_dtypes(traced: TracedModule) -> None:
             if node in cast:
                 continue
             module: Any = modules.get(str(node.target)) if node.op == "call_module" else None
-            source = node.all_input_nodes[0].meta["val"] if module is not None and node.all_input_nodes else None
-            if not isinstance(source, Tensor):
+            op = None if module is None else op_of(module)
+            if op is None or op.widths is None or op.norm or not node.all_input_nodes or _op_of_torch(module) is None:
                 continue
-            op = _op_of_torch(module)
-            if op is not None and op.widths is not None and _is_layer(module) and module.weight.dtype != source.dtype:
+            source = node.all_input_nodes[0].meta["val"]
+            if isinstance(source, Tensor) and _is_layer(module) and module.weight.dtype != source.dtype:
                 raise TraceError(
                     f"{node.target} ({type(module).__name__}) reads {_named(source.dtype)} and its weight is "
                     f"{_named(module.weight.dtype)}. Pass example_inputs of the model's dtype, or convert the whole "

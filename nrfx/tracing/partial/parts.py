@@ -60,7 +60,7 @@ class PartialModule(HostedModule):
 
     def recompile(self) -> Any:
         """Makes the code of the whole graph, which is there to be read, and that of each part, which is run."""
-        code = super().recompile()
+        code = self.compiled()
         if "facts" in self.__dict__:
             first = {part.path: index for index, part in reversed(list(enumerate(self.facts.parts)))}
             self.__dict__["_part_codes"] = {path: _code(self._graph, index) for path, index in first.items()}

@@ -26,6 +26,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
@@ -104,7 +105,7 @@ def combined(
     graphs = {mode: one or captures[mode].graph for mode in MODES}
     facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
     fill(root, graphs, facts.inputs, anew=as_parameters(root, facts.inputs) != facts.inputs)
-    modules = dict(root.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(root, once=False))
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
         read_results(graph, modules)
@@ -119,18 +120,17 @@ def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxe
     if boxes.calls is None and not leaves.are_wanted and may_share(model):
         with suppress(TraceError, ModeAsked):  # what is wrong without a mode as well, the recordings below say
             one = capture(model, arguments, "", leaves)
-            if all(_has_one_shape(model, node) for node in one.graph.nodes):
+            called = {str(node.target) for node in one.graph.nodes if node.op == "call_module"}
+            modules = dict(named_modules(model, once=False))
+            if all(_has_one_shape(modules[path]) for path in called):
                 return dict.fromkeys(MODES, one)
     return {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
 
 
-def _has_one_shape(model: nn.Module, node: fx.Node) -> bool:
-    """Whether a call gives values of one shape in both modes: a module of the user's own that is one call may not."""
-    if node.op != "call_module":
-        return True
-    module = model.get_submodule(str(node.target))
+def _has_one_shape(module: nn.Module) -> bool:
+    """Whether its calls give values of one shape in both modes: a module of the user's own that is one call may not."""
     op = op_of(module)
-    return is_of_torch(module.forward) or (op is not None and op.shipped)
+    return (op is not None and op.shipped) or is_of_torch(module.forward)
 
 
 def capture(
@@ -237,7 +237,8 @@ def refuse_unsupported(model: nn.Module) -> None:
     """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
-    for path, module in model.named_modules():
+    modules = named_modules(model)
+    for path, module in modules:
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             if path:
@@ -259,7 +260,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in (*named_parameters(modules), *named_buffers(modules)):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
 

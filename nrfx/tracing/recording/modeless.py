@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nrfx.tracing.graph.walk import named_modules
+
 
 class ModeAsked(Exception):
     """The forward asks for the mode of a module, or changes it."""
@@ -43,7 +45,7 @@ def without_modes(root: nn.Module) -> Iterator[Unanswered]:
     Raises:
         ModeAsked: at the end, where the forward has asked for a mode or set one.
     """
-    for module in root.modules():
+    for _, module in named_modules(root):
         vars(module).pop("training", None)
     around, answer = vars(nn.Module).get("training"), Unanswered()
     _answer_with(answer)
@@ -51,7 +53,7 @@ def without_modes(root: nn.Module) -> Iterator[Unanswered]:
         yield answer
     finally:
         _answer_with(around)
-    if answer.asked or any("training" in vars(module) for module in root.modules()):
+    if answer.asked or any("training" in vars(module) for _, module in named_modules(root)):
         raise ModeAsked
 
 
@@ -64,7 +66,7 @@ def _answer_with(answer: Unanswered | None) -> None:
 
 def may_share(model: nn.Module) -> bool:
     """Whether `train` of the model does nothing but to switch the mode of every module."""
-    modules = list(model.modules())
+    modules = [module for _, module in named_modules(model)]
     return all(map(_is_plain, set(map(type, modules)))) and not any("train" in vars(module) for module in modules)
 
 

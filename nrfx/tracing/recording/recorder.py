@@ -27,6 +27,7 @@ from nrfx.tracing.graph.guards import without_doubles
 from nrfx.tracing.graph.regions import begin, end, exchanges
 from nrfx.tracing.graph.registered import HOST
 from nrfx.tracing.graph.shapes import Shapes, describe
+from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
 from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.recording.einops_backend import einops_recorded
@@ -58,6 +59,8 @@ def _ambient() -> tuple[object, ...]:
 
 LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
 """Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -93,16 +96,18 @@ class Recorder(fx.Tracer):
         self.unmoved: tuple[str, ...] = ()
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
+        self.module_stack: Any = {}  # a plain dictionary, for each node gets a copy
         self._failed: tuple[Exception, str, str] | None = None
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        modules = named_modules(root)
         # reversed, so that of several names of one tensor the first is written last and stays
         self._names = {
             id(tensor): name
             for name, tensor in (
-                *reversed(list(root.named_parameters())),
-                *reversed(list(root.named_buffers())),
+                *reversed(named_parameters(modules)),
+                *reversed(named_buffers(modules)),
             )
         }
         self._registered = registered(root)
@@ -178,7 +183,7 @@ class Recorder(fx.Tracer):
         else:
             self._enter(m)
         try:
-            result = super().call_module(m, forward, args, kwargs)
+            result = self._called(m, forward, args, kwargs, leaf)
         except Exception as error:  # whatever a forward raises
             # as it is, for the forward may catch what the model itself would get; of a module that is not registered
             # the place to name is its caller
@@ -189,15 +194,35 @@ class Recorder(fx.Tracer):
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 
+    def _called(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, leaf: bool) -> Any:
+        """The result of a module: of its node, or of its forward. Nodes know the modules that they are recorded in."""
+        path = self.path_of_module(m)
+        times = self.num_calls.get(path, 0)
+        self.num_calls[path] = times + 1
+        key = f"{path}@{times}" if times else path
+        self.module_stack[key] = path, type(m)
+        try:
+            return self.create_proxy("call_module", path, args, kwargs) if leaf else forward(*args, **kwargs)
+        finally:
+            del self.module_stack[key]
+
     def _is_made_here(self, module: nn.Module) -> bool:
         """Whether the forward has made the module itself, of nothing or of tensors and modules of the model."""
         made = module not in (self.submodule_paths or {module: ""})
         return made and all(id(tensor) in self._names for tensor in (*module.parameters(), *module.buffers()))
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node with its line of code; raises TraceError for an op that would mean something else in the graph."""
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """A node with its modules and its line of code.
+
+        Raises:
+            TraceError: the op would mean something else in the graph.
+        """
         self.decisions.settle()
-        node = super().create_node(*args, **kwargs)
+        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        if self.module_stack:
+            node.meta["nn_module_stack"] = dict(self.module_stack)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
         self._check_ambient(node)
@@ -211,10 +236,20 @@ class Recorder(fx.Tracer):
             self._mark(node)
         return node
 
-    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Callable[[fx.Node], fx.Proxy] | None = None,
+    ) -> Any:
         """A proxy for a new node; for the call of a box that gives several values, a nest of proxies."""
-        proxy = super().create_proxy(*args, **kwargs)
-        return unpacked(self.value(proxy), proxy) if "opaque" in proxy.node.meta else proxy
+        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
+        proxy = SizedProxy(node, self) if proxy_factory_fn is None else proxy_factory_fn(node)
+        return unpacked(self.value(proxy), proxy) if "opaque" in node.meta else proxy
 
     def _mark(self, node: fx.Node) -> None:
         """Says of a box what is known of it. Every value is found at once: an error then comes from its own place."""
@@ -307,8 +342,19 @@ class Recorder(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """The argument of a node. An object of the model's own that holds traced values is made by a node."""
-        if type(a) in (SizedProxy, SizedAttribute):
+        kind = type(a)
+        if kind is SizedProxy or kind is SizedAttribute:
             return a.node
+        if kind in _PLAIN:
+            return a
+        if kind is tuple:
+            return tuple([self.create_arg(item) for item in a])
+        if kind is dict and not a:
+            return a
+        return self._other_arg(a)
+
+    def _other_arg(self, a: Any) -> Any:
+        """The argument, where it is no proxy, plain value or tuple."""
         if is_number_of_numpy(a):  # the code of the graph has no name for numpy
             return a.item()
         if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):

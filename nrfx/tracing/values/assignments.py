@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.graph.walk import named_modules
 from nrfx.tracing.values.proxies import writes
 
 
@@ -13,7 +14,7 @@ def registered(root: nn.Module) -> dict[str, Any]:
     """Whatever is registered as parameter or buffer, by name."""
     return {
         f"{path}.{name}" if path else name: value
-        for path, module in root.named_modules()
+        for path, module in named_modules(root)
         for name, value in (*module._parameters.items(), *module._buffers.items())
     }
 

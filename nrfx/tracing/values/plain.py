@@ -11,7 +11,8 @@ import ast
 import builtins
 import functools
 import linecache
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -110,17 +111,42 @@ def type_stand_in(scope: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _is_only_called(file: str, name: str) -> bool:
-    """Whether all that the code of a file does with the class `name` is what a stand-in of it does as well."""
-    source = "".join(linecache.getlines(file))
-    if f"{name}(" not in source:  # parsing takes longer
+    """Whether the code of a file calls the class `name`, and does nothing with it but what a stand-in does as well."""
+    lines = linecache.getlines(file)
+    mentions = re.compile(rf"(?<![\w.]){name}\b").search
+    calls = re.compile(rf"(?<![\w.])({name}\(|map\({name}\b)").search
+    if not any(map(calls, lines)):  # parsing takes longer
         return False
     try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return False
+        tree = _parsed([block for block in _blocks(lines) if any(map(mentions, block))])
+    except SyntaxError:  # a string over several lines may look like statements
+        try:
+            tree = ast.parse("".join(lines))
+        except SyntaxError:
+            return False
     allowed = {id(node) for parent in ast.walk(tree) for node in _uses(parent)}
     uses = [node for node in _in_functions(tree) if isinstance(node, ast.Name) and node.id == name]
     return bool(uses) and all(isinstance(node.ctx, ast.Load) and id(node) in allowed for node in uses)
+
+
+def _blocks(lines: Sequence[str]) -> Iterable[Sequence[str]]:
+    """The lines of each statement at the top of a file; with its decorators, and what goes on after `else`."""
+    start, decorated = 0, False
+    for index, line in enumerate(lines):
+        if line[:1].isalpha() or line[:1] in ("_", "@"):
+            if not decorated and not line.startswith(_GOING_ON):
+                yield lines[start:index]
+                start = index
+            decorated = line[0] == "@"
+    yield lines[start:]
+
+
+_GOING_ON = ("else", "elif", "except", "finally")
+
+
+def _parsed(blocks: Iterable[Sequence[str]]) -> ast.Module:
+    """The statements of all blocks in one tree."""
+    return ast.Module([each for block in blocks for each in ast.parse("".join(block)).body], [])
 
 
 def _in_functions(tree: ast.AST) -> Iterable[ast.AST]:

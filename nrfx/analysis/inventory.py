@@ -1,0 +1,45 @@
+"""What a network registers at one moment: the classes of its modules and the shapes of its parameters, by name."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from nrfx.tracing import TracedModule
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A module under one of its paths: its class, and the shapes of its own parameters by their names in it."""
+
+    path: str
+    kind: type[nn.Module]
+    shapes: Mapping[str, torch.Size]
+    first: bool  # whether it is the first path of the module
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The modules of a network under all their paths, in order, and its parameters, each under its first name."""
+
+    modules: Sequence[Registered]
+    parameters: Mapping[str, torch.Size]
+
+    @classmethod
+    def of(cls, traced: TracedModule) -> Self:
+        """What a network registers now."""
+        modules, seen = [], set[int]()
+        for path, module in traced.named_modules(remove_duplicate=False):
+            shapes = {name: own.shape for name, own in module._parameters.items() if own is not None}
+            modules.append(Registered(path, type(module), shapes, id(module) not in seen))
+            seen.add(id(module))
+        return cls(modules, {name: parameter.shape for name, parameter in traced.named_parameters()})
+
+    def names_below(self, path: str) -> Iterator[str]:
+        """The names of the parameters of the module at a path, and of the modules in it."""
+        inside = f"{path}." if path else ""
+        for module in self.modules:
+            if module.path == path or module.path.startswith(inside):
+                yield from (f"{module.path}.{name}" if module.path else name for name in module.shapes)

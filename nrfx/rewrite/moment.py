@@ -1,0 +1,81 @@
+"""A network at one moment: what its utilization depends on, kept until somebody asks for it.
+
+A rewrite knows the labels of the new network, for it has checked them. Its liveness and the rows of its report take as
+long again, and few callers read them. Training goes on in the new network meanwhile: so the numbers that liveness reads
+(gammas, betas, statistics, biases, weights of grouped convolutions) are copied at once, and all else is computed later.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Step
+from nrfx.analysis.liveness import liveness_of
+from nrfx.analysis.names import named_tensors
+from nrfx.analysis.spaces import Labels
+from nrfx.analysis.utilization import Utilization, measure
+from nrfx.choices import Residual
+from nrfx.rules import Family
+from nrfx.tracing import TracedModule
+from nrfx.tracing.graph.clone import on_meta, shell
+
+
+class Moment:
+    """The utilization that a network has now, computed when it is asked for."""
+
+    def __init__(self, traced: TracedModule, labels: Labels, threshold: float, residual: Residual) -> None:
+        self._threshold, self._residual = threshold, residual
+        self._labels: Labels | None = labels
+        self._traced: TracedModule | None = traced
+        tensors = named_tensors(traced)
+        names = {labels.first_name(name) for step in labels.steps for name in _read(step)}
+        with torch.no_grad():
+            self._values = {name: tensors[name].detach().clone() for name in names}
+
+    @cached_property
+    def utilization(self) -> Utilization:
+        """The utilization at the moment when this was made."""
+        assert self._traced is not None
+        assert self._labels is not None
+        then = _bare(self._traced, self._values)
+        channels = self._labels.channels(then, {})
+        found = measure(then, channels, liveness_of(then, channels, self._threshold, self._residual))
+        self._traced = self._labels = None
+        self._values = {}
+        return found
+
+    def __reduce__(self) -> tuple[Callable[[Utilization], "Moment"], tuple[Utilization]]:
+        """A copy knows the utilization: the nodes of a graph are neither copied nor pickled by themselves."""
+        return known, (self.utilization,)
+
+
+def known(utilization: Utilization) -> Moment:
+    """A moment whose utilization is known."""
+    moment = Moment.__new__(Moment)
+    vars(moment)["utilization"] = utilization
+    return moment
+
+
+def _read(step: Step) -> Iterator[str]:
+    """The tensors whose values say what is dead and which constants there are (analysis/liveness.py, constants.py)."""
+    norm, reading = step.effect.norm, step.effect.reading
+    names: list[str | None] = []
+    if norm is not None:
+        names += [norm.gamma, norm.beta, norm.mean, norm.var]
+    if reading is not None and step.effect.family is Family.GROUPED:
+        names += [reading.weight, reading.bias]
+    if step.node.op == "get_attr":
+        names += [site.parameter for site in step.effect.sites]
+    return (name for name in names if name is not None)
+
+
+def _bare(traced: TracedModule, values: dict[str, Tensor]) -> Any:
+    """The modules of a network around these values, all other tensors without data; with its graphs and facts."""
+    tensors = named_tensors(traced)
+    then = {id(tensors[name]): value for name, value in values.items()}  # a tied tensor stays one
+    bare: Any = shell(traced._contents(), lambda tensor: then[id(tensor)] if id(tensor) in then else on_meta(tensor))
+    vars(bare).update(graphs=traced.graphs, facts=traced.facts)
+    return bare

@@ -1,0 +1,53 @@
+"""The modules and tensors of a model, in the order and under the names of torch's own iterators.
+
+torch's named_modules and named_parameters are generators in generators, one for each level of the tree; a trace asks a
+dozen times.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def named_modules(root: nn.Module, once: bool = True) -> list[tuple[str, nn.Module]]:
+    """(path, module) of the root, "", and of every module below it: once, under its first path, or under each.
+
+    >>> [path for path, _ in named_modules(nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU())))]
+    ['', '0', '1', '1.0']
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+    left: list[tuple[str, nn.Module]] = [("", root)]
+    while left:
+        path, module = entry = left.pop()
+        if once:
+            if module in seen:
+                continue
+            seen.add(module)
+        found.append(entry)
+        if module._modules:
+            prefix = f"{path}." if path else ""
+            left += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+def named_parameters(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, nn.Parameter]]:
+    """(name, parameter) of every parameter of these modules, each once, under its first name."""
+    return _each_once(modules, "_parameters")
+
+
+def named_buffers(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, Tensor]]:
+    """(name, buffer) of every buffer of these modules, each once, under its first name."""
+    return _each_once(modules, "_buffers")
+
+
+def _each_once(modules: Iterable[tuple[str, nn.Module]], registry: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    seen: set[int] = set()
+    for path, module in modules:
+        for name, tensor in getattr(module, registry).items():
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                found.append((f"{path}.{name}" if path else name, tensor))
+    return found

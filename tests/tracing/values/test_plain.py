@@ -1,0 +1,53 @@
+"""In which files the classes int, float and type may be exchanged."""
+
+import ast
+import linecache
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from nrfx.tracing.values.plain import _blocks, _is_only_called, _parsed
+
+FILES = {
+    "a call": ("def f(x):\n    return int(x.shape[0])\n", True),
+    "a call, a question and a comparison": (
+        "def f(x):\n    return int(x) if isinstance(x, int) or type(x) == int else 0\n",
+        True,
+    ),
+    "mapped": ("def f(x):\n    return list(map(int, x.shape))\n", True),
+    "identity": ("def f(x):\n    return int(x) if type(x) is int else 0\n", False),
+    "identity in another function": ("def g(kind):\n    return kind is int\n\n\ndef f(x):\n    return int(x)\n", False),
+    "handed on": ("def f(x):\n    return int(x), x.to(int)\n", False),
+    "no call": ("def f(x):\n    print(x)\n    return isinstance(x, int)\n", False),
+    "another name": ("def f(x):\n    return x.int(), randint(3), isinstance(x, int)\n", False),
+    "when the file is imported": ("KINDS = {'int': int}\n\n\ndef f(x):\n    return int(x)\n", True),
+    "annotations": ("def f(x: int) -> int:\n    y: int = int(x)\n    return y\n", True),
+    "decorators over several lines": (
+        "@first(\n    1,\n)\n@second\nclass A:\n    def f(self, x):\n        return int(x)\n",
+        True,
+    ),
+    "else at the top": (
+        "try:\n    import fast\nexcept ImportError:\n    def f(x):\n        return int(x)\nelse:\n    f = fast.f\n",
+        True,
+    ),
+    "text that looks like statements": (
+        'def f(x):\n    """\nint(x) is an int, and\nreturn kind is int\n"""\n    return int(x)\n',
+        True,
+    ),
+    "no Python": ("def f(x:\n    return int(x)\n", False),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_class_is_exchanged_where_a_file_only_calls_it(name: str, tmp_path: Path) -> None:
+    source, expected = FILES[name]
+    file = tmp_path / "model.py"
+    file.write_text(source)
+    assert _is_only_called(str(file), "int") is expected
+
+
+def test_the_blocks_of_a_file_are_its_statements() -> None:
+    lines = linecache.getlines(str(Path(textwrap.__file__)))
+    whole = ast.parse("".join(lines))
+    assert ast.dump(_parsed(_blocks(lines))) == ast.dump(whole)
