@@ -24,6 +24,7 @@ from benchmarks.speed.clock import Spread, interleaved, ratio
 from benchmarks.speed.part import Goal, Part, Settings, made
 from benchmarks.table import markdown
 from benchmarks.timing import seconds
+from nrfx.analysis.utilization import Row as UtilizationRow
 
 REPEATS, MOST = 3, 2.5
 FLOOR, BOTH = "torch.fx.symbolic_trace", "nrfx.trace + utilization"
@@ -107,6 +108,7 @@ def row(name: str, repeats: int, settings: Settings) -> Row:
     floor = [each for (each,) in times[FLOOR]]
     trace, both = ([each[index] for each in times[BOTH]] for index in (0, 1))
     to_floor, usage = ratio(both, floor), made["usage"]
+    rows = usage.rows  # made when asked for: of a network that still has its gammas
     by_module = count.flops_by_module(model.to("meta"), image.to("meta"))
     return Row(
         model=name,
@@ -123,7 +125,7 @@ def row(name: str, repeats: int, settings: Settings) -> Row:
         params_by_counting=count.params(model),
         flops=usage.flops.total,
         flop_counter=by_module[""],
-        modules_equal=equal(usage, by_module),
+        modules_equal=equal(rows, by_module),
         uncounted="; ".join(usage.uncounted),
         repeats=repeats,
         **vars(settings.environment),
@@ -148,11 +150,11 @@ def _both(model: nn.Module, image: Tensor, made: dict[str, Any]) -> tuple[float,
     return 1000 * trace, 1000 * both
 
 
-def equal(usage: nrfx.Utilization, by_module: Mapping[str, int]) -> str:
+def equal(rows: Sequence[UtilizationRow], by_module: Mapping[str, int]) -> str:
     """ "N of M", as in `Row.modules_equal`; a module without flops is not in `by_module`, nor is one not called."""
-    names = {each.name for each in usage.rows}
-    around = {"", *(name[:end] for name in names for end, sign in enumerate(name) if sign == ".")}
-    innermost = [each for each in usage.rows if each.name not in around]
+    paths = {each.name for each in rows}
+    around = {"", *(name[:end] for name in paths for end, sign in enumerate(name) if sign == ".")}
+    innermost = [each for each in rows if each.name not in around]
     compared = [each for each in innermost if each.name in by_module or not each.flops]
     return f"{sum(each.flops == by_module.get(each.name, 0) for each in compared)} of {len(compared)}"
 

@@ -21,8 +21,9 @@ from benchmarks.speed.peers import NRFX, PEERS, Counts, Inputs, UnusableError, c
 from benchmarks.table import markdown
 
 MODELS = ("resnet50", "densenet121", "vit_b_16", "efficientnet_b0")
-REPEATS, SIDE = 7, 224
+REPEATS, SIDE = 5, 224
 FLOOR, TRACE, BOTH = "torch.fx.symbolic_trace", "nrfx.trace", "nrfx.trace + utilization"
+REPORT = "nrfx.trace + utilization, by layer"
 META, CPU, GRAPH = "meta", "cpu", "graph"
 MOST = 2.5
 
@@ -100,6 +101,7 @@ def times(name: str, repeats: int, settings: Settings) -> list[Time]:
         FLOOR: Way(GRAPH, "", None, lambda: fx.symbolic_trace(model)),
         TRACE: Way(GRAPH, "", None, trace),
         BOTH: Way(GRAPH, "", counts, lambda: nrfx.utilization(trace())),
+        REPORT: Way(GRAPH, "", counts, lambda: nrfx.utilization(trace()).rows),
         **{tool: peer_way(tool, name, inputs) for tool in PEERS if tool != NRFX},
     }
     measured = in_turns({tool: way.call for tool, way in ways.items() if way.where}, repeats)
@@ -162,8 +164,9 @@ TEXT = """\
 CPU milliseconds of one call, with the quartiles, and the ratio to `torch.fx.symbolic_trace` of the same round. What
 nrfx and symbolic_trace take is a network on the CPU, which they do not run. The other tools run the network: on the
 meta device where they can. *flops* are what each tool counts as multiply-adds; FlopCounterMode counts each as two and
-is halved. The tools do not count alike: some add batch norms, activations or biases. What they count right and wrong
-is [below](#what-the-counters-count).
+is halved. nrfx gives the totals, as the other tools are asked for here; *by layer* also makes its report, a row for
+each layer with its live part and pins. The tools do not count alike: some add batch norms, activations or biases. What
+they count right and wrong is [below](#what-the-counters-count).
 """
 HEADINGS = ("network", "tool", "runs on", "CPU ms", "/ symbolic_trace", "params", "flops")
 

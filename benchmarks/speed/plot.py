@@ -9,6 +9,7 @@ from benchmarks.speed.peers import FLOP_COUNTER
 
 OWN, GREY, LIGHT = "#c44e52", "#555555", "#b0b0b0"
 COLORS = {
+    counting.REPORT: "#8c2d30",
     counting.BOTH: OWN,
     counting.TRACE: "#e3a6a8",
     FLOP_COUNTER: "#333333",
