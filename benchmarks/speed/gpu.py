@@ -1,4 +1,4 @@
-"""All figures of a GPU in one unattended run: checks of the kernels, waits, the monitor, training steps, convolutions.
+"""All figures of a GPU in one run: kernels, waits of the host, the monitor, training steps, convolutions.
 
 `python -m benchmarks gpu` takes less than ten minutes on a large GPU and no network. It writes each CSV as soon as
 there are rows, into benchmarks/results or the folder of --to, and starts nothing new once --seconds have passed, so
