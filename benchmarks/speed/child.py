@@ -1,8 +1,8 @@
 """A fresh process for one piece of work, and how much memory it takes there beyond what lay in memory before.
 
 tracemalloc does not see the memory of tensors, and a process in which something else ran has memory to reuse. So the
-work runs in a process of its own, and what counts is the peak of its resident set. Linux resets that peak on demand;
-elsewhere the peak before the work counts too, and the figure may be too large.
+work runs in a process of its own, and what counts is the peak of its resident set, which Linux resets on demand. On
+other systems this cannot be measured.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -30,8 +29,13 @@ def resident() -> int:
 
 
 def peak() -> int:
-    """The most bytes that lay in memory since the start, or since `forget_peak`."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes that lay in memory since the start, or since `forget_peak`.
+
+    Not ru_maxrss, which starts from what lay in memory in the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def forget_peak() -> None:
