@@ -7,11 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 BENCHMARKS: Mapping[str, str] = {
-    "passes": "speed.passes",
-    "meter": "speed.meter",
-    "flops": "speed.flops",
+    "speed": "speed.run",
     "cross": "speed.cross",
-    "startup": "speed.startup",
+    "gpu": "speed.gpu",
     "matrix": "soundness.matrix",
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",

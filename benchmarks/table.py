@@ -4,11 +4,14 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+RowType = TypeVar("RowType")
 
 
 def write_csv(rows: Sequence[Any], path: Path) -> None:
@@ -25,6 +28,25 @@ def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
         return "; ".join(value)
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def read_csv(kind: type[RowType], path: Path) -> list[RowType]:
+    """The rows that `write_csv` wrote, of a dataclass whose fields are int, float, str, bool, or one of them or None.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    types = get_type_hints(kind)
+    with path.open(newline="") as file:
+        return [kind(**{name: _value(line[name], types[name]) for name in types}) for line in csv.DictReader(file)]
+
+
+def _value(cell: str, kind: Any) -> Any:
+    options = get_args(kind) or (kind,)
+    if cell == "" and NoneType in options:
+        return None
+    (plain,) = (option for option in options if option is not NoneType)
+    return cell == "True" if plain is bool else plain(cell)
 
 
 def terminal(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:

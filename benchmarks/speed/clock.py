@@ -4,13 +4,15 @@ import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Environment
+from benchmarks.timing import Environment, seconds
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS: Mapping[str, torch.memory_format] = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -42,13 +44,13 @@ class Clock:
 
 
 def interleaved(
-    works: Mapping[str, Callable[[], tuple[float, ...]]], repeats: int
+    works: Mapping[str, Callable[[], tuple[float, ...]]], repeats: int, *, warm: bool = True
 ) -> dict[str, list[tuple[float, ...]]]:
-    """The seconds that each work returns in each of `repeats` rounds, after one call of each that warms up.
+    """The seconds that each work returns in each of `repeats` rounds; with `warm` after one call of each.
 
     Every round has another order: the work before a measurement leaves its data in the caches and in the allocator.
     """
-    for work in works.values():
+    for work in works.values() if warm else ():
         work()
     seconds: dict[str, list[tuple[float, ...]]] = {name: [] for name in works}
     order, shuffle = list(works), random.Random(0).shuffle
@@ -65,6 +67,48 @@ def spread(values: Sequence[float]) -> float:
         return float("nan")
     first, _, third = quantiles(values, n=4, method="inclusive")
     return (third - first) / median(values)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some numbers, and their first and third quartile."""
+
+    median: float
+    first: float
+    third: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """NaN for none; a single value is all three."""
+        if len(values) < 2:
+            return cls(*[values[0] if values else float("nan")] * 3)
+        first, middle, third = quantiles(values, n=4, method="inclusive")
+        return cls(middle, first, third)
+
+    def __str__(self) -> str:
+        return f"{_digits(self.median)} ({_digits(self.first)} to {_digits(self.third)})"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def in_turns(works: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """CPU milliseconds of each work in each of `repeats` rounds, in which all are called in turns.
+
+    What disturbs a round disturbs all works of it, so that a ratio of two times of one round is steadier than either.
+    """
+    timed = {name: partial(_milliseconds, work) for name, work in works.items()}
+    return {name: [each for (each,) in rounds] for name, rounds in interleaved(timed, repeats).items()}
+
+
+def _milliseconds(work: Callable[[], Any]) -> tuple[float]:
+    return (1000 * seconds(work),)
+
+
+def ratio(times: Sequence[float], yardstick: Sequence[float]) -> Spread:
+    """The ratios of times to those of the yardstick in the same round."""
+    return Spread.of([each / other for each, other in zip(times, yardstick, strict=True)])
 
 
 def kept_mib(forward: Callable[[], Tensor], parameters: Sequence[Tensor]) -> float:

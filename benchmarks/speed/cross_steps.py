@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from statistics import median
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import nrfx
 from benchmarks.networks import dying, torchvision_network
 from benchmarks.speed.clock import LAYOUTS, Clock, interleaved, spread, where
 from nrfx.choices import Scheme
 
-SCHEMES: Mapping[str, Scheme] = {"same widths, dense": "dense", "NR-CA": "attention", "NR-CR": "removed"}
+DENSE = "same widths, dense"
+SCHEMES: Mapping[str, Scheme] = {DENSE: "dense", "NR-CA": "attention", "NR-CR": "removed"}
+SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -41,39 +43,62 @@ class Step:
     date: str
 
 
-def steps(layout: str, dtype: str, repeats: int, device: torch.device, batch: int) -> Iterator[Step]:
-    """The rows of ResNet-50 with 40 % of its channels dead, and of its rejuvenations at the same flops."""
-    network = torchvision_network("resnet50", 224)
-    model = nrfx.trace(dying(network, dtype=torch.float32, calibration=2), network.images(1, 0, torch.float32))
-    budget = nrfx.Budget.relative(model, flops=1.0)
-    rejuvenated = {name: nrfx.rejuvenate(model, budget, scheme=scheme).module for name, scheme in SCHEMES.items()}
-    networks: dict[str, nn.Module] = {"dense": model, **rejuvenated}
-    clock = Clock(device)
-    images = network.images(batch, 1, torch.float32).to(device, memory_format=LAYOUTS[layout])
-    labels = torch.arange(batch, device=device)
-    size = {name: nrfx.utilization(module) for name, module in networks.items()}
-    for module in networks.values():
-        module.to(device).to(memory_format=LAYOUTS[layout]).train()
-    optimizers = {name: torch.optim.SGD(module.parameters(), 1e-3, 0.9) for name, module in networks.items()}
+class Rejuvenated:
+    """A torchvision network with 40 % of its channels dead, and its rejuvenations at the same flops, on a device."""
 
-    def run(name: str) -> tuple[float]:
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        network = torchvision_network(name, SIDE)
+        dead = dying(torchvision_network(name, 64), dtype=torch.float32, calibration=2)
+        self.model = nrfx.trace(dead, network.images(1, 0, torch.float32))
+        budget = nrfx.Budget.relative(self.model, flops=1.0)
+        made = {way: nrfx.rejuvenate(self.model, budget, scheme=scheme).module for way, scheme in SCHEMES.items()}
+        self.networks: dict[str, nn.Module] = {"dense": self.model, **made}
+        self.sizes = {way: nrfx.utilization(module) for way, module in self.networks.items()}
+
+    @cached_property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """SGD with momentum for each network, on the device."""
+        for module in self.networks.values():
+            module.to(self.device).train()
+        return {way: torch.optim.SGD(module.parameters(), 1e-3, 0.9) for way, module in self.networks.items()}
+
+    def images(self, batch: int, layout: str) -> Tensor:
+        """[batch, 3, 224, 224] standard normal, on the device."""
+        images = torchvision_network(self.name, SIDE).images(batch, 1, torch.float32)
+        return images.to(self.device, memory_format=LAYOUTS[layout])
+
+
+def backward(module: nn.Module, images: Tensor, dtype: str) -> None:
+    """Forward and backward of the loss; in bfloat16 under autocast."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss = F.cross_entropy(module(images).float(), torch.arange(len(images), device=images.device))
+    loss.backward()
+
+
+def steps(networks: Rejuvenated, layout: str, dtype: str, repeats: int, batch: int) -> Iterator[Step]:
+    """The rows of a network and of its rejuvenations."""
+    optimizers, clock, images = networks.optimizers, Clock(networks.device), networks.images(batch, layout)
+    for module in networks.networks.values():
+        module.to(memory_format=LAYOUTS[layout])
+
+    def run(way: str) -> tuple[float]:
         start = clock.now()
-        optimizers[name].zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = F.cross_entropy(networks[name](images).float(), labels)
-        loss.backward()
-        optimizers[name].step()
+        optimizers[way].zero_grad()
+        backward(networks.networks[way], images, dtype)
+        optimizers[way].step()
         return (clock.now() - start,)
 
-    seconds = interleaved({name: partial(run, name) for name in networks}, repeats)
-    middle = {name: median(times[0] for times in seconds[name]) for name in networks}
-    for name, value in middle.items():
+    seconds = interleaved({way: partial(run, way) for way in optimizers}, repeats)
+    middle = {way: median(times[0] for times in seconds[way]) for way in optimizers}
+    for way, value in middle.items():
+        size = networks.sizes[way]
         yield Step(
-            *("resnet50", name, layout, dtype, size[name].params.total, size[name].flops.total, 1000 * value),
-            spread([times[0] for times in seconds[name]]),
-            *(value / middle["dense"], value / middle["same widths, dense"]),
-            clock.peak_mib(partial(run, name)),
+            *(networks.name, way, layout, dtype, size.params.total, size.flops.total, 1000 * value),
+            spread([times[0] for times in seconds[way]]),
+            *(value / middle["dense"], value / middle[DENSE]),
+            clock.peak_mib(partial(run, way)),
             batch,
             repeats,
-            *where(device),
+            *where(networks.device),
         )

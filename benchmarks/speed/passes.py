@@ -1,45 +1,44 @@
-"""Times the passes, relative to torch.fx.symbolic_trace and to one forward of the same network.
+"""CPU time of each pass on networks with 40 % of their gammas at 0, against symbolic_trace and one forward.
 
-`python -m benchmarks passes` prints two tables and writes benchmarks/results/passes.csv and growth.csv; the second file
-says how the time of the analysis grows from a residual network of 50 blocks to one of 800.
+Each pass starts from what it takes when called alone: `channels`, `liveness`, `utilization`, `compact` and
+`rejuvenate` from a traced module, so `utilization` contains a `channels` and a `liveness`, and a rewrite contains all
+of them, the analysis of its result and a copy of every weight as well.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, fx, nn
-from torchvision.models.resnet import BasicBlock
 
 import nrfx
-from benchmarks.command import RESULTS, add_models, parser_of, write
-from benchmarks.networks import Network, dying, torchvision_network
+from benchmarks.networks import dying, torchvision_network
 from benchmarks.outputs import forward
-from benchmarks.table import terminal
-from benchmarks.timing import REPEATS, Environment, median_seconds
+from benchmarks.speed.clock import Spread, in_turns, ratio
+from benchmarks.speed.part import Goal, Part, Settings, made
+from benchmarks.table import markdown
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
 
-MODELS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v3_small")
-SIDE = 224
-TABLE = RESULTS / "passes.csv"
-BLOCKS = (50, 200, 800)
-GROWTH = RESULTS / "growth.csv"
+MODELS = ("resnet50", "densenet121", "densenet201", "efficientnet_b0")
+SIDE, REPEATS = 224, 3
+LIMITS = {"resnet50": 0.3, "densenet201": 1.0}
+FLOOR, FORWARD, GOAL = "torch.fx.symbolic_trace", "a forward of one image", "rejuvenate, attention, 1.0x"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU time of one pass on one network: the median over repeats, and its ratios to symbolic_trace and a forward."""
+    """CPU milliseconds of one pass on one network: median, quartiles, ratios to symbolic_trace and a forward."""
 
     model: str
     work: str
     milliseconds: float
-    to_symbolic_trace: float
+    milliseconds_first: float
+    milliseconds_third: float
+    to_floor: float
     to_forward: float
     repeats: int
     torch: str
@@ -47,111 +46,78 @@ class Timing:
     cpu: str
 
 
-def timings(name: str, repeats: int, environment: Environment) -> list[Timing]:
-    """The passes, symbolic_trace and a forward on a torchvision model: float32, 40 % of the gammas at 0, batch 1."""
-    network = torchvision_network(name, SIDE)
-    model = dying(network, beta=0.1, dtype=torch.float32, calibration=4)
-    seconds = {
-        work: median_seconds(call, repeats)
-        for work, call in _calls(model, network.images(1, seed=10, dtype=torch.float32)).items()
-    }
-    return [
-        Timing(
-            *(name, work, 1000 * elapsed, elapsed / seconds["symbolic_trace"], elapsed / seconds["forward"]),
-            repeats,
-            **vars(environment),
-        )
-        for work, elapsed in seconds.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """CPU time of the analysis of a residual network, per node of its graph; `to_first`: relative to the smallest."""
-
-    blocks: int
-    nodes: int
-    utilization_milliseconds: float
-    microseconds_per_node: float
-    to_first: float
-    repeats: int
-    torch: str
-    date: str
-    cpu: str
-
-
-def growth(repeats: int, environment: Environment) -> list[Growth]:
-    """One row for each number of basic blocks: 16 channels, 8 x 8, float32, 40 % of the gammas at 0."""
-    rows: list[Growth] = []
-    for blocks in BLOCKS:
-        model = dying(Network(partial(_residual, blocks), 8), dtype=torch.float32)
-        traced = nrfx.trace(model, torch.zeros(1, 3, 8, 8))
-        elapsed = median_seconds(partial(nrfx.utilization, traced), repeats)
-        nodes = len(traced.graph.nodes)
-        each = 1e6 * elapsed / nodes
-        first = rows[0].microseconds_per_node if rows else each
-        rows.append(Growth(blocks, nodes, 1000 * elapsed, each, each / first, repeats, **vars(environment)))
-    return rows
-
-
-def _residual(blocks: int) -> nn.Module:
-    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    body = [BasicBlock(16, 16) for _ in range(blocks)]
-    return nn.Sequential(*stem, *body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-
-
-def _calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
+def calls(model: nn.Module, image: Tensor) -> Mapping[str, Callable[[], Any]]:
     """The calls that are timed, by name. Each pass starts from the input that it takes when it is called alone."""
     traced = nrfx.trace(model, image)
     channels = channels_of(traced)
     budget = nrfx.Budget.relative(traced, params=1.0)
     return {
-        "symbolic_trace": lambda: fx.symbolic_trace(model),
-        "forward": lambda: forward(model, image),
+        FLOOR: lambda: fx.symbolic_trace(model),
+        FORWARD: lambda: forward(model, image),
         "trace": lambda: nrfx.trace(model, image),
         "channels": lambda: channels_of(traced),
         "liveness": lambda: liveness_of(traced, channels),
         "utilization": lambda: nrfx.utilization(traced),
-        "rejuvenate dense": lambda: nrfx.rejuvenate(traced, budget, scheme="dense"),
-        "rejuvenate attention": lambda: nrfx.rejuvenate(traced, budget, scheme="attention"),
+        "compact": lambda: nrfx.compact(traced),
+        "rejuvenate, dense, 1.0x": lambda: nrfx.rejuvenate(traced, budget, scheme="dense"),
+        GOAL: lambda: nrfx.rejuvenate(traced, budget, scheme="attention"),
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Times the passes on each network, prints the tables, writes the CSVs of a run over all networks; returns 0."""
-    options = _parser().parse_args(arguments)
-    console, environment = Console(), Environment.here()
-    rows = [
-        timing
-        for name in track(options.models, "passes", console=console)
-        for timing in timings(name, options.repeats, environment)
-    ]
-    headings = ("network", "pass", "CPU ms", "/ symbolic_trace", "/ forward")
-    console.print(terminal(f"Pass speed: {environment}", headings, [_line(row) for row in rows], left=2))
-    if list(options.models) == list(MODELS):
-        grown = growth(options.repeats, environment)
-        headings = ("blocks", "nodes", "utilization CPU ms", "us a node", "/ 50 blocks")
-        console.print(terminal(f"Growth: {environment}", headings, [_grown(row) for row in grown], left=0))
-        write({TABLE: rows, GROWTH: grown}, console)
-    return 0
+def timings(name: str, repeats: int, settings: Settings) -> list[Timing]:
+    """The rows of one torchvision model in float32."""
+    network = torchvision_network(name, SIDE)
+    model = dying(torchvision_network(name, 64), beta=0.1, dtype=torch.float32, calibration=4)
+    times = in_turns(calls(model, network.images(1, seed=10, dtype=torch.float32)), repeats)
+    return [timing(name, work, times, settings) for work in times]
 
 
-def _line(row: Timing) -> tuple[str, ...]:
-    return (
-        *(row.model, row.work),
-        f"{row.milliseconds:.1f}",
-        f"{row.to_symbolic_trace:.2f}",
-        f"{row.to_forward:.2f}",
+def timing(name: str, work: str, times: Mapping[str, Sequence[float]], settings: Settings) -> Timing:
+    """The row of one pass, from the times of all."""
+    own = Spread.of(times[work])
+    return Timing(
+        model=name,
+        work=work,
+        milliseconds=own.median,
+        milliseconds_first=own.first,
+        milliseconds_third=own.third,
+        to_floor=ratio(times[work], times[FLOOR]).median,
+        to_forward=ratio(times[work], times[FORWARD]).median,
+        repeats=len(times[work]),
+        **vars(settings.environment),
     )
 
 
-def _grown(row: Growth) -> tuple[str, ...]:
-    numbers = f"{row.utilization_milliseconds:.1f}", f"{row.microseconds_per_node:.0f}", f"{row.to_first:.2f}"
-    return (str(row.blocks), str(row.nodes), *numbers)
+def measured(settings: Settings) -> list[Timing]:
+    """The rows of all networks."""
+    models, repeats = (MODELS[:1], 2) if settings.quick else (MODELS, REPEATS)
+    work = partial(timings, repeats=repeats, settings=settings)
+    return [row for name in track(models, "passes", console=settings.console) for row in work(name)]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = parser_of("passes", __doc__, "--models resnet18 --repeats 3")
-    add_models(parser, MODELS, others=True)
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"calls of which the median counts ({REPEATS})")
-    return parser
+def goals(rows: Sequence[Timing]) -> list[Goal]:
+    """Seconds of a rejuvenation."""
+    of = {row.model: row.milliseconds / 1000 for row in rows if row.work == GOAL}
+    return [Goal(f"{name}: {GOAL}", of[name], most, " s") for name, most in LIMITS.items() if name in of]
+
+
+TEXT = """\
+Networks with 40 % of their gammas at 0. Each pass starts from what it takes when called alone: all but symbolic_trace,
+a forward and trace from a traced module. `utilization` contains `channels` and `liveness`; `compact` and `rejuvenate`
+contain all of them, plan, build and check the new network, and copy its weights.
+"""
+HEADINGS = ("network", "pass", "CPU ms", "/ symbolic_trace", "/ forward")
+
+
+def line(row: Timing) -> tuple[str, ...]:
+    """The row under HEADINGS."""
+    own = Spread(row.milliseconds, row.milliseconds_first, row.milliseconds_third)
+    return (row.model, row.work, str(own), f"{row.to_floor:.2f}", f"{row.to_forward:.2f}")
+
+
+def section(rows: Sequence[Timing]) -> list[str]:
+    """The lines of the section of docs/speed.md."""
+    return [TEXT, *markdown(HEADINGS, map(line, rows)), "", f"{rows[0].repeats} rounds; {made(rows)}"]
+
+
+PART = Part("passes", "Each pass", Timing, measured, section, goals)

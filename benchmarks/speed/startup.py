@@ -2,12 +2,8 @@
 
 Each case is a process of its own; its time is CPU time, user and system, of the whole process. The cases are run in
 turns, after one turn that warms up. Bytecode is cached, as it is after an installation.
-
-`python -m benchmarks startup` prints the table and writes benchmarks/results/startup.csv; exit status 1: a case takes
-more than its limit.
 """
 
-import argparse
 import os
 import resource
 import subprocess
@@ -17,18 +13,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.progress import track
 
-from benchmarks.command import RESULTS, ROOT, parser_of, write
-from benchmarks.speed.clock import spread
-from benchmarks.table import terminal
-from benchmarks.timing import Environment
+from benchmarks.command import ROOT
+from benchmarks.speed.clock import Spread, ratio
+from benchmarks.speed.part import Goal, Part, Settings, made
+from benchmarks.table import markdown
 
-REPEATS = 5
-TABLE = RESULTS / "startup.csv"
-MORE, RATIO = 0.3, 1.15
-"""What is answered without torch may take MORE seconds more than Python alone; an import RATIO of that of torch."""
+REPEATS = 3
+MORE, RATIO, INSPECT = 0.3, 1.15, 1.3
+"""What is answered without torch may take MORE seconds more than Python alone; an import RATIO of that of torch, and
+`nrfx inspect` INSPECT of that of torch and torchvision."""
 
 
 class Case(NamedTuple):
@@ -59,25 +54,28 @@ CASES: Mapping[str, Case] = {
         ("-c", "import nrfx; nrfx.trace, nrfx.rejuvenate, nrfx.Rejuvenator"), TORCH, ratio=RATIO
     ),
     TORCHVISION: Case(("-c", TORCHVISION), TORCHVISION),
-    "nrfx inspect resnet18": Case(("-m", "nrfx", "inspect", "resnet18"), TORCHVISION),
+    "nrfx inspect resnet50": Case(("-m", "nrfx", "inspect", "resnet50"), TORCHVISION, ratio=INSPECT),
 }
 
 
 @dataclass(frozen=True)
 class Start:
-    """CPU time of one case: the median over repeats, and against the yardstick's.
+    """CPU seconds of one case, and against the yardstick of the same round: medians and quartiles.
 
-    spread: the distance of the quartiles, as a part of the median. limit: in the words of the table; "" for none.
+    more, ratio: the limits; None for none.
     """
 
     case: str
     seconds: float
-    spread: float
+    seconds_first: float
+    seconds_third: float
     yardstick: str
     seconds_more: float
     to_yardstick: float
-    limit: str
-    holds: bool
+    to_yardstick_first: float
+    to_yardstick_third: float
+    more: float | None
+    ratio: float | None
     repeats: int
     torch: str
     date: str
@@ -101,44 +99,66 @@ def cpu_seconds(case: Case) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def start(name: str, times: Mapping[str, Sequence[float]], environment: Environment) -> Start:
+def start(name: str, times: Mapping[str, Sequence[float]], settings: Settings) -> Start:
     """The row of a case, from the times of all."""
-    case, of = CASES[name], times[name]
-    middle, measured = median(of), median(times[CASES[name].yardstick])
-    more, ratio = middle - measured, middle / measured
-    limit = f"{case.more} s more" if case.more else f"{case.ratio} of it" if case.ratio else ""
-    holds = more <= (case.more or float("inf")) and ratio <= (case.ratio or float("inf"))
+    case, own = CASES[name], Spread.of(times[name])
+    to_yardstick = ratio(times[name], times[case.yardstick])
     return Start(
-        *(name, middle, spread(of), case.yardstick, more, ratio, limit, holds),
-        *(len(of), environment.torch, environment.date, environment.cpu),
+        case=name,
+        seconds=own.median,
+        seconds_first=own.first,
+        seconds_third=own.third,
+        yardstick=case.yardstick,
+        seconds_more=own.median - median(times[case.yardstick]),
+        to_yardstick=to_yardstick.median,
+        to_yardstick_first=to_yardstick.first,
+        to_yardstick_third=to_yardstick.third,
+        more=case.more,
+        ratio=case.ratio,
+        repeats=len(times[name]),
+        **vars(settings.environment),
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all cases in turns, prints the table, writes the CSV."""
-    options = _parser().parse_args(arguments)
-    console, environment = Console(), Environment.here()
+def measured(settings: Settings) -> list[Start]:
+    """The rows of all cases, which run in turns."""
+    rounds = range((1 if settings.quick else REPEATS) + 1)
     turns = [
         {name: cpu_seconds(case) for name, case in CASES.items()}
-        for _ in track(range(options.repeats + 1), "startup", console=console)
+        for _ in track(rounds, "startup", console=settings.console)
     ]
     times = {name: [turn[name] for turn in turns[1:]] for name in CASES}
-    rows = [start(name, times, environment) for name in CASES]
-    headings = ("case", "against", "limit", "CPU s", "spread", "s more", "ratio")
-    console.print(terminal(f"Start-up: {environment}", headings, [_line(row) for row in rows], left=3))
-    for row in rows:
-        if not row.holds:
-            console.print(f"{row.case} takes more than its limit: {row.limit}.")
-    write({TABLE: rows}, console)
-    return 0 if all(row.holds for row in rows) else 1
+    return [start(name, times, settings) for name in CASES]
 
 
-def _line(row: Start) -> tuple[str, ...]:
-    numbers = f"{row.seconds:.3f}", f"{row.spread:.0%}", f"{row.seconds_more:.3f}", f"{row.to_yardstick:.2f}"
-    return (row.case, row.yardstick, row.limit, *numbers)
+def goals(rows: Sequence[Start]) -> list[Goal]:
+    """The limits of the cases that have one."""
+    more = [
+        Goal(f"{row.case}: more than {row.yardstick}", row.seconds_more, row.more, " s") for row in rows if row.more
+    ]
+    ratios = [Goal(f"{row.case} / {row.yardstick}", row.to_yardstick, row.ratio, "x") for row in rows if row.ratio]
+    return [*more, *ratios]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = parser_of("startup", __doc__, "--repeats 9")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"turns of which the median counts ({REPEATS})")
-    return parser
+TEXT = """\
+CPU seconds, user and system, of whole processes on one thread, in turns. Bytecode is cached. *all of it* loads every
+public name.
+"""
+HEADINGS = ("process", "CPU s", "against", "s more", "ratio")
+
+
+def line(row: Start) -> tuple[str, ...]:
+    """The row under HEADINGS."""
+    own = Spread(row.seconds, row.seconds_first, row.seconds_third)
+    if row.case == row.yardstick:
+        return (f"`{row.case}`", str(own), "", "", "")
+    to_yardstick = Spread(row.to_yardstick, row.to_yardstick_first, row.to_yardstick_third)
+    return (f"`{row.case}`", str(own), f"`{row.yardstick}`", f"{row.seconds_more:.2f}", str(to_yardstick))
+
+
+def section(rows: Sequence[Start]) -> list[str]:
+    """The lines of the section of docs/speed.md."""
+    return [TEXT, *markdown(HEADINGS, map(line, rows)), "", f"{rows[0].repeats} rounds; {made(rows)}"]
+
+
+PART = Part("startup", "Starting", Start, measured, section, goals)

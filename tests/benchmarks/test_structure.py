@@ -24,11 +24,18 @@ SHARED = [path.stem for path in sorted(HOME.glob("*.py")) if not path.stem.start
 
 RESULTS = {
     "passes": "speed.passes.Timing",
-    "growth": "speed.passes.Growth",
+    "pruning": "speed.pruning.Pruned",
+    "growth": "speed.growth.Growth",
+    "memory": "speed.memory.Peak",
     "meter": "speed.meter.Reading",
-    "flops": "speed.flops.Account",
+    "counting": "speed.counting.Time",
+    "classification": "speed.classification.Row",
+    "traps": "speed.correctness.Answer",
     "cross_convolutions": "speed.cross_convolutions.Timing",
     "cross_steps": "speed.cross_steps.Step",
+    "gpu_convolutions": "speed.cross_convolutions.Timing",
+    "gpu_steps": "speed.cross_steps.Step",
+    "gpu_checks": "speed.gpu_checks.Check",
     "startup": "speed.startup.Start",
     "matrix": "soundness.matrix_page.Outcome",
     "partial": "soundness.partial.Row",
@@ -101,9 +108,9 @@ def test_without_a_name_the_benchmarks_are_listed_with_a_line_each_and_none_is_i
 
 
 def test_an_unknown_name_is_refused_with_the_names_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["speed"]) == 2
+    assert main(["velocity"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("There is no benchmark 'speed'.") and all(f"\n{name} " in said for name in BENCHMARKS)
+    assert said.startswith("There is no benchmark 'velocity'.") and all(f"\n{name} " in said for name in BENCHMARKS)
 
 
 def test_a_verdict_counts_what_passed_and_is_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
