@@ -79,6 +79,7 @@ class LayoutWidths:
     """
 
     def __init__(self, channels: Channels, live: Tensor | None) -> None:
+        live = None if live is None or bool(live.all()) else live  # nothing is dead: each is as wide as it is
         self.channels, self.live = channels, live
         # by the identity of the layout: `channels` holds every layout, so that no id is used a second time
         self.known = {} if live is None else _live_widths(channels, live)

@@ -307,4 +307,5 @@ def _first_touched(values: Sequence[Tensor], channel_of: Tensor, space_of: Tenso
 def _touched(layouts: Any, channel_of: Tensor, space_of: Tensor) -> set[int]:
     """The spaces that have a channel on one of the layouts."""
     ids = torch.cat([torch.zeros(0, dtype=torch.int64), *layouts])
-    return set(space_of[channel_of[ids[ids >= 0]]].tolist())
+    spaces = space_of[channel_of[ids[ids >= 0]]]
+    return set(torch.unique_consecutive(spaces).tolist())  # those of a layout are neighbours, and mostly one

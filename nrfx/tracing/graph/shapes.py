@@ -22,7 +22,7 @@ from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
-from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
+from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters, odd_attributes
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -185,8 +185,7 @@ def _unregistered(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]
     """The tensors that are plain attributes of modules, by name."""
     return {
         f"{path}.{name}" if path else name: value
-        for path, module in modules
-        for name, value in vars(module).items()
+        for path, name, value in odd_attributes(modules)
         if isinstance(value, Tensor)
     }
 

@@ -4,6 +4,7 @@ torch's named_modules and named_parameters are generators in generators, one for
 dozen times.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -51,3 +52,16 @@ def _each_once(modules: Iterable[tuple[str, nn.Module]], registry: str) -> list[
                 seen.add(id(tensor))
                 found.append((f"{path}.{name}" if path else name, tensor))
     return found
+
+
+def odd_attributes(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
+    """(path, name, value) of the attributes that are no plain values and containers, as nearly all are."""
+    return [
+        (path, name, value)
+        for path, module in modules
+        for name, value in module.__dict__.items()
+        if type(value) not in _COMMON
+    ]
+
+
+_COMMON = frozenset({bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)})

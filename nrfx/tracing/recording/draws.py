@@ -2,13 +2,14 @@
 
 import random
 import sys
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+from nrfx.tracing.graph.walk import named_modules, odd_attributes
 
 
 def cuda_is_used() -> bool:
@@ -37,12 +38,8 @@ def numpy_state() -> Any:
 
 def held_generators(root: nn.Module) -> list[Any]:
     """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = (value for module in root.modules() for value in vars(module).values() if type(value) not in _NONE_OF_THEM)
+    values = [value for _, _, value in odd_attributes(named_modules(root))]
     return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
-
-
-_NONE_OF_THEM = frozenset({bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)})
-"""What nearly all attributes of modules are."""
 
 
 def _state_of(generator: Any) -> Any:

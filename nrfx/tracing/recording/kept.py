@@ -5,13 +5,14 @@ A graph holds such a value as it was in the recorded call. That is right for wha
 its third call: where their graphs differ, one graph cannot stand for the calls.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.tracing.graph.walk import odd_attributes
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -25,12 +26,11 @@ State = Mapping[tuple[str, str], Any]
 class Attributes:
     """The attributes of modules as they are now."""
 
-    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+    def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
         self._before = [(path, module, dict(vars(module))) for path, module in modules]
-        self._versions = {
-            (path, name): value._version
-            for path, _, values in self._before
-            for name, value in values.items()
+        self._tensors = {
+            (path, name): (value, value._version)
+            for path, name, value in odd_attributes(modules)
             if isinstance(value, Tensor)
         }
 
@@ -48,12 +48,7 @@ class Attributes:
 
     def written(self) -> State:
         """The tensors that were written into."""
-        return {
-            (path, name): before[name]
-            for path, _, before in self._before
-            for name in before
-            if (path, name) in self._versions and before[name]._version != self._versions[path, name]
-        }
+        return {place: value for place, (value, version) in self._tensors.items() if value._version != version}
 
     def replaced(self) -> State:
         """The tensors in whose places traced values stand now, with other numbers."""
