@@ -32,6 +32,9 @@ class Places:
 
         changed: (mode, node) -> how the Python value of a node changes.
         """
+        if new.effect.family is Family.MOVEMENT:
+            for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+                self._check_shape(new, was, now)
         changes = [changed[key] for node in new.node.all_input_nodes if (key := (new.mode, node.name)) in changed]
         if new.effect.family is not Family.MOVEMENT or not changes or _keeps_order(new):
             return
@@ -41,6 +44,20 @@ class Places:
             if not self._alike(was, now, before, after):
                 reason = f"it would move elements by another number ({changes[0]})"
                 raise Mismatch(new.node.name, reason, (was, now))
+
+    def _check_shape(self, new: Step, was: Tensor, now: Tensor) -> None:
+        """Raises Mismatch where a channel has its elements in another arrangement than before.
+
+        A view may cut the axis of unshuffled pixels between two channels at one width, and through the pixels of one at
+        another. What moves the parts then brings these into another order, and the labels are the same.
+        """
+        if max(sum(size > 1 for size in collapse(labels).shape) for labels in (was, now)) < 2:
+            return
+        channels = [self._channel(collapse(labels)) for labels in (was, now)]
+        both = [(own >= 0) & torch.isin(own, other.reshape(-1)) for own, other in (channels, channels[::-1])]
+        before, after = (_arranged(own, here) for own, here in zip(channels, both, strict=True))
+        if not torch.equal(before, after):
+            raise Mismatch(new.node.name, "it would cut through the elements of a channel", (was, now))
 
     def _elements(self, step: Step, labels: Mapping[tuple[str, str], Any]) -> list[Tensor]:
         """What the op makes of its operands when each element is the rank among those of its channel."""
@@ -74,6 +91,24 @@ class Places:
         positions = [at[:, dim] for dim, channels in enumerate(varies) if not channels]
         rows = torch.stack([channel[tuple(at.t())], elements[tuple(at.t())], *positions], 1)
         return rows[torch.argsort(rows[:, 0], stable=True)]
+
+
+def _arranged(channel: Tensor, here: Tensor) -> Tensor:
+    """[elements, 1 + dims]: the channel of each element, in order, and its rank along each dim among those of the
+    channel.
+
+    >>> _arranged(torch.tensor([[0, 0], [1, 1]]), torch.ones(2, 2, dtype=torch.bool)).tolist()
+    [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
+    """
+    at = here.nonzero()
+    own = channel[tuple(at.t())]
+    order = torch.argsort(own, stable=True)
+    own, at = own[order], at[order]
+    columns = [own]
+    for dim, size in enumerate(channel.shape):
+        pairs, place = torch.unique(own * size + at[:, dim], return_inverse=True)
+        columns.append(place - torch.searchsorted(pairs // size, own))
+    return torch.stack(columns, 1)
 
 
 def _varies(labels: Tensor) -> list[bool]:
