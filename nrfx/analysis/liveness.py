@@ -100,7 +100,7 @@ def liveness_of(
     affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
     if not values or not bool(torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()]).any()):
         whole = torch.ones(channels.space_of.numel(), dtype=torch.bool)
-        return Liveness(whole, gamma_dead, (), affine, nothing_constant(channels), (), threshold, residual)
+        return Liveness(whole, gamma_dead, (), affine, nothing_constant(channels), tuple(notes), threshold, residual)
     constants = constants_of(channels, affine, reader(traced), reader(traced))
     marked = _marked(channels, gamma_dead)
     kept_streams = torch.tensor([space.stream and residual != "coupled" for space in channels.spaces], dtype=torch.bool)

@@ -6,7 +6,7 @@ Source: Neural Rejuvenation, Sec. 3.1.2.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import FrozenInstanceError, asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -76,7 +76,8 @@ class Row:
 class Utilization(Printed):
     """The cost of a network and of its live part. print() renders it for the terminal.
 
-    The two costs are computed at once; all else when it is first asked for, from the network as it was then.
+    The two costs are computed at once; all else when it is first asked for, from the network as it was then. Until
+    then it keeps the graphs of the network in memory.
 
     Attributes:
         params, flops: live and total cost, with `.ratio`.
@@ -91,15 +92,21 @@ class Utilization(Printed):
         residual, threshold: as they were given.
     """
 
+    params: Share
+    flops: Share
+    _ask: Callable[[], "_Report"]
+
     def __init__(self, params: Share, flops: Share, report: Callable[[], "_Report"]) -> None:
-        self.params, self.flops = params, flops
-        self._ask: Callable[[], _Report] | None = report
+        vars(self).update(params=params, flops=flops, _ask=report)
 
     @cached_property
     def _report(self) -> "_Report":
-        assert self._ask is not None
-        report, self._ask = self._ask(), None
+        report = self._ask()
+        vars(self)["_ask"] = lambda: report  # it holds no network
         return report
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -155,7 +162,10 @@ class Utilization(Printed):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle holds no network: it has all that could be asked for."""
-        return {"params": self.params, "flops": self.flops, "_report": self._report, "_ask": None}
+        return {"params": self.params, "flops": self.flops, "_report": self._report}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def to_json(self) -> str:
         """All numbers of the report as a JSON object."""
@@ -198,6 +208,8 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
     widths = LayoutWidths(channels, None), LayoutWidths(channels, liveness.live)
     params = [parameter_cost(inventory.parameters, channels, width_of) for width_of in widths]
     flops = [step_flops(channels, width_of) for width_of in widths]
+    unclear = any(step.effect.family is Family.UNKNOWN for step in channels.steps)
+    at_once = not_understood(inventory, channels, bool(facts.parts)) if unclear else ()  # it looks at the graph
     notes = (*liveness.notes, *between_examples(traced, channels))
 
     def report() -> _Report:
@@ -206,7 +218,7 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
         return _Report(
             rows=tuple(rows.rows()),
             pins=tuple(pins),
-            not_understood=not_understood(inventory, channels, bool(facts.parts)),
+            not_understood=at_once or not_understood(inventory, channels, bool(facts.parts)),
             uncounted=tuple(dict.fromkeys((*_uncounted(channels), *facts.outside))),
             held=tuple(_by_reason(liveness.held)),
             streams=tuple(name for space in channels.spaces if space.stream for name in space.births),

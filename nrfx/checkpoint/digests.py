@@ -60,5 +60,6 @@ def digest(tensor: Tensor) -> str:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
-    memory: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    memory: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return memory

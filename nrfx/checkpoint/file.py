@@ -91,12 +91,16 @@ def _names_of(dtypes: Iterable[torch.dtype]) -> dict[torch.dtype, str]:
     from safetensors import SafetensorError
     from safetensors.torch import save
 
+    dtypes = tuple(dtypes)
     empty = {str(dtype): torch.empty(0, dtype=dtype) for dtype in dtypes}
     try:
         data = save(empty)
     except (KeyError, ValueError, NotImplementedError, SafetensorError) as error:
         raise CheckpointError(f"A tensor cannot be written to a safetensors file: {error}") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    packed = next((dtype for dtype in dtypes if str(dtype).endswith("_x2")), None)
+    if packed is not None:  # two numbers a byte, which a file of safetensors counts otherwise than torch
+        raise CheckpointError(f"A tensor of {packed} cannot be written: convert it to a dtype of whole bytes first.")
     return {tensor.dtype: header[name]["dtype"] for name, tensor in empty.items()}
 
 

@@ -26,6 +26,7 @@ from nrfx.rewrite.literals import write_literals
 from nrfx.rewrite.module_widths import fit_widths
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule, propagate
+from nrfx.tracing.graph.clone import on_meta
 from nrfx.tracing.graph.guards import without_taken
 
 
@@ -355,14 +356,15 @@ class _Builder:
         )
 
     def _left_behind(self, memo: Mapping[int, Any]) -> dict[int, Tensor]:
-        """The weights of layers that become cross layers, by their ids, for themselves: to copy them would take as much
-        memory as the network, and the layers that hold them are replaced. Those with another name are copied.
+        """What stands for the weights of layers that become cross layers, by their ids: tensors without data. To copy
+        them would take as much memory as the network, and the layers that hold them are replaced. Those with another
+        name are copied.
         """
         named = list(self.traced.named_parameters(remove_duplicate=False))
         times = Counter(id(parameter) for _, parameter in named)
         owners = tuple(f"{path}." for path in self.layers)
         once = [each for name, each in named if name.startswith(owners) and times[id(each)] == 1]
-        return {id(parameter): parameter for parameter in once if id(parameter) not in memo}
+        return {id(parameter): on_meta(parameter) for parameter in once if id(parameter) not in memo}
 
     def _fill(self, layer: Cross, path: str) -> None:
         """Puts the new tensors into a cross layer that is on the meta device."""

@@ -83,7 +83,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode, and then every module in the mode that it had."""
     modes = {part: part.training for part in module.modules()}
     training = module.training
-    left = isinstance(module, TracedModule) and module.facts.unmoved["eval"]  # these are in train mode in eval mode
+    # these are in train mode in eval mode; and of two graphs a mode that was set one by one chooses none
+    left = isinstance(module, TracedModule) and (module.facts.unmoved["eval"] or module._by_mode)
     if not any(modes.values()) and not left:  # to set a mode takes as long as a small layer
         yield
         return

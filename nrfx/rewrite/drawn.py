@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nrfx.analysis.names import named_tensors
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of
 from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference
@@ -91,8 +92,9 @@ def _compared(
 
 def _zeroed(traced: TracedModule, result: Rejuvenation) -> dict[str, Tensor]:
     """The gammas of which some channels were removed, 0 there."""
+    named = named_tensors(traced)  # a gamma may be a buffer
     return {
-        name: traced.get_parameter(name).detach().masked_fill(dead.to(traced.get_parameter(name).device), 0.0)
+        name: named[name].detach().masked_fill(dead.to(named[name].device), 0.0)
         for name, dead in result.removed.items()
     }
 
@@ -120,7 +122,8 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
 @contextmanager
 def _exchanged(module: nn.Module, instead: Mapping[str, Tensor]) -> Iterator[None]:
     """Puts tensors in the places of parameters and copies in those of buffers, under all of their names; then back."""
-    other = {id(module.get_parameter(name)): tensor for name, tensor in instead.items()}
+    named = named_tensors(module)
+    other = {id(named[name]): tensor for name, tensor in instead.items()}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for part in module.modules():
         registries: tuple[dict[str, Any], dict[str, Any]] = (part._parameters, part._buffers)

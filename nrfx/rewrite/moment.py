@@ -28,24 +28,17 @@ class Moment:
 
     def __init__(self, traced: TracedModule, labels: Labels, threshold: float, residual: Residual) -> None:
         self._threshold, self._residual = threshold, residual
-        self._labels: Labels | None = labels
-        self._traced: TracedModule | None = traced
+        self._labels = labels
         tensors = named_tensors(traced)
         names = {labels.first_name(name) for step in labels.steps for name in _read(step)}
         with torch.no_grad():
-            self._values = {name: tensors[name].detach().clone() for name in names}
+            self._then = _bare(traced, {name: tensors[name].detach().clone() for name in names})
 
     @cached_property
     def utilization(self) -> Utilization:
         """The utilization at the moment when this was made."""
-        assert self._traced is not None
-        assert self._labels is not None
-        then = _bare(self._traced, self._values)
-        channels = self._labels.channels(then, {})
-        found = measure(then, channels, liveness_of(then, channels, self._threshold, self._residual))
-        self._traced = self._labels = None
-        self._values = {}
-        return found
+        channels = self._labels.channels(self._then, {})
+        return measure(self._then, channels, liveness_of(self._then, channels, self._threshold, self._residual))
 
     def __reduce__(self) -> tuple[Callable[[Utilization], "Moment"], tuple[Utilization]]:
         """A copy knows the utilization: the nodes of a graph are neither copied nor pickled by themselves."""

@@ -188,3 +188,11 @@ def test_shrinkable_betas_change_nothing_and_check_their_options() -> None:
     assert all(torch.equal(value, before[name]) for name, value in gm.state_dict().items())
     with pytest.raises(AnalysisError, match="threshold is 2"):
         shrinkable_betas(gm, threshold=2)
+
+
+def test_a_layer_of_one_channel_with_a_gamma_of_0_has_its_note() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 2, 1))
+    with torch.no_grad():
+        net[1].weight.zero_()
+    notes = nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).notes
+    assert any(note.startswith("1.weight: all gammas are below") for note in notes)

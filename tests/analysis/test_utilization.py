@@ -51,3 +51,23 @@ def test_a_copy_and_a_pickle_have_all_that_can_be_asked_for() -> None:
         assert hash(twin) == hash(u)
         assert twin.rows == u.rows
         assert twin != nrfx.utilization(nrfx.trace(nn.Linear(3, 5), torch.zeros(2, 3)))
+
+
+def test_what_is_not_understood_is_that_of_the_graph_as_it_was() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ torch.linalg.qr(self.weight)[0]
+
+    gm = nrfx.trace(Turned(), torch.zeros(2, 4))
+    at_once, later = nrfx.utilization(gm), nrfx.utilization(gm)
+    expected = at_once.not_understood
+    assert sum(entry.params for entry in expected) == 16
+    for node in gm.graph.nodes:
+        node.args = ()
+    assert later.not_understood == expected
+    with pytest.raises(AttributeError, match="cannot assign"):
+        later.params = at_once.flops  # type: ignore[misc]

@@ -45,3 +45,10 @@ def test_the_numbers_are_written_from_where_they_are() -> None:
 def test_a_dtype_that_the_format_has_not_is_refused() -> None:
     with pytest.raises(CheckpointError, match="cannot be written to a safetensors file"):
         serialized({"odd": torch.zeros(2, dtype=torch.complex128)}, "{}")
+
+
+@pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="this torch has no numbers of four bits")
+def test_numbers_of_four_bits_are_refused_by_name() -> None:
+    packed = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(CheckpointError, match="float4_e2m1fn_x2 cannot be written"):
+        serialized({"weight": packed}, "{}")

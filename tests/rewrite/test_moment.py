@@ -94,3 +94,11 @@ def test_a_tied_parameter_counts_once() -> None:
     model[4].weight = model[1].weight
     result = nrfx.compact(nrfx.trace(model.eval(), torch.zeros(1, 3, 4, 4)))
     assert result.after.params.total == sum(parameter.numel() for parameter in result.module.parameters())
+
+
+def test_a_layer_that_is_exchanged_before_the_question_changes_nothing() -> None:
+    result = rewritten()[1]
+    wanted = expected().to_json()
+    result.module.set_submodule("1", nn.Identity())
+    result.module.set_submodule("3", nn.Conv2d(8, 8, 5))
+    assert result.after.to_json() == wanted

@@ -286,3 +286,26 @@ def test_notes_name_what_is_held_and_what_carries() -> None:
     _, result = rewritten("resnet", "attention")
     assert any("Held" in note and "stream" in note for note in result.notes)
     assert any(note.startswith("Carriers of constants") for note in result.notes)
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm by a function, with buffers in the places of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("mean", 0.0), ("var", 1.0)):
+            self.register_buffer(name, torch.full((8,), value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.batch_norm(self.first(x), self.mean, self.var, self.weight, self.bias)
+        return self.last(y.relu())
+
+
+def test_gammas_that_are_buffers_are_compared_too() -> None:
+    torch.manual_seed(0)
+    model, x = FrozenNorm().eval(), torch.randn(2, 3, 9, 9)
+    model.weight[:3] = 0
+    result = nrfx.compact(nrfx.trace(model, x))
+    assert result.changed
+    torch.testing.assert_close(result.module(x), model(x))

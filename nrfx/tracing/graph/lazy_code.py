@@ -20,6 +20,10 @@ class LazyCode(fx.GraphModule):
         type(self).forward = _MadeWhenAsked(self)  # type: ignore[assignment]
         return None
 
+    def __reduce_package__(self, exporter: Any) -> Any:
+        self.compiled()  # fx takes the code of `recompile`, which is that from now on
+        return super().__reduce_package__(exporter)
+
     def compiled(self) -> Any:
         """Makes the code of the graph as it is now."""
         return super().recompile()

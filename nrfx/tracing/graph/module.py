@@ -310,10 +310,10 @@ def constants_at_trace(root: nn.Module) -> dict[str, float]:
 def _constants(weights: Mapping[str, Tensor]) -> dict[str, float]:
     """Name -> the value of all elements, for the weights of one device whose elements are equal and not 0."""
     numbers = torch.cat([weight.double() for weight in weights.values()])  # one after the other, for one transfer
-    lengths = torch.tensor([weight.numel() for weight in weights.values()])
+    lengths = torch.tensor([weight.numel() for weight in weights.values()], device="cpu")
     ends = lengths.cumsum(0).to(numbers.device)
     first = numbers[ends - lengths.to(numbers.device)]
     equal = (numbers == first.repeat_interleave(lengths.to(numbers.device))).cumsum(0)[ends - 1].cpu()
-    whole = equal.diff(prepend=torch.zeros(1, dtype=equal.dtype)) == lengths
+    whole = equal.diff(prepend=equal.new_zeros(1)) == lengths
     found = zip(weights, first.tolist(), whole.tolist(), strict=True)
     return {name: value for name, value, constant in found if constant and value != 0}

@@ -207,7 +207,8 @@ def _watching(root: nn.Module, record: _Record, functions: Mapping[str, Function
 
     with ExitStack() as active:
         for path, module in root.named_modules():
-            active.callback(module.register_forward_pre_hook(before(path)).remove)
+            # before all others, of which one may raise: what began ends
+            active.callback(module.register_forward_pre_hook(before(path), prepend=True).remove)
             after = module.register_forward_hook(lambda *called: record.stop(called[-1]), always_call=True)
             active.callback(after.remove)
         for name, function in functions.items():

@@ -210,7 +210,7 @@ def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Record
     """Raises TraceError where calls differ by what the calls before left in attributes."""
     try:
         for (path, name), now in first.written.items():  # into a copy; the graph reads the model's own
-            if not torch.equal(vars(model.get_submodule(path))[name], now):
+            if not _holds_the_same(vars(model.get_submodule(path))[name], now):
                 raise _Changing({(path, name): now})
         if first.replaced and not _same_graph(first, record(state=first.replaced)):
             raise _Changing(first.replaced)
@@ -222,6 +222,13 @@ def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Record
         raise refused(f"{path}.{name}" if path else name) from None
     except (TraceError, ModeAsked):
         return  # what cannot be recorded is no other graph
+
+
+def _holds_the_same(was: Tensor, now: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN where the other has NaN; on meta there are none."""
+    if was.is_meta or torch.equal(was, now):
+        return True
+    return was.is_floating_point() and torch.allclose(was, now, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 class _Changing(Exception):

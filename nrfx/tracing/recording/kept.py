@@ -3,6 +3,8 @@
 A graph holds such a value as it was in the recorded call. That is right for what stays the same from the second call on
 (a table that is made once), and for what a call writes before it reads. The forward is recorded again as its second and
 its third call: where their graphs differ, one graph cannot stand for the calls.
+
+Not seen: what the first call alone does besides making tables, and what changes after the third.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ class Attributes:
         self._tensors = {
             (path, name): (value, value._version)
             for path, name, value in odd_attributes(modules)
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and not value.is_inference()  # of these torch counts no versions
         }
 
     def changed(self) -> State:

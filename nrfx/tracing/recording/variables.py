@@ -19,9 +19,9 @@ def variables_recorded() -> Iterator[None]:
 _NEW: Any = Variable.__new__
 
 
-def _made(cls: type[Variable], data: Any = None, requires_grad: bool = False, **options: Any) -> Any:
-    if options or not isinstance(data, fx.Proxy) or not isinstance(_value(data), Tensor):
-        return _NEW(cls, data, requires_grad, **options)
+def _made(cls: type[Variable], data: Any = None, requires_grad: bool = False, *more: Any, **options: Any) -> Any:
+    if more or options or not isinstance(data, fx.Proxy) or not isinstance(_value(data), Tensor):
+        return _NEW(cls, data, requires_grad, *more, **options)
     detached = data.detach()
     return detached.requires_grad_() if requires_grad else detached
 

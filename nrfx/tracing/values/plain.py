@@ -131,6 +131,10 @@ def _is_only_called(file: str, name: str) -> bool:
 
 def _blocks(lines: Sequence[str]) -> Iterable[Sequence[str]]:
     """The lines of each statement at the top of a file; with its decorators, and what goes on after `else`."""
+    text = "".join(lines)
+    if any(text.count(quotes) and _hides(lines, quotes) for quotes in ('"""', "'''")):
+        yield lines
+        return
     start, decorated = 0, False
     for index, line in enumerate(lines):
         if line[:1].isalpha() or line[:1] in ("_", "@"):
@@ -139,6 +143,17 @@ def _blocks(lines: Sequence[str]) -> Iterable[Sequence[str]]:
                 start = index
             decorated = line[0] == "@"
     yield lines[start:]
+
+
+def _hides(lines: Sequence[str], quotes: str) -> bool:
+    """Whether a string over several lines, inside of a statement, may have one that looks like another statement."""
+    inside = indented = False
+    for line in lines:
+        if inside and indented and line[:1].strip() and not line.startswith(quotes):
+            return True
+        if line.count(quotes) % 2:
+            inside, indented = not inside, line[:1].isspace()
+    return False
 
 
 _GOING_ON = ("else", "elif", "except", "finally")

@@ -1,11 +1,13 @@
 """Code of a graph that is made when somebody asks for it."""
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.package
 from torch import nn
 
 from nrfx import TracedModule, trace
@@ -65,3 +67,12 @@ def test_a_change_of_the_graph_counts_before_and_after_the_first_call(called: bo
     gm.graph.erase_node(relu)
     gm.recompile()
     assert bool((gm(X) < 0).any())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")  # torch.package itself
+def test_a_package_takes_the_code() -> None:
+    buffer = io.BytesIO()
+    with torch.package.PackageExporter(buffer) as exporter:
+        exporter.extern("**")
+        exporter.save_pickle("model", "gm.pkl", traced())
+    assert buffer.getbuffer().nbytes > 0

@@ -103,3 +103,22 @@ def test_a_tensor_may_be_written_with_what_it_holds() -> None:
         trace(model, x)
     expected = model(x)
     torch.testing.assert_close(trace(model, x)(x), expected)
+
+
+def test_tensors_without_versions_and_without_numbers_are_no_obstacle() -> None:
+    with torch.inference_mode():
+        x, model = torch.randn(2, 5, 4), Keeping(last).eval()
+        torch.testing.assert_close(trace(model, x)(x), model(x))
+    with torch.device("meta"):
+        assert trace(Keeping(refilled), torch.zeros(2, 5, 4)).inputs[0][0] == (2, 5, 4)
+
+
+def unknown(m: Any, x: Tensor) -> Tensor:
+    m.c.fill_(torch.nan)
+    return m.layer(x)
+
+
+def test_nan_where_nan_was_is_no_change() -> None:
+    model = Keeping(unknown)
+    model.c.fill_(torch.nan)
+    assert trace(model, torch.zeros(2, 5, 4)) is not None

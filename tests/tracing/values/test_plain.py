@@ -51,3 +51,22 @@ def test_the_blocks_of_a_file_are_its_statements() -> None:
     lines = linecache.getlines(str(Path(textwrap.__file__)))
     whole = ast.parse("".join(lines))
     assert ast.dump(_parsed(_blocks(lines))) == ast.dump(whole)
+
+
+HIDDEN = """
+def f(x):
+    a = '''
+name
+'''
+    b = x.to(int)
+    c = '''
+name
+'''
+    return int(x.shape[0])
+"""
+
+
+def test_code_between_two_strings_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(HIDDEN)
+    assert not _is_only_called(str(file), "int")
