@@ -90,6 +90,8 @@ ONCE_BROKEN = (
     Trial(Plan((Unit(), TwoNorms(), Split(how="slice", body=()), Unit())), Options(times=1.5)),
     # unshuffled pixels of one channel that is left, cut in two by a view
     Trial(Plan((Unit(), Move(how="pixels"), Gate(), Move()), dead=(".xxxxxxxxxxxxxxxxxxx",)), Options()),
+    # channels that stand on an axis twice, rolled by a number of places
+    Trial(Plan((Unit(), Move(), TwoNorms(), Move(how="roll"))), Options(times=1.5)),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
 )

@@ -71,8 +71,21 @@ def numbered(call: Call) -> Effect:
 
 @rule(torch.roll, "roll", workless=True)
 def rolled(call: Call) -> Effect:
+    """By a number of places. Where that is stated, channels that stand on the axis twice would change their order."""
     dims = call.argument(2, "dims", ())
-    return by_places(call, itself(call), *(dims if isinstance(dims, tuple | list) else (dims,)))
+    along_dims = dims if isinstance(dims, tuple | list) else (dims,)
+    effect = by_places(call, itself(call), *along_dims)
+    labels: Tensor = call.args[0]
+    if call.is_computed(1, "shifts") or not any(_twice(layout(labels, dim % labels.dim())) for dim in along_dims):
+        return effect
+    pin = call.pin(labels, "it moves channels by a number of places, and they stand on the axis more than once")
+    return replace(effect, pins=(*effect.pins, pin))
+
+
+def _twice(labels: Tensor) -> bool:
+    """Whether one of several channels stands twice on an axis; along positions all are one."""
+    channels = labels[labels >= 0]
+    return bool(1 < channels.unique().numel() < channels.numel())
 
 
 @rule(getattr, workless=True)
