@@ -62,6 +62,10 @@ name
     c = '''
 name
 '''
+    return b
+
+
+def g(x):
     return int(x.shape[0])
 """
 
