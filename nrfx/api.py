@@ -18,6 +18,7 @@ from nrfx.errors import (
     RuleWarning,
     TraceError,
     TrainingError,
+    TrainingWarning,
     UsageError,
     VerificationError,
 )
@@ -31,9 +32,10 @@ from nrfx.rewrite.result import Rejuvenation
 from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.rewrite.verify import verify
 from nrfx.tracing import TracedModule, trace
+from nrfx.training.events import Event, Measurement
 from nrfx.training.heads import HeadLoss
 from nrfx.training.recalibrate import recalibrate
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+from nrfx.training.rejuvenator import Rejuvenator
 
 __all__ = [
     "AnalysisError",
@@ -52,6 +54,7 @@ __all__ = [
     "TraceError",
     "TracedModule",
     "TrainingError",
+    "TrainingWarning",
     "UsageError",
     "Utilization",
     "VerificationError",

@@ -12,6 +12,7 @@ NrfxError
 `-- UsageError           a name, in a call or on the command line, of something that does not exist
 
 RuleWarning              a rule of the user's own raised; its op is pinned
+TrainingWarning          a training loop in which a search would do nothing, or do it to a part of the network
 """
 
 
@@ -57,3 +58,7 @@ class UsageError(NrfxError):
 
 class RuleWarning(UserWarning):
     """A rule raised instead of giving an effect. Its op is pinned, which is sound, until the rule is mended."""
+
+
+class TrainingWarning(UserWarning):
+    """The loop around a Rejuvenator leaves something out, so that a search does nothing, or parts are not trained."""

@@ -26,8 +26,8 @@ ORDER: Mapping[str, str] = {
     "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
-    "tracing.graph": "scripted lazy_code walk registered clone regions shapes work arguments codegen guards "
-    "module examples modes staleness hosted",
+    "tracing.graph": "scripted lazy_code walk registered clone exchange regions shapes work arguments codegen guards "
+    "module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
     "tracing.recording": "draws compiled einops_backend variables signatures modeless kept recorder both_modes",
@@ -42,7 +42,8 @@ ORDER: Mapping[str, str] = {
     "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
-    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines rejuvenator",
+    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines events penalty guards "
+    "hooks transaction wrappers rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",

@@ -27,7 +27,8 @@ from nrfx.experiment.sparse import Phases, phases, sparse
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import heads
 from nrfx.tracing import TracedModule
-from nrfx.training.rejuvenator import Event, Rejuvenator
+from nrfx.training.events import Event
+from nrfx.training.rejuvenator import Rejuvenator
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nrfx.experiment.record import Epoch, Score
 from nrfx.plan.budget import Budget
 from nrfx.report import Bar, percent, rejuvenation_report
 from nrfx.report.layer_tree import lines
-from nrfx.training.rejuvenator import Event, Measurement
+from nrfx.training.events import Event, Measurement
 
 LINES = 10
 """Lines that a run prints where nothing can move."""

@@ -27,7 +27,8 @@ from nrfx.files import parsed, remove_left, text_of, write, writing
 from nrfx.locks import locked
 from nrfx.plan.budget import Budget
 from nrfx.tracing import TracedModule
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+from nrfx.training.events import Event, Measurement
+from nrfx.training.rejuvenator import Rejuvenator
 
 
 @dataclass(frozen=True)

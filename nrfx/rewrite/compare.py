@@ -42,7 +42,13 @@ def outputs(module: nn.Module, call: Call, seed: int = 0) -> Mapping[str, Tensor
     with torch.no_grad(), random_state_kept():
         torch.manual_seed(seed)
         random.seed(seed)
-        return _detached(module.eval()(*args, **kwargs))
+        return _detached(run(module.eval(), args, kwargs))
+
+
+def run(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Calls a module, without compiling it for these inputs where it is under `module.compile()`."""
+    call: Any = module if module._compiled_call_impl is None else module._call_impl
+    return call(*args, **kwargs)
 
 
 def outputs_or_refusal(module: TracedModule, call: Call) -> Mapping[str, Tensor]:

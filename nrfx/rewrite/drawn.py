@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nrfx.analysis.names import named_tensors
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of
-from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference
+from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference, run
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.graph.shapes import InputSpec
@@ -115,7 +115,7 @@ def _outputs(module: TracedModule, instead: Mapping[str, Tensor], inputs: Specs,
             found = tensors_of({path: module.run_part(path, given[path]) for path in first})
         else:
             args, kwargs = module.facts.call(drawn(inputs, device, _dtype(module)))
-            found = tensors_of(module(*args, **kwargs))
+            found = tensors_of(run(module, args, kwargs))
     return {name: x for name, x in found.items() if x.numel() and (x.is_floating_point() or x.is_complex())}
 
 

@@ -50,7 +50,8 @@ def heads(gm: nn.Module) -> nn.Module:
 
     Each output has the structure of what `gm` returns, with the share of one generation in place of the sum: survivors
     first, and the bias is theirs. A network without heads has one, and the tuple one entry. The result is for the mode
-    (train, eval) in which `gm` is, and for its present architecture: take it anew after an event. That is cheap, for it
+    (train, eval) in which `gm` is, and for its present architecture; it follows an event in place, with one
+    output more, and is taken anew after another one. That is cheap, for it
     is made once for each. `nrfx.HeadLoss` does it for you.
 
     Raises:
@@ -76,12 +77,25 @@ def heads(gm: nn.Module) -> nn.Module:
     known = _made.get(gm)
     if known is not None and known.of == of:
         return known.module
-    generations = sorted({j for layer in layers.values() for j, width in enumerate(layer.in_generations) if width})
+    generations = _generations(layers)
     if len(generations) < 2:
         return _Whole(gm)
     made = Heads(gm, _by_head(gm, layers, generations))
     _made[gm] = _Made(of, made)
     return made
+
+
+def renew_heads(gm: TracedModule) -> None:
+    """Gives what `heads` made of `gm` the heads that it has now, after a change in place."""
+    known = _made.pop(gm, None)
+    if known is not None:
+        layers = _head_layers(gm)
+        known.module.graph = _by_head(gm, layers, _generations(layers))
+
+
+def _generations(layers: Mapping[fx.Node, Cross]) -> list[int]:
+    """The generations of which some output layer has a share."""
+    return sorted({j for layer in layers.values() for j, width in enumerate(layer.in_generations) if width})
 
 
 def _check_no_heads_inside(module: nn.Module) -> None:

@@ -22,6 +22,7 @@ from nrfx.tracing.calls.boxes import Boxes
 from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import arguments_of, specs_of
 from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.graph.original import remember
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.staleness import check_dtypes, check_layers
 from nrfx.tracing.partial.partition import trace_parts
@@ -78,9 +79,12 @@ def trace(
     args, named = positional(example_inputs), dict(kwargs or {})
     with _TRACING:
         if partial:
-            return trace_parts(model, args, named, wanted)
-        traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
-    check_dtypes(traced)
+            traced = trace_parts(model, args, named, wanted)
+        else:
+            traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
+    if not partial:
+        check_dtypes(traced)
+    remember(traced, model)
     return traced
 
 
@@ -124,6 +128,7 @@ def as_traced(
     read_results(graph, dict(traced.named_modules(remove_duplicate=False)))
     traced.recompile()
     check_dtypes(traced)
+    remember(traced, gm)
     return traced
 
 

@@ -29,21 +29,24 @@ def check_numbers(trigger: float, interval: int, max_events: int | None, until: 
         raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
 
 
-def check_objects(budget: Any, optimizer: Any, scheduler: Any, calibration: Any) -> None:
+def check_objects(budget: Any, optimizers: tuple[Any, ...], scheduler: Any, calibration: Any, on_event: Any) -> None:
     """Raises TrainingError for the first object of another class, or one that does not go with the others."""
     if not isinstance(budget, Budget):
         raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
-    if not isinstance(optimizer, Optimizer):
-        raise TrainingError(
-            f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
-        )
+    for optimizer in optimizers or (None,):
+        if not isinstance(optimizer, Optimizer):
+            raise TrainingError(
+                f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
+            )
     if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
         raise TrainingError(
             f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."
         )
+    if on_event is not None and not callable(on_event):
+        raise TrainingError(f"on_event is {on_event!r}; expected a function of an nrfx.Event.")
     if scheduler is not None:
         check_restartable(scheduler)
-        if scheduler.optimizer is not optimizer:
+        if not any(scheduler.optimizer is optimizer for optimizer in optimizers):
             raise TrainingError(
                 f"The {type(scheduler).__name__} belongs to another optimizer: build it over the one that is given."
             )

@@ -3,15 +3,14 @@
 search        the steps in which the penalty acts and the utilization is measured: up to `until`, or to the last of
               `max_events`
 measurement   every `interval` steps; it raises lambda, or finds r below the trigger
-event         the rejuvenation: a new module, the optimizer migrated to it, lambda 0
+event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
 import reprlib
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,87 +19,28 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import TypedDict
 
 from nrfx.analysis.gammas import gammas_of
-from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
-from nrfx.analysis.utilization import Share, Utilization, utilization
-from nrfx.errors import TrainingError
+from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.files import parsed
 from nrfx.plan.budget import Budget
+from nrfx.rewrite.heads import renew_heads
 from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.tracing.graph.original import differing, follow, join, original_of, traced_of
 from nrfx.training.arguments import check_numbers, check_objects, checked_options
+from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.forecast import dying_time, search_forecast
+from nrfx.training.guards import CallGuard, GradientGuard, check_held
+from nrfx.training.hooks import StepHooks
 from nrfx.training.optimizer import check_state, migrate
+from nrfx.training.penalty import Penalty, gradient_scales
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import restart
 from nrfx.training.schedule import LambdaSchedule
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measurement without a rejuvenation: the step, the live part by params and by flops, r, and lambda after it.
-
-    `note` says in sentences why no rejuvenation will come, or is empty.
-    """
-
-    step: int
-    params: Share
-    flops: Share
-    r: float
-    lam: float
-    note: str = ""
-    report: Callable[[], Utilization] = field(kw_only=True, repr=False, compare=False)
-
-    @cached_property
-    def utilization(self) -> Utilization:
-        """What `nrfx.utilization` says, computed when it is first asked for: before the next step of the optimizer.
-
-        Raises:
-            TrainingError: the network has changed since.
-        """
-        now = self.report()
-        if (now.params, now.flops) != (self.params, self.flops):
-            raise TrainingError(
-                f"The network has changed since the measurement at step {self.step}, so that its layers are no longer "
-                "known: ask for `utilization` before the next step, or take `params` and `flops`, which are kept."
-            )
-        return now
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold no network: they keep the utilization if it was asked for."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        known = {key: value for key, value in vars(self).items() if key == "utilization"}
-        return _restored, ({**plain, "report": _gone}, known)
-
-
-def _restored(plain: dict[str, Any], known: dict[str, Any]) -> Measurement:
-    measurement = Measurement(**plain)
-    measurement.__dict__.update(known)
-    return measurement
-
-
-def _reported(module: weakref.ref[TracedModule], **options: Any) -> Utilization:
-    network = module()
-    return _gone() if network is None else utilization(network, **options)
-
-
-def _gone() -> Utilization:
-    raise TrainingError(
-        "The network of this measurement is gone, so that its layers are no longer known: ask for `utilization` before "
-        "the next step, or take `params` and `flops`, which are kept."
-    )
-
-
-@dataclass(frozen=True)
-class Event:
-    """A rejuvenation: the step, the r below the trigger, the result, and the lambda before it (afterwards it is 0)."""
-
-    step: int
-    r: float
-    result: Rejuvenation
-    lam: float
+from nrfx.training.transaction import Transaction, hold_instead
+from nrfx.training.wrappers import unwrapped
 
 
 class State(TypedDict):
@@ -118,13 +58,18 @@ class State(TypedDict):
 class Rejuvenator:
     """Watches a network while it trains, and rejuvenates it when its utilization falls below the trigger.
 
-    Call `penalize` between backward (after GradScaler.unscale_, if there is one) and optimizer.step, and `step` after
-    it. Take `module` anew in every step: an event replaces it. The optimizer stays the same object.
+    Call `attach` once before the loop, or in each step `penalize` between backward (after GradScaler.unscale_, if there
+    is one) and optimizer.step, and `step` after it.
+
+    An event changes the network in place: the module stays the same object, and so do its submodules, parameters and
+    buffers where the new network has some of the same name. Loops, compiled modules, hooks and lists of parameters that
+    hold them go on. The model that was traced, if it still shares its tensors, becomes one with the traced module, and
+    runs its graphs from the first event on. An event that fails changes nothing.
 
     Args:
-        gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`. A traced module
-            shares its parameters with the model, so that the optimizer may be built over either.
-        optimizer: SGD, Adam or AdamW over the parameters.
+        gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`; also inside of
+            torch.compile, DistributedDataParallel or DataParallel.
+        optimizer: one or several optimizers of the network's parameters, in the order in which they step.
         budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
             of both.
         trigger: an r below this causes an event (the paper's T_r).
@@ -138,11 +83,17 @@ class Rejuvenator:
         scheduler: a learning rate schedule that each event sets back to its epoch 0, as the paper does; None for none.
         calibration: batches, as for `nrfx.recalibrate`, from which each event takes the running statistics of the new
             channels; a list of a few, for all are run. None: they start at 0 and 1 and follow with their momentum.
+        inplace: whether an event changes the network; if not, it replaces it, and the loop takes `module` anew in every
+            step.
+        on_event: called with each Event, when everything is done. What it raises stops the step, not the event.
         options: those of `nrfx.rejuvenate`, passed on.
 
     Raises:
         TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
             trigger, or the optimizer holds none of the gammas that can die.
+
+    Warns:
+        TrainingWarning: a parameter is in no optimizer, or the model that was traced has other tensors by now.
 
     Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. The authors' code raises lambda once more after the reset.
 
@@ -150,19 +101,21 @@ class Rejuvenator:
     >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
     >>> gm = nrfx.trace(model, torch.zeros(2, 1, 5, 5))
     >>> optimizer = torch.optim.SGD(gm.parameters(), lr=0.1)
-    >>> nr = Rejuvenator(gm, optimizer, Budget.relative(gm, params=1.0), interval=1)
+    >>> budget = Budget.relative(gm, params=1.0)
+    >>> nr = Rejuvenator(gm, optimizer, budget, interval=1, on_event=lambda event: print(round(event.r, 2))).attach()
     >>> with torch.no_grad():
     ...     _ = gm.get_parameter("1.weight")[:6].zero_()
-    >>> nr.module(torch.zeros(2, 1, 5, 5)).sum().backward()
-    >>> nr.penalize(); optimizer.step(); event = nr.step()
-    >>> type(event).__name__, round(event.r, 2), nr.lam
-    ('Event', 0.26, 0.0)
+    >>> gm(torch.zeros(2, 1, 5, 5)).sum().backward()
+    >>> optimizer.step()
+    0.26
+    >>> nr.module is gm, nr.events, nr.lam
+    (True, 1, 0.0)
     """
 
     def __init__(
         self,
         gm: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         budget: Budget,
         trigger: float = 0.5,
         interval: int = 1000,
@@ -174,12 +127,15 @@ class Rejuvenator:
         scheduler: LRScheduler | None = None,
         calibration: Iterable[Any] | None = None,
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+        inplace: bool = True,
+        on_event: Callable[[Event], object] | None = None,
         **options: Any,
     ) -> None:
         check_numbers(trigger, interval, max_events, until, shrink_beta)
-        check_objects(budget, optimizer, scheduler, calibration)
+        self.optimizer: Any = optimizer
+        self.optimizers = _several(optimizer)
+        check_objects(budget, self.optimizers, scheduler, calibration, on_event)
         self._options = checked_options(options)
-        self.optimizer = optimizer
         self.budget = budget
         self.trigger = trigger
         self.interval = interval
@@ -188,18 +144,23 @@ class Rejuvenator:
         self.shrink_beta = shrink_beta
         self.scheduler = scheduler
         self.calibration = calibration
+        self.inplace = inplace
+        self.on_event = on_event
         self.events = 0
         self.steps = 0
         self.note = ""
+        self.last: Measurement | Event | None = None
         self._schedule = LambdaSchedule(delta_lambda, delta_r)
-        self._module = as_traced(gm, example_inputs)
-        self._meter = self._meter_of(self._module)
-        self._prunable = self._prunable_of(self._module)
-        self._betas = self._betas_of(self._module)
-        self._signs: dict[str, Tensor] = {}
-        self._check_optimizer()
+        self._hooks: StepHooks | None = None
+        self._calls = CallGuard()
+        self._gradients = GradientGuard(after_event=False)
+        given = unwrapped(gm)
+        self._watch(traced_of(given) or as_traced(given, example_inputs))
+        check_held(self.optimizers, self._module, self._penalty.gammas)
         self._check_budget()
-        if not self._prunable:
+        if inplace:
+            self._join_original()
+        if not self._penalty.gammas:
             gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
 
@@ -225,9 +186,28 @@ class Rejuvenator:
         "" for Adam, whose steps hardly depend on lambda, and where no gamma can die.
         """
         delta_lambda = self._schedule.delta_lambda
-        return search_forecast(self.optimizer, self._gammas(), delta_lambda, self.interval, self.until)
+        return search_forecast(self._clock, self._gammas(), delta_lambda, self.interval, self.until)
 
-    @torch.no_grad()
+    def attach(self) -> Self:
+        """Puts `penalize` and `step` into the optimizers, so that the loop needs no line of its own; returns itself.
+
+        It works with GradScaler, accumulated gradients, closures and trainers that call optimizer.step themselves. A
+        step is counted when the last of the optimizers that hold parameters of the network has made its own.
+
+        Raises:
+            TrainingError: it is attached already.
+        """
+        if self._hooks is not None:
+            raise TrainingError("This Rejuvenator is attached already: call attach once, before the loop.")
+        self._hooks = StepHooks(self.optimizers, self._ahead, self._behind)
+        return self
+
+    def detach(self) -> None:
+        """Takes `penalize` and `step` out of the optimizers again."""
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks = None
+
     def penalize(self) -> None:
         """Adds lambda * sign(gamma) to the gradient of every gamma that can die, without a device sync.
 
@@ -236,32 +216,13 @@ class Rejuvenator:
         Once per optimizer step. With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would
         divide the penalty away. Gammas without a gradient are passed over.
 
+        Raises:
+            TrainingError: since the last event no gamma has had a gradient, or the Rejuvenator is attached.
+
         Source: Neural Rejuvenation, Eq. 3, in gradient form.
         """
-        if not self.searching or self.lam == 0:
-            return
-        for name, mask in self._prunable.items():
-            self._pull(name, mask, self.lam)
-        self._signs = {name: self._pull(name, mask, self.lam * self.shrink_beta) for name, mask in self._betas.items()}
-
-    def _pull(self, name: str, mask: Tensor, strength: float) -> Tensor:
-        """Adds strength * sign to the gradient where the mask is True, and returns the signs."""
-        parameter = self._module.get_parameter(name)
-        signs = parameter.sign() * mask.to(parameter.device, non_blocking=True)
-        if parameter.grad is not None:
-            parameter.grad.add_(signs, alpha=strength)
-        return signs
-
-    @torch.no_grad()
-    def _stop_betas_at_zero(self) -> None:
-        """Sets betas to 0 that the optimizer's step took across 0, or away from 0: the proximal step of the pull.
-
-        A subgradient alone would let them swing around 0 by lr * lambda.
-        """
-        for name, signs in self._signs.items():
-            beta = self._module.get_parameter(name)
-            beta.masked_fill_(self._betas[name].to(beta.device) & (beta.sign() != signs), 0.0)
-        self._signs = {}
+        self._refuse_if_attached("penalize")
+        self._penalize({}, None)
 
     def step(self) -> Measurement | Event | None:
         """Counts a step; every `interval` steps of the search, measures, and rejuvenates if r is below the trigger.
@@ -270,20 +231,8 @@ class Rejuvenator:
             TrainingError: the optimizer's state cannot be carried over. This is checked at every measurement.
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
-        self.steps += 1
-        self._stop_betas_at_zero()
-        if not self._searches(self.steps) or self.steps % self.interval:
-            return None
-        check_state(self.optimizer, self._module)
-        measured = self._meter.read()
-        r = _ratio(measured, self.budget)
-        if r < self.trigger:
-            result = rewritten(as_traced(self._module), self.budget, self._options)
-            if result.changed:
-                return self._event(r, result)
-            self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
-        self._betas = self._betas_of(self._module)
-        return self._measurement(measured, r)
+        self._refuse_if_attached("step")
+        return self._step()
 
     def state_dict(self) -> State:
         """What a resumed run needs beside the module and the optimizer, as plain values that JSON can hold."""
@@ -293,7 +242,7 @@ class Rejuvenator:
             "lam": self._schedule.value,
             "previous_r": self._schedule.previous_r,
             "note": self.note,
-            "betas": {name: mask.nonzero().flatten().tolist() for name, mask in self._betas.items()},
+            "betas": {name: mask.nonzero().flatten().tolist() for name, mask in self._penalty.betas.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -313,62 +262,114 @@ class Rejuvenator:
                 "Load what Rejuvenator.state_dict returned."
             ) from error
         if module is not None:
-            self._module, self._prunable, self._meter = module, self._prunable_of(module), self._meter_of(module)
-        self._betas, self._signs = masks, {}
+            self._watch(module)
+        self._penalty.restore(masks)
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
+
+    def _watch(self, module: TracedModule) -> None:
+        """Takes a network as the one that is trained."""
+        penalty = Penalty(module, self._options, self.shrink_beta)
+        meter = Meter(module, self._options.threshold, self._options.residual)
+        self._module, self._penalty, self._meter = module, penalty, meter
+        parameters = set(module.parameters())
+        holders = [one for one in self.optimizers if any(parameters & {*group["params"]} for group in one.param_groups)]
+        self._clock = holders[-1] if holders else self.optimizers[-1]
+
+    def _join_original(self) -> None:
+        """Makes the model that was traced one with the traced module."""
+        model = original_of(self._module)
+        if model is None:
+            return
+        name = differing(model, self._module)
+        if name is None:
+            join(model, self._module)
+            return
+        warnings.warn(
+            f"The {type(model).__name__} that was traced and its traced module no longer share {name}: an event will "
+            "not change the model. Compute the loss with the traced module, or trace the model as it is now.",
+            TrainingWarning,
+            stacklevel=3,
+        )
+
+    def _refuse_if_attached(self, name: str) -> None:
+        if self._hooks is not None:
+            raise TrainingError(f"{name} is called by the optimizer after attach: remove the line, or do not attach.")
+
+    def _ahead(self, optimizer: Optimizer) -> None:
+        held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        self._penalize(gradient_scales(optimizer), held)
+
+    def _behind(self, optimizer: Optimizer) -> None:
+        if optimizer is self._clock:
+            self._step()
+
+    @torch.no_grad()
+    def _penalize(self, scales: Mapping[torch.device, Tensor], held: set[Tensor] | None) -> None:
+        gammas = self._penalty.parameters()
+        self._gradients.look(gamma for gamma in gammas if held is None or gamma in held)
+        self._calls.called = True
+        if self.searching and self.lam > 0:
+            self._penalty.pull(self.lam, scales, held)
+
+    def _step(self) -> Measurement | Event | None:
+        self.steps += 1
+        with torch.no_grad():
+            self._penalty.stop_betas_at_zero()
+        if not self._searches(self.steps) or self.steps % self.interval:
+            return None
+        for optimizer in self.optimizers:
+            check_state(optimizer, self._module)
+        self._calls.measured(self.lam)
+        with torch.no_grad():
+            self.last = self._measured()
+        if self.on_event is not None and isinstance(self.last, Event):
+            self.on_event(self.last)
+        return self.last
+
+    def _measured(self) -> Measurement | Event:
+        measured = self._meter.read()
+        r = _ratio(measured, self.budget)
+        if r < self.trigger:
+            result = rewritten(as_traced(self._module), self.budget, self._options)
+            if result.changed:
+                return self._event(r, result)
+            self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
+        self._penalty.look()
+        self._schedule = self._schedule.observe(r)
+        if self.events == 0 and not self._searches(self.steps + self.interval):
+            self.note = self._never(r)
+        return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
         return within and (self.max_events is None or self.events < self.max_events)
 
     def _event(self, r: float, result: Rejuvenation) -> Event:
-        """Puts the result in the place of the module."""
-        event = Event(self.steps, r, result, self.lam)
-        # what can raise comes before the first change, so that an event that fails leaves everything as it was
+        """Makes the network the new one, or puts the new one in its place; all of it or nothing."""
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
-        prunable, betas = self._prunable_of(result.module), self._betas_of(result.module)
-        migrate(self.optimizer, self._module, result)
-        if self.scheduler is not None:
-            restart(self.scheduler)
-        self._module, self._prunable, self._betas = result.module, prunable, betas
-        self._meter = self._meter_of(result.module)
+        original = original_of(self._module) if self.inplace else None
+        joined = [] if original is None or differing(original, self._module) else [original]
+        with Transaction([self._module, *joined], self.optimizers, self.scheduler):
+            for optimizer in self.optimizers:
+                migrate(optimizer, self._module, result)
+            if self.inplace:
+                exchanged = self._module.become(result.module)
+                for optimizer in self.optimizers:
+                    hold_instead(optimizer, exchanged)
+                for model in joined:
+                    follow(model, self._module)
+                result = replace(result, module=self._module)
+            if self.scheduler is not None:
+                restart(self.scheduler)
+            self._watch(result.module)
+        renew_heads(self._module)
+        event = Event(self.steps, r, result, self.lam)
         self._schedule = self._schedule.reset()
+        self._gradients = GradientGuard(after_event=True)
         self.events += 1
         self.note = ""
         return event
-
-    def _meter_of(self, module: TracedModule) -> Meter:
-        return Meter(module, self._options.threshold, self._options.residual)
-
-    def _measurement(self, measured: MeterReading, r: float) -> Measurement:
-        self._schedule = self._schedule.observe(r)
-        if self.events == 0 and not self._searches(self.steps + self.interval):
-            self.note = self._never(r)
-        how = self._options
-        report = partial(_reported, weakref.ref(self._module), threshold=how.threshold, residual=how.residual)
-        return Measurement(self.steps, measured.params, measured.flops, r, self.lam, self.note, report=report)
-
-    def _prunable_of(self, module: TracedModule) -> dict[str, Tensor]:
-        """The masks of the gammas that can die, on the devices of the gammas."""
-        masks = prunable_gammas(module, self._options.residual)
-        return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
-
-    def _betas_of(self, module: TracedModule) -> dict[str, Tensor]:
-        """The masks of the betas that hold gamma-dead channels; none without shrink_beta."""
-        if not self.shrink_beta:
-            return {}
-        masks = shrinkable_betas(module, self._options.threshold, self._options.residual)
-        return {name: mask.to(module.get_parameter(name).device) for name, mask in masks.items()}
-
-    def _check_optimizer(self) -> None:
-        trained = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
-        missing = [name for name in self._prunable if self._module.get_parameter(name) not in trained]
-        if self._prunable and len(missing) == len(self._prunable):
-            raise TrainingError(
-                f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel "
-                "would ever die. Build it over gm.parameters() of the module given to the Rejuvenator."
-            )
 
     def _check_budget(self) -> None:
         """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
@@ -384,7 +385,7 @@ class Rejuvenator:
 
     def _never(self, r: float) -> str:
         """That the search ends without a rejuvenation, and what to change, in sentences."""
-        dying = dying_time(self.optimizer, self._gammas(), self.lam)
+        dying = dying_time(self._clock, self._gammas(), self.lam)
         return (
             f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
             f"{r:.3f} and the trigger {self.trigger}, at lambda {self.lam:.2g}. {dying}Training goes on "
@@ -394,7 +395,12 @@ class Rejuvenator:
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can."""
-        return {self._module.get_parameter(name): mask for name, mask in self._prunable.items()}
+        return {self._module.get_parameter(name): mask for name, mask in self._penalty.gammas.items()}
+
+
+def _several(optimizer: Any) -> tuple[Any, ...]:
+    """The optimizers that were given, one or several."""
+    return tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:

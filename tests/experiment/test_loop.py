@@ -15,7 +15,7 @@ from nrfx.experiment.config import RunConfig, learning_rate
 from nrfx.experiment.data import Dataset, Images
 from nrfx.experiment.loop import score, train
 from nrfx.experiment.record import Epoch, Score
-from nrfx.training.rejuvenator import Event, Measurement
+from nrfx.training.events import Event, Measurement
 from tests.zoo import AuxNet, norms, vgg_bn
 
 QUICK = RunConfig(epochs=2, batch_size=8, interval=2, search=1.0)

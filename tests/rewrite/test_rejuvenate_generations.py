@@ -1,5 +1,6 @@
 """Several rejuvenations in a row: the function, the budget, the optimizer, and survivors that become one generation."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,7 @@ def events(nr: nrfx.Rejuvenator, count: int = 5) -> Iterator[tuple[nrfx.TracedMo
     for seed in range(count):
         learn(nr)
         kill(nr.module, seed)
-        before = nr.module
+        before = copy.deepcopy(nr.module)
         event = nr.step()
         assert isinstance(event, nrfx.Event), nr.note
         yield before, event

@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 import nrfx
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
+from nrfx.training.events import Event, Measurement
+from nrfx.training.rejuvenator import Rejuvenator
 from tests.zoo import IMAGE, norms, vgg_bn
 
 
@@ -39,6 +40,14 @@ def learn(nr: Rejuvenator, optimizer: Optimizer, seed: int = 0) -> Measurement |
     loss.backward()
     nr.penalize()
     optimizer.step()
+    return nr.step()
+
+
+def step(nr: Rejuvenator) -> Measurement | Event | None:
+    """A step of a loop whose loss has a gradient of 0, and whose optimizer does nothing."""
+    for parameter in nr.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    nr.penalize()
     return nr.step()
 
 

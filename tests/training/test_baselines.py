@@ -290,7 +290,7 @@ def test_network_slimming_halves_the_channels_of_a_digits_network_and_tunes_the_
     learn(result.module, optimizer, data, 2, {}, 0.0)
     tuned = score(result.module, data.validation).error
     assert result.after.params.total < 0.6 * result.before.params.total
-    assert tuned < 6 and tuned < pruned
+    assert tuned < 10 and tuned < pruned / 4
 
 
 def test_morphnet_moves_a_digits_network_to_what_its_flops_are_best_spent_on(

@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
 from nrfx.errors import BudgetError, NrfxError, RewriteError, TrainingError
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
-from tests.training.small_loop import contents, equal, kill, learn, set_up
+from nrfx.training.events import Event, Measurement
+from nrfx.training.rejuvenator import Rejuvenator
+from tests.training.small_loop import contents, equal, kill, learn, set_up, step
 from tests.zoo import IMAGE, SMALL, norms, resnet, vgg_bn
 
 # What it refuses
@@ -51,7 +52,7 @@ def test_an_optimizer_whose_state_cannot_be_carried_is_found_at_the_first_measur
         learn(nr, optimizer)
 
 
-@pytest.mark.parametrize("place", ["rewritten", "prunable_gammas", "migrate"])
+@pytest.mark.parametrize("place", ["rewritten", "migrate", "hold_instead", "Penalty", "Meter"])
 def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nr, optimizer = set_up()
     learn(nr, optimizer)
@@ -207,16 +208,16 @@ def test_a_network_without_a_gamma_that_can_die_has_a_note_from_the_start() -> N
 # The event
 
 
-def test_an_event_replaces_the_module_resets_lambda_and_ends_the_search() -> None:
+def test_an_event_changes_the_module_in_place_resets_lambda_and_ends_the_search() -> None:
     nr, optimizer = set_up(delta_lambda=0.01)
     for _ in range(3):
         learn(nr, optimizer)
     old = nr.module
     kill(nr)
-    event = nr.step()
+    event = step(nr)
     assert isinstance(event, Event)
     assert (event.step, event.lam, event.r < 0.5) == (4, pytest.approx(0.02), True)
-    assert nr.module is event.result.module is not old
+    assert nr.module is event.result.module is old
     assert nr.lam == 0
     assert nr.state_dict() == {"steps": 4, "events": 1, "lam": 0.0, "previous_r": None, "note": "", "betas": {}}
     assert not nr.searching
@@ -257,7 +258,7 @@ def test_the_momentum_after_an_event_is_that_before_by_origins_and_factors() -> 
         learn(nr, optimizer, seed)
     kill(nr)
     before = {name: optimizer.state[p]["momentum_buffer"].clone() for name, p in nr.module.named_parameters()}
-    result = nr.step().result
+    result = step(nr).result
     assert any(f is not None for factors in result.factors.values() for f in factors)
     for name, parameter in nr.module.named_parameters():
         momentum = optimizer.state[parameter]["momentum_buffer"]
@@ -331,7 +332,7 @@ def test_a_resumed_search_goes_on_as_the_one_that_was_saved() -> None:
     resumed = Rejuvenator(nr.module, optimizer, nr.budget, interval=1, delta_lambda=0.01)
     resumed.load_state_dict(saved)
     assert resumed.state_dict() == nr.state_dict()
-    assert resumed.step() == nr.step()
+    assert step(resumed) == step(nr)
 
 
 def test_after_an_event_the_resumed_one_takes_the_new_module() -> None:

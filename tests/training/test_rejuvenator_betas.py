@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from nrfx.errors import TrainingError
-from nrfx.training.rejuvenator import Measurement, Rejuvenator
-from tests.training.small_loop import learn, set_up
+from nrfx.training.events import Measurement
+from nrfx.training.rejuvenator import Rejuvenator
+from tests.training.small_loop import learn, set_up, step
 from tests.zoo import SMALL
 
 
@@ -38,14 +39,14 @@ def test_a_shrink_beta_out_of_range_is_refused(value: Any) -> None:
 
 def test_without_the_option_no_beta_is_pulled() -> None:
     nr, _ = set_up(gated(), delta_lambda=0.1)
-    nr.step(), nr.step()
+    step(nr), step(nr)
     assert nr.lam > 0
     assert all(name.endswith("weight") for name in penalties(nr))
 
 
 def test_the_betas_that_hold_gamma_dead_channels_are_pulled_to_zero_and_no_others() -> None:
     nr, _ = set_up(gated(), delta_lambda=0.1, shrink_beta=2.0)
-    nr.step(), nr.step()
+    step(nr), step(nr)
     pulled = {name: gradient for name, gradient in penalties(nr).items() if name.endswith("bias")}
     assert pulled.keys() == {"1.2.bias"}
     sign = nr.module.get_parameter("1.2.bias").detach().sign()
@@ -57,7 +58,7 @@ def test_at_lambda_zero_no_beta_is_pulled_and_none_is_moved() -> None:
     nr, _ = set_up(gated(), shrink_beta=1.0)
     assert nr.lam == 0 and penalties(nr) == {}
     before = nr.module.get_parameter("1.2.bias").detach().clone()
-    nr.step()
+    step(nr)
     assert torch.equal(nr.module.get_parameter("1.2.bias"), before)
 
 
@@ -76,10 +77,10 @@ def test_a_beta_that_crosses_zero_stays_there_and_frees_its_channel() -> None:
 
 def test_a_gamma_that_comes_back_lets_its_beta_go() -> None:
     nr, _ = set_up(gated(), delta_lambda=0.05, shrink_beta=1.0)
-    nr.step(), nr.step()
+    step(nr), step(nr)
     with torch.no_grad():
         nr.module.get_parameter("1.2.weight")[:8] = 1
-    nr.step()
+    step(nr)
     assert not any(name.endswith("bias") for name in penalties(nr))
 
 

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import StepLR
 
 import nrfx
 from nrfx.errors import TrainingError
-from nrfx.training.rejuvenator import Event, Measurement, Rejuvenator
-from tests.training.small_loop import kill, learn, set_up
+from nrfx.training.events import Event, Measurement
+from nrfx.training.rejuvenator import Rejuvenator
+from tests.training.small_loop import kill, learn, set_up, step
 from tests.zoo import IMAGE, norms, vgg_bn
 
 
@@ -21,7 +22,7 @@ def simulated(nr: Rejuvenator, rs: list[float], monkeypatch: pytest.MonkeyPatch)
     """The answers of a search that measures these utilizations, one a step, in place of the network's own."""
     values = iter(rs)
     monkeypatch.setattr("nrfx.training.rejuvenator._ratio", lambda *_: next(values))
-    return [nr.step() for _ in rs]
+    return [step(nr) for _ in rs]
 
 
 # The law of Sec. 3.1.3
@@ -60,12 +61,12 @@ def test_a_utilization_at_the_trigger_is_no_event(monkeypatch: pytest.MonkeyPatc
 def test_as_on_imagenet_the_flag_is_on_in_a_window_and_one_event_ends_the_search() -> None:
     """`until` is the window: 30 epochs there. Outside it nothing is measured, penalised or rejuvenated."""
     late, _ = set_up(until=3)
-    assert [type(late.step()) for _ in range(3)] == [Measurement] * 3
+    assert [type(step(late)) for _ in range(3)] == [Measurement] * 3
     kill(late)
-    assert late.step() is None and not late.searching
+    assert step(late) is None and not late.searching
     nr, optimizer = set_up(until=3)
     kill(nr)
-    assert isinstance(nr.step(), Event) and not nr.searching
+    assert isinstance(step(nr), Event) and not nr.searching
     kill(nr)
     assert [learn(nr, optimizer) for _ in range(2)] == [None, None]
 
@@ -84,7 +85,7 @@ def test_as_on_cifar_events_come_without_a_limit_and_each_starts_the_schedules_a
             scheduler.step()
         assert nr.lam > 0 and optimizer.param_groups[0]["lr"] == 0.02
         kill(nr)
-        event = nr.step()
+        event = step(nr)
         assert isinstance(event, Event) and (nr.events, nr.lam, nr.searching) == (number, 0.0, True)
         assert optimizer.param_groups[0]["lr"] == 0.08 and scheduler.last_epoch == 0
         assert event.result.after.params.total <= budget.params
@@ -108,14 +109,14 @@ def test_the_forecast_is_what_the_penalty_alone_does() -> None:
     nr, optimizer = set_up(model, interval=5, delta_lambda=0.02, lr=0.05, trigger=0.01)
     assert "A gamma of 0.5 that the loss has no use for dies after 30 steps" in nr.forecast
     gamma = nr.module.get_parameter("5.weight")
-    for step in range(1, 50):
+    for number in range(1, 50):
         for parameter in nr.module.parameters():
             parameter.grad = torch.zeros_like(parameter)
         nr.penalize()
         optimizer.step()
         nr.step()
         if float(gamma.detach()[0]) < 0.005:
-            assert 30 <= step <= 40
+            assert 30 <= number <= 40
             return
     raise AssertionError("nothing died")
 
@@ -143,21 +144,21 @@ def test_for_adam_and_where_nothing_can_die_there_is_no_forecast() -> None:
 def test_a_step_measures_without_the_report_which_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     nr, _ = set_up(trigger=0.01)
     kill(nr)
-    nr.step()
+    step(nr)
     asked: list[object] = []
-    monkeypatch.setattr("nrfx.training.rejuvenator.utilization", lambda *args, **_: asked.append(args))
-    seen = nr.step()
+    monkeypatch.setattr("nrfx.training.events.utilization", lambda *args, **_: asked.append(args))
+    seen = step(nr)
     assert isinstance(seen, Measurement) and not asked
     monkeypatch.undo()
     expected = nrfx.utilization(nr.module)
     assert (seen.params, seen.flops) == (expected.params, expected.flops)
-    seen = nr.step()
+    seen = step(nr)
     assert isinstance(seen, Measurement) and seen.utilization == expected
 
 
 def test_the_report_of_a_network_that_has_changed_since_is_refused() -> None:
     nr, _ = set_up(trigger=0.01)
-    early, late = nr.step(), nr.step()
+    early, late = step(nr), step(nr)
     assert isinstance(early, Measurement) and isinstance(late, Measurement)
     known = early.utilization
     kill(nr)
@@ -168,7 +169,7 @@ def test_the_report_of_a_network_that_has_changed_since_is_refused() -> None:
 
 def test_a_measurement_holds_no_network() -> None:
     nr, _ = set_up()
-    asked, seen = nr.step(), nr.step()
+    asked, seen = step(nr), nr.step()
     assert isinstance(asked, Measurement) and isinstance(seen, Measurement)
     known = asked.utilization
     twins = pickle.loads(pickle.dumps([asked, seen]))
@@ -186,12 +187,12 @@ def test_a_measurement_holds_no_network() -> None:
 def test_after_an_event_and_a_resumption_the_new_network_is_measured() -> None:
     nr, _ = set_up(max_events=None)
     kill(nr)
-    event, after = nr.step(), nr.step()
+    event, after = step(nr), step(nr)
     assert isinstance(event, Event) and isinstance(after, Measurement)
     assert after.params == nrfx.utilization(event.result.module).params == nrfx.utilization(nr.module).params
     other, _ = set_up(trigger=0.01)
     kill(other)
     nr.load_state_dict(nr.state_dict(), other.module)
     nr.trigger = 0.01
-    seen = nr.step()
+    seen = step(nr)
     assert isinstance(seen, Measurement) and seen.params == nrfx.utilization(other.module).params

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from nrfx.tracing.graph.module import Facts, TracedModule
 from nrfx.tracing.graph.registered import HOST
@@ -33,6 +33,18 @@ class HostedModule(TracedModule):
         if HOST in self.__dict__:
             self._host.__dict__["training"] = self.training
         return self
+
+    def become(self, other: TracedModule) -> dict[Tensor, Tensor]:
+        """Takes over another one's contents. The host keeps its plain attributes."""
+        exchanged = super().become(other)
+        self.share_with_host()
+        return exchanged
+
+    def share_with_host(self) -> None:
+        """Gives the host the dictionaries of parameters, buffers and submodules that are here."""
+        for field in vars(nn.Module()):
+            if not field.startswith("_forward"):
+                self._host.__dict__[field] = self.__dict__[field]
 
     def _contents(self) -> nn.Module:
         """An instance of the model's class with everything that is registered here."""

@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 from nrfx.rules import op_of
 from nrfx.tracing.graph.arguments import CallForm
 from nrfx.tracing.graph.clone import deep_copy
+from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
 from nrfx.tracing.graph.walk import named_modules, named_parameters
@@ -110,9 +111,31 @@ class TracedModule(Registered):
         super().train(mode)
         for path in self.facts.unmoved[_mode(mode)]:
             self.get_submodule(path).training = not mode
+        self.turn(mode)
+        return self
+
+    def turn(self, mode: bool) -> None:
+        """Sets the mode of this module and its graph, and of no submodule."""
+        self.training = mode
         if self._by_mode and self._graph is not self._by_mode[_mode(mode)]:
             self.graph = self._by_mode[_mode(mode)]
-        return self
+
+    def become(self, other: "TracedModule") -> dict[Tensor, Tensor]:
+        """Takes over graphs, modules and tensors of another traced module, which is used up.
+
+        What has the same name stays the same object here, with other contents (exchange.py). Returns {tensor of the
+        other: the one in its place}.
+        """
+        exchanged = exchange(self, other)
+        for name in [name for name, value in vars(self).items() if isinstance(value, Tensor)]:
+            del self.__dict__[name]
+        self.__dict__.update({name: value for name, value in vars(other).items() if isinstance(value, Tensor)})
+        self.meta.update(other.meta)
+        graphs = other.graphs
+        self.facts = other.facts
+        self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
+        self.graph = graphs[_mode(self.training)]
+        return exchanged
 
     @classmethod
     def _kind(cls) -> "type[TracedModule]":

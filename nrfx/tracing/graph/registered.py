@@ -15,7 +15,9 @@ from nrfx.tracing.graph.lazy_code import LazyCode
 
 HOST = "_host"
 """The attribute that holds an instance of the model's class around what a traced module registers (hosted.py)."""
-_SET = ("facts", "_by_mode", HOST, "_log", "_part_codes")
+ORIGINAL = "_original"
+"""The attribute that holds a weak reference to the model that was traced (original.py)."""
+_SET = ("facts", "_by_mode", HOST, ORIGINAL, "_log", "_part_codes")
 """Attributes of a traced module, or of one in parts, that are set on the instance."""
 
 

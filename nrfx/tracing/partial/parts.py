@@ -19,7 +19,7 @@ from nrfx.errors import TraceError
 from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.codegen import TracedCode
 from nrfx.tracing.graph.hosted import HostedModule
-from nrfx.tracing.graph.module import Facts
+from nrfx.tracing.graph.module import Facts, TracedModule
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,18 @@ class PartialModule(HostedModule):
         """Takes over `root`, an instance of the model's class: its forward is what runs."""
         super().__init__(root, graphs, facts, name)
         self.__dict__["_log"] = None
-        for path in dict.fromkeys(part.path for part in facts.parts):
+        self._run_parts()
+
+    def _run_parts(self) -> None:
+        """Puts a runner into each submodule that is a part."""
+        for path in dict.fromkeys(part.path for part in self.facts.parts):
             self.get_submodule(path).__dict__["forward"] = _Runner(self, path)
+
+    def become(self, other: TracedModule) -> dict[Tensor, Tensor]:
+        """Takes over another one's contents; the parts run its graphs."""
+        exchanged = super().become(other)
+        self._run_parts()
+        return exchanged
 
     def recompile(self) -> Any:
         """Makes the code of the whole graph, which is there to be read, and that of each part, which is run."""

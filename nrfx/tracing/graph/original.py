@@ -1,0 +1,100 @@
+"""The model that was traced, which follows its traced module: one tree of modules, reached from both roots.
+
+A traced module shares the parameters of its model and has modules of its own. Where the traced module changes in place,
+a loop that calls the model would go on with the old layers around new numbers. So both are joined: the modules of the
+trace become those of the model, and both roots hold the same dictionaries. The model runs its own forward until
+`follow`, and the graphs from then on.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from nrfx.tracing.graph.exchange import exchange
+from nrfx.tracing.graph.hosted import HostedModule
+from nrfx.tracing.graph.module import TracedModule
+from nrfx.tracing.graph.registered import ORIGINAL
+
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def original_of(traced: TracedModule) -> nn.Module | None:
+    """The model that was traced, if it is there; None for copies and loaded ones."""
+    reference: _Weak | None = vars(traced).get(ORIGINAL)
+    return None if reference is None else reference.model()
+
+
+def remember(traced: TracedModule, model: nn.Module) -> None:
+    """Notes which model was traced."""
+    traced.__dict__[ORIGINAL] = _Weak(model)
+
+
+def traced_of(model: nn.Module) -> TracedModule | None:
+    """The traced module whose graphs a model runs, after `follow`."""
+    forward = vars(model).get("forward")
+    return forward.traced if isinstance(forward, Following) else None
+
+
+def differing(model: nn.Module, traced: TracedModule) -> str | None:
+    """The name of a tensor that the model and its traced module do not share (any more); None where they share all."""
+    ours, theirs = _tensors(traced), _tensors(model)
+    return next((name for name in {**theirs, **ours} if ours.get(name) is not theirs.get(name)), None)
+
+
+def join(model: nn.Module, traced: TracedModule) -> None:
+    """Makes the modules of the model those of the trace, which must share all their tensors (see `differing`)."""
+    if all(vars(model)[name] is vars(traced)[name] for name in _SHARED):
+        return
+    exchange(model, traced)
+    for name in _SHARED:
+        traced.__dict__[name] = vars(model)[name]
+    if isinstance(traced, HostedModule):
+        traced.share_with_host()
+
+
+def follow(model: nn.Module, traced: TracedModule) -> None:
+    """Lets the model run the graphs, where these are a whole: around parts its own forward runs them."""
+    if not traced.facts.parts:
+        model.__dict__["forward"] = Following(traced, model)
+
+
+class Following:
+    """The forward of a model that runs the graphs of its traced module, in the mode of the model."""
+
+    def __init__(self, traced: TracedModule, model: nn.Module) -> None:
+        self.traced, self.model = traced, model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.traced.training is not self.model.training:
+            self.traced.turn(self.model.training)
+        return self.traced(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Following":
+        """The copy runs graphs over the modules of the copied model."""
+        model = memo.get(id(self.model))
+        twin = copy.deepcopy(self.traced, memo)
+        return Following(twin, self.model if model is None else model)
+
+
+class _Weak:
+    """A weak reference to a model, of which a copy or a pickle refers to nothing."""
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model: Callable[[], nn.Module | None] = _nothing if model is None else weakref.ref(model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Weak, ()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }

@@ -1,0 +1,42 @@
+"""The lines of a loop that a Rejuvenator needs, as hooks of optimizers: before a step and after it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+Called = Callable[[Optimizer], None]
+
+
+class StepHooks:
+    """Calls `before` ahead of each step of an optimizer, when its gradients are there, and `after` behind it.
+
+    A closure that computes the gradients inside of the step (LBFGS, Lightning) has `before` called behind it. A step
+    that a GradScaler leaves out has neither.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], before: Called, after: Called) -> None:
+        self._before = before
+        self._handles = [each.register_step_pre_hook(self._ahead) for each in optimizers]
+        self._handles += [each.register_step_post_hook(lambda each, *_: after(each)) for each in optimizers]
+
+    def remove(self) -> None:
+        """Takes the hooks out again."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _ahead(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Wraps the closure of a step, if there is one; torch hands over (optimizer, *arguments)."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._before(optimizer)
+            return None
+
+        def with_penalty() -> Any:
+            loss = closure()
+            self._before(optimizer)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], with_penalty, *args[2:]), kwargs
+        return args, {**kwargs, "closure": with_penalty}

@@ -1,0 +1,245 @@
+"""An event changes the network in place: whoever holds the module, its model or its parameters goes on."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.optim import SGD
+
+import nrfx
+from nrfx.errors import RewriteError, TrainingWarning
+from nrfx.nn import CrossConv2d
+from nrfx.training.events import Event
+from nrfx.training.rejuvenator import Rejuvenator
+from tests.training.small_loop import contents, equal, kill
+from tests.zoo import IMAGE, aux_net, norms, resnet, vgg_bn
+
+X = torch.randn(8, *IMAGE[1:], generator=torch.Generator().manual_seed(1))
+Y = torch.randint(5, (8,), generator=torch.Generator().manual_seed(2))
+
+
+def rejuvenator(given: nn.Module, gm: nrfx.TracedModule, **options: Any) -> tuple[Rejuvenator, SGD]:
+    optimizer = SGD(gm.parameters(), lr=0.05, momentum=0.9)
+    fixed = {"interval": 1, "max_events": 2, "residual": "coupled", "trigger": 0.9}
+    generator = torch.Generator().manual_seed(0)
+    budget = nrfx.Budget.relative(gm, params=1.0)
+    return Rejuvenator(given, optimizer, budget, **{**fixed, "generator": generator, **options}).attach(), optimizer
+
+
+def train(
+    run: Callable[..., Any], nr: Rejuvenator, optimizer: SGD, steps: int = 20, events: Any = (4, 10)
+) -> list[float]:
+    """The losses of a loop that knows of no Rejuvenator. In the steps named, 40 % of the channels die."""
+    losses = []
+    for step in range(steps):
+        if step in events:
+            kill(nr, 0.4)
+        loss = F.cross_entropy(run(X), Y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+WAYS: dict[str, Callable[[nrfx.TracedModule, nn.Module, Any], Callable[..., Any]]] = {
+    "the traced module": lambda gm, model, backend: gm,
+    "the model": lambda gm, model, backend: model,
+    "torch.compile(gm)": lambda gm, model, backend: torch.compile(gm, backend=backend),
+    "torch.compile(model)": lambda gm, model, backend: torch.compile(model, backend=backend),
+    "gm.compile()": lambda gm, model, backend: gm.compile(backend=backend) or gm,
+    "model.compile()": lambda gm, model, backend: model.compile(backend=backend) or model,
+}
+
+
+@pytest.mark.parametrize(("way", "scheme"), [
+    *((way, "attention") for way in WAYS), ("the model", "removed"), ("the model", "dense"),
+])  # fmt: skip
+def test_whoever_holds_the_network_trains_it_across_two_events_and_compiles_it_once_for_each(
+    way: str, scheme: str
+) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = vgg_bn() if "compile" in way else resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    counter = CompileCounter()
+    run = WAYS[way](gm, model, counter)
+    nr, optimizer = rejuvenator(gm, gm, scheme=scheme)
+    losses = train(run, nr, optimizer)
+    assert nr.events == 2 and nr.module is gm
+    assert losses[-1] < losses[11]
+    assert counter.frame_count == (3 if "compile" in way else 0)
+    for holder in (run, gm, model):
+        assert torch.allclose(holder(X), run(X), atol=1e-5)
+    assert {p for group in optimizer.param_groups for p in group["params"]} == set(model.parameters())
+
+
+def test_an_event_in_place_is_the_event_that_replaces_the_module() -> None:
+    torch.manual_seed(0)
+    model = resnet()
+    twin = copy.deepcopy(model)
+    one = rejuvenator(gm := nrfx.trace(model, torch.zeros(IMAGE)), gm)
+    other = rejuvenator(gm := nrfx.trace(twin, torch.zeros(IMAGE)), gm, inplace=False)
+    losses = [train(lambda x, nr=nr: nr.module(x), nr, optimizer) for nr, optimizer in (one, other)]
+    assert losses[0] == losses[1]
+    assert one[0].module is not other[0].module
+    for a, b in zip(one[0].module.state_dict().items(), other[0].module.state_dict().items(), strict=True):
+        assert a[0] == b[0] and torch.equal(a[1], b[1])
+
+
+def test_parameters_modules_hooks_and_attributes_stay_the_same_objects() -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm, trigger=1.0)
+    parameters, modules = dict(gm.named_parameters()), dict(gm.named_modules())
+    conv, seen = model.layer1[0].conv1, []
+    conv.note = object()
+    note = conv.note
+    parameters["layer1.0.conv1.weight"].register_post_accumulate_grad_hook(lambda p: seen.append(tuple(p.shape)))
+    kill(nr, 0.4)
+    with torch.no_grad():
+        model.layer1[0].bn1.weight[:6] = 0  # so that widths are not what they were
+    held = F.cross_entropy(gm(X), Y)  # a loss that is kept keeps the graph of before
+    held.backward()
+    optimizer.step()
+    assert isinstance(nr.last, Event)
+    F.cross_entropy(gm(X), Y).backward()
+    now = dict(gm.named_parameters())
+    assert all(now[name] is parameter for name, parameter in parameters.items() if name in now)
+    assert all(gm.get_submodule(path) is module for path, module in modules.items())
+    assert conv is gm.get_submodule("layer1.0.conv1") is model.layer1[0].conv1
+    assert type(conv) is CrossConv2d and conv.note is note
+    assert (
+        seen[0]
+        != seen[1]
+        == tuple(now["layer1.0.conv1.weight"].shape)
+        == tuple(now["layer1.0.conv1.weight"].grad.shape)
+    )
+
+
+def test_a_model_of_the_users_own_is_traced_joined_and_runs_on_as_its_graphs() -> None:
+    model = resnet()
+    optimizer = SGD(model.parameters(), lr=0.05)
+    budget = nrfx.Budget.relative(model, params=1.0, example_inputs=X)
+    nr = Rejuvenator(model, optimizer, budget, interval=1, trigger=0.9, example_inputs=X).attach()
+    kill(nr, 0.4)
+    F.cross_entropy(model(X), Y).backward()
+    optimizer.step()
+    assert nr.events == 1 and model.state_dict().keys() == nr.module.state_dict().keys()
+    again = Rejuvenator(torch.compile(model, backend="eager"), optimizer, budget)
+    assert again.module is nr.module
+
+
+def test_a_model_after_an_event_is_copied_saved_switched_and_converted_like_any_other() -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm)
+    train(model, nr, optimizer, 6, (4,))
+    model.eval()
+    expected = model(X)
+    twin, file = copy.deepcopy(model), io.BytesIO()
+    torch.save(model, file)
+    loaded = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    assert torch.equal(twin(X), expected) and torch.equal(loaded(X), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(1.1)
+    assert torch.equal(model(X), expected) and not torch.allclose(twin(X), expected)
+    frozen = model.get_submodule("bn1")
+    model.train()
+    frozen.eval()
+    model(X)
+    assert gm.training and not frozen.training
+    expected = model.eval()(X).double()
+    assert torch.allclose(model.double()(X.double()), expected, atol=1e-4)
+
+
+def test_modes_with_graphs_of_their_own_follow_the_model() -> None:
+    model = aux_net()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm)
+    kill(nr, 0.4)
+    F.cross_entropy(model(X)[0], Y).backward()
+    optimizer.step()
+    assert nr.events == 1
+    assert isinstance(model.train()(X), tuple) and isinstance(model.eval()(X), torch.Tensor)
+
+
+class Routed(nn.Module):
+    """A part that can be traced, behind a decision on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = vgg_bn(), nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x) if float(x.detach().sum()) > -1e9 else x
+
+
+def test_a_model_in_parts_is_changed_in_place_too() -> None:
+    model = Routed()
+    gm = nrfx.trace(model, torch.zeros(IMAGE), partial=True)
+    assert isinstance(gm, nrfx.tracing.PartialModule)
+    nr, optimizer = rejuvenator(gm, gm)
+    losses = train(model, nr, optimizer, 14, (4,))
+    assert nr.events == 1 and losses[-1] < losses[0]
+    assert torch.equal(model.eval()(X), gm.eval()(X))
+
+
+def test_a_model_that_has_other_tensors_by_now_is_left_alone_with_a_warning() -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    head = model.fc = nn.Linear(model.fc.in_features, 5)
+    with pytest.warns(TrainingWarning, match=r"ResNet .* no longer share fc\.weight: an event will not change"):
+        nr, optimizer = rejuvenator(gm, gm)
+    train(gm, nr, optimizer, 6, (4,))
+    assert nr.events == 1 and model.fc is head and "forward" not in vars(model)
+
+
+def test_without_inplace_the_old_module_stays_and_its_loss_is_an_error_in_the_next_step() -> None:
+    gm = nrfx.trace(resnet(), torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm, inplace=False)
+    kill(nr, 0.4)
+    with pytest.raises(
+        nrfx.TrainingError, match="no gamma has a gradient: the loss was not computed with this network"
+    ):
+        train(gm, nr, optimizer, 4, ())
+    assert nr.events == 1 and nr.module is not gm
+
+
+@pytest.mark.parametrize("place", ["migrate", "hold_instead", "follow", "Meter"])
+@pytest.mark.parametrize("error", [RewriteError, KeyboardInterrupt])
+def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_were(
+    place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm)
+    train(model, nr, optimizer, 3)
+    kinds = {path: type(module) for path, module in model.named_modules()}
+    kill(nr, 0.4)
+    before = contents(nr, optimizer)
+    expected = model(X)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error("no")
+
+    nr.detach()
+    monkeypatch.setattr(f"nrfx.training.rejuvenator.{place}", fails)
+    nr.penalize()
+    with pytest.raises(error):
+        nr.step()
+    monkeypatch.undo()
+    assert equal(before, contents(nr, optimizer))
+    assert {path: type(module) for path, module in model.named_modules()} == kinds
+    assert torch.equal(model(X), expected) and torch.equal(gm(X), expected)
+    nr.penalize()
+    assert isinstance(nr.step(), Event)
+    assert len(list(norms(gm))) == len(list(norms(model)))
