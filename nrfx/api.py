@@ -23,6 +23,7 @@ from nrfx.errors import (
     VerificationError,
 )
 from nrfx.experiment.recipe import Recipe, recipe
+from nrfx.optimizers.kinds import register_optimizer
 from nrfx.plan.budget import Budget
 from nrfx.printed import prints
 from nrfx.rewrite.cross_attend import cross_attend
@@ -34,6 +35,7 @@ from nrfx.rewrite.verify import verify
 from nrfx.tracing import TracedModule, trace
 from nrfx.training.events import Event, Measurement
 from nrfx.training.heads import HeadLoss
+from nrfx.training.optimizer import migrate
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.rejuvenator import Rejuvenator
 
@@ -66,8 +68,10 @@ __all__ = [
     "heads",
     "insert_scales",
     "load",
+    "migrate",
     "recalibrate",
     "recipe",
+    "register_optimizer",
     "rejuvenate",
     "save",
     "trace",

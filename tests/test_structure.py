@@ -41,8 +41,9 @@ ORDER: Mapping[str, str] = {
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
     "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "report": "layer_tree amounts page table utilization rejuvenation why",
+    "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
-    "training": "schedule forecast optimizer heads recalibrate restart arguments baselines events penalty guards "
+    "training": "schedule forecast carried_state optimizer heads recalibrate restart arguments baselines events penalty guards "
     "hooks transaction wrappers rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",

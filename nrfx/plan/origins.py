@@ -139,3 +139,15 @@ def scaled(tensor: Tensor, factors: Factors) -> Tensor:
             view[dim] = -1
             tensor = tensor.double() * factor.to(tensor.device).view(view)
     return tensor
+
+
+def with_means(value: Tensor, origins: Origins) -> Tensor:
+    """The tensor with, at the new positions of each dim, the mean over the old ones: the level of others like them."""
+    for dim, part in enumerate(origins):
+        if part is None or not bool((part == NEW).any()) or not bool((part != NEW).any()):
+            continue
+        old = value.index_select(dim, (part != NEW).nonzero().flatten().to(value.device))
+        fresh = (part == NEW).nonzero().flatten().to(value.device)
+        mean = old.double().mean(dim, keepdim=True).to(value.dtype)
+        value = value.index_copy(dim, fresh, mean.repeat_interleave(fresh.numel(), dim))
+    return value

@@ -17,7 +17,7 @@ from nrfx.analysis.channels import first_readings, readers
 from nrfx.labels import among, memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin
+from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin, with_means
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offset, write_carriers
 from nrfx.rewrite.cross_layers import cross_layer
@@ -260,7 +260,7 @@ class _Builder:
         value = self.old[name].detach()
         # neither a bias nor a vector of a norm
         if len(origins) > 1 or old_layouts[0] is None or self._is_bare(name):
-            self._keep(name, name, _with_means(gather(value, origins), origins), origins, (None,) * len(origins))
+            self._keep(name, name, with_means(gather(value, origins), origins), origins, (None,) * len(origins))
             return
         if name in self.offsets:
             value = value.double() + self.offsets[name].to(value.device)
@@ -396,18 +396,6 @@ def _taken(values: Tensor, places: Tensor | None) -> Tensor:
     """[len places]: the values gathered by origins, 1 where the position is new."""
     assert places is not None
     return torch.where(places >= 0, values[places.clamp(min=0)], 1.0)
-
-
-def _with_means(value: Tensor, origins: Origins) -> Tensor:
-    """The tensor with, at the new positions of each dim, the mean over the old ones: the level of others like them."""
-    for dim, part in enumerate(origins):
-        if part is None or not bool((part == NEW).any()) or not bool((part != NEW).any()):
-            continue
-        old = value.index_select(dim, (part != NEW).nonzero().flatten().to(value.device))
-        fresh = (part == NEW).nonzero().flatten().to(value.device)
-        mean = old.double().mean(dim, keepdim=True).to(value.dtype)
-        value = value.index_copy(dim, fresh, mean.repeat_interleave(fresh.numel(), dim))
-    return value
 
 
 def _within(places: Tensor, part: Tensor) -> Tensor:

@@ -1,130 +1,246 @@
-"""The state of an optimizer, carried across a rejuvenation.
+"""Optimizers, carried across a rejuvenation: their groups, and the state of each parameter (see carried_state.py).
 
-A parameter scaled by f has its gradient scaled by 1 / f, and so has every running mean of gradients: exp_avg and
-momentum buffers are divided by f, running means of squared gradients by f squared (`POWERS`). The state starts from
-zero at new positions, and where a value was written anew. Adam's `step` belongs to a whole parameter and is not
-restarted: the first steps of new channels are up to 6 times longer than usual. Not handled: optimizers that are not in
-`POWERS`.
+Adam's `step` and its like belong to a whole parameter and are not restarted: the first steps of new channels are up to
+6 times longer than usual. Hooks of the optimizer stay, for it is the same object; hooks of parameters are lost.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from nrfx.errors import TrainingError
-from nrfx.plan.origins import Factors, Origins, gather, scaled
+from nrfx.nests import flat
+from nrfx.optimizers.kinds import Kind
+from nrfx.optimizers.packages import kind_of, with_wrapped
+from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.rewrite.result import Rejuvenation
+from nrfx.training.carried_state import Change, State, carried_state
 
-POWERS: Mapping[type[Optimizer], Mapping[str, int]] = {
-    SGD: {"momentum_buffer": 1},
-    Adam: {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
-    AdamW: {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
-}
-"""Optimizer -> its state tensors of the parameter's shape -> the power of 1 / f that the tensor is multiplied by."""
-
-State = dict[str, Any]
+Old = nn.Module | Mapping[str, nn.Parameter]
+"""The network before, or its parameters by all of their names."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """The new parameters that take the place of an old one in its group: names, parameters, states."""
+    """The new parameters that take the place of an old one in its group, and how each comes from an old one."""
 
     names: tuple[str, ...]
-    parameters: tuple[nn.Parameter, ...]
-    states: tuple[State, ...]
+    changes: tuple[Change, ...]
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        return tuple(change.new for change in self.changes)
+
+    @property
+    def changed(self) -> bool:
+        return len(self.changes) != 1 or not self.changes[0].same
 
 
-def migrate(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> None:
-    """Makes `optimizer` train `result.module` where it trained `old`, with its state carried along.
+def migrate(optimizers: Optimizer | Iterable[Optimizer], old: Old, result: Rejuvenation) -> tuple[str, ...]:
+    """Makes optimizers train `result.module` where they trained `old`, with their state carried along.
 
-    The optimizer, its param_groups and their options stay the same objects, so that a scheduler that holds them goes
-    on. Each parameter of `old` is replaced, at its place in its group, by the new parameters that come from it (several
-    where a weight was split into blocks). A new parameter without an ancestor joins the group of its nearest relative
-    by module path. Parameters of other modules are left alone; those that were not in the optimizer are not added.
+    The optimizers, their param_groups and options stay the same objects, so that a scheduler that holds them goes on.
+    Each parameter of `old` is replaced, at its place in its group, by the new parameters that come from it (several
+    where a weight was split into blocks). A new parameter without an ancestor joins the group of its nearest relative:
+    by module path, then by the number of dims. Parameters of other modules are left alone; those that were in no
+    optimizer are not added.
+
+    Args:
+        optimizers: one, a wrapper of one, or several.
+        old: the module that holds the old parameters, or these by name, tied ones by each of their names.
+        result: what `nrfx.rejuvenate` or `nrfx.compact` made of it.
+
+    Returns:
+        Sentences on what could not be carried exactly, or started anew.
 
     Raises:
-        TrainingError: the optimizer keeps state that cannot be transformed. Nothing was changed.
+        TrainingError: an optimizer keeps state that cannot be transformed. Nothing was changed.
+
+    >>> import nrfx, torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 4, 4))
+    >>> optimizer = torch.optim.RMSprop(gm.parameters())
+    >>> gm(torch.ones(1, 3, 4, 4)).sum().backward(); optimizer.step()
+    >>> with torch.no_grad():
+    ...     _ = gm.get_parameter("1.weight")[:4].zero_()
+    >>> result = nrfx.compact(gm)
+    >>> migrate(optimizer, gm, result)
+    ()
+    >>> optimizer.state[result.module.get_parameter("1.weight")]["square_avg"].shape
+    torch.Size([4])
     """
-    check_state(optimizer, old)
-    slots = _slots(optimizer, old, result)
-    for group in optimizer.param_groups:
-        _replace(group, slots)
-    for parameter, slot in slots.items():
-        optimizer.state.pop(parameter, None)
-        for new, state in zip(slot.parameters, slot.states, strict=True):
-            if state:
-                optimizer.state[new] = state
+    parameters = _named(old)
+    every = optimizers_of(optimizers)
+    for optimizer in every:
+        _check_state(optimizer, parameters)
+    slots = _slots(parameters, result)
+    moves = [_move(optimizer, slots) for optimizer in every]  # what can raise comes before the first change
+    for move in moves:
+        move.carry_out(slots)
+    return tuple(note for move in moves for note in move.notes) + tuple(_hook_notes(slots, every))
 
 
-def check_state(optimizer: Optimizer, module: nn.Module) -> None:
-    """Raises TrainingError where the optimizer's present state for the parameters of `module` cannot be transformed.
+def check_optimizer(optimizers: Any) -> None:
+    """Raises TrainingError for an optimizer of which it is not known how its state follows a rejuvenation.
 
+    Known are all of torch.optim, many of timm, transformers, schedulefree and pytorch-optimizer, and what
+    `nrfx.register_optimizer` was told; and optimizers that have made steps and keep nothing but single numbers.
+
+    >>> from torch import optim
+    >>> check_optimizer([optim.Muon([nn.Parameter(Tensor(2, 2))]), optim.AdamW([nn.Parameter(Tensor(2))])])
+    """
+    for optimizer in optimizers_of(optimizers):
+        if kind_of(optimizer) is None and not _keeps_numbers_alone(optimizer):
+            raise TrainingError(
+                f"{type(optimizer).__module__}.{type(optimizer).__qualname__} is no optimizer of which nrfx knows how "
+                f"its state changes when channels come and go. {_how_to_register(optimizer)}"
+            )
+
+
+def check_state(optimizers: Optimizer | Iterable[Optimizer], module: Old) -> None:
+    """Raises TrainingError where the present state for the parameters of `module` cannot be transformed.
+
+    >>> from torch.optim import SGD
     >>> model = nn.Linear(2, 2)
     >>> check_state(SGD(model.parameters(), lr=0.1, momentum=0.9), model)
     """
-    known = _powers(optimizer)
-    for parameter, name in _names(module).items():
+    for optimizer in optimizers_of(optimizers):
+        _check_state(optimizer, _named(module))
+
+
+def _check_state(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    kind = _kind(optimizer)
+    if kind.joint:
+        return
+    first: dict[nn.Parameter, str] = {}
+    for name, parameter in parameters.items():
+        first.setdefault(parameter, name)
+    for parameter, name in first.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor) and value.dim() and (key not in known or value.shape != parameter.shape):
+            for _, tensor in flat(value):
+                if _is_number(tensor, parameter) or (key in kind.known and _fits(key, tensor, parameter, kind)):
+                    continue
                 raise TrainingError(
-                    f"{type(optimizer).__name__} keeps {key!r} of shape {list(value.shape)} for {name}, and how that "
-                    f"changes when channels come and go is not known. Known are {_known_state()}. Use one of these, or "
-                    "clear optimizer.state before the rejuvenation, so that it starts anew."
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {list(tensor.shape)} for {name}, and how that "
+                    f"changes when channels come and go is not known. {_how_to_register(optimizer, key)} Or clear "
+                    "optimizer.state before the rejuvenation, so that it starts anew."
                 )
 
 
-def _powers(optimizer: Optimizer) -> Mapping[str, int]:
-    return next((powers for kind, powers in POWERS.items() if isinstance(optimizer, kind)), {})
+def _how_to_register(optimizer: Optimizer, key: str = "exp_avg") -> str:
+    return (
+        f"Say it before: nrfx.register_optimizer({type(optimizer).__name__}, {{{key!r}: 1}}) for state tensors of the "
+        "parameter's shape that are means of gradients, 2 for squared ones, -1 for a copy of the parameter; {} where "
+        "it keeps none."
+    )
 
 
-def _known_state() -> str:
-    return ", ".join(f"{kind.__name__} ({', '.join(powers)})" for kind, powers in POWERS.items())
+def _kind(optimizer: Optimizer) -> Kind:
+    return with_wrapped(kind_of(optimizer) or Kind({}))
 
 
-def _names(module: nn.Module) -> dict[nn.Parameter, str]:
-    """Each parameter once, with its first name."""
-    return {parameter: name for name, parameter in module.named_parameters()}
+def _is_number(value: Any, parameter: Tensor) -> bool:
+    """Whether it is no tensor, or one of a single number that is not the parameter's size."""
+    return not isinstance(value, Tensor) or not value.dim() or (value.numel() == 1 and value.shape != parameter.shape)
 
 
-def _slots(optimizer: Optimizer, old: nn.Module, result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
-    """Old parameter -> the new parameters that take its place, for the parameters that the optimizer holds."""
-    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+def _fits(key: str, value: Tensor, parameter: Tensor, kind: Kind) -> bool:
+    return key not in kind.powers or value.shape == parameter.shape
+
+
+def _keeps_numbers_alone(optimizer: Optimizer) -> bool:
+    """Whether the optimizer has state, and none of it depends on the width of a parameter."""
+    states = [(parameter, value) for parameter, state in optimizer.state.items() for _, value in flat(state)]
+    return bool(states) and all(isinstance(p, Tensor) and _is_number(value, p) for p, value in states)
+
+
+def _named(old: Old) -> dict[str, nn.Parameter]:
+    """Every parameter by each of its names: an origin may point into any of them."""
+    return dict(old.named_parameters(remove_duplicate=False)) if isinstance(old, nn.Module) else dict(old)
+
+
+def _slots(old: Mapping[str, nn.Parameter], result: Rejuvenation) -> dict[nn.Parameter, _Slot]:
+    """Old parameter -> the new parameters that take its place in its group."""
     new = dict(result.module.named_parameters())
-    successors = _successors(old, result, tuple(new))
-    slots = {}
-    for parameter in _names(old):
-        if parameter in trained:
-            names = successors.get(parameter, ())
-            states = tuple(_state_of(name, new[name], parameter, optimizer, result) for name in names)
-            slots[parameter] = _Slot(names, tuple(new[name] for name in names), states)
-    return slots
+    parents = {name: parent for name in new if (parent := result.parents.get(name)) is not None}
+    successors: dict[nn.Parameter, list[str]] = {parameter: [] for parameter in old.values()}
+    for name, parameter in new.items():
+        relative = name if name in parents else _nearest(name, parameter, {each: new[each] for each in parents})
+        successors[old[parents[relative]]].append(name)
+    return {
+        parameter: _Slot(
+            tuple(names),
+            tuple(Change.of(name, new[name], parameter if name in parents else None, result) for name in names),
+        )
+        for parameter, names in successors.items()
+    }
 
 
-def _successors(old: nn.Module, result: Rejuvenation, names: tuple[str, ...]) -> dict[nn.Parameter, tuple[str, ...]]:
-    """Old parameter -> the names of the new parameters that take its place in its group."""
-    # with every name of a tied parameter: an origin may point into any of them
-    by_name = dict(old.named_parameters(remove_duplicate=False))
-    ancestors = {name: parent for name in names if (parent := result.parents.get(name)) is not None}
-    successors: dict[nn.Parameter, tuple[str, ...]] = {}
-    for name in names:
-        relative = name if name in ancestors else _nearest(name, tuple(ancestors))
-        parameter = by_name[ancestors[relative]]
-        successors[parameter] = (*successors.get(parameter, ()), name)
-    return successors
+def _nearest(name: str, parameter: Tensor, others: Mapping[str, Tensor]) -> str:
+    """The first of the names that share the longest module path with `name`; of these, one of as many dims."""
 
-
-def _nearest(name: str, others: tuple[str, ...]) -> str:
-    """The first of the names that share the longest module path with `name`."""
-
-    def shared(other: str) -> int:
+    def likeness(other: str) -> tuple[int, bool]:
         pairs = zip(name.split("."), other.split("."), strict=False)
-        return next((depth for depth, (a, b) in enumerate(pairs) if a != b), 0)
+        shared = next((depth for depth, (a, b) in enumerate(pairs) if a != b), 0)
+        return shared, others[other].dim() == parameter.dim()
 
-    return max(others, key=shared)
+    return max(others, key=likeness)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What an optimizer gets at an event: the states of its new parameters, and notes on them."""
+
+    optimizer: Optimizer
+    gone: tuple[nn.Parameter, ...]
+    states: Mapping[nn.Parameter, State]
+    notes: tuple[str, ...]
+
+    def carry_out(self, slots: Mapping[nn.Parameter, _Slot]) -> None:
+        for group in self.optimizer.param_groups:
+            _replace(group, slots)
+        for parameter in self.gone:
+            self.optimizer.state.pop(parameter, None)
+        for parameter, state in self.states.items():
+            self.optimizer.state[parameter] = state
+        if isinstance(self.optimizer, LBFGS):
+            self.optimizer._numel_cache = None
+
+
+def _move(optimizer: Optimizer, slots: Mapping[nn.Parameter, _Slot]) -> _Move:
+    kind = _kind(optimizer)
+    pairs = [(p, group) for group in optimizer.param_groups for p in group["params"] if p in slots]
+    gone = tuple(parameter for parameter, _ in pairs)
+    touched = [parameter for parameter in gone if slots[parameter].changed]
+    title = type(optimizer).__name__
+    if kind.joint and touched:
+        note = f"{title} starts anew: its state belongs to all {len(gone)} parameters, and {len(touched)} changed."
+        return _Move(optimizer, gone, {}, (note,) if any(optimizer.state.get(p) for p in gone) else ())
+    states: dict[nn.Parameter, State] = {}
+    restarted = 0
+    for parameter, group in pairs:
+        before = optimizer.state.get(parameter, {})
+        for change in slots[parameter].changes if before else ():
+            if kind.joint:
+                states[change.new] = copy.copy(before)
+                continue
+            state = carried_state(kind, before, change, {**getattr(optimizer, "defaults", {}), **group})
+            restarted += state is None
+            if state:
+                states[change.new] = state
+    notes = []
+    if restarted:
+        which = ", ".join(sorted(kind.restarts))
+        notes.append(
+            f"{title} starts anew for {restarted} parameters that changed, for their {which} cannot be carried."
+        )
+    if kind.note and touched:
+        notes.append(f"{title}: {kind.note}.")
+    return _Move(optimizer, gone, states, tuple(notes))
 
 
 def _replace(group: dict[str, Any], slots: Mapping[nn.Parameter, _Slot]) -> None:
@@ -146,30 +262,13 @@ def _following(
     yield from zip(slots[parameter].parameters, slots[parameter].names, strict=True)
 
 
-def _state_of(name: str, new: nn.Parameter, old: nn.Parameter, optimizer: Optimizer, result: Rejuvenation) -> State:
-    """The state of a new parameter; empty, as before a first step, where it has no ancestor."""
-    if result.parents.get(name) is None or old not in optimizer.state:
-        return {}
-    powers = _powers(optimizer)
-    origins = result.origins.get(name, (None,) * new.dim())
-    factors = result.factors.get(name, (None,) * new.dim())
-    return {
-        key: _carried(value, new, origins, factors, powers[key])
-        if isinstance(value, Tensor) and value.dim()
-        else (value.clone() if isinstance(value, Tensor) else value)
-        for key, value in optimizer.state[old].items()
-    }
-
-
-def _carried(
-    value: Tensor,
-    new: nn.Parameter,
-    origins: Origins,
-    factors: Factors,
-    power: int,
-) -> Tensor:
-    """A state tensor gathered by origins and divided by the factors to a power; 0 where a position or factor is new."""
-    shrinks = tuple(None if f is None else torch.where(f == 0, 0.0, f.double() ** -power) for f in factors)
-    carried = scaled(gather(value, origins), shrinks)
-    assert carried.shape == new.shape, f"origins give {list(carried.shape)}, the parameter has {list(new.shape)}"
-    return torch.empty_like(new, dtype=value.dtype, requires_grad=False).copy_(carried)
+def _hook_notes(slots: Mapping[nn.Parameter, _Slot], every: Iterable[Optimizer]) -> Iterator[str]:
+    """A note where old parameters have hooks: the new ones are other tensors."""
+    trained = {p for optimizer in every for group in optimizer.param_groups for p in group["params"]}
+    hooked = [
+        p
+        for p, slot in slots.items()
+        if trained.intersection(slot.parameters) and (p._backward_hooks or p._post_accumulate_grad_hooks)
+    ]
+    if hooked:
+        yield f"{len(hooked)} parameters had hooks, which their successors have not: register them again."

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
@@ -13,6 +12,7 @@ from nrfx.errors import AnalysisError, BudgetError, TraceError, TrainingError
 from nrfx.plan.budget_request import parse_budget
 from tests.mistakes.broken import X, full, plain, rejuvenated, rejuvenator, sgd, stepped, traced, with_number
 from tests.mistakes.row import row
+from tests.training.unknown import Unknown
 
 
 def asked_for(budget: Any) -> Callable[[Any], object]:
@@ -118,8 +118,7 @@ TRAINING = {
         TrainingError, "none of the 3 gammas", "1.weight", "gm.parameters()"
     ),
     "an optimizer whose state is not known": row(
-        traced, lambda gm: stepped(gm, RMSprop),
-        TrainingError, "RMSprop keeps 'square_avg'", "SGD", "clear optimizer.state"
+        traced, lambda gm: stepped(gm, Unknown), TrainingError, "Unknown", "nrfx.register_optimizer(Unknown, {"
     ),
     "no scheduler": row(traced, lambda gm: rejuvenator(gm, scheduler="cosine"), TrainingError, "scheduler is 'cosine'"),
     "a scheduler that cannot start over": row(

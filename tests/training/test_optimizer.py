@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from nrfx.errors import TrainingError
-from nrfx.training.optimizer import migrate
+from nrfx.training.optimizer import check_optimizer, migrate
+from tests.training.unknown import Unknown
 
 Dims = tuple[Tensor | None, ...]
 
@@ -59,15 +60,42 @@ def train(module: nn.Module, optimizer: Optimizer, steps: int = 1) -> None:
 
 def test_an_optimizer_of_unknown_state_is_refused_and_nothing_changes() -> None:
     old, result = widened()
-    optimizer = RMSprop(old.parameters())
-    train(old, optimizer)
-    before = list(optimizer.param_groups[0]["params"])
+    unknown, known = Unknown(old[0].parameters()), SGD(old[1].parameters(), lr=0.1)
+    train(old, unknown)
+    before = list(known.param_groups[0]["params"]), list(unknown.param_groups[0]["params"])
     with pytest.raises(
-        TrainingError, match=r"RMSprop keeps 'square_avg' of shape \[3, 2\] for 0\.weight.*clear optimizer\.state"
+        TrainingError,
+        match=r"Unknown keeps 'trace' of shape \[3, 2\] for 0\.weight.*register_optimizer\(Unknown, \{'trace': 1\}\)"
+        r".*clear optimizer\.state",
     ):
+        migrate([known, unknown], old, result)
+    assert before == (known.param_groups[0]["params"], unknown.param_groups[0]["params"])
+    assert set(unknown.state) == set(old[0].parameters())
+
+
+def test_an_optimizer_of_unknown_kind_is_refused_before_its_first_step() -> None:
+    old, _ = widened()
+    with pytest.raises(TrainingError, match=r"unknown\.Unknown is no optimizer.*register_optimizer\(Unknown, "):
+        check_optimizer([SGD(old.parameters(), lr=0.1), Unknown(old.parameters())])
+
+
+def test_an_optimizer_that_keeps_single_numbers_alone_needs_no_knowledge() -> None:
+    old, result = widened()
+    optimizer = Unknown(old.parameters())
+    for parameter in old.parameters():
+        optimizer.state[parameter] = {"step": torch.tensor(3.0), "norm": torch.ones(1), "name": "a"}
+    optimizer.state[old[1].bias] = {"step": 3}  # a parameter of one number: its own shape says nothing
+    check_optimizer(optimizer)
+    migrate(optimizer, old, result)
+    assert optimizer.state[result.module[0].weight]["norm"] == 1
+
+
+def test_tensors_in_a_list_of_the_state_are_seen() -> None:
+    old, result = widened()
+    optimizer = SGD(old.parameters(), lr=0.1)
+    optimizer.state[old[0].weight]["Q"] = [torch.eye(3), torch.eye(2)]
+    with pytest.raises(TrainingError, match=r"SGD keeps 'Q' of shape \[3, 3\] for 0\.weight"):
         migrate(optimizer, old, result)
-    assert optimizer.param_groups[0]["params"] == before
-    assert set(optimizer.state) == set(old.parameters())
 
 
 def test_an_unknown_tensor_in_the_state_of_a_known_optimizer_is_refused() -> None:
@@ -80,7 +108,7 @@ def test_an_unknown_tensor_in_the_state_of_a_known_optimizer_is_refused() -> Non
 
 def test_an_unknown_optimizer_without_state_is_carried_over() -> None:
     old, result = widened()
-    optimizer = RMSprop(old.parameters())
+    optimizer = Unknown(old.parameters())
     migrate(optimizer, old, result)
     assert optimizer.param_groups[0]["params"] == list(result.module.parameters())
 
@@ -189,6 +217,79 @@ def test_the_names_that_an_optimizer_keeps_follow_its_parameters() -> None:
     optimizer = SGD(old.named_parameters(), lr=0.1)
     migrate(optimizer, old, result)
     assert optimizer.param_groups[0]["param_names"] == [name for name, _ in result.module.named_parameters()]
+
+
+# Several optimizers, and how they are made
+
+
+def test_two_optimizers_over_one_network_follow_each_its_own_parameters() -> None:
+    old, result = widened()
+    matrices, vectors = Muon([old[0].weight, old[1].weight]), AdamW([old[0].bias, old[1].bias])
+    both = (matrices, vectors)
+    train(old, matrices)
+    vectors.step()
+    notes = migrate(both, old, result)
+    assert matrices.param_groups[0]["params"] == [result.module[0].weight, result.module[1].weight]
+    assert vectors.param_groups[0]["params"] == [result.module[0].bias, result.module[1].bias]
+    assert set(matrices.state) | set(vectors.state) == set(result.module.parameters())
+    assert [note.partition(":")[0] for note in notes] == ["Muon"]
+    train(result.module, matrices)
+    vectors.step()
+
+
+def test_a_new_parameter_joins_the_optimizer_of_the_nearest_relative_with_as_many_dims() -> None:
+    """Muon takes no vector."""
+    old, new = nn.Linear(2, 2), nn.Linear(2, 2)
+    new.extra = nn.Parameter(torch.zeros(2))
+    result = copy_of(new)
+    muon, adam = Muon([old.weight]), AdamW([old.bias])
+    migrate([muon, adam], old, Result(new, result.origins, {**result.parents, "extra": None}, result.factors))
+    assert len(muon.param_groups[0]["params"]) == 1
+    first, second = adam.param_groups[0]["params"]
+    assert first is new.bias and second is new.extra
+
+
+def test_the_old_parameters_may_be_given_by_name() -> None:
+    old, result = widened()
+    optimizer = SGD(old.parameters(), lr=0.1)
+    migrate(optimizer, dict(old.named_parameters(remove_duplicate=False)), result)
+    assert optimizer.param_groups[0]["params"] == list(result.module.parameters())
+
+
+@pytest.mark.parametrize("options", [{"foreach": True}, {"fused": True}, {"maximize": True}])
+def test_the_ways_to_compute_a_step_stay_and_go_on(options: dict[str, bool]) -> None:
+    old, result = widened()
+    optimizer = Adam(old.parameters(), lr=torch.tensor(0.01) if "foreach" not in options else 0.01, **options)
+    calls: list[Optimizer] = []
+    optimizer.register_step_post_hook(lambda which, *_: calls.append(which))
+    train(old, optimizer, 2)
+    migrate(optimizer, old, result)
+    assert {key: optimizer.param_groups[0][key] for key in options} == options
+    before = [parameter.detach().clone() for parameter in result.module.parameters()]
+    train(result.module, optimizer)
+    assert all(not torch.equal(a, b) for a, b in zip(before, result.module.parameters(), strict=True))
+    assert calls == [optimizer] * 3
+
+
+def test_a_compiled_step_goes_on_with_the_new_parameters() -> None:
+    old, result = widened()
+    optimizer = SGD(old.parameters(), lr=0.1, momentum=0.9)
+    step = torch.compile(optimizer.step, backend="eager")
+    for module in (old, result.module):
+        for parameter in module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        before = [parameter.detach().clone() for parameter in module.parameters()]
+        step()
+        assert all(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+        if module is old:
+            migrate(optimizer, old, result)
+
+
+def test_hooks_of_parameters_are_told() -> None:
+    old, result = widened()
+    old[0].weight.register_post_accumulate_grad_hook(lambda _: None)
+    notes = migrate(SGD(old.parameters(), lr=0.1), old, result)
+    assert notes == ("1 parameters had hooks, which their successors have not: register them again.",)
 
 
 # State
