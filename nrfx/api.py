@@ -34,6 +34,7 @@ from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.rewrite.verify import verify
 from nrfx.tracing import TracedModule, trace
 from nrfx.training.events import Event, Measurement
+from nrfx.training.followers import Carried, carry, carry_into
 from nrfx.training.heads import HeadLoss
 from nrfx.training.optimizer import migrate
 from nrfx.training.recalibrate import recalibrate
@@ -43,6 +44,7 @@ __all__ = [
     "AnalysisError",
     "Budget",
     "BudgetError",
+    "Carried",
     "CheckpointError",
     "Event",
     "HeadLoss",
@@ -61,6 +63,8 @@ __all__ = [
     "Utilization",
     "VerificationError",
     "Why",
+    "carry",
+    "carry_into",
     "check_rule",
     "compact",
     "cross_attend",

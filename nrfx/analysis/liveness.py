@@ -97,7 +97,7 @@ def liveness_of(
         if norm.gamma is not None:
             gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
             notes += note
-    affine = {norm.key: _affine(norm, values, gamma_dead) for norm in norms}
+    affine = {norm.key: affine_of(norm, values, gamma_dead) for norm in norms}
     if not values or not bool(torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()]).any()):
         whole = torch.ones(channels.space_of.numel(), dtype=torch.bool)
         return Liveness(whole, gamma_dead, (), affine, nothing_constant(channels), tuple(notes), threshold, residual)
@@ -238,7 +238,8 @@ def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, lis
     return size < threshold * strongest, []
 
 
-def _affine(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
+def affine_of(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
+    """What the norm does in eval mode, from its parameters and statistics by name, float64 on the CPU."""
     width = norm.layout.numel()
     ones, zeros = _ONE.expand(width), _ZERO.expand(width)
     return Affine(

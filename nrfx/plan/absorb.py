@@ -12,7 +12,7 @@ Into a cross-attention layer nothing is absorbed (the constant would leave the s
 carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removing it will have little effect").
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,9 +80,40 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         if key not in absorbers
     ]
     carriers, carrier_of = _choose(channels, dead, needs, readings, before)
-    after = _constants_after(traced, channels, liveness, carriers, readings)
+    after = _constants_after(reader(traced), channels, liveness, carriers, readings)
     hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of)}
     return Absorption(carriers, absorbers, before, after, carrier_of, hold)
+
+
+def absorb_alike(
+    read: Callable[[str], Tensor], channels: Channels, liveness: Liveness, absorption: Absorption
+) -> Absorption:
+    """The same absorption for a network that differs in its numbers: its own constants, in the places that were found.
+
+    Columns whose constant has no place in this network read 0, and `hold` has their channels.
+
+    Args:
+        read: reads a parameter or buffer of that network by name, in float64 on the CPU.
+        channels: those of the network for which the places were found; `liveness` has the other network's values.
+    """
+    if not absorption.before:  # constants are dropped
+        return absorption
+    readings = {key: step for key, step in readers(channels.steps).items() if step.effect.family is Family.CONTRACTION}
+    before, hold = _constants_before(channels, liveness, readings, ~liveness.live)
+    after = _constants_after(read, channels, liveness, absorption.carriers, readings)
+    hold = {**hold, **_unreached(channels, readings, absorption.absorbers, before, after, absorption.carrier_of)}
+    lost = torch.zeros_like(liveness.live)
+    for key, step in readings.items():
+        assert step.effect.reading is not None
+        channel = channels.channels_along(step.effect.reading.cols)
+        varying = channel[before[key].isnan() & (channel >= 0)]
+        hold.update(dict.fromkeys(varying.tolist(), f"{step.path} reads it where it is no constant"))
+    lost[list(hold)] = True
+    for key, step in readings.items():
+        assert step.effect.reading is not None
+        gone = _at(channels, lost, step.effect.reading.cols)
+        before[key], after[key] = torch.where(gone, 0.0, before[key]), after[key].nan_to_num(0.0)
+    return replace(absorption, before=before, after=after, hold=hold)
 
 
 def _constants_before(
@@ -205,7 +236,11 @@ def _groups(channels: Channels, readings: Mapping[str, Step]) -> Tensor:
 
 
 def _constants_after(
-    traced: TracedModule, channels: Channels, liveness: Liveness, carriers: Tensor, readings: Mapping[str, Step]
+    read_tensor: Callable[[str], Tensor],
+    channels: Channels,
+    liveness: Liveness,
+    carriers: Tensor,
+    readings: Mapping[str, Step],
 ) -> dict[str, Tensor]:
     """By key, the constant that each column reads once carriers have gamma 0 and beta 1; 0 where it is no carrier's.
 
@@ -215,7 +250,7 @@ def _constants_after(
     for key, norm in channels.first_norms.items():
         if norm.gamma is not None and norm.beta is not None:
             affine[key] = carrying(affine[key], _at(channels, carriers, norm.layout))
-    read = constants_of(channels, affine, reader(traced), reader(traced)).read if bool(carriers.any()) else {}
+    read = constants_of(channels, affine, read_tensor, read_tensor).read if bool(carriers.any()) else {}
     after = {}
     for key, step in readings.items():
         assert step.effect.reading is not None

@@ -1,9 +1,11 @@
 """The constants of dead channels in the new network: columns of carriers, and offsets of biases and running means."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from nrfx.analysis.channels import Channels
+from nrfx.analysis.channels import Channels, first_readings
 from nrfx.plan.absorb import Absorption, carrier_columns
 from nrfx.plan.origins import PART, Origins, first_place, gather
 from nrfx.rules import Reading
@@ -40,6 +42,31 @@ def write_carriers(
     written = gather(sums, (rows,)).to(new.dtype)
     new = new.clone() if new.data_ptr() == weight.data_ptr() else new
     return new.index_copy_(1, column.to(new.device), written)
+
+
+def offsets(channels: Channels, absorption: Absorption, dense: Callable[[Reading], Tensor]) -> dict[str, Tensor]:
+    """Bias or running mean -> float64 of its shape, what absorbed constants add to it.
+
+    Args:
+        dense: the weight of a layer as [rows, columns of a group, *kernel].
+    """
+    added: dict[str, Tensor] = {}
+    readings = first_readings(channels.steps)
+    for key, norms in absorption.absorbers.items():
+        reading = readings[key]
+        if torch.equal(absorption.before[key], absorption.after[key]):
+            continue
+        rows = offset(dense(reading), reading, absorption)
+        if reading.bias is not None:
+            added[reading.bias] = rows
+            continue
+        for norm in norms:
+            assert norm.mean is not None
+            # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
+            at = first_place(reading.rows, norm.layout)  # behind a flatten several places belong to one row
+            shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
+            added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
+    return added
 
 
 def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:

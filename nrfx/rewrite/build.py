@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrfx.analysis.channels import first_readings, readers
+from nrfx.analysis.channels import readers
 from nrfx.labels import among, memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, first_place, gather, is_whole, origin, with_means
+from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, with_means
 from nrfx.plan.plan import Plan
-from nrfx.rewrite.absorb_constants import offset, write_carriers
+from nrfx.rewrite.absorb_constants import offsets, write_carriers
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.literals import write_literals
@@ -65,7 +65,7 @@ class _Builder:
         self.known_origins: dict[tuple[Any, Any], Tensor] = {}
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
         self.norm_of = self._roles()
-        self.offsets = self._offsets()
+        self.offsets = offsets(self.plan.channels, self.plan.absorption, self._dense)
         for step in readers(self.plan.channels.steps).values():
             if step.effect.reading is not None:
                 self._weight(step.effect.reading, step.effect.family)
@@ -88,26 +88,6 @@ class _Builder:
             named = {"gamma": norm.gamma, "beta": norm.beta, "mean": norm.mean, "var": norm.var}
             roles.update({name: (role, norm) for role, name in named.items() if name is not None})
         return roles
-
-    def _offsets(self) -> dict[str, Tensor]:
-        """Old bias or running mean -> float64 of its shape, what absorbed constants add to it."""
-        added: dict[str, Tensor] = {}
-        readings = first_readings(self.plan.channels.steps)
-        for key, norms in self.plan.absorption.absorbers.items():
-            reading = readings[key]
-            if torch.equal(self.plan.absorption.before[key], self.plan.absorption.after[key]):
-                continue
-            rows = offset(self._dense(reading), reading, self.plan.absorption)
-            if reading.bias is not None:
-                added[reading.bias] = rows
-                continue
-            for norm in norms:
-                assert norm.mean is not None
-                # the layer's output is smaller by `rows` from now on, and so is the mean that the norm subtracts
-                at = first_place(reading.rows, norm.layout)  # behind a flatten several places belong to one row
-                shift = torch.where((at >= 0).to(rows.device), rows[at.clamp(min=0).to(rows.device)], 0.0)
-                added[norm.mean] = added.get(norm.mean, torch.zeros_like(shift)) - shift
-        return added
 
     def _dense(self, reading: Reading) -> Tensor:
         """The weight as [rows, columns of a group, *kernel], with zeros where a cross layer has no block."""

@@ -14,6 +14,7 @@ from nrfx.analysis.cost import Cost, whole_cost
 from nrfx.analysis.domain import not_to_grow
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import removed_gammas
+from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import Labels, channels_of, labels_of
 from nrfx.analysis.utilization import Utilization, measure
 from nrfx.choices import Reinitialize, Residual, Scheme
@@ -32,7 +33,7 @@ from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.moment import Moment, known
-from nrfx.rewrite.result import Rejuvenation
+from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
 
@@ -323,6 +324,15 @@ def _result(
         carriers=carried,
         planned=plan.resized,
         moment=Moment(built.module, after, options.threshold, options.residual),
+        decided=Decided(
+            old=Before(traced),
+            shapes={name: tensor.shape for name, tensor in named_tensors(traced).items()},
+            gamma_dead=survivors.liveness.gamma_dead,
+            live=survivors.liveness.live,
+            absorption=survivors.absorption,
+            threshold=options.threshold,
+            scratch=options.scratch,
+        ),
     )
 
 

@@ -1,16 +1,55 @@
 """What a rewrite returns: the new network, and where each of its numbers comes from."""
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from nrfx.analysis.utilization import Utilization
+from nrfx.plan.absorb import Absorption
 from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
 from nrfx.rewrite.moment import Moment
 from nrfx.tracing import TracedModule
+
+
+class Before:
+    """The network before a rewrite, as long as somebody else holds it; a copy of this, or a file, holds none."""
+
+    def __init__(self, module: TracedModule | None = None) -> None:
+        self._module = (lambda: None) if module is None else weakref.ref(module)
+
+    def __call__(self) -> TracedModule | None:
+        return self._module()
+
+    def __reduce__(self) -> tuple[type["Before"], tuple[()]]:
+        return Before, ()
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What a rewrite decided on dead channels, for networks that follow the one that was rewritten.
+
+    Attributes:
+        old: the network before.
+        shapes: parameter or buffer -> its shape before.
+        gamma_dead: gamma parameter -> bool of its shape.
+        live: bool [channels], those that count as live.
+        absorption: where the constants of the others went.
+        threshold: below which a gamma is dead, relative to its layer's largest.
+        scratch: whether every parameter got a new initial value.
+    """
+
+    old: Before
+    shapes: Mapping[str, torch.Size]
+    gamma_dead: Mapping[str, Tensor]
+    live: Tensor
+    absorption: Absorption
+    threshold: float
+    scratch: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +74,7 @@ class Rejuvenation(Printed):
         carriers: for each carrier, the name of its space.
         planned: the layouts that `verify` compares; None where nothing changed.
         moment: what `after` is computed from.
+        decided: what `nrfx.carry` reads; None where nothing changed.
     """
 
     module: TracedModule
@@ -50,6 +90,7 @@ class Rejuvenation(Printed):
     carriers: tuple[str, ...]
     planned: Resized | None = field(repr=False)
     moment: Moment = field(repr=False)
+    decided: Decided | None = field(default=None, repr=False)
 
     @property
     def after(self) -> Utilization:
