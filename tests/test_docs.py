@@ -79,3 +79,11 @@ def test_the_page_on_training_has_every_row_and_dataset_and_a_recipe_that_can_be
     (recipe,) = re.findall(r"```toml\n(.*?)```", text, flags=re.S)
     assert parse(tomllib.loads(recipe)).config.restart
     assert set(re.findall(r"--recipe (\S+) --", text)) <= set(names())
+
+
+def test_optimizers_and_followers_go_on_as_their_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "optimizers"}
+    for block in blocks("optimizers.md"):
+        exec(compile(block, "optimizers.md", "exec"), names)
+    assert "Muon: its step is orthogonal" in (printed := capsys.readouterr().out)
+    assert printed.endswith("True True\n")

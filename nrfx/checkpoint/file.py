@@ -34,7 +34,7 @@ class Content(Versioned):
     """The JSON of version 1. What an optimizer and a Rejuvenator keep is encoded, see encoding.py."""
 
     plan: Plan
-    optimizer: Mapping[str, Any] | None
+    optimizer: Mapping[str, Any] | list[Any] | None  # a list where there are several
     rejuvenator: Mapping[str, Any] | None
 
 

@@ -3,26 +3,29 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from typing_extensions import TypedDict
 
 from nrfx.checkpoint.encoding import decoded
 from nrfx.checkpoint.file import Stored
-from nrfx.checkpoint.state import option_fault, state_fault
+from nrfx.checkpoint.state import COUNTS, option_fault, state_fault
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
 from nrfx.files import parsed
+from nrfx.nests import with_tensors
+from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.tracing import TracedModule
 
 
 class Resumable(Protocol):
     """What save and load ask of a Rejuvenator."""
 
-    optimizer: Optimizer
+    optimizer: Any
 
     @property
     def module(self) -> nn.Module: ...
@@ -41,17 +44,25 @@ State = TypedDict("State", {"class": str, "groups": list[Group], "state": dict[s
 """What a file holds of an optimizer; parameters by their names."""
 
 
-def check_company(traced: TracedModule, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:
+def check_company(traced: TracedModule, optimizer: Any, rejuvenator: Resumable | None) -> None:
     """Refuses to save what does not belong together."""
     if rejuvenator is not None:
         if {id(p) for p in rejuvenator.module.parameters()} != {id(p) for p in traced.parameters()}:
             raise CheckpointError(
                 "The rejuvenator trains another module by now: save rejuvenator.module, which an event replaces."
             )
-        if optimizer is not rejuvenator.optimizer:
+        if not _are_same(optimizer, rejuvenator.optimizer):
             raise CheckpointError("A rejuvenator is saved with its optimizer: pass optimizer=rejuvenator.optimizer.")
-    if optimizer is not None:
-        _check_trains(optimizer, traced)
+    for each in () if optimizer is None else optimizers_of(optimizer):
+        _check_trains(each, traced)
+
+
+def _are_same(optimizer: Any, other: Any) -> bool:
+    """Whether both are the same optimizers, wrapped or not."""
+    if optimizer is None:
+        return False
+    pairs = zip_longest(optimizers_of(optimizer), optimizers_of(other))
+    return all(one is another for one, another in pairs)
 
 
 def _check_trains(optimizer: Optimizer, module: nn.Module) -> None:
@@ -65,8 +76,13 @@ def _check_trains(optimizer: Optimizer, module: nn.Module) -> None:
         )
 
 
-def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> State:
-    """Class, groups and state, with names for parameters."""
+def optimizer_state(optimizer: Any, traced: TracedModule) -> State | list[State]:
+    """Class, groups and state, with names for parameters; of several optimizers a list of these."""
+    states = [_state_of(each, traced) for each in optimizers_of(optimizer)]
+    return states[0] if len(states) == 1 else states
+
+
+def _state_of(optimizer: Optimizer, traced: TracedModule) -> State:
     names = {id(parameter): name for name, parameter in traced.named_parameters()}
     groups: list[Group] = [
         {
@@ -77,12 +93,14 @@ def optimizer_state(optimizer: Optimizer, traced: TracedModule) -> State:
     ]
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     state = {
-        names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items() if id(parameter) in trained
+        names[id(parameter)]: dict(state)
+        for parameter, state in optimizer.state.items()
+        if id(parameter) in trained and state
     }
     return {"class": type(optimizer).__qualname__, "groups": groups, "state": state}
 
 
-def check_asked(stored: Stored, optimizer: Optimizer | None, rejuvenator: Resumable | None) -> None:
+def check_asked(stored: Stored, optimizer: Any, rejuvenator: Resumable | None) -> None:
     """Refuses to load what the file does not hold."""
     if optimizer is not None and stored.optimizer is None:
         raise stored.misfit("it holds no optimizer. Load the module alone and build a new optimizer for it.")
@@ -90,8 +108,20 @@ def check_asked(stored: Stored, optimizer: Optimizer | None, rejuvenator: Resuma
         return
     if stored.rejuvenator is None:
         raise stored.misfit("it holds no rejuvenator. Load module and optimizer, and make a new Rejuvenator of them.")
-    if optimizer is not rejuvenator.optimizer:
+    if not _are_same(optimizer, rejuvenator.optimizer):
         raise CheckpointError("A rejuvenator is loaded with its optimizer: pass optimizer=rejuvenator.optimizer.")
+
+
+def refills(stored: Stored, optimizer: Any, model: nn.Module, module: TracedModule) -> list[tuple[Optimizer, "Refill"]]:
+    """Each optimizer, and what the file holds for it."""
+    content = decoded(stored.optimizer, stored.tensors, "optimizer", f"{stored.path}: its ")
+    contents, several = content if isinstance(content, list) else [content], optimizers_of(optimizer)
+    if len(contents) != len(several):
+        raise stored.misfit(
+            f"it holds {len(contents)} optimizers, and {len(several)} are given: give them as they were saved."
+        )
+    pairs = zip(contents, several, strict=True)
+    return [(each, Refill.of(stored, own, each, model, module)) for own, each in pairs]
 
 
 @dataclass(frozen=True)
@@ -102,11 +132,12 @@ class Refill:
     state: Mapping[Tensor, dict[str, Any]]
 
     @classmethod
-    def of(cls, stored: Stored, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
-        """From the file, for an optimizer over the fresh model's parameters: what makes it train the module."""
+    def of(cls, stored: Stored, content: Any, optimizer: Optimizer, model: nn.Module, module: TracedModule) -> Self:
+        """From one optimizer's content of the file, for one over the fresh model's parameters: what makes it train the
+        module.
+        """
         _check_trains(optimizer, model)
         about = f"{stored.path}: its "
-        content = decoded(stored.optimizer, stored.tensors, "optimizer", about)
         saved = parsed(State, content, f"{about}optimizer", CheckpointError)
         _check_kind(stored, optimizer, saved)
         parameters = dict(module.named_parameters())
@@ -137,7 +168,10 @@ class Refill:
         groups, named = optimizer.param_groups, "param_names" in optimizer.param_groups[0]
         groups.extend({} for _ in self.groups[len(groups) :])
         for group, (options, names, parameters) in zip(groups, self.groups, strict=True):
-            group.update(options, params=parameters, **({"param_names": names} if named else {}))
+            group.update(options, **({"param_names": names} if named else {}))
+            group.setdefault("params", [])[:] = parameters  # the same list, which LBFGS holds too
+        if isinstance(optimizer, LBFGS):
+            optimizer._numel_cache = None
         optimizer.state.clear()
         optimizer.state.update(self.state)
 
@@ -158,8 +192,8 @@ def _placed(state: Mapping[str, Any], parameter: nn.Parameter, on_device: bool) 
 
     def placed(key: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
-            return value
-        if key == "step" and not on_device:
+            return with_tensors(value, lambda tensor: tensor.to(parameter.device, copy=True))
+        if key in COUNTS and not on_device:
             return value.clone()
         if value.shape != parameter.shape:
             return value.to(parameter.device, copy=True)

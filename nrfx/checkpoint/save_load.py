@@ -1,6 +1,7 @@
 """save and load: the network, its optimizer and its Rejuvenator, to one file and back."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from torch import nn
@@ -9,23 +10,25 @@ from torch.optim import Optimizer
 from nrfx.checkpoint.encoding import decoded, encoded, tensors_in
 from nrfx.checkpoint.file import VERSION, Content, read, serialized
 from nrfx.checkpoint.network import restored, savable
-from nrfx.checkpoint.optimizer import Refill, Resumable, check_asked, check_company, optimizer_state
+from nrfx.checkpoint.optimizer import Resumable, check_asked, check_company, optimizer_state, refills
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import named_once
 from nrfx.errors import NrfxError
 from nrfx.files import Location, write
 from nrfx.tracing import TracedModule
 
+Optimizers = Optimizer | Iterable[Optimizer]
+
 
 def save(
-    path: Location, module: nn.Module, optimizer: Optimizer | None = None, rejuvenator: Resumable | None = None
+    path: Location, module: nn.Module, optimizer: Optimizers | None = None, rejuvenator: Resumable | None = None
 ) -> None:
     """Writes a network, and the state of its optimizer and Rejuvenator if given, to one file, whole or not at all.
 
     Args:
         path: the file; its folder must exist. A file that is there is replaced at the end, in one step.
         module: a traced module, rejuvenated or not (`result.module`, `nr.module`), or a GraphModule with shapes.
-        optimizer: of the module's parameters.
+        optimizer: of the module's parameters; or several, or one in a wrapper.
         rejuvenator: the one that trains the module with this optimizer.
 
     Raises:
@@ -62,7 +65,7 @@ def save(
 
 
 def load(
-    path: Location, model: nn.Module, optimizer: Optimizer | None = None, rejuvenator: Resumable | None = None
+    path: Location, model: nn.Module, optimizer: Optimizers | None = None, rejuvenator: Resumable | None = None
 ) -> TracedModule:
     """The network that `save` wrote, built from a fresh instance of its class, which is left as it is.
 
@@ -72,7 +75,7 @@ def load(
         path: a file written by `nrfx.save`.
         model: an instance of the architecture that was traced at first; or a traced module or GraphModule of one.
         optimizer: over the parameters of `model`; of the class that was saved, with as many groups or one. It trains
-            the result from here on, its options and state as saved.
+            the result from here on, its options and state as saved. Several in the order in which they were saved.
         rejuvenator: with that optimizer. It goes on where the saved one was, with the result as its module.
 
     Raises:
@@ -81,13 +84,13 @@ def load(
     stored = read(path)
     check_asked(stored, optimizer, rejuvenator)
     module = restored(stored, model)
-    refill = None if optimizer is None else Refill.of(stored, optimizer, model, module)
+    several = [] if optimizer is None else refills(stored, optimizer, model, module)
     stored.check_named()
     if rejuvenator is not None:
         try:
             rejuvenator.load_state_dict(decoded(stored.rejuvenator, stored.tensors, "rejuvenator"), module)
         except (NrfxError, TypeError, ValueError) as error:
             raise stored.misfit(f"its rejuvenator's state is refused: {error}") from error
-    if optimizer is not None and refill is not None:
-        refill.carry_out(optimizer)
+    for each, refill in several:
+        refill.carry_out(each)
     return module

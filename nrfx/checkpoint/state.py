@@ -1,37 +1,50 @@
 """The state and the options of an optimizer, checked before a step would fail on them.
 
-SGD, Adam and AdamW keep tensors of their parameter's shape; what other optimizers keep, subclasses of these three
-included, is not known here and not checked.
+Most optimizers of torch keep tensors of their parameter's shape, and single numbers; what other optimizers keep,
+subclasses of these included, is not known here and not checked.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import Tensor, optim
+from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
 class Kept:
     """What an optimizer keeps of a parameter once it has made a step.
 
-    needed, optional: tensors of the parameter's shape; `counts` says whether there is a tensor "step" of one number.
+    needed: tensors of the parameter's shape.
+    optional: such tensors, and the option with which a step needs each of them; "" for none.
+    numbers: tensors of one floating-point number.
     any_float: whether a floating-point dtype other than the parameter's works.
     """
 
     needed: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    counts: bool = False
+    optional: Mapping[str, str] = field(default_factory=dict)
+    numbers: tuple[str, ...] = ("step",)
     any_float: bool = False
 
 
-_AVERAGES = Kept(("exp_avg", "exp_avg_sq"), ("max_exp_avg_sq",), counts=True)
+_AVERAGES = Kept(("exp_avg", "exp_avg_sq"), {"max_exp_avg_sq": "amsgrad"})
 KEPT: Mapping[type[Optimizer], Kept] = {
-    SGD: Kept(optional=("momentum_buffer",), any_float=True),
-    Adam: _AVERAGES,
-    AdamW: _AVERAGES,
+    optim.SGD: Kept(optional={"momentum_buffer": ""}, numbers=(), any_float=True),
+    optim.Adam: _AVERAGES,
+    optim.AdamW: _AVERAGES,
+    optim.RAdam: Kept(("exp_avg", "exp_avg_sq")),
+    optim.NAdam: Kept(("exp_avg", "exp_avg_sq"), numbers=("step", "mu_product")),
+    optim.Adamax: Kept(("exp_avg", "exp_inf")),
+    optim.Adagrad: Kept(("sum",)),
+    optim.Adadelta: Kept(("square_avg", "acc_delta")),
+    optim.RMSprop: Kept(("square_avg",), {"grad_avg": "centered", "momentum_buffer": "momentum"}),
+    optim.Rprop: Kept(("prev", "step_size")),
+    optim.ASGD: Kept(("ax",), numbers=("step", "eta", "mu")),
+    optim.Muon: Kept(optional={"momentum_buffer": ""}, numbers=(), any_float=True),
 }
+COUNTS = ("step", "mu_product")
+"""Numbers that torch keeps on the CPU, unless an optimizer is capturable or fused."""
 
 
 def state_fault(kind: type[Optimizer], options: Mapping[str, Any], state: Any, parameter: Tensor) -> str | None:
@@ -39,9 +52,8 @@ def state_fault(kind: type[Optimizer], options: Mapping[str, Any], state: Any, p
     kept = KEPT.get(kind)
     if kept is None or not state:
         return None
-    counters = ("step",) if kept.counts else ()
-    needed = (*counters, *kept.needed, *(kept.optional if options.get("amsgrad") else ()))
-    known = (*counters, *kept.needed, *kept.optional)
+    needed = (*kept.numbers, *kept.needed, *(key for key, option in kept.optional.items() if options.get(option)))
+    known = (*kept.numbers, *kept.needed, *kept.optional)
     if unknown := sorted(state.keys() - set(known)):
         return f"{unknown[0]!r} is unknown; expected {', '.join(known)}"
     if missing := [key for key in needed if key not in state]:
@@ -50,9 +62,9 @@ def state_fault(kind: type[Optimizer], options: Mapping[str, Any], state: Any, p
 
 
 def _fault_of(key: str, value: Any, kept: Kept, parameter: Tensor) -> str | None:
-    if key == "step":
+    if key in kept.numbers:
         counts = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-        return None if counts else f"step is {_described(value)}; expected one floating-point number as a tensor"
+        return None if counts else f"{key} is {_described(value)}; expected one floating-point number as a tensor"
     if value is None and key in kept.optional:
         return None
     if isinstance(value, Tensor) and _fits(value, parameter, kept):

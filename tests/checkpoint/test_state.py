@@ -17,6 +17,14 @@ MADE: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "amsgrad": (AdamW, {"amsgrad": True, "foreach": False}),
     "fused": (AdamW, {"fused": True}),
     "other": (torch.optim.Adafactor, {}),
+    "nadam": (torch.optim.NAdam, {}),
+    "rmsprop": (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}),
+    "asgd": (torch.optim.ASGD, {}),
+    "rprop": (torch.optim.Rprop, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adamax": (torch.optim.Adamax, {}),
+    "radam": (torch.optim.RAdam, {}),
 }
 
 
