@@ -187,6 +187,8 @@ def test_adafactor_s_estimate_stays_where_channels_come_and_go_and_new_ones_star
     assert state["row_var"].shape == (3, 1) and state["col_var"].shape == (1, 5)
     torch.testing.assert_close(after[::2, :3], before[[2, 0]][:, [3, 0, 1]], rtol=1e-12, atol=0)
     assert bool((after[1] > 0).all()) and bool((after[:, 3:] > 0).all())
+    # both have the mean of the whole, as if they had been taken over the new positions
+    torch.testing.assert_close(state["row_var"].mean(), state["col_var"].mean(), rtol=1e-12, atol=0)
     assert notes and "as a whole" in notes[0]
 
 
