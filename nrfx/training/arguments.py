@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Any
 
-from torch.optim import Optimizer
-
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
@@ -33,11 +31,6 @@ def check_objects(budget: Any, optimizers: tuple[Any, ...], scheduler: Any, cali
     """Raises TrainingError for the first object of another class, or one that does not go with the others."""
     if not isinstance(budget, Budget):
         raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
-    for optimizer in optimizers or (None,):
-        if not isinstance(optimizer, Optimizer):
-            raise TrainingError(
-                f"optimizer is {optimizer!r}; expected one of torch.optim over gm.parameters(), such as SGD."
-            )
     if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
         raise TrainingError(
             f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."

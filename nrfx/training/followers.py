@@ -6,7 +6,7 @@ so have the weights that read them. New channels are the network's, and nothing 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from nrfx.rewrite.compare import Call, outputs
 from nrfx.rewrite.result import Decided, Rejuvenation
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
+from nrfx.tracing.graph.original import follow, join, traced_of
 
 Twin = nn.Module | Mapping[str, Tensor]
 
@@ -126,6 +127,52 @@ def carry_into(wrapper: nn.Module, result: Rejuvenation, inputs: Any = None) -> 
         f"{type(wrapper).__name__} holds no network as `module` or `ema`: carry the network that it holds with "
         "nrfx.carry, and put carried.module into its place."
     )
+
+
+def checked_followers(followers: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    """The followers of a Rejuvenator.
+
+    Raises:
+        TrainingError: one is no module.
+    """
+    given = tuple(followers) if isinstance(followers, Iterable) else (followers,)
+    for each in given:
+        if not isinstance(each, nn.Module):
+            raise TrainingError(
+                f"followers holds {each!r}; expected networks such as ema.module, or the wrappers that hold them."
+            )
+    return given
+
+
+def carried_inside(follower: nn.Module, result: Rejuvenation, old: TracedModule) -> Carried:
+    """What comes of a follower, or of the network inside of it, which is left as it is."""
+    twin = _twin_in(follower)
+    traced = traced_of(twin)
+    return carry(twin if traced is None else traced, result, old=old)
+
+
+def put_inside(follower: nn.Module, carried: Carried) -> None:
+    """Makes a follower, or the network inside of it, what `carried` holds; its objects stay, as those of an event."""
+    twin, new = _twin_in(follower), carried.module
+    assert new is not None
+    traced = twin if isinstance(twin, TracedModule) else traced_of(twin)
+    if traced is not None:
+        traced.become(new)
+    else:
+        join(twin, new)
+        follow(twin, new)
+
+
+def _twin_in(follower: nn.Module) -> nn.Module:
+    """The network in a wrapper such as AveragedModel (`module`) or ema_pytorch (`ema`); the follower itself in none."""
+    if isinstance(follower, TracedModule) or traced_of(follower) is not None:
+        return follower
+    own = [name for name, _ in follower.named_parameters()]
+    for name in ("module", "ema"):
+        inner = follower._modules.get(name)
+        if inner is not None and all(path.startswith(f"{name}.") for path in own):
+            return _twin_in(inner)
+    return follower
 
 
 def _given(twin: Twin) -> dict[str, Tensor]:
@@ -307,12 +354,13 @@ def _with_aliases(carried: dict[str, Tensor], given: Mapping[str, Tensor], resul
 def _module(twin: nn.Module, tensors: Mapping[str, Tensor], result: Rejuvenation) -> TracedModule:
     """A copy of the new network with these tensors, in the mode of the twin."""
     own = named_tensors(twin)
+    frozen = not any(parameter.requires_grad for parameter in twin.parameters())
     memo: dict[int, Any] = {}
     for name, new in _named(result).items():
         value = tensors[name]
         if isinstance(new, nn.Parameter):
             parent = own.get(result.parents[name] or "", new)
-            value = nn.Parameter(value, requires_grad=parent.requires_grad)
+            value = nn.Parameter(value, requires_grad=parent.requires_grad and not frozen)
         memo[id(new)] = value
     module: TracedModule = copy.deepcopy(result.module, memo)
     return module.train(twin.training)

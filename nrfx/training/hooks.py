@@ -8,6 +8,11 @@ from torch.optim import Optimizer
 Called = Callable[[Optimizer], None]
 
 
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Whether hooks around its steps can be registered: not on wrappers that step another one, which has them."""
+    return hasattr(optimizer, "_optimizer_step_pre_hooks")
+
+
 class StepHooks:
     """Calls `before` ahead of each step of an optimizer, when its gradients are there, and `after` behind it.
 
@@ -17,6 +22,7 @@ class StepHooks:
 
     def __init__(self, optimizers: Sequence[Optimizer], before: Called, after: Called) -> None:
         self._before = before
+        optimizers = [each for each in optimizers if has_hooks(each)]
         self._handles = [each.register_step_pre_hook(self._ahead) for each in optimizers]
         self._handles += [each.register_step_post_hook(lambda each, *_: after(each)) for each in optimizers]
 

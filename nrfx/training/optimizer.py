@@ -40,7 +40,9 @@ class _Slot:
         return len(self.changes) != 1 or not self.changes[0].same
 
 
-def migrate(optimizers: Optimizer | Iterable[Optimizer], old: Old, result: Rejuvenation) -> tuple[str, ...]:
+def migrate(
+    optimizers: Optimizer | Iterable[Optimizer], old: Old, result: Rejuvenation, *, hooks_stay: bool = False
+) -> tuple[str, ...]:
     """Makes optimizers train `result.module` where they trained `old`, with their state carried along.
 
     The optimizers, their param_groups and options stay the same objects, so that a scheduler that holds them goes on.
@@ -53,6 +55,7 @@ def migrate(optimizers: Optimizer | Iterable[Optimizer], old: Old, result: Rejuv
         optimizers: one, a wrapper of one, or several.
         old: the module that holds the old parameters, or these by name, tied ones by each of their names.
         result: what `nrfx.rejuvenate` or `nrfx.compact` made of it.
+        hooks_stay: hooks of parameters go on, since the old objects take over the new data.
 
     Returns:
         Sentences on what could not be carried exactly, or started anew.
@@ -81,7 +84,9 @@ def migrate(optimizers: Optimizer | Iterable[Optimizer], old: Old, result: Rejuv
     moves = [_move(optimizer, slots) for optimizer in every]  # what can raise comes before the first change
     for move in moves:
         move.carry_out(slots)
-    return tuple(note for move in moves for note in move.notes) + tuple(_hook_notes(slots, every))
+    return tuple(note for move in moves for note in move.notes) + (
+        () if hooks_stay else tuple(_hook_notes(slots, every))
+    )
 
 
 def check_optimizer(optimizers: Any) -> None:

@@ -23,6 +23,7 @@ from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.files import parsed
+from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import renew_heads
 from nrfx.rewrite.rejuvenate import rewritten
@@ -31,10 +32,11 @@ from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import differing, follow, join, original_of, traced_of
 from nrfx.training.arguments import check_numbers, check_objects, checked_options
 from nrfx.training.events import Event, Measurement, measurement
+from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import dying_time, search_forecast
 from nrfx.training.guards import CallGuard, GradientGuard, check_held
-from nrfx.training.hooks import StepHooks
-from nrfx.training.optimizer import check_state, migrate
+from nrfx.training.hooks import StepHooks, has_hooks
+from nrfx.training.optimizer import check_optimizer, check_state, migrate
 from nrfx.training.penalty import Penalty, gradient_scales
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import restart
@@ -69,7 +71,8 @@ class Rejuvenator:
     Args:
         gm: the network to train: a traced module, a GraphModule, or any module with `example_inputs`; also inside of
             torch.compile, DistributedDataParallel or DataParallel.
-        optimizer: one or several optimizers of the network's parameters, in the order in which they step.
+        optimizer: the optimizers of the network's parameters or wrappers of them, one or several, in the order in which
+            they step: any of torch.optim, many others, and what `nrfx.register_optimizer` was told of.
         budget: what the network may cost after an event. It also chooses the measure of r: params, flops, or the larger
             of both.
         trigger: an r below this causes an event (the paper's T_r).
@@ -85,6 +88,8 @@ class Rejuvenator:
             channels; a list of a few, for all are run. None: they start at 0 and 1 and follow with their momentum.
         inplace: whether an event changes the network; if not, it replaces it, and the loop takes `module` anew in every
             step.
+        followers: networks that follow this one with numbers of their own (averages of its weights, teachers), or
+            wrappers that hold one as `module` or `ema`: an event changes them as `nrfx.carry` would, in place.
         on_event: called with each Event, when everything is done. What it raises stops the step, not the event.
         options: those of `nrfx.rejuvenate`, passed on.
 
@@ -129,11 +134,13 @@ class Rejuvenator:
         example_inputs: Tensor | tuple[Tensor, ...] | None = None,
         inplace: bool = True,
         on_event: Callable[[Event], object] | None = None,
+        followers: Iterable[nn.Module] = (),
         **options: Any,
     ) -> None:
         check_numbers(trigger, interval, max_events, until, shrink_beta)
         self.optimizer: Any = optimizer
-        self.optimizers = _several(optimizer)
+        self.optimizers = optimizers_of(optimizer)
+        check_optimizer(self.optimizers)
         check_objects(budget, self.optimizers, scheduler, calibration, on_event)
         self._options = checked_options(options)
         self.budget = budget
@@ -146,6 +153,7 @@ class Rejuvenator:
         self.calibration = calibration
         self.inplace = inplace
         self.on_event = on_event
+        self.followers = checked_followers(followers)
         self.events = 0
         self.steps = 0
         self.note = ""
@@ -272,8 +280,9 @@ class Rejuvenator:
         meter = Meter(module, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
         parameters = set(module.parameters())
-        holders = [one for one in self.optimizers if any(parameters & {*group["params"]} for group in one.param_groups)]
-        self._clock = holders[-1] if holders else self.optimizers[-1]
+        stepping = [one for one in self.optimizers if has_hooks(one)] or self.optimizers
+        holders = [one for one in stepping if any(parameters & {*group["params"]} for group in one.param_groups)]
+        self._clock = (holders or stepping)[-1]
 
     def _join_original(self) -> None:
         """Makes the model that was traced one with the traced module."""
@@ -317,8 +326,7 @@ class Rejuvenator:
             self._penalty.stop_betas_at_zero()
         if not self._searches(self.steps) or self.steps % self.interval:
             return None
-        for optimizer in self.optimizers:
-            check_state(optimizer, self._module)
+        check_state(self.optimizers, self._module)
         self._calls.measured(self.lam)
         with torch.no_grad():
             self.last = self._measured()
@@ -350,9 +358,12 @@ class Rejuvenator:
             recalibrate(result.module, self.calibration, result.origins)
         original = original_of(self._module) if self.inplace else None
         joined = [] if original is None or differing(original, self._module) else [original]
-        with Transaction([self._module, *joined], self.optimizers, self.scheduler):
-            for optimizer in self.optimizers:
-                migrate(optimizer, self._module, result)
+        with Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler):
+            twins = [carried_inside(follower, result, self._module) for follower in self.followers]
+            notes = migrate(self.optimizers, self._module, result, hooks_stay=self.inplace)
+            for follower, twin in zip(self.followers, twins, strict=True):
+                put_inside(follower, twin)
+                notes += twin.notes
             if self.inplace:
                 exchanged = self._module.become(result.module)
                 for optimizer in self.optimizers:
@@ -364,7 +375,7 @@ class Rejuvenator:
                 restart(self.scheduler)
             self._watch(result.module)
         renew_heads(self._module)
-        event = Event(self.steps, r, result, self.lam)
+        event = Event(self.steps, r, result, self.lam, notes)
         self._schedule = self._schedule.reset()
         self._gradients = GradientGuard(after_event=True)
         self.events += 1
@@ -396,11 +407,6 @@ class Rejuvenator:
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can."""
         return {self._module.get_parameter(name): mask for name, mask in self._penalty.gammas.items()}
-
-
-def _several(optimizer: Any) -> tuple[Any, ...]:
-    """The optimizers that were given, one or several."""
-    return tuple(optimizer) if isinstance(optimizer, list | tuple) else (optimizer,)
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:

@@ -107,11 +107,11 @@ def test_accumulated_gradients_are_penalized_once() -> None:
     assert torch.allclose(seen[0], plain + 0.2 * sign) and nr.steps == 1
 
 
-class Scaled(Optimizer):
+class Scaled(SGD):
     """Plain descent, which divides gradients by the scale in its step as fused optimizers under a GradScaler do."""
 
     def __init__(self, parameters: Any, scale: float) -> None:
-        super().__init__(parameters, {})
+        super().__init__(parameters, lr=0.05)
         self.grad_scale = torch.tensor(scale)
 
     @torch.no_grad()

@@ -44,12 +44,17 @@ def test_an_optimizer_over_other_parameters_is_refused_by_the_name_of_a_gamma() 
         Rejuvenator(gm, SGD(vgg_bn().parameters(), lr=0.1), nrfx.Budget(params=10**6))
 
 
-def test_an_optimizer_whose_state_cannot_be_carried_is_found_at_the_first_measurement() -> None:
+def test_an_optimizer_whose_state_cannot_be_carried_is_refused_at_once() -> None:
     gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
-    optimizer = Unknown(gm.parameters(), lr=0.0)
-    nr = Rejuvenator(gm, optimizer, nrfx.Budget(params=10**6), interval=2)
+    with pytest.raises(TrainingError, match=r"Unknown is no optimizer of which nrfx knows.*register_optimizer"):
+        Rejuvenator(gm, Unknown(gm.parameters(), lr=0.0), nrfx.Budget(params=10**6))
+
+
+def test_state_that_fits_no_parameter_is_found_at_the_first_measurement() -> None:
+    nr, optimizer = set_up(interval=2)
     assert learn(nr, optimizer) is None
-    with pytest.raises(TrainingError, match="Unknown keeps 'trace'"):
+    optimizer.state[nr.module.get_parameter("0.weight")]["trace"] = torch.ones(7)
+    with pytest.raises(TrainingError, match="SGD keeps 'trace'"):
         learn(nr, optimizer)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.optim import SGD
+from torch.optim.swa_utils import AveragedModel
 
 import nrfx
 from nrfx.errors import RewriteError, TrainingWarning
@@ -243,3 +245,46 @@ def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_
     nr.penalize()
     assert isinstance(nr.step(), Event)
     assert len(list(norms(gm))) == len(list(norms(model)))
+
+
+# Followers
+
+
+@pytest.mark.parametrize("scheme", ["attention", "removed", "dense"])
+def test_averages_and_teachers_follow_in_place_and_compute_what_they_did(scheme: str) -> None:
+    torch.manual_seed(0)
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    average, of_model, teacher = AveragedModel(gm), AveragedModel(model), copy.deepcopy(model).requires_grad_(False)
+    followers = [average, of_model, teacher]
+    nr, optimizer = rejuvenator(gm, gm, scheme=scheme, followers=followers)
+    held = [list(follower.parameters()) for follower in followers]
+    for event in range(2):
+        losses = train(model, nr, optimizer, 3, ())
+        average.update_parameters(gm), of_model.update_parameters(model)
+        kill(nr, 0.4)
+        for follower in (average.module, of_model.module, teacher):
+            for norm in norms(follower):
+                norm.weight.data[: int(norm.num_features * 0.4)] = 0
+        expected = [follower.eval()(X) for follower in followers]
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        assert nr.events == event + 1 and all(math.isfinite(loss) for loss in losses)
+        for follower, before in zip(followers, expected, strict=True):
+            assert torch.allclose(follower(X), before, atol=1e-5)
+    now = {id(p) for follower in followers for p in follower.parameters()}
+    assert scheme == "removed" or all(id(p) in now for parameters in held for p in parameters)
+    average.update_parameters(gm)
+    assert int(average.n_averaged) == 3 and not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_a_follower_of_another_network_stops_the_event_and_nothing_has_changed() -> None:
+    gm = nrfx.trace(resnet(), torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm, followers=[AveragedModel(vgg_bn())])
+    kill(nr, 0.4)
+    before = contents(nr, optimizer)
+    with pytest.raises(nrfx.TrainingError, match="The twin has"):
+        train(gm, nr, optimizer, 1, ())
+    assert nr.module is before["module"] and nr.events == 0
+    with pytest.raises(nrfx.TrainingError, match="followers holds 3"):
+        rejuvenator(gm, gm, followers=[3])

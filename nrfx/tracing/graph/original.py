@@ -45,7 +45,7 @@ def differing(model: nn.Module, traced: TracedModule) -> str | None:
 
 
 def join(model: nn.Module, traced: TracedModule) -> None:
-    """Makes the modules of the model those of the trace, which must share all their tensors (see `differing`)."""
+    """Makes the modules of the model those of the trace, around the tensors of the trace, and both one tree."""
     if all(vars(model)[name] is vars(traced)[name] for name in _SHARED):
         return
     exchange(model, traced)
