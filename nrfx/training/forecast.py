@@ -1,33 +1,48 @@
-"""How long it takes a network's own gammas to die in a search, in sentences for the user.
-
-Only SGD is described: the steps of Adam hardly depend on lambda.
-"""
+"""How long it takes a network's own gammas to die in a search, in sentences for the user."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from nrfx.training.schedule import steps_of_search, steps_to_die, suggest_delta_lambda
+from nrfx.training.schedule import (
+    adaptive_steps_of_search,
+    adaptive_steps_to_die,
+    steps_of_search,
+    steps_to_die,
+    suggest_delta_lambda,
+)
 
 Gammas = Mapping[nn.Parameter, Tensor]
 """The gammas that can die: parameter -> bool of its shape, which of its elements can."""
+
+ADAPTIVE = (Adam, AdamW, NAdam, RAdam, RMSprop)
+"""Optimizers that divide each gradient by the root of a running mean of its square."""
 
 
 def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, interval: int, until: int | None) -> str:
     """How long dying takes from the start of a search, and whether the search, up to step `until`, is long enough.
 
-    "" for optimizers other than SGD, and where no gamma can die.
+    "" where no gamma can die.
     """
-    sgd, gamma = _sgd(optimizer, gammas), _mean_size(gammas)
-    if sgd is None or gamma == 0:
+    gamma = _mean_size(gammas)
+    if gamma == 0:
         return ""
-    steps = steps_of_search(delta_lambda=delta_lambda, interval=interval, gamma=gamma, **sgd)
+    law = _law(optimizer, gammas)
+    if law is None:
+        return (
+            f"How long a gamma takes to die under {type(optimizer).__name__} is not known: r at each measurement tells."
+        )
+    steps = law.of_search(gamma, delta_lambda, interval)
+    if not isfinite(steps):
+        return f"A gamma of {gamma:.2g} does not die in a million intervals: raise delta_lambda or the learning rate."
     text = (
         f"A gamma of {gamma:.2g} that the loss has no use for dies after {steps:,.0f} steps of a search in which "
-        "every measurement raises lambda."
+        f"every measurement raises lambda{law.condition}."
     )
     if until is None or steps <= until:
         return text
@@ -35,29 +50,113 @@ def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, i
     quarter = until // 4
     if quarter <= 2 * interval:
         return f"{text} Measure more often: the interval is {interval:,} steps."
-    better = suggest_delta_lambda(steps=quarter, interval=interval, gamma=gamma, **sgd)
-    return f"{text} delta_lambda={better:.2g} would take a quarter of that."
+    return f"{text} {law.advice(gamma, quarter, interval)}"
 
 
 def dying_time(optimizer: Optimizer, gammas: Gammas, lam: float) -> str:
     """How many steps a gamma of 1 takes to die under a penalty of weight `lam` alone.
 
-    "" for optimizers other than SGD, and where no gamma can die or lam is 0.
+    "" where no gamma can die, lam is 0, or the optimizer's law is not known.
     """
-    sgd = _sgd(optimizer, gammas)
-    steps = inf if sgd is None else steps_to_die(lam=lam, **sgd)
+    law = _law(optimizer, gammas) if gammas else None
+    steps = inf if law is None else law.to_die(lam)
     return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
+
+
+class _Law(Protocol):
+    """How fast gammas fall under the penalty."""
+
+    condition: str
+
+    def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
+        """Steps from the start of a search."""
+
+    def to_die(self, lam: float) -> float:
+        """Steps for a gamma of 1."""
+
+    def advice(self, gamma: float, steps: int, interval: int) -> str:
+        """What to change so that it takes so many steps of a search."""
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """SGD: by the learning rate times lambda, with momentum by more."""
+
+    lr: float
+    momentum: float
+    condition: str = ""
+
+    def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
+        return steps_of_search(self.lr, delta_lambda, interval, gamma, momentum=self.momentum)
+
+    def to_die(self, lam: float) -> float:
+        return steps_to_die(self.lr, lam, momentum=self.momentum)
+
+    def advice(self, gamma: float, steps: int, interval: int) -> str:
+        better = suggest_delta_lambda(self.lr, steps, interval, gamma, momentum=self.momentum)
+        return f"delta_lambda={better:.2g} would take a quarter of that."
+
+
+@dataclass(frozen=True)
+class _Adaptive:
+    """Adam and its like: by the learning rate at most, and by less while gradients are larger than lambda."""
+
+    lr: float
+    size: float | None
+    """Root mean square of the gradients of the gammas; None before the first step."""
+
+    @property
+    def condition(self) -> str:  # type: ignore[override]
+        if self.size is None:
+            return ", at the earliest: it takes longer while its gradients are larger than lambda"
+        return f", with gradients of the size that they have now, {self.size:.2g}"
+
+    def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
+        return adaptive_steps_of_search(self.lr, delta_lambda, interval, gamma, size=self.size or 0.0)
+
+    def to_die(self, lam: float) -> float:
+        return adaptive_steps_to_die(self.lr, lam, size=self.size or 0.0)
+
+    def advice(self, gamma: float, steps: int, interval: int) -> str:
+        needed = gamma / (steps - 2 * interval)
+        if needed >= self.lr:
+            return (
+                f"In a step a gamma falls by the learning rate at most, which is {self.lr:.2g}: take {needed:.2g} or more, "
+                "gammas that start lower (nn.init.constant_(norm.weight, 0.5)), or a longer search."
+            )
+        better = 1e-8
+        while self.of_search(gamma, better, interval) > steps:
+            better *= 1.25
+        return f"delta_lambda={better:.2g} would take a quarter of that."
+
+
+def _law(optimizer: Optimizer, gammas: Gammas) -> _Law | None:
+    """The law of the optimizer for the group that holds the gammas; None for one that is not known."""
+    group = next((group for group in optimizer.param_groups if gammas.keys() & set(group["params"])), None)
+    if group is None:
+        return None
+    if isinstance(optimizer, SGD):
+        return _Descent(float(group["lr"]), float(group["momentum"]))
+    if isinstance(optimizer, ADAPTIVE):
+        return _Adaptive(float(group["lr"]), _gradient_size(optimizer, gammas, group))
+    return None
+
+
+def _gradient_size(optimizer: Optimizer, gammas: Gammas, group: Mapping[str, Any]) -> float | None:
+    """The root mean square of the gradients of the gammas, from the running means of the optimizer."""
+    squares = []
+    for gamma, mask in gammas.items():
+        state = optimizer.state.get(gamma, {})
+        mean = state.get("exp_avg_sq", state.get("square_avg"))
+        if mean is None or not mask.any():
+            continue
+        decay = group["betas"][1] if "betas" in group else group["alpha"]
+        known = 1 - decay ** float(state["step"])  # a mean that started at 0 has come so far
+        squares.append((mean[mask].double().mean() / max(known, 1e-12)).cpu())
+    return float(torch.stack(squares).mean().sqrt()) if squares else None
 
 
 def _mean_size(gammas: Gammas) -> float:
     """The mean abs(gamma) of the gammas that can die, each parameter counted once; 0 where none can."""
     sizes = [gamma.detach()[mask].abs().mean() for gamma, mask in gammas.items()]
     return float(torch.stack([size.double().cpu() for size in sizes]).mean()) if sizes else 0.0
-
-
-def _sgd(optimizer: Optimizer, gammas: Gammas) -> dict[str, float] | None:
-    """Learning rate and momentum of the gammas that can die; None where none can, or for another optimizer."""
-    if not isinstance(optimizer, SGD) or not gammas:
-        return None
-    group = next(group for group in optimizer.param_groups if gammas.keys() & set(group["params"]))
-    return {"lr": float(group["lr"]), "momentum": float(group["momentum"])}

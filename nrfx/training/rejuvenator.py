@@ -191,7 +191,8 @@ class Rejuvenator:
     def forecast(self) -> str:
         """How long dying takes from the start of a search, and whether the search is long enough for it, in sentences.
 
-        "" for Adam, whose steps hardly depend on lambda, and where no gamma can die.
+        Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where no
+        gamma can die.
         """
         delta_lambda = self._schedule.delta_lambda
         return search_forecast(self._clock, self._gammas(), delta_lambda, self.interval, self.until)

@@ -1,6 +1,7 @@
 """The sparsity coefficient lambda, which finds its own value, and how long dying takes under it.
 
-Under the penalty alone a gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum).
+Under the penalty alone a gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum). Adam and its like
+divide each gradient by its size: a gamma falls by lr * lambda / sqrt(size^2 + lambda^2), which is at most lr.
 """
 
 import math
@@ -108,6 +109,47 @@ def steps_of_search(
         whole -= 1
     rest = math.ceil(round((units - interval * whole * (whole - 1) / 2) / whole, 6))
     return float((whole + 1) * interval + rest)
+
+
+def adaptive_steps_to_die(
+    lr: float, lam: float, gamma: float = 1.0, threshold: float = 0.01, size: float = 0.0
+) -> float:
+    """`steps_to_die` under an optimizer that divides gradients by their size (Adam, AdamW, NAdam, RAdam, RMSprop).
+
+        steps = gamma (1 - threshold) sqrt(size^2 + lam^2) / (lr * lam)
+
+    Args:
+        size: the root mean square of the gradient that the loss gives to a gamma; its mean is taken to be 0.
+
+    >>> adaptive_steps_to_die(lr=1e-3, lam=1e-4)
+    990.0
+    >>> adaptive_steps_to_die(lr=1e-3, lam=1e-4, size=1e-3)
+    9950.0
+    """
+    if lr <= 0 or lam <= 0:
+        return math.inf
+    return float(math.ceil(round(gamma * (1 - threshold) * math.hypot(size, lam) / (lr * lam), 6)))
+
+
+def adaptive_steps_of_search(
+    lr: float, delta_lambda: float, interval: int, gamma: float = 1.0, threshold: float = 0.01, size: float = 0.0
+) -> float:
+    """`steps_of_search` under an optimizer that divides gradients by their size; infinite beyond a million intervals.
+
+    >>> adaptive_steps_of_search(lr=1e-3, delta_lambda=5e-5, interval=100)
+    1190.0
+    >>> adaptive_steps_of_search(lr=1e-3, delta_lambda=5e-5, interval=100, size=1e-3)
+    2374.0
+    """
+    left = gamma * (1 - threshold)
+    if lr <= 0 or delta_lambda <= 0:
+        return math.inf
+    for rises in range(1, 1_000_000):
+        fall = lr * rises * delta_lambda / math.hypot(size, rises * delta_lambda)
+        if left <= fall * interval:
+            return float((rises + 1) * interval + math.ceil(round(left / fall, 6)))
+        left -= fall * interval
+    return math.inf
 
 
 def suggest_delta_lambda(

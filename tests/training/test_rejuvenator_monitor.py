@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 from torch.optim.lr_scheduler import StepLR
 
 import nrfx
@@ -131,14 +131,58 @@ def test_a_search_that_is_too_short_is_told_with_a_delta_lambda_that_is_not() ->
     assert "Measure more often: the interval is 15 steps" in hasty.forecast
 
 
-def test_for_adam_and_where_nothing_can_die_there_is_no_forecast() -> None:
+@pytest.mark.parametrize("optimizer_of", [Adam, AdamW, NAdam, RAdam, RMSprop])
+def test_the_forecast_of_an_adaptive_optimizer_is_what_the_penalty_does_under_it(optimizer_of: type[Optimizer]) -> None:
+    """With gradients of the loss of mean 0 and a known size, which the optimizer's state tells."""
+    torch.manual_seed(0)
+    model = vgg_bn()
+    for norm in norms(model):
+        torch.nn.init.constant_(norm.weight, 0.5)
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    optimizer = optimizer_of(gm.parameters(), lr=0.004)
+    options = {"interval": 20, "delta_lambda": 0.02, "trigger": 0.01, "threshold": 0.05}
+    nr = Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), **options)
+    assert "dies after 164 steps" in nr.forecast and "at the earliest" in nr.forecast
+    gamma = gm.get_parameter("5.weight")
+    for number in range(1, 500):
+        for parameter in gm.parameters():
+            parameter.grad = torch.randn_like(parameter) * 0.1
+        nr.penalize()
+        optimizer.step()
+        nr.step()
+        if number == 15:
+            told = float(nr.forecast.split("dies after ")[1].split(" steps")[0])
+            assert "with gradients of the size that they have now, 0." in nr.forecast
+        if float(gamma.detach().median()) < 0.01:
+            break
+    assert told > 180 and abs(number - told) < 0.25 * told
+
+
+def test_an_adaptive_search_that_is_too_short_is_told_what_is_long_enough() -> None:
     gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
-    assert Rejuvenator(gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0)).forecast == ""
+    budget = nrfx.Budget.relative(gm, params=1.0)
+
+    def forecast(lr: float, delta_lambda: float) -> str:
+        optimizer = AdamW(gm.parameters(), lr=lr)
+        nr = Rejuvenator(gm, optimizer, budget, interval=10, until=400, delta_lambda=delta_lambda)
+        for gamma in nr._gammas():
+            optimizer.state[gamma] = {"step": torch.tensor(1.0), "exp_avg_sq": torch.full_like(gamma, 1e-5)}
+        return nr.forecast
+
+    slow = forecast(1e-3, 1e-2)
+    assert "falls by the learning rate at most, which is 0.001: take 0.013 or more" in slow
+    late = forecast(0.02, 1e-4)
+    assert "The search ends at step 400. delta_lambda=" in late
+    better = float(late.partition("delta_lambda=")[2].split()[0])
+    assert "The search ends" not in forecast(0.02, better)
+
+
+def test_what_is_not_known_of_an_optimizer_is_said_and_where_nothing_can_die_there_is_no_forecast() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    unknown = Rejuvenator(gm, Adagrad(gm.parameters()), nrfx.Budget.relative(gm, params=1.0))
+    assert unknown.forecast.startswith("How long a gamma takes to die under Adagrad is not known")
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5))
     assert set_up(plain)[0].forecast == ""
-
-
-# How it measures
 
 
 def test_a_step_measures_without_the_report_which_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
