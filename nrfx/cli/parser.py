@@ -164,9 +164,13 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
     parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
     parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
-    parser.add_argument("--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (5e-4)")
+    parser.add_argument(
+        "--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (by the search's length)"
+    )
     parser.add_argument("--shrink-beta", type=float, metavar="S", help="also pull betas that hold dead channels (0)")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
+    parser.add_argument("--until", type=_positive, metavar="N", help="last step in which it may rejuvenate")
+    parser.add_argument("--window", type=_positive, metavar="N", help="the same in epochs (half of them)")
     parser.add_argument(
         "--scheme", choices=get_args(Scheme), help="how old and new channels meet (attention; or give a row)"
     )

@@ -26,20 +26,22 @@ from nrfx.tracing import TracedModule, as_traced
 
 SETTINGS = {
     "batch": "batch_size",
-    **{name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval")},
+    **{
+        name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window")
+    },
 }
-"""Options of the command line -> fields of RunConfig."""
+"""Options of the command line -> settings of a recipe."""
 
 DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels")}}
 """Options of the command line -> fields of DataConfig."""
 
-SHORT_SCHEDULE = {"delta_lambda": 5e-4}
+SHORT_SCHEDULE: Mapping[str, Any] = {"delta_lambda": None}
 """Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
 
 ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
 """The row that a scheme means where none is named: the one that rescales, where there is one."""
 
-OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "scheme")
+OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window", "scheme")
 """Options that mean nothing where nothing is rejuvenated."""
 
 GOES_ON = {"resume", "data_root", "device", "json", "run"}
@@ -94,7 +96,8 @@ def asked(options: Mapping[str, Any]) -> Job:
     settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
     places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
     own = {name: options[name] for name in ("model", "num_classes", "budget", "seed") if options[name] is not None}
-    changed = replace(file, train={**file.train, **settings}, data=replace(file.data, **places), **own)
+    known = {name: value for name, value in file.train.items() if name != "search" or "window" not in settings}
+    changed = replace(file, train={**known, **settings}, data=replace(file.data, **places), **own)
     return Job(changed, options["weights"])
 
 

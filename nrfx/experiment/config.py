@@ -31,9 +31,12 @@ class RunConfig:
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
         seed: of the order of the images and of new weights.
-        trigger, delta_lambda, delta_r, max_events, shrink_beta: see Rejuvenator.
-        interval: steps between two measurements; None for an epoch, or the whole search if that is shorter.
+        trigger, delta_r, max_events, shrink_beta: see Rejuvenator.
+        delta_lambda: None to choose it from the length of the search, so that a gamma that the loss has no use for dies
+            after a quarter of it.
+        interval: steps between two measurements; None for an epoch, or a twentieth of the search if that is shorter.
         search: the fraction of the epochs in which a rejuvenation may happen.
+        until: the last step of the search, in place of `search`; None for that.
         scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate.
         dsd: the part of the weights that a sparse phase leaves out, see `nrfx.experiment.sparse`; 0 for no such phase.
 
@@ -56,11 +59,12 @@ class RunConfig:
     seed: int = 0
     trigger: float = 0.5
     interval: int | None = None
-    delta_lambda: float = 5e-5
+    delta_lambda: float | None = 5e-5
     delta_r: float = 0.01
     max_events: int | None = 1
     shrink_beta: float = 0.0
     search: float = 0.5
+    until: int | None = None
     scheme: Scheme = "attention"
     rescale: bool = True
     reallocate: bool = True
@@ -78,6 +82,8 @@ class RunConfig:
                 raise TrainingError(f"{name} is {value!r}; expected 0 or a positive number.")
         if self.interval is not None and self.interval < 1:
             raise TrainingError(f"interval is {self.interval!r}; expected a number of steps, 1 or more, or None.")
+        if self.until is not None and self.until < 1:
+            raise TrainingError(f"until is {self.until!r}; expected a number of steps, 1 or more, or None.")
         if not 0 < self.search <= 1:
             raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
         if not 0 <= self.dsd < 1:

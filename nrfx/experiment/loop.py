@@ -169,14 +169,15 @@ class _Training:
         self.earlier = 0.0  # seconds before the run was resumed
 
     def _rejuvenator(self, gm: TracedModule, budget: Budget) -> Rejuvenator:
-        until = max(1, round(self.config.epochs * self.per_epoch * self.config.search))
+        whole = self.config.epochs * self.per_epoch
+        until = min(self.config.until or max(1, round(whole * self.config.search)), whole)
         return Rejuvenator(
             gm,
             self.optimizer,
             budget,
             trigger=self.config.trigger,
-            interval=self.config.interval or min(self.per_epoch, until),
-            delta_lambda=self.config.delta_lambda,
+            interval=self.config.interval or min(self.per_epoch, max(until // 20, 1)),
+            delta_lambda="auto" if self.config.delta_lambda is None else self.config.delta_lambda,
             delta_r=self.config.delta_r,
             max_events=self.config.max_events,
             shrink_beta=self.config.shrink_beta,
@@ -186,6 +187,7 @@ class _Training:
             reallocate=self.config.reallocate,
             reinitialize=self.config.reinitialize,
             generator=self.new_weights,
+            inplace=False,  # an event is scored before and after
         )
 
     @property

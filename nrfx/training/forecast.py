@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from nrfx.errors import TrainingError
 from nrfx.training.schedule import (
     adaptive_steps_of_search,
     adaptive_steps_to_die,
@@ -51,6 +52,29 @@ def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, i
     if quarter <= 2 * interval:
         return f"{text} Measure more often: the interval is {interval:,} steps."
     return f"{text} {law.advice(gamma, quarter, interval)}"
+
+
+def chosen_delta_lambda(optimizer: Optimizer, gammas: Gammas, interval: int, until: int | None) -> float:
+    """The delta_lambda under which gammas that the loss has no use for die after a quarter of the search.
+
+    The paper's 5e-5 where no gamma can die.
+
+    Raises:
+        TrainingError: the search has no end, is too short for it, or the optimizer is not SGD.
+    """
+    gamma, law = _mean_size(gammas), _law(optimizer, gammas)
+    if gamma == 0:
+        return 5e-5
+    if until is None:
+        raise TrainingError(
+            'delta_lambda="auto" needs the length of the search: give until=, or a number such as 5e-5.'
+        )
+    if not isinstance(law, _Descent):
+        raise TrainingError(
+            f'delta_lambda="auto" is for SGD: how long dying takes under {type(optimizer).__name__} depends on the size of '
+            "its gradients. Give a number of about that size, and look at nr.forecast after some steps."
+        )
+    return suggest_delta_lambda(law.lr, max(until // 4, 2 * interval + 1), interval, gamma, momentum=law.momentum)
 
 
 def dying_time(optimizer: Optimizer, gammas: Gammas, lam: float) -> str:

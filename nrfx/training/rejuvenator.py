@@ -10,7 +10,7 @@ import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from nrfx.tracing.graph.original import differing, follow, join, original_of, tr
 from nrfx.training.arguments import check_numbers, check_objects, checked_options
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
-from nrfx.training.forecast import dying_time, search_forecast
+from nrfx.training.forecast import chosen_delta_lambda, dying_time, search_forecast
 from nrfx.training.guards import CallGuard, GradientGuard, check_held
 from nrfx.training.hooks import StepHooks, has_hooks
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
@@ -77,7 +77,9 @@ class Rejuvenator:
             of both.
         trigger: an r below this causes an event (the paper's T_r).
         interval: steps between two measurements, about an epoch in the paper; 1 or more.
-        delta_lambda, delta_r: see LambdaSchedule.
+        delta_lambda: what lambda rises by; "auto" chooses it so that, under the penalty alone, the gammas die after a
+            quarter of the search: it needs `until`, and SGD.
+        delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
         shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
@@ -124,7 +126,7 @@ class Rejuvenator:
         budget: Budget,
         trigger: float = 0.5,
         interval: int = 1000,
-        delta_lambda: float = 5e-5,
+        delta_lambda: float | Literal["auto"] = 5e-5,
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
@@ -158,12 +160,12 @@ class Rejuvenator:
         self.steps = 0
         self.note = ""
         self.last: Measurement | Event | None = None
-        self._schedule = LambdaSchedule(delta_lambda, delta_r)
         self._hooks: StepHooks | None = None
         self._calls = CallGuard()
         self._gradients = GradientGuard(after_event=False)
         given = unwrapped(gm)
         self._watch(traced_of(given) or as_traced(given, example_inputs))
+        self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
         self._check_budget()
         if inplace:
@@ -404,6 +406,12 @@ class Rejuvenator:
             "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
             "raise delta_lambda, shorten the interval, or raise the trigger."
         )
+
+    def _rise(self, delta_lambda: Any) -> float:
+        """delta_lambda, chosen where it is "auto"."""
+        if delta_lambda != "auto":
+            return delta_lambda  # type: ignore[no-any-return]
+        return chosen_delta_lambda(self._clock, self._gammas(), self.interval, self.until)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can."""
