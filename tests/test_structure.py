@@ -44,7 +44,7 @@ ORDER: Mapping[str, str] = {
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
-    "events penalty guards hooks transaction wrappers rejuvenator",
+    "events resumed penalty guards hooks transaction wrappers rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",

@@ -177,7 +177,7 @@ class _Training:
             budget,
             trigger=self.config.trigger,
             interval=self.config.interval or min(self.per_epoch, max(until // 20, 1)),
-            delta_lambda="auto" if self.config.delta_lambda is None else self.config.delta_lambda,
+            delta_lambda=self.config.delta_lambda,
             delta_r=self.config.delta_r,
             max_events=self.config.max_events,
             shrink_beta=self.config.shrink_beta,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Any
 
+from nrfx.analysis.meter import MeterReading
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
@@ -58,3 +59,15 @@ def checked_options(options: Mapping[str, Any]) -> Options:
     checked = Options(**options)
     checked.validate()
     return checked
+
+
+def check_room(budget: Budget, trigger: float, now: MeterReading) -> None:
+    """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
+    for measure in ("params", "flops"):
+        bound, total = getattr(budget, measure), getattr(now, measure).total
+        alive = int(trigger * total)
+        if bound is not None and bound < alive:
+            raise TrainingError(
+                f"At the trigger of {trigger}, {alive:,} of the network's {total:,} {measure} are alive: more than the "
+                f"budget of {bound:,}. Lower the trigger below {bound / total:.2g} or raise the budget."
+            )

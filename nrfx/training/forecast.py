@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from nrfx.errors import TrainingError
 from nrfx.training.schedule import (
@@ -21,7 +21,7 @@ from nrfx.training.schedule import (
 Gammas = Mapping[nn.Parameter, Tensor]
 """The gammas that can die: parameter -> bool of its shape, which of its elements can."""
 
-ADAPTIVE = (Adam, AdamW, NAdam, RAdam, RMSprop)
+ADAPTIVE = (Adam, AdamW, NAdam, RMSprop)
 """Optimizers that divide each gradient by the root of a running mean of its square."""
 
 
@@ -66,13 +66,11 @@ def chosen_delta_lambda(optimizer: Optimizer, gammas: Gammas, interval: int, unt
     if gamma == 0:
         return 5e-5
     if until is None:
-        raise TrainingError(
-            'delta_lambda="auto" needs the length of the search: give until=, or a number such as 5e-5.'
-        )
+        raise TrainingError("delta_lambda=None needs the length of the search: give until=, or a number such as 5e-5.")
     if not isinstance(law, _Descent):
         raise TrainingError(
-            f'delta_lambda="auto" is for SGD: how long dying takes under {type(optimizer).__name__} depends on the size of '
-            "its gradients. Give a number of about that size, and look at nr.forecast after some steps."
+            f"delta_lambda=None is for SGD: how long dying takes under {type(optimizer).__name__} depends on the "
+            "size of its gradients. Give a number of about that size, and look at nr.forecast after some steps."
         )
     return suggest_delta_lambda(law.lr, max(until // 4, 2 * interval + 1), interval, gamma, momentum=law.momentum)
 
@@ -90,7 +88,9 @@ def dying_time(optimizer: Optimizer, gammas: Gammas, lam: float) -> str:
 class _Law(Protocol):
     """How fast gammas fall under the penalty."""
 
-    condition: str
+    @property
+    def condition(self) -> str:
+        """Under which condition it holds, to stand before a full stop."""
 
     def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
         """Steps from the start of a search."""
@@ -130,7 +130,7 @@ class _Adaptive:
     """Root mean square of the gradients of the gammas; None before the first step."""
 
     @property
-    def condition(self) -> str:  # type: ignore[override]
+    def condition(self) -> str:
         if self.size is None:
             return ", at the earliest: it takes longer while its gradients are larger than lambda"
         return f", with gradients of the size that they have now, {self.size:.2g}"
@@ -145,8 +145,8 @@ class _Adaptive:
         needed = gamma / (steps - 2 * interval)
         if needed >= self.lr:
             return (
-                f"In a step a gamma falls by the learning rate at most, which is {self.lr:.2g}: take {needed:.2g} or more, "
-                "gammas that start lower (nn.init.constant_(norm.weight, 0.5)), or a longer search."
+                f"In a step a gamma falls by the learning rate at most, which is {self.lr:.2g}: take {needed:.2g} or "
+                "more, gammas that start lower (nn.init.constant_(norm.weight, 0.5)), or a longer search."
             )
         better = 1e-8
         while self.of_search(gamma, better, interval) > steps:

@@ -6,23 +6,20 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
-import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from typing_extensions import TypedDict
 
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError, TrainingWarning
-from nrfx.files import parsed
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import renew_heads
@@ -30,7 +27,7 @@ from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import differing, follow, join, original_of, traced_of
-from nrfx.training.arguments import check_numbers, check_objects, checked_options
+from nrfx.training.arguments import check_numbers, check_objects, check_room, checked_options
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import chosen_delta_lambda, dying_time, search_forecast
@@ -40,21 +37,10 @@ from nrfx.training.optimizer import check_optimizer, check_state, migrate
 from nrfx.training.penalty import Penalty, gradient_scales
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import restart
+from nrfx.training.resumed import State, positions, saved_masks, saved_state
 from nrfx.training.schedule import LambdaSchedule
 from nrfx.training.transaction import Transaction, hold_instead
 from nrfx.training.wrappers import unwrapped
-
-
-class State(TypedDict):
-    steps: int
-    events: int
-    lam: float
-    previous_r: float | None
-    note: str
-    betas: dict[str, list[int]]
-
-
-"""What a resumed Rejuvenator needs."""
 
 
 class Rejuvenator:
@@ -77,7 +63,7 @@ class Rejuvenator:
             of both.
         trigger: an r below this causes an event (the paper's T_r).
         interval: steps between two measurements, about an epoch in the paper; 1 or more.
-        delta_lambda: what lambda rises by; "auto" chooses it so that, under the penalty alone, the gammas die after a
+        delta_lambda: what lambda rises by; None chooses it so that, under the penalty alone, the gammas die after a
             quarter of the search: it needs `until`, and SGD.
         delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
@@ -126,7 +112,7 @@ class Rejuvenator:
         budget: Budget,
         trigger: float = 0.5,
         interval: int = 1000,
-        delta_lambda: float | Literal["auto"] = 5e-5,
+        delta_lambda: float | None = 5e-5,
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
@@ -167,7 +153,7 @@ class Rejuvenator:
         self._watch(traced_of(given) or as_traced(given, example_inputs))
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
-        self._check_budget()
+        check_room(self.budget, self.trigger, self._meter.read())
         if inplace:
             self._join_original()
         if not self._penalty.gammas:
@@ -193,8 +179,8 @@ class Rejuvenator:
     def forecast(self) -> str:
         """How long dying takes from the start of a search, and whether the search is long enough for it, in sentences.
 
-        Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where no
-        gamma can die.
+        Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where
+        no gamma can die.
         """
         delta_lambda = self._schedule.delta_lambda
         return search_forecast(self._clock, self._gammas(), delta_lambda, self.interval, self.until)
@@ -253,7 +239,7 @@ class Rejuvenator:
             "lam": self._schedule.value,
             "previous_r": self._schedule.previous_r,
             "note": self.note,
-            "betas": {name: mask.nonzero().flatten().tolist() for name, mask in self._penalty.betas.items()},
+            "betas": positions(self._penalty.betas),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -262,16 +248,9 @@ class Rejuvenator:
         Raises:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        saved = parsed(State, state, "The state of a Rejuvenator (what state_dict returned)", TrainingError)
+        saved = saved_state(state)
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
-        trained = self._module if module is None else module
-        try:
-            masks = {name: _mask(trained.get_parameter(name), positions) for name, positions in saved["betas"].items()}
-        except (AttributeError, IndexError, RuntimeError, ValueError) as error:
-            raise TrainingError(
-                f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(saved['betas'])}. "
-                "Load what Rejuvenator.state_dict returned."
-            ) from error
+        masks = saved_masks(self._module if module is None else module, saved["betas"])
         if module is not None:
             self._watch(module)
         self._penalty.restore(masks)
@@ -385,18 +364,6 @@ class Rejuvenator:
         self.note = ""
         return event
 
-    def _check_budget(self) -> None:
-        """Raises TrainingError for a budget below trigger * cost: about as much is alive at an event, and must fit."""
-        now = self._meter.read()
-        for measure in ("params", "flops"):
-            bound, total = getattr(self.budget, measure), getattr(now, measure).total
-            alive = int(self.trigger * total)
-            if bound is not None and bound < alive:
-                raise TrainingError(
-                    f"At the trigger of {self.trigger}, {alive:,} of the network's {total:,} {measure} are alive: more "
-                    f"than the budget of {bound:,}. Lower the trigger below {bound / total:.2g} or raise the budget."
-                )
-
     def _never(self, r: float) -> str:
         """That the search ends without a rejuvenation, and what to change, in sentences."""
         dying = dying_time(self._clock, self._gammas(), self.lam)
@@ -407,24 +374,15 @@ class Rejuvenator:
             "raise delta_lambda, shorten the interval, or raise the trigger."
         )
 
-    def _rise(self, delta_lambda: Any) -> float:
-        """delta_lambda, chosen where it is "auto"."""
-        if delta_lambda != "auto":
-            return delta_lambda  # type: ignore[no-any-return]
+    def _rise(self, delta_lambda: float | None) -> float:
+        """delta_lambda, chosen where it is None."""
+        if delta_lambda is not None:
+            return delta_lambda
         return chosen_delta_lambda(self._clock, self._gammas(), self.interval, self.until)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can."""
         return {self._module.get_parameter(name): mask for name, mask in self._penalty.gammas.items()}
-
-
-def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
-    """bool of the parameter's shape: whether the position is listed; positions rise, the first is 0 or above."""
-    if positions != sorted({*positions}) or any(position < 0 for position in positions[:1]):
-        raise ValueError("the positions do not rise from 0 or above")
-    mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
-    mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
-    return mask
 
 
 def _ratio(measured: MeterReading, budget: Budget) -> float:

@@ -1,7 +1,7 @@
 """The sparsity coefficient lambda, which finds its own value, and how long dying takes under it.
 
-Under the penalty alone a gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum). Adam and its like
-divide each gradient by its size: a gamma falls by lr * lambda / sqrt(size^2 + lambda^2), which is at most lr.
+Under the penalty alone a gamma falls by lr * lambda a step, with momentum by lr * lambda / (1 - momentum). Adam and its
+like divide each gradient by its size: a gamma falls by lr * lambda / sqrt(size^2 + lambda^2), which is at most lr.
 """
 
 import math
@@ -114,7 +114,7 @@ def steps_of_search(
 def adaptive_steps_to_die(
     lr: float, lam: float, gamma: float = 1.0, threshold: float = 0.01, size: float = 0.0
 ) -> float:
-    """`steps_to_die` under an optimizer that divides gradients by their size (Adam, AdamW, NAdam, RAdam, RMSprop).
+    """`steps_to_die` under an optimizer that divides gradients by their size (Adam, AdamW, NAdam, RMSprop).
 
         steps = gamma (1 - threshold) sqrt(size^2 + lam^2) / (lr * lam)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 from torch.optim.lr_scheduler import StepLR
 
 import nrfx
@@ -131,7 +131,7 @@ def test_a_search_that_is_too_short_is_told_with_a_delta_lambda_that_is_not() ->
     assert "Measure more often: the interval is 15 steps" in hasty.forecast
 
 
-@pytest.mark.parametrize("optimizer_of", [Adam, AdamW, NAdam, RAdam, RMSprop])
+@pytest.mark.parametrize("optimizer_of", [Adam, AdamW, NAdam, RMSprop])
 def test_the_forecast_of_an_adaptive_optimizer_is_what_the_penalty_does_under_it(optimizer_of: type[Optimizer]) -> None:
     """With gradients of the loss of mean 0 and a known size, which the optimizer's state tells."""
     torch.manual_seed(0)
@@ -175,6 +175,18 @@ def test_an_adaptive_search_that_is_too_short_is_told_what_is_long_enough() -> N
     assert "The search ends at step 400. delta_lambda=" in late
     better = float(late.partition("delta_lambda=")[2].split()[0])
     assert "The search ends" not in forecast(0.02, better)
+
+
+def test_a_delta_lambda_that_is_chosen_lets_gammas_die_after_a_quarter_of_the_search() -> None:
+    nr, _ = set_up(until=400, interval=10, delta_lambda=None)
+    assert "dies after 100 steps" in nr.forecast
+    with pytest.raises(TrainingError, match="needs the length of the search: give until="):
+        set_up(delta_lambda=None)
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    with pytest.raises(TrainingError, match="is for SGD: how long dying takes under Adam depends"):
+        Rejuvenator(
+            gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), 0.5, 10, until=400, delta_lambda=None
+        )
 
 
 def test_what_is_not_known_of_an_optimizer_is_said_and_where_nothing_can_die_there_is_no_forecast() -> None:

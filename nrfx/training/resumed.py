@@ -1,0 +1,63 @@
+"""The state of a Rejuvenator as plain values, and back."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from nrfx.errors import TrainingError
+from nrfx.files import parsed
+from nrfx.tracing import TracedModule
+
+
+class State(TypedDict):
+    steps: int
+    events: int
+    lam: float
+    previous_r: float | None
+    note: str
+    betas: dict[str, list[int]]
+
+
+"""What a resumed Rejuvenator needs."""
+
+
+def saved_state(state: Mapping[str, Any]) -> State:
+    """A state that was read from somewhere.
+
+    Raises:
+        TrainingError: a value is missing, unknown or of another type.
+    """
+    return parsed(State, state, "The state of a Rejuvenator (what state_dict returned)", TrainingError)
+
+
+def positions(masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Name -> the positions at which a mask is True."""
+    return {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()}
+
+
+def saved_masks(module: TracedModule, betas: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """The masks of these positions, for the parameters of a module.
+
+    Raises:
+        TrainingError: the module has no such parameter or position.
+    """
+    try:
+        return {name: _mask(module.get_parameter(name), listed) for name, listed in betas.items()}
+    except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(betas)}. "
+            "Load what Rejuvenator.state_dict returned."
+        ) from error
+
+
+def _mask(parameter: Tensor, positions: list[int]) -> Tensor:
+    """bool of the parameter's shape: whether the position is listed; positions rise, the first is 0 or above."""
+    if positions != sorted({*positions}) or any(position < 0 for position in positions[:1]):
+        raise ValueError("the positions do not rise from 0 or above")
+    mask = torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
+    mask[torch.tensor(positions, dtype=torch.int64, device=parameter.device)] = True
+    return mask
