@@ -23,7 +23,8 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nests": "",
-    "nn": "generations attention cache library operands native fused implementations cross layers scale triton_kernels",
+    "nn": "generations attention cache library operands native fused implementations leaf cross layers scale "
+    "triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
     "tracing.graph": "scripted lazy_code walk registered clone exchange regions shapes work arguments codegen guards "

@@ -33,6 +33,7 @@ from nrfx.nn.generations import (
     pieces,
 )
 from nrfx.nn.implementations import cross_attention, with_bias
+from nrfx.nn.leaf import recorded_call
 from nrfx.nn.operands import check_bias, check_input, is_recorded
 
 _Kind = TypeVar("_Kind", bound="Cross")
@@ -145,6 +146,9 @@ class Cross(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output: the dense layer's shapes, output generations contiguous and in order."""
+        call: Tensor | None = recorded_call(self, x)
+        if call is not None:
+            return call
         if self.scheme == "attention":
             return cross_attention(x, self.weight, self.bias, self.form)
         self._check(x)
@@ -182,7 +186,10 @@ class Cross(nn.Module):
     def _read(self, parts: Mapping[int, Tensor], i: int, x: Tensor) -> Tensor:
         """The input channels that output generation i reads, in the input's order."""
         read = self.present[i]
-        return parts[read[0]] if len(read) == 1 else _take(x, self._row_pieces[i], self.channel_dim)
+        if len(read) == 1:
+            return parts[read[0]]
+        whole = self._row_pieces[i] == ((0, sum(self.in_generations)),)
+        return x if whole else _take(x, self._row_pieces[i], self.channel_dim)
 
     def _zeros(self, like: Tensor, width: int) -> Tensor:
         # new_zeros would lose channels_last, and the concatenation with it.
@@ -324,9 +331,7 @@ def _classes(kind: type[_Kind]) -> list[type[_Kind]]:
 
 
 def _take(x: Tensor, pieces: Pieces, dim: int) -> Tensor:
-    """The (start, width) pieces of one dim of x, joined; x itself or a view of it where that is enough."""
-    if pieces == ((0, x.shape[dim]),):
-        return x
+    """The (start, width) pieces of one dim of x, joined; a view of it where that is enough."""
     parts = [x.narrow(dim, start, width) for start, width in pieces]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
