@@ -9,10 +9,14 @@ from nrfx.analysis.check_rule import check_rule
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.analysis.why import Why, why
 from nrfx.checkpoint import load, save
+from nrfx.deploy.apply import apply
+from nrfx.deploy.export import Exported, export
+from nrfx.deploy.plain import plain
 from nrfx.errors import (
     AnalysisError,
     BudgetError,
     CheckpointError,
+    ExportError,
     NrfxError,
     RewriteError,
     RuleWarning,
@@ -47,6 +51,8 @@ __all__ = [
     "Carried",
     "CheckpointError",
     "Event",
+    "ExportError",
+    "Exported",
     "HeadLoss",
     "Measurement",
     "NrfxError",
@@ -63,16 +69,19 @@ __all__ = [
     "Utilization",
     "VerificationError",
     "Why",
+    "apply",
     "carry",
     "carry_into",
     "check_rule",
     "compact",
     "cross_attend",
+    "export",
     "fold_scales",
     "heads",
     "insert_scales",
     "load",
     "migrate",
+    "plain",
     "recalibrate",
     "recipe",
     "register_optimizer",

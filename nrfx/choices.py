@@ -16,3 +16,9 @@ Reinitialize = Literal["rejuvenated", "all"]
 
 DatasetName = Literal["digits", "shapes", "cifar10", "cifar100", "folder"]
 """A dataset, see `nrfx.experiment.datasets`."""
+
+Suffix = Literal[".onnx", ".pt2"]
+"""The suffix of the file of an exported network."""
+
+Free = Literal["batch", "sizes", "none"]
+"""Which sizes the inputs of an exported network may have, see `nrfx.export`."""

@@ -9,6 +9,7 @@ NrfxError
 |   `-- VerificationError    a rewritten network that differs from the one it came from
 |-- TrainingError        an optimizer or a loop that does not fit its module
 |-- CheckpointError      a file that cannot be read, or does not fit
+|-- ExportError          a network that has no such form outside of nrfx, or a file of it that differs
 `-- UsageError           a name, in a call or on the command line, of something that does not exist
 
 RuleWarning              a rule of the user's own raised; its op is pinned
@@ -50,6 +51,10 @@ class TrainingError(NrfxError):
 
 class CheckpointError(NrfxError):
     """The file cannot be read or written, or does not fit the model."""
+
+
+class ExportError(NrfxError):
+    """The network cannot leave nrfx in the form that was asked for. No file was written."""
 
 
 class UsageError(NrfxError):

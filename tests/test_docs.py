@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,22 @@ def test_the_worked_examples_of_rules_of_ones_own_run(capsys: pytest.CaptureFixt
         for key in OPS.keys() - known.keys():
             del OPS[key]
     assert "nrfx has no rule for quantile" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:.*torch.ao.quantization", "ignore:.*quantized_engine")
+def test_the_ways_out_lead_where_their_document_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed stands in the text behind each block, but for the last digits of differences."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        for block in blocks("deployment.md"):
+            exec(compile(block, "deployment.md", "exec"), names)
+    printed = capsys.readouterr().out
+    told = re.findall(r"```python\n.*?```\n\n```text\n(.*?)```", (DOCS / "deployment.md").read_text(), flags=re.S)
+    assert len(told) == 3
+    assert re.sub(r"\S+e-\d\d", "0.0e+00", printed) == "".join(told) + "True\n"
 
 
 def test_the_readme_links_to_every_page() -> None:

@@ -41,6 +41,7 @@ ORDER: Mapping[str, str] = {
     "survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
     "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
+    "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",

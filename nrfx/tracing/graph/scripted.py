@@ -64,6 +64,11 @@ class Scripted(Held):
                 held._buffers[name] = getattr(own, name)  # it may have set another one
         return result
 
+    def bound(self) -> Any:
+        """The TorchScript module itself, with these parameters and buffers, in this mode."""
+        self._bind()
+        return self.script
+
     def _bind(self) -> None:
         for own, held in _pairs(self.script, self):
             if hasattr(own, "training"):
