@@ -64,6 +64,9 @@ ANSWERED = {
     "rejuvenate resnet18": "There is no budget",
     "rejuvenate resnet18 --budget params=0": "not a positive amount",
     "rejuvenate resnet18 --budget params=1.0x -o absent/x": "there is no folder absent",
+    "compact resnet18 -o absent/x": "there is no folder absent",
+    "export resnet18 -o absent/x.onnx": "there is no folder absent",
+    "export resnet18 -o x.tflite": "'x.tflite' is neither NAME.onnx, for ONNX, nor NAME.pt2, for torch.export",
     "train resnet18 --budget memory=1M": "Budget 'memory=1M' is not understood",
     "train resnet18 --data mnist": "invalid choice: 'mnist'",
 }

@@ -22,6 +22,7 @@ from nrfx.plan.budget_request import parse_budget
 
 if TYPE_CHECKING:
     from nrfx.analysis.utilization import Utilization
+    from nrfx.deploy.latency import Latency
     from nrfx.models.names import ResolvedModel
     from nrfx.plan.budget import Budget
     from nrfx.rewrite.result import Rejuvenation
@@ -58,19 +59,30 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from nrfx.cli.output import busy, show
     from nrfx.report import utilization_report
 
+    if arguments.device is not None and not arguments.latency:
+        raise UsageError("--device says where --latency measures: give both, or neither.")
     with busy(f"looking at {arguments.model}"):
         model = _resolved(arguments)
         traced = _traced_from(model)
         u = _measured(traced, arguments)
         verification = _agreement(model, traced) if arguments.verify else None
+        time = _latency(traced, arguments) if arguments.latency else None
     plain = {"model": arguments.model, **json.loads(u.to_json())}
+    if time is not None:
+        plain["latency"] = asdict(time)
     ending = []
     if verification is not None:
         plain |= _comparisons(verification)
         difference = f"{verification.difference:.1e}"
         ending = [f"Verified: the traced network and the model differ by {difference} of the largest output, or less."]
         ending += _lines(verification)
-    show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost), ending)
+    show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost, time), ending)
+
+
+def _latency(traced: "TracedModule", arguments: argparse.Namespace) -> "Latency":
+    from nrfx.deploy.latency import latency, on_device
+
+    return latency(on_device(traced, arguments.device or "cpu"))
 
 
 def _why(arguments: argparse.Namespace) -> None:
@@ -101,12 +113,50 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
         budget = request.of(traced)
         result = _rejuvenated(traced, budget, arguments)
         verification = _verified(model, traced, result) if arguments.verify else None
-        if arguments.output is not None:
-            from nrfx.checkpoint import save
-
-            save(arguments.output, result.module)
+        _save(arguments, result)
     plain = _plain(arguments, result, budget, verification)
     show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, verification))
+
+
+def _compact(arguments: argparse.Namespace) -> None:
+    _check_writable(arguments.output)
+
+    from nrfx.cli.output import busy, show
+    from nrfx.report import rejuvenation_report
+    from nrfx.rewrite.rejuvenate import compact
+
+    with busy(f"compacting {arguments.model}"):
+        model = _resolved(arguments)
+        traced = _traced_from(model)
+        result = compact(traced, residual=arguments.residual, threshold=arguments.threshold)
+        if not result.changed:
+            raise NrfxError(" ".join(result.notes))
+        verification = _verified(model, traced, result) if arguments.verify else None
+        _save(arguments, result)
+    plain = _plain(arguments, result, None, verification)
+    report = rejuvenation_report(result, _title(arguments), done="compacted")
+    show(arguments, plain, report, _endings(arguments, verification))
+
+
+def _save(arguments: argparse.Namespace, result: "Rejuvenation") -> None:
+    if arguments.output is not None:
+        from nrfx.checkpoint import save
+
+        save(arguments.output, result.module)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    _check_writable(arguments.output)
+
+    from rich.text import Text
+
+    from nrfx.cli.output import busy, show
+    from nrfx.deploy.export import export, format_of
+
+    format_of(arguments.output)
+    with busy(f"exporting {arguments.model}"):
+        exported = export(_traced(arguments), arguments.output, free=arguments.free, check=arguments.check)
+    show(arguments, {"model": arguments.model, **asdict(exported), "path": str(exported.path)}, Text(str(exported)))
 
 
 def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.Namespace) -> "Rejuvenation":
@@ -167,13 +217,16 @@ def _lines(verification: "Verification") -> list[str]:
 
 
 def _plain(
-    arguments: argparse.Namespace, result: "Rejuvenation", budget: "Budget", verification: "Verification | None"
+    arguments: argparse.Namespace,
+    result: "Rejuvenation",
+    budget: "Budget | None",
+    verification: "Verification | None",
 ) -> dict[str, Any]:
     from nrfx.report import widths
 
     return {
         "model": arguments.model,
-        "budget": asdict(budget),
+        "budget": None if budget is None else asdict(budget),
         "alpha": result.alpha,
         "before": json.loads(result.before.to_json()),
         "after": json.loads(result.after.to_json()),
@@ -253,6 +306,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "inspect": _inspect,
     "why": _why,
     "rejuvenate": _rejuvenate,
+    "compact": _compact,
+    "export": _export,
     "train": _train,
     "plot": _plot,
     "demo": _demo,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from nrfx.choices import DatasetName, Measure, Residual, Scheme
+from nrfx.choices import DatasetName, Free, Measure, Residual, Scheme, Suffix
 from nrfx.errors import UsageError
 from nrfx.plan.budget_request import parse_budget
 
@@ -52,6 +52,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_why(commands)
     _add_rejuvenate(commands)
+    _add_compact(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_plot(commands)
     _add_demo(commands)
@@ -78,11 +80,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
 
 
-def _add_analysis(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", type=_shape, action="append", metavar="SHAPE", help="such as 1,3,32,32; once per input of the model"
     )
+
+
+def _add_analysis(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_input(parser)
     parser.add_argument(
         "--threshold", type=float, default=0.01, metavar="T", help="dead below T x the layer's largest gamma (0.01)"
     )
@@ -104,6 +110,8 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare the traced network with the model, at several sizes and batches"
     )
+    parser.add_argument("--latency", action="store_true", help="measure how long a forward takes, for some seconds")
+    parser.add_argument("--device", metavar="D", help="of --latency: cpu, cuda, cuda:1, mps (cpu)")
 
 
 def _add_why(commands: Any) -> None:
@@ -137,6 +145,35 @@ def _add_rejuvenate(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
     parser.add_argument(
         "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
+    )
+
+
+def _add_compact(commands: Any) -> None:
+    summary = "drop dead channels, and put nothing in their place"
+    parser = _command(commands, "compact", summary, "nrfx compact resnet50 --weights FILE -o small.safetensors")
+    _add_analysis(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to save the result")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
+    )
+
+
+def _add_export(commands: Any) -> None:
+    summary = "write a network as ONNX or as a program of torch.export, checked against it"
+    parser = _command(commands, "export", summary, "nrfx export resnet50 --weights better.safetensors -o better.onnx")
+    _add_model(parser)
+    _add_input(parser)
+    parser.add_argument(
+        "-o", "--output", type=_exported, metavar="FILE", required=True, help="NAME.onnx, or NAME.pt2 for torch.export"
+    )
+    parser.add_argument(
+        "--free",
+        choices=get_args(Free),
+        default="batch",
+        help="which sizes other inputs may have: the batch, each that the network leaves free, none (batch)",
+    )
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="write the file without comparing it with the network"
     )
 
 
@@ -208,6 +245,12 @@ def _budget(text: str) -> str:
     """The text, if it is that of a budget; the BudgetError says what is wrong."""
     parse_budget(text)
     return text
+
+
+def _exported(text: str) -> Path:
+    if Path(text).suffix not in get_args(Suffix):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither NAME.onnx, for ONNX, nor NAME.pt2, for torch.export")
+    return Path(text)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -60,3 +60,13 @@ def digits(number: int, unit: str) -> str:
         return str(number)
     value = number / UNITS[unit]
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds, with three digits or all before the point.
+
+    >>> milliseconds(0.0031), milliseconds(0.03149), milliseconds(1.2346)
+    ('3.10 ms', '31.5 ms', '1235 ms')
+    """
+    value = 1000 * seconds
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} ms"

@@ -18,18 +18,21 @@ from nrfx.report.table import Bar, Column, of_line, tree_table
 from nrfx.rewrite.result import Rejuvenation
 
 
-def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Budget | None = None) -> RenderableType:
+def rejuvenation_report(
+    result: Rejuvenation, title: str = "network", budget: Budget | None = None, done: str = "rejuvenated"
+) -> RenderableType:
     """The cost before and after, and for each layer the old, live and new width, kept and new channels.
 
     Args:
         title: the name of the network.
         budget: what the network may cost, shown beside what it costs.
+        done: what was done to it, in one word.
     """
     notes = section("Notes", ((note, "") for note in result.notes))
     if not result.changed:
         return Stack(Text(f"{title} is unchanged.", style="bold yellow"), *notes)
     return Stack(
-        _outcome(result, title, budget),
+        _outcome(result, title, budget, done),
         "",
         Fitted(lambda width: _rejuvenation_table(result, budget, width)),
         *section("Carriers: channels that go on with the constants of dead ones", _carriers(result)),
@@ -37,10 +40,10 @@ def rejuvenation_report(result: Rejuvenation, title: str = "network", budget: Bu
     )
 
 
-def _outcome(result: Rejuvenation, title: str, budget: Budget | None) -> RenderableType:
+def _outcome(result: Rejuvenation, title: str, budget: Budget | None, done: str) -> RenderableType:
     grown = f"live layers grow by alpha = {result.alpha:.4g}" if result.alpha > 1 else "its dead channels are dropped"
     return Stack(
-        Text.assemble((f"{title}, rejuvenated", "bold"), "  ", (grown, "green")),
+        Text.assemble((f"{title}, {done}", "bold"), "  ", (grown, "green")),
         "",
         Fitted(lambda width: _costs(result, budget, human if width < CRAMPED else "{:,}".format)),
     )

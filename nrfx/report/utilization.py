@@ -9,7 +9,8 @@ from rich.text import Text
 
 from nrfx.analysis.utilization import Share, Utilization
 from nrfx.choices import Measure
-from nrfx.report.amounts import MEASURES, human, pair, percent, share_of
+from nrfx.deploy.latency import Latency
+from nrfx.report.amounts import MEASURES, human, milliseconds, pair, percent, share_of
 from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import Fitted, alike, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table
@@ -17,12 +18,15 @@ from nrfx.report.table import Bar, Column, of_line, tree_table
 WORST = 5
 
 
-def utilization_report(u: Utilization, title: str = "network", cost: Measure = "params") -> RenderableType:
+def utilization_report(
+    u: Utilization, title: str = "network", cost: Measure = "params", latency: Latency | None = None
+) -> RenderableType:
     """Totals, a tree of the layers, those that waste most, what is held and pinned.
 
     Args:
         title: the name of the network.
         cost: the measure by which layers are ranked, and whose bar is drawn where there is room for one.
+        latency: the time of a forward, shown below the totals.
     """
     sections = [
         *_waste(u, cost),
@@ -32,12 +36,28 @@ def utilization_report(u: Utilization, title: str = "network", cost: Measure = "
         *section("Not counted in flops: what these do beyond it", ((name, "") for name in u.uncounted)),
         *section("Notes", ((note, "") for note in (u.gammas.note, *u.notes) if note)),
     ]
-    return Stack(_headline(u, title), "", Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
+    return Stack(_headline(u, title, latency), "", Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
 
 
-def _headline(u: Utilization, title: str) -> RenderableType:
+def _headline(u: Utilization, title: str, latency: Latency | None) -> RenderableType:
     totals = Fitted(lambda width: _totals(u, width))
-    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", totals, *_blind_spot(u))
+    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", totals, *_time(u, latency), *_blind_spot(u))
+
+
+def _time(u: Utilization, latency: Latency | None) -> Iterator[RenderableType]:
+    """The time of a forward, its spread and what was measured; nothing where it was not."""
+    if latency is None:
+        return
+    rate = human(round(u.flops.total * latency.examples / latency.median))
+    spread = f"middle half of {latency.runs} runs: {milliseconds(latency.low)} to {milliseconds(latency.high)}"
+    shapes = ", ".join("x".join(map(str, shape)) for shape in latency.inputs)
+    threads = f", {latency.threads} thread{'s' * (latency.threads > 1)}" if latency.device == "cpu" else ""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("time  ", Text.assemble((milliseconds(latency.median), "bold"), f"  {spread}"))
+    table.add_row("", Text(f"{shapes} on {latency.device}{threads}; {rate} flops a second, dead ones too", style="dim"))
+    yield table
 
 
 def _totals(u: Utilization, width: int) -> Table:

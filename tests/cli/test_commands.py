@@ -188,7 +188,7 @@ def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.Cap
     assert (files / "here" / "plain" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "train", "plot", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "compact", "export", "train", "plot", "demo"])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
