@@ -13,6 +13,7 @@ BENCHMARKS: Mapping[str, str] = {
     "matrix": "soundness.matrix",
     "partial": "soundness.partial",
     "budgets": "soundness.budgets",
+    "exports": "soundness.exports",
     "sanitizers": "soundness.sanitizers",
     "fuzz": "soundness.fuzz",
     "coverage": "coverage.run",

@@ -40,6 +40,7 @@ RESULTS = {
     "matrix": "soundness.matrix_page.Outcome",
     "partial": "soundness.partial.Row",
     "budgets": "soundness.budgets.Row",
+    "exports": "soundness.exports.Row",
     "fuzz": "soundness.fuzz_page.Row",
     "coverage": "coverage.vision.row.WholeRow",
     "field": "coverage.field.row.FieldRow",
