@@ -11,6 +11,7 @@ from nrfx.labels import along, coalesce, collapse, lies_along, over_positions, r
 from nrfx.rules.effect import Call, Effect, Family, attempt
 from nrfx.rules.movement import itself, moved
 from nrfx.rules.registry import rule
+from nrfx.rules.sizes import of_concatenation
 
 
 @rule(torch.stack, copies=True, workless=True)
@@ -19,7 +20,7 @@ def stack(call: Call) -> Effect:
     return replace(effect, made_dim=call.argument(1, "dim", 0) % effect.out.dim())
 
 
-@rule(torch.cat, torch.concat, torch.concatenate, copies=True, workless=True)
+@rule(torch.cat, torch.concat, torch.concatenate, gives=of_concatenation, copies=True, workless=True)
 def cat(call: Call) -> Effect:
     """Side by side on the axis of the channels. Along positions (a class token beside the others) the parts are tied:
     whoever reads the result reads them alike, and one layout stands for all.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nrfx.labels import OPAQUE, coalesce, collapse, layout, repeat_alike
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import asks_for_sizes, named, register, rule
-from nrfx.rules.sizes import of_arithmetic
+from nrfx.rules.sizes import of_arithmetic, of_update
 from nrfx.rules.ties import ties_along, ties_in_units
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, F.leaky_relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -41,7 +41,7 @@ UNDEFINED = (
     *named("tan asin acos reciprocal log1p log2 log10 logit lgamma erfinv fmod remainder float_power xlogy"),
 )
 """They have no value at some numbers."""
-SUM = (operator.add, torch.add, "add", "add_", operator.sub, torch.sub, "sub", "sub_")
+SUM = (operator.add, torch.add, "add", operator.sub, torch.sub, "sub")
 TERNARY = (torch.addcmul, "addcmul", torch.lerp, "lerp")
 COMPARISON = (
     *(torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne, "gt", "ge", "lt", "le", "eq", "ne"),
@@ -50,8 +50,8 @@ COMPARISON = (
     *(torch.logical_and, torch.logical_or, "logical_and", "logical_or", operator.and_, operator.or_),
 )
 """Their results are true or false: constants are not followed through them."""
-PRODUCT = (operator.mul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
-QUOTIENT = (operator.truediv, torch.div, torch.true_divide, "div", "div_", "true_divide")
+PRODUCT = (operator.mul, torch.mul, torch.multiply, "mul", "multiply")
+QUOTIENT = (operator.truediv, torch.div, torch.true_divide, "div", "true_divide")
 EXTREMUM = (torch.maximum, torch.minimum, "maximum", "minimum")
 DROPOUT = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
@@ -69,8 +69,8 @@ def identity(call: Call) -> Effect:
     return Effect(Family.IDENTITY, out=call.args[0] if call.args else next(iter(call.kwargs.values())))
 
 
-register(identity, *DROPOUT, keeps_shape=True, workless=True)
-register(identity, torch.dropout, "contiguous", *DROP_PATH, workless=True)
+register(identity, *DROPOUT, *DROP_PATH, keeps_shape=True, workless=True)
+register(identity, torch.dropout, "contiguous", workless=True)
 register(identity, *COPIES, copies=True, workless=True)
 
 
@@ -287,11 +287,11 @@ register(elementwise, *SATURATING, keeps_shape=True, workless=True)
 register(elementwise, *FUNCTIONS, *TERNARY, workless=True)
 register(partial(elementwise, undefined=True), *UNDEFINED, torch.addcdiv, "addcdiv", workless=True)
 register(quotient, *QUOTIENT, gives=of_arithmetic, workless=True)
-register(quotient, operator.itruediv, in_place=True, workless=True)
+register(quotient, operator.itruediv, "div_", gives=of_update, in_place=True, workless=True)
 register(ADDING, *SUM, gives=of_arithmetic, workless=True)
-register(ADDING, operator.iadd, operator.isub, gives=of_arithmetic, in_place=True, workless=True)
+register(ADDING, operator.iadd, operator.isub, "add_", "sub_", gives=of_update, in_place=True, workless=True)
 register(MULTIPLYING, *PRODUCT, gives=of_arithmetic, workless=True)
-register(MULTIPLYING, operator.imul, gives=of_arithmetic, in_place=True, workless=True)
+register(MULTIPLYING, operator.imul, "mul_", gives=of_update, in_place=True, workless=True)
 
 
 def _prelu_widths(prelu: Any, _: int | None) -> dict[str, int]:

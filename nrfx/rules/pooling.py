@@ -5,6 +5,7 @@ A constant channel stays constant, except where zeros at the border are averaged
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,20 +15,15 @@ from torch import Tensor, nn
 from nrfx.labels import along, layout
 from nrfx.rules.effect import Call, Effect, Family, unknown
 from nrfx.rules.registry import register, rule
+from nrfx.rules.sizes import of_adaptive_average, of_windows
 from nrfx.rules.ties import ties_along
 
 MAX = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d),
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
     *(F.adaptive_max_pool3d,),
 )
-ADAPTIVE = (
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-    *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
-    *(F.interpolate, F.upsample),
-)
-AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+RESIZING = (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate, F.upsample)
 
 
 def pooled(call: Call, *, keeps_constants: bool = True) -> Effect:
@@ -54,15 +50,24 @@ def _axis(call: Call, labels: Tensor) -> int:
     return labels.dim() - int(spatial[1]) - 1 if spatial else 1
 
 
+@rule(nn.MaxPool1d, gives=partial(of_windows, 1), workless=True)
+@rule(nn.MaxPool2d, gives=partial(of_windows, 2), workless=True)
+@rule(nn.MaxPool3d, gives=partial(of_windows, 3), workless=True)
+@rule(*MAX, workless=True)
 def maximum(call: Call) -> Effect:
     return replace(pooled(call), positive_only=True)
 
 
-register(maximum, *MAX, workless=True)
-register(pooled, *ADAPTIVE, workless=True)
+register(pooled, *RESIZING, workless=True)
+register(pooled, nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, gives=partial(of_adaptive_average, 1), workless=True)
+register(pooled, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, gives=partial(of_adaptive_average, 2), workless=True)
+register(pooled, nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, gives=partial(of_adaptive_average, 3), workless=True)
 
 
-@rule(*AVERAGE, workless=True)
+@rule(nn.AvgPool1d, gives=partial(of_windows, 1), workless=True)
+@rule(nn.AvgPool2d, gives=partial(of_windows, 2), workless=True)
+@rule(nn.AvgPool3d, gives=partial(of_windows, 3), workless=True)
+@rule(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, workless=True)
 def average(call: Call) -> Effect:
     if call.module is not None:
         padding: Any = call.module.padding

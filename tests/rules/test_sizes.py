@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrfx.nn import CrossConv2d, CrossLinear
@@ -55,6 +56,21 @@ def assert_alike(said: Any, done: Any) -> None:
         (CrossConv2d((2, 2), (3, 3), 3, stride=2, padding=1), (2, 4, 9, 8)),
         (CrossConv2d((2, 2), (3, 3), 1, scheme="removed"), (2, 4, 9, 8)),
         (CrossLinear((2, 2), (3, 1)), (2, 5, 4)),
+        (nn.MaxPool1d(3, padding=1), (2, 4, 9)),
+        (nn.MaxPool2d(3, stride=2, padding=1), (2, 4, 9, 8)),
+        (nn.MaxPool2d((2, 3), stride=(1, 2), dilation=2, padding=(1, 0)), (4, 9, 8)),
+        (nn.MaxPool2d(3, stride=2, ceil_mode=True), (2, 4, 10, 8)),
+        (nn.MaxPool2d(2, stride=3, padding=1, ceil_mode=True), (2, 4, 6, 5)),  # a window that would begin in padding
+        (nn.MaxPool3d(2), (1, 4, 6, 7, 8)),
+        (nn.AvgPool1d(2), (2, 4, 9)),
+        (nn.AvgPool2d(2, stride=2, ceil_mode=True), (1, 1, 9, 8)),
+        (nn.AvgPool2d(3, stride=2, padding=1), (4, 9, 8)),
+        (nn.AvgPool3d(2, stride=1), (2, 4, 6, 7, 8)),
+        (nn.AdaptiveAvgPool1d(3), (2, 4, 9)),
+        (nn.AdaptiveAvgPool2d(1), (2, 4, 9, 8)),
+        (nn.AdaptiveAvgPool2d((7, None)), (2, 4, 5, 8)),
+        (nn.AdaptiveAvgPool2d(1), (4, 9, 8)),
+        (nn.AdaptiveAvgPool3d((1, 2, 3)), (2, 4, 6, 7, 8)),
     ],
     ids=str,
 )
@@ -80,8 +96,68 @@ def test_arithmetic_gives_what_it_says(op: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((2, 3, 4, 5), (2, 3, 1, 1)),
+        ((1, 3, 1, 5), (3, 1, 1)),
+        ((2, 1, 4), (4,)),
+        ((2, 3), ()),
+        ((1, 1, 1, 1), (1,)),
+        ((2, 3, 4), (1, 1, 1, 1)),
+        ((1, 2), (3, 1)),
+    ],
+)
+def test_arithmetic_repeats_one_of_two_tensors_or_does_not_know(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    for one, other in ((left, right), (right, left)):
+        said = told(operator.mul, meta(*one), meta(*other))
+        whole = torch.broadcast_shapes(one, other)
+        assert (said is None) is (whole not in (one, other))
+        if said is not None:
+            assert_alike(said, meta(*one) * meta(*other))
+        assert (told("add_", meta(*one), meta(*other)) is None) is (whole != one)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dim"),
+    [
+        ([(2, 3, 4, 4), (2, 5, 4, 4)], 1),
+        ([(2, 3), (4, 3), (1, 3)], 0),
+        ([(2, 1, 1, 1), (2, 3, 1, 1)], -3),
+        ([(3, 5)], -1),
+        ([(2, 0), (2, 3)], 1),
+    ],
+)
+def test_a_concatenation_gives_what_it_says(shapes: list[tuple[int, ...]], dim: int) -> None:
+    parts = [meta(*shape) for shape in shapes]
+    assert_alike(told(torch.cat, parts, dim), torch.cat(parts, dim))
+    assert_alike(told(torch.cat, tuple(parts), dim=dim), torch.cat(parts, dim))
+
+
+def test_an_adaptive_average_as_a_function_gives_what_it_says() -> None:
+    for size in (1, (1, 1), (None, 3)):
+        args: Any = (meta(2, 4, 9, 8), size)
+        assert_alike(told(F.adaptive_avg_pool2d, *args), F.adaptive_avg_pool2d(*args))
+
+
+@pytest.mark.parametrize(
     ("target", "args"),
     [
+        (nn.MaxPool2d(2, return_indices=True), (meta(2, 4, 9, 9),)),
+        (nn.MaxPool2d(2), (meta(9, 9),)),
+        (nn.MaxPool2d(2, padding=2), (meta(2, 4, 9, 9),)),
+        (nn.MaxPool2d(4), (meta(2, 4, 3, 9),)),
+        (nn.AvgPool2d(2), (meta(2, 4, 9, 9, dtype=torch.int64),)),
+        (nn.AvgPool3d(3, padding=1), (meta(2, 4, 3, 3, 2),)),
+        (nn.AvgPool2d(2), (meta(2, 4, 9, 9).to(memory_format=torch.channels_last),)),
+        (nn.AdaptiveAvgPool2d(1), (meta(2, 0, 9, 9),)),
+        (nn.AdaptiveAvgPool2d(None), (meta(2, 4, 9, 9),)),  # type: ignore[arg-type]
+        (F.adaptive_avg_pool2d, (meta(2, 4, 9, 9),)),
+        (F.adaptive_avg_pool2d, (meta(2, 4, 9, 9), (1, 2, 3))),
+        (torch.cat, ([meta(2, 3), meta(2, 3, dtype=torch.float64)],)),
+        (torch.cat, ([meta(2, 3), meta(3, 3)], 1)),
+        (torch.cat, ([meta(0), meta(3, 3)], 0)),
+        (torch.cat, ([meta(2, 3)], 2)),
+        (torch.cat, ([], 0)),
         (nn.Linear(4, 6), (meta(2, 5),)),
         (nn.Linear(4, 6), (meta(2, 4, dtype=torch.float64),)),
         (nn.Conv2d(4, 6, 3), (meta(2, 5, 9, 9),)),
@@ -97,7 +173,8 @@ def test_arithmetic_gives_what_it_says(op: Any, other: Any) -> None:
         (nn.MultiheadAttention(8, 2, add_bias_kv=True), (meta(5, 2, 8),) * 3),
         (with_bias(nn.Linear(4, 4), torch.zeros(3)), (meta(2, 4),)),
         (with_bias(nn.Conv2d(4, 4, 1), torch.zeros(4).double()), (meta(2, 4, 3, 3),)),
-        (operator.add, (meta(2, 3), meta(3))),
+        (operator.add, (meta(2, 3), meta(2))),
+        (operator.add, (meta(2, 3).t(), meta(3, 2))),
         (operator.add, (meta(2, 3), meta(2, 3, dtype=torch.float64))),
         (operator.mul, (meta(2, 3, dtype=torch.int64), 0.5)),
         (operator.mul, (meta(2, 3), 1j)),

@@ -134,10 +134,10 @@ class Shapes:
             return _unstrided(args[0])
         if op is not None and op.gives is not None and (known := op.gives(None, args, kwargs)) is not None:
             return known
-        if not isinstance(node.target, types.BuiltinFunctionType) and not _is_of_numbers(node.target, args):
-            self._code_runs()
         if op is not None and op.checks:
             return None
+        if not isinstance(node.target, types.BuiltinFunctionType) and not _is_of_numbers(node.target, args):
+            self._code_runs()
         if node.target is getattr:
             return self._attribute(node.args[0], *args[1:])
         if op is not None and op.makes:
