@@ -25,6 +25,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, c
 from nrfx.tracing.graph.original import remember
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.staleness import check_dtypes, check_layers
+from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.partial.partition import trace_parts
 from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
 from nrfx.tracing.values.writers import read_results
@@ -122,7 +123,7 @@ def as_traced(
         contents.__dict__[field] = vars(gm)[field]
     contents.__dict__.update({key: value for key, value in vars(gm).items() if isinstance(value, Tensor)})
     root = shell_of(contents)
-    facts = Facts(inputs, constants_at_trace(root), {"train": (), "eval": ()})
+    facts = Facts(inputs, constants_at_trace(Contents.of(root)), {"train": (), "eval": ()})
     traced = TracedModule(root, {"train": graph, "eval": graph}, facts, type(gm).__name__)
     propagate(traced)
     read_results(graph, dict(traced.named_modules(remove_duplicate=False)))

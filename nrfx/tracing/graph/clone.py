@@ -9,12 +9,14 @@ import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import is_
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nrfx.tracing.graph.scripted import Scripted
+from nrfx.tracing.graph.walk import named_modules
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,6 +31,51 @@ def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
     'meta'
     """
     return _Copy(tensor).of(module)
+
+
+def is_as_new(twin: nn.Module, module: nn.Module) -> bool:
+    """Whether a shell of `module` around the same tensors, which a forward has run on, is what a new shell would be.
+
+    False also where that does not show: where an object of another kind than numbers, texts, modules and tensors may
+    have changed inside, or a class has a way of its own to be copied.
+
+    >>> net = nn.Sequential(nn.ReLU())
+    >>> used = shell(net, same)
+    >>> is_as_new(used, net)
+    True
+    >>> used[0].calls = 1
+    >>> is_as_new(used, net)
+    False
+    """
+    places, used = (named_modules(root, once=False) for root in (module, twin))
+    if [path for path, _ in places] != [path for path, _ in used]:
+        return False
+    pairs = {(own, other) for (_, own), (_, other) in zip(places, used, strict=True)}
+    one_for_one = len(pairs) == len({own for own, _ in pairs}) == len({other for _, other in pairs})
+    return one_for_one and all(_holds_the_same(own, other) for own, other in pairs)
+
+
+def _holds_the_same(module: nn.Module, twin: nn.Module) -> bool:
+    """Whether a module of a shell holds no other values and tensors than the one it was made of."""
+    own, other = vars(module), vars(twin)
+    owner: Any = type(module)
+    if type(twin) is not owner or own.keys() != other.keys() or not _is_copied_by_contents(owner):
+        return False
+    for key, value in own.items():
+        kind: Any = type(value)
+        now = other[key]
+        if now is value and kind in _DIRECT:
+            continue
+        if kind in _CONTAINERS:
+            if type(now) is kind and not value and not now:
+                continue
+            if key not in _REGISTRIES or list(value) != list(now):
+                return False
+            if key != "_modules" and not all(map(is_, value.values(), now.values())):
+                return False
+        elif now is not value or kind is not tuple or not all(type(item) in _DIRECT for item in value):
+            return False
+    return True
 
 
 def deep_copy(module: M, memo: dict[int, Any]) -> M:
@@ -134,6 +181,7 @@ class _DeepCopy(_Copy):
 
 _DIRECT = frozenset({int, float, str, bool, type(None)})
 _CONTAINERS = frozenset({dict, OrderedDict, set})
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"})
 
 

@@ -12,6 +12,7 @@ from torch import fx
 from nrfx.errors import TraceError
 from nrfx.tracing.graph.module import TracedModule, as_parameters, copied
 from nrfx.tracing.graph.shapes import Shapes
+from nrfx.tracing.graph.walk import Contents
 
 
 def of_one_example(traced: TracedModule) -> Mapping[fx.Node, Any] | None:
@@ -26,8 +27,9 @@ def of_one_example(traced: TracedModule) -> Mapping[fx.Node, Any] | None:
     for node in twin.nodes:
         node.meta.pop("val", None)
     inputs = tuple(((1, *shape[1:]) if shape else shape, dtype) for shape, dtype in traced.inputs)
+    contents = Contents.of(traced)
     try:
-        Shapes(traced, as_parameters(traced, inputs), training=False).fill(twin)
+        Shapes(contents, as_parameters(contents, inputs), training=False).fill(twin)
     except TraceError:
         return None
     return {node: other.meta["val"] for node, other in zip(graph.nodes, twin.nodes, strict=True)}

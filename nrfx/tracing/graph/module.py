@@ -22,7 +22,7 @@ from nrfx.tracing.graph.clone import deep_copy
 from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
-from nrfx.tracing.graph.walk import named_modules, named_parameters
+from nrfx.tracing.graph.walk import Contents
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
 """The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py),
@@ -178,22 +178,22 @@ def propagate(traced: TracedModule) -> None:
     Raises:
         TraceError: a node cannot be run on the shapes it gets.
     """
-    fill(traced, traced.graphs, traced.inputs, anew=True)
+    fill(Contents.of(traced), traced.graphs, traced.inputs, anew=True)
 
 
-def fill(root: nn.Module, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...], anew: bool) -> None:
+def fill(contents: Contents, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...], anew: bool) -> None:
     """Sets `meta["val"]` on every node of the graphs of each mode, or where there is none. Raises as `propagate`."""
     for node in (node for graph in graphs.values() if anew for node in graph.nodes):
         node.meta.pop("val", None)
         node.meta.pop("work", None)
     for mode in ("eval", "train"):
         if mode == "eval" or graphs["train"] is not graphs["eval"]:
-            Shapes(root, as_parameters(root, inputs), training=mode == "train").fill(graphs[mode])
+            Shapes(contents, as_parameters(contents, inputs), training=mode == "train").fill(graphs[mode])
 
 
-def as_parameters(root: nn.Module, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+def as_parameters(contents: Contents, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
     """The inputs in the dtype of the parameters, which may have changed since the trace (`gm.half()`)."""
-    dtypes = {parameter.dtype for _, parameter in named_parameters(named_modules(root))}
+    dtypes = {parameter.dtype for _, parameter in contents.parameters}
     dtypes = {dtype for dtype in dtypes if dtype.is_floating_point}
     if len(dtypes) != 1:
         return inputs
@@ -311,12 +311,11 @@ def _loaded(
     return traced
 
 
-def constants_at_trace(root: nn.Module) -> dict[str, float]:
+def constants_at_trace(contents: Contents) -> dict[str, float]:
     """Weight name -> the value of all its elements, for norms where these are equal and not 0."""
-    modules = named_modules(root)
-    names = {id(parameter): name for name, parameter in named_parameters(modules)}
+    names = {id(parameter): name for name, parameter in contents.parameters}
     weights: dict[str, Tensor] = {}
-    for _, module in modules:
+    for _, module in contents.modules:
         weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
         op = op_of(module)
         if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():

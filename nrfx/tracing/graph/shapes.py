@@ -8,7 +8,7 @@ one that changes a shape goes unnoticed.
 
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -22,7 +22,7 @@ from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
-from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters, odd_attributes
+from nrfx.tracing.graph.walk import Contents
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
@@ -34,24 +34,23 @@ _NEEDS_VALUES = (
 
 
 class Shapes:
-    """Interprets one graph of `root` on meta tensors, from inputs of the given shapes, in one mode."""
+    """Interprets one graph of a model on meta tensors, from inputs of the given shapes, in one mode."""
 
-    def __init__(self, root: nn.Module, inputs: Sequence[InputSpec], training: bool, otherwise: str = "") -> None:
-        """`otherwise`: a question to a tensor that is answered the other way round, such as is_contiguous."""
-        self._root = root
+    def __init__(self, contents: Contents, inputs: Sequence[InputSpec], training: bool, otherwise: str = "") -> None:
+        """Takes what the model holds: a forward that is recorded may put traced values into the places of tensors.
+
+        otherwise: a question to a tensor that is answered the other way round, such as is_contiguous.
+        """
+        self._root = contents.root
         self._training = training
         self._inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in inputs]
         self._left = iter(self._inputs)
         self._last: fx.Node | None = None
         self._otherwise = otherwise
-        self._modules = dict(named_modules(root, once=False))
-        modules = named_modules(root)
-        # as they are now: a forward that is recorded may put a traced value in the place of a buffer, or of a tensor
-        # that it keeps as an attribute
-        own: dict[str, Tensor] = dict((*named_parameters(modules), *named_buffers(modules)))
-        self._tensors = {**_unregistered(modules), **own}
-        tensors = tuple(own.values())
-        self._device = tensors[0].device if tensors else torch.device("cpu")
+        self._modules = contents.by_path
+        own: dict[str, Tensor] = dict((*contents.parameters, *contents.buffers))
+        self._tensors = {**_unregistered(contents), **own}
+        self._device = next(iter(own.values())).device if own else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
@@ -181,12 +180,10 @@ class Shapes:
         return self._shells[path]
 
 
-def _unregistered(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+def _unregistered(contents: Contents) -> dict[str, Tensor]:
     """The tensors that are plain attributes of modules, by name."""
     return {
-        f"{path}.{name}" if path else name: value
-        for path, name, value in odd_attributes(modules)
-        if isinstance(value, Tensor)
+        f"{path}.{name}" if path else name: value for path, name, value in contents.odd if isinstance(value, Tensor)
     }
 
 

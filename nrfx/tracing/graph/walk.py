@@ -1,14 +1,41 @@
 """The modules and tensors of a model, in the order and under the names of torch's own iterators.
 
 torch's named_modules and named_parameters are generators in generators, one for each level of the tree; a trace asks a
-dozen times.
+dozen times. What it asks of a model that does not change meanwhile, it finds in one walk (Contents).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the modules of a model hold at one moment.
+
+    Attributes:
+        root: the model.
+        modules: (path, module) of each module, under its first path.
+        by_path: the module at every path.
+        parameters, buffers: (name, tensor) of each, under its first name.
+        odd: (path, name, value) of the attributes that are no plain values and containers, as nearly all are.
+    """
+
+    root: nn.Module
+    modules: Sequence[tuple[str, nn.Module]]
+    by_path: Mapping[str, nn.Module]
+    parameters: Sequence[tuple[str, nn.Parameter]]
+    buffers: Sequence[tuple[str, Tensor]]
+    odd: Sequence[tuple[str, str, Any]]
+
+    @classmethod
+    def of(cls, root: nn.Module) -> Self:
+        """What the modules of a model hold now."""
+        modules, every = named_modules(root), dict(named_modules(root, once=False))
+        return cls(root, modules, every, named_parameters(modules), named_buffers(modules), _odd_attributes(modules))
 
 
 def named_modules(root: nn.Module, once: bool = True) -> list[tuple[str, nn.Module]]:
@@ -54,8 +81,7 @@ def _each_once(modules: Iterable[tuple[str, nn.Module]], registry: str) -> list[
     return found
 
 
-def odd_attributes(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
-    """(path, name, value) of the attributes that are no plain values and containers, as nearly all are."""
+def _odd_attributes(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
     return [
         (path, name, value)
         for path, module in modules

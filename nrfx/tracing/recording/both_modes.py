@@ -18,7 +18,7 @@ from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.calls.boxes import NO_BOXES, Boxes, box_name
 from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import Arguments
-from nrfx.tracing.graph.clone import same, shell
+from nrfx.tracing.graph.clone import is_as_new, same, shell
 from nrfx.tracing.graph.codegen import CallCode, TracedCode
 from nrfx.tracing.graph.hosted import HostedModule
 from nrfx.tracing.graph.modes import alike, unified
@@ -26,7 +26,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
+from nrfx.tracing.graph.walk import Contents, named_modules
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
@@ -49,11 +49,13 @@ class Capture:
     Attributes:
         constants: the tensors that the forward made out of nothing, by the graph's names.
         unmoved: the submodules that `train` of the model leaves in the other mode.
+        shell: the shell of the model that it was recorded on, where this is as a new one would be; else None.
     """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
     unmoved: tuple[str, ...]
+    shell: nn.Module | None = None
 
 
 def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
@@ -88,7 +90,7 @@ def combined(
     make: Make = TracedModule,
 ) -> TracedModule:
     """The traced module of two captures: one graph where they are alike, else two."""
-    root = shell_of(model)
+    root = captures["eval"].shell or shell_of(model)
     constants = {mode: dict(captures[mode].constants) for mode in MODES}
     for mode in MODES:
         hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
@@ -104,12 +106,12 @@ def combined(
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
-    facts = complete(Facts(inputs, constants_at_trace(root), {mode: captures[mode].unmoved for mode in MODES}))
-    fill(root, graphs, facts.inputs, anew=as_parameters(root, facts.inputs) != facts.inputs)
-    modules = dict(named_modules(root, once=False))
+    contents = Contents.of(root)
+    facts = complete(Facts(inputs, constants_at_trace(contents), {mode: captures[mode].unmoved for mode in MODES}))
+    fill(contents, graphs, facts.inputs, anew=as_parameters(contents, facts.inputs) != facts.inputs)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
-        read_results(graph, modules)
+        read_results(graph, contents.by_path)
         _erase_decided(graph)
         erase_empty(graph)
         graph.set_codegen(TracedCode() if facts.form is None else CallCode(facts.form))
@@ -158,7 +160,8 @@ def capture(
     graph = recorder.graph
     if check:
         recorder.check()
-    return Capture(graph, _constants(recorder), recorder.unmoved)
+    unused = not mode and is_as_new(recorder.root, model)
+    return Capture(graph, _constants(recorder), recorder.unmoved, recorder.root if unused else None)
 
 
 def _constants(recorder: Recorder) -> dict[str, Tensor]:
@@ -289,8 +292,8 @@ def refuse_unsupported(model: nn.Module) -> None:
     """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
-    modules = named_modules(model)
-    for path, module in modules:
+    contents = Contents.of(model)
+    for path, module in contents.modules:
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             if path:
@@ -312,7 +315,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
-    for name, tensor in (*named_parameters(modules), *named_buffers(modules)):
+    for name, tensor in (*contents.parameters, *contents.buffers):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
 

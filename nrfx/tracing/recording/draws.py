@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
-from nrfx.tracing.graph.walk import named_modules, odd_attributes
+from nrfx.tracing.graph.walk import Contents
 
 
 def cuda_is_used() -> bool:
@@ -36,9 +35,9 @@ def numpy_state() -> Any:
     return kind, keys.tobytes(), rest
 
 
-def held_generators(root: nn.Module) -> list[Any]:
+def held_generators(contents: Contents) -> list[Any]:
     """The generators of random numbers that a module or a submodule holds as attributes."""
-    values = [value for _, _, value in odd_attributes(named_modules(root))]
+    values = [value for _, _, value in contents.odd]
     return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
 
 

@@ -7,14 +7,15 @@ its third call: where their graphs differ, one graph cannot stand for the calls.
 Not seen: what the first call alone does besides making tables, and what changes after the third.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
-from nrfx.tracing.graph.walk import odd_attributes
+from nrfx.tracing.graph.walk import Contents
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -28,19 +29,26 @@ State = Mapping[tuple[str, str], Any]
 class Attributes:
     """The attributes of modules as they are now."""
 
-    def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
-        self._before = [(path, module, dict(vars(module))) for path, module in modules]
+    def __init__(self, contents: Contents) -> None:
+        self._before = [(path, vars(module), dict(vars(module))) for path, module in contents.modules]
         self._tensors = {
             (path, name): (value, value._version)
-            for path, name, value in odd_attributes(modules)
+            for path, name, value in contents.odd
             if isinstance(value, Tensor) and not value.is_inference()  # of these torch counts no versions
         }
+
+    def _touched(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """(path, attributes now, attributes before) of the modules that hold other objects, or under other names."""
+        for path, now, before in self._before:
+            same = len(now) == len(before) and all(map(is_, now, before))
+            if not (same and all(map(is_, now.values(), before.values()))):
+                yield path, now, before
 
     def changed(self) -> State:
         """The plain values and tensors that stand in the places of others now."""
         found: dict[tuple[str, str], Any] = {}
-        for path, module, before in self._before:
-            for name, now in vars(module).items():
+        for path, attributes, before in self._touched():
+            for name, now in attributes.items():
                 was = before.get(name)
                 if now is was or name == "training" or (name not in before and name.startswith(_OF_FX)):
                     continue  # modes are recorded each (modeless.py)
@@ -56,8 +64,8 @@ class Attributes:
         """The tensors in whose places traced values stand now, with other numbers."""
         return {
             (path, name): was + 1 if was.is_floating_point() else torch.zeros_like(was)
-            for path, module, before in self._before
-            for name, now in vars(module).items()
+            for path, attributes, before in self._touched()
+            for name, now in attributes.items()
             if isinstance(now, fx.Proxy) and isinstance(was := before.get(name), Tensor)
         }
 

@@ -40,13 +40,13 @@ class Unanswered:
 
 @contextmanager
 def without_modes(root: nn.Module) -> Iterator[Unanswered]:
-    """The modules of `root` are in no mode in here.
+    """The modules of `root` are in no mode in here, and afterwards in theirs.
 
     Raises:
         ModeAsked: at the end, where the forward has asked for a mode or set one.
     """
-    for _, module in named_modules(root):
-        vars(module).pop("training", None)
+    contents = [vars(module) for _, module in named_modules(root)]
+    modes = [(own, own.pop("training")) for own in contents if "training" in own]
     around, answer = vars(nn.Module).get("training"), Unanswered()
     _answer_with(answer)
     try:
@@ -55,6 +55,8 @@ def without_modes(root: nn.Module) -> Iterator[Unanswered]:
         _answer_with(around)
     if answer.asked or any("training" in vars(module) for _, module in named_modules(root)):
         raise ModeAsked
+    for own, training in modes:
+        own["training"] = training
 
 
 def _answer_with(answer: Unanswered | None) -> None:

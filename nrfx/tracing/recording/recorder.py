@@ -27,7 +27,7 @@ from nrfx.tracing.graph.guards import without_doubles
 from nrfx.tracing.graph.regions import begin, end, exchanges
 from nrfx.tracing.graph.registered import HOST
 from nrfx.tracing.graph.shapes import Shapes, describe
-from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
+from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import held_generators, numpy_state, random_state
 from nrfx.tracing.recording.einops_backend import einops_recorded
@@ -115,22 +115,17 @@ class Recorder(fx.Tracer):
         self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
-        modules = named_modules(root)
+        contents = Contents.of(root)
         # reversed, so that of several names of one tensor the first is written last and stays
-        self._names = {
-            id(tensor): name
-            for name, tensor in (
-                *reversed(named_parameters(modules)),
-                *reversed(named_buffers(modules)),
-            )
-        }
-        self._registered = registered(root)
-        attributes = Attributes(modules)
+        tensors = (*reversed(contents.parameters), *reversed(contents.buffers))
+        self._names = {id(tensor): name for name, tensor in tensors}
+        self._registered = registered(contents.modules)
+        attributes = Attributes(contents)
         if self._marks is not None:
             root.__dict__.setdefault(HOST, root)
-        self._shapes = Shapes(root, self._arguments.inputs, self._training, self._otherwise)
+        self._shapes = Shapes(contents, self._arguments.inputs, self._training, self._otherwise)
         self._ambient = _ambient()
-        self._generators = held_generators(root)
+        self._generators = held_generators(contents)
         self._numpy = numpy_state()
         self._random = random_state(self._generators)
         try:

@@ -1,6 +1,6 @@
 """Buffers in whose places a forward puts new tensors (`self.count = self.count + 1`): the graph writes into them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -10,11 +10,11 @@ from nrfx.tracing.graph.walk import named_modules
 from nrfx.tracing.values.proxies import writes
 
 
-def registered(root: nn.Module) -> dict[str, Any]:
-    """Whatever is registered as parameter or buffer, by name."""
+def registered(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Any]:
+    """Whatever these modules register as parameter or buffer, by name."""
     return {
         f"{path}.{name}" if path else name: value
-        for path, module in named_modules(root)
+        for path, module in modules
         for name, value in (*module._parameters.items(), *module._buffers.items())
     }
 
@@ -32,7 +32,8 @@ def record_assignments(recorder: Any, root: nn.Module, before: Mapping[str, Any]
     Raises:
         TraceError: a parameter was replaced, or a buffer by something else than a tensor of its shape and dtype.
     """
-    assigned = {name: now for name, now in registered(root).items() if not _is_kept(before.get(name), now, names)}
+    now_registered = registered(named_modules(root))
+    assigned = {name: now for name, now in now_registered.items() if not _is_kept(before.get(name), now, names)}
     for name, now in assigned.items():
         _check(name, before.get(name), recorder.value(now) if isinstance(now, fx.Proxy) else now)
     # a copy of what is no proxy: the tensor itself is registered now, and would be taken for what was there

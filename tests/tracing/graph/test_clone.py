@@ -1,12 +1,14 @@
 """Shells: what is a copy of its own, and what is the tensor of the caller's choice."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from nrfx.tracing.graph.clone import on_meta, same, shell
+from nrfx.tracing.graph.clone import is_as_new, on_meta, same, shell
 from tests.tracing.models import SMALL, Tied
 from tests.zoo import SMALL as ZOO
 
@@ -59,3 +61,58 @@ def test_a_weight_that_is_the_result_of_arithmetic_is_copied() -> None:
     model.weight = weight
     twin = shell(model, on_meta)
     assert twin.weight.is_meta and torch.equal(model.weight, weight)
+
+
+class Noting(nn.Module):
+    """Layers of which some are one, and attributes of each kind that a forward may change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+        self.relu, self.again = nn.ReLU(), nn.ReLU()
+        self.tied = self.first
+        self.seen: dict[str, int] = {}
+        self.marks: set[int] = set()
+        self.calls, self.sizes = 0, (1, 2)
+
+
+def test_a_shell_is_as_new_until_something_in_it_changes() -> None:
+    model = Noting()
+    assert is_as_new(shell(model, same), model) and not is_as_new(shell(model, on_meta), model)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "number": lambda net: setattr(net, "calls", 1),
+    "true for one": lambda net: setattr(net.first, "eps", True),
+    "tuple": lambda net: setattr(net, "sizes", (1, torch.zeros(1))),
+    "new attribute": lambda net: setattr(net.second, "last", None),
+    "no attribute": lambda net: delattr(net, "calls"),
+    "entry": lambda net: net.seen.update(one=1),
+    "mark": lambda net: net.marks.add(1),
+    "hook": lambda net: net.relu.register_forward_hook(lambda *_: None),
+    "parameter": lambda net: setattr(net.second, "weight", net.first.weight),
+    "buffer": lambda net: setattr(net.second, "running_mean", torch.zeros(3)),
+    "no buffer": lambda net: delattr(net.second, "running_mean"),
+    "new buffer": lambda net: net.second.register_buffer("count", None),
+    "order": lambda net: net._modules.update(first=net._modules.pop("first")),
+    "module": lambda net: setattr(net, "relu", nn.ReLU6()),
+    "one module for two": lambda net: setattr(net, "again", net.relu),
+    "two modules for one": lambda net: setattr(net, "tied", shell(net.first, same)),
+    "no module": lambda net: setattr(net, "again", None),
+    "new module": lambda net: net.add_module("third", nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_shell_with_a_change_is_not_as_new(change: Callable[[Any], object]) -> None:
+    model = Noting()
+    twin = shell(model, same)
+    change(twin)
+    assert not is_as_new(twin, model)
+
+
+@pytest.mark.parametrize("held", [[1], {"a": 1}, nn.Linear, torch.zeros(1)])
+def test_what_a_module_holds_may_have_changed_inside(held: object) -> None:
+    model = Noting()
+    model.held = held
+    assert not is_as_new(shell(model, same), model)

@@ -122,3 +122,23 @@ def test_nan_where_nan_was_is_no_change() -> None:
     model = Keeping(unknown)
     model.c.fill_(torch.nan)
     assert trace(model, torch.zeros(2, 5, 4)) is not None
+
+
+class Cached(nn.Module):
+    """Keeps what it was called with in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cache["x"] = x
+        result: torch.Tensor = self.linear(x)
+        return result
+
+
+def test_what_a_recorded_forward_leaves_behind_is_neither_in_the_model_nor_in_the_traced_module() -> None:
+    layer = Cached()
+    gm = trace(nn.Sequential(layer), torch.zeros(3, 2))
+    assert layer.cache == gm.get_submodule("0").cache == {}
