@@ -23,6 +23,7 @@ ORDER: Mapping[str, str] = {
     "printed": "",
     "labels": "",
     "nests": "",
+    "records": "",
     "nn": "generations attention cache library operands native fused implementations leaf cross layers scale "
     "triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "

@@ -7,11 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from nrfx.records import record
 from nrfx.rules import Effect, Family, Norm, Pin, Reading, reads_as_weight
 from nrfx.rules.registry import gives_matrix, transposes
 
 
-@dataclass(frozen=True)
+@record
 class Step:
     """One node of one mode's graph, with the effect that its rule gave.
 

@@ -7,10 +7,11 @@ from typing import Self
 import torch
 from torch import nn
 
+from nrfx.records import record
 from nrfx.tracing import TracedModule
 
 
-@dataclass(frozen=True)
+@record
 class Registered:
     """A module under one of its paths: its class, and the shapes of its own parameters by their names in it."""
 

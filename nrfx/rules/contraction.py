@@ -4,7 +4,7 @@ A grouped convolution keeps its groups apart: the channels of a group, in and ou
 the group. With one channel in and out of each group (depthwise) the channel simply passes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any, Self
 
@@ -14,13 +14,14 @@ from torch import Tensor, fx, nn
 
 from nrfx.labels import NONE, along, collapse, layout, lies_along, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
+from nrfx.records import record
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
 from nrfx.rules.registry import rule
 from nrfx.rules.sizes import of_convolution, of_cross, of_linear
 from nrfx.rules.ties import ties_along
 
 
-@dataclass(frozen=True)
+@record
 class Layer:
     """The weights of one call, as a module holds them or as a function is given them.
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.labels import collapse, fill
 from nrfx.nests import tensors_of, with_tensors
+from nrfx.records import record
 
 
 class Unfit(Exception):
@@ -49,7 +50,7 @@ class Family(Enum):
     UNKNOWN = "has no rule"
 
 
-@dataclass(frozen=True)
+@record
 class Site:
     """An axis of a parameter or buffer, and the layout that it follows."""
 
@@ -58,7 +59,7 @@ class Site:
     layout: Tensor
 
 
-@dataclass(frozen=True)
+@record
 class Pin:
     """Channels that must not change, with the node and the reason."""
 
@@ -67,7 +68,7 @@ class Pin:
     reason: str
 
 
-@dataclass(frozen=True)
+@record
 class Work:
     """`times` * len(rows) * len(cols) multiply-adds of one example; a None layout counts once."""
 
@@ -76,7 +77,7 @@ class Work:
     cols: Tensor | None
 
 
-@dataclass(frozen=True)
+@record
 class Norm:
     """A normalisation, known by its `key`, with running statistics and, where affine, one gamma and beta a channel
     (names, or None). `scale`: it only multiplies by gamma."""
@@ -93,7 +94,7 @@ class Norm:
     scale: bool = False
 
 
-@dataclass(frozen=True)
+@record
 class Reading:
     """Weights that sum over the channels `cols` on their input's `axis` and give the channels `rows`.
 
@@ -132,7 +133,7 @@ class Reading:
         return parts.transpose(1, 2).flatten(0, 1)
 
 
-@dataclass(frozen=True)
+@record
 class Effect:
     """What one op does. `out`: labels (a tensor or a nest of them), or the Python value of a VALUE.
 
@@ -193,7 +194,7 @@ class Before:
         return [known.shape[dim] > 1 and bool((known != known.narrow(dim, 0, 1)).any()) for dim in range(known.dim())]
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """One node of a graph, as its rule sees it."""
 

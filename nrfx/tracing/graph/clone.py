@@ -59,7 +59,7 @@ def _holds_the_same(module: nn.Module, twin: nn.Module) -> bool:
     """Whether a module of a shell holds no other values and tensors than the one it was made of."""
     own, other = vars(module), vars(twin)
     owner: Any = type(module)
-    if type(twin) is not owner or own.keys() != other.keys() or not _is_copied_by_contents(owner):
+    if not _is_copied_by_contents(owner) or type(twin) is not owner or own.keys() != other.keys():
         return False
     for key, value in own.items():
         kind: Any = type(value)
