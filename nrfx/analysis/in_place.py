@@ -23,10 +23,10 @@ class Memory:
     def later_reader(self, writer: fx.Node) -> str | None:
         """The first node after `writer` that reads the value which it changes, or a view of this value."""
         module = self.modules[str(writer.target)] if writer.op == "call_module" else None
-        if not (works_in_place(writer, module) and writer.all_input_nodes):
+        if not works_in_place(writer, module):
             return None
-        now = self.place[writer]
-        shared, queue = set(), writer.all_input_nodes if writes_by_schema(writer) else writer.all_input_nodes[:1]
+        now, sources = self.place[writer], writer.all_input_nodes
+        shared, queue = set(), sources if writes_by_schema(writer) else sources[:1]
         while queue:
             node = queue.pop()
             shared.add(node)

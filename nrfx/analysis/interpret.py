@@ -133,18 +133,21 @@ class LabelInterpreter:
             self.shapes: set[fx.Node] = set()
             self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
-                step = self.step(mode, node, values)
+                reached = self.is_reached(node)
+                step = self.step(mode, node, values, self.batch if reached else 1)
                 values[node], families[node] = step.effect.out, step.effect.family
                 if step.effect.family is Family.VALUE:
                     self.note_sizes(node)
-                elif node.op == "placeholder" or self.is_reached(node, step.effect.family is Family.IDENTITY):
+                elif step.effect.family is Family.IDENTITY:
+                    self.reached |= {node} if self.is_reached(node, first=True) else set()
+                elif node.op == "placeholder" or reached:
                     self.reached.add(node)
                 yield step
                 for reading in step.effect.also:  # a step for each, so that whoever looks for readings finds all
                     own = Effect(step.effect.family, step.effect.out, step.effect.sites, reading=reading)
                     yield Step(mode, node, reading.path, own)
 
-    def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any]) -> Step:
+    def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any], batch: int) -> Step:
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         path = str(node.target) if module is not None else node.name
 
@@ -157,7 +160,7 @@ class LabelInterpreter:
             module=module,
             path=path,
             val=node.meta.get("val"),
-            batch=self.batch if self.is_reached(node) else 1,
+            batch=batch,
             birth=self.birth,
             opaque=self.opaque,
             resized=self.resized,

@@ -10,6 +10,8 @@ from torch import nn
 from nrfx.records import record
 from nrfx.tracing import TracedModule
 
+_NONE: Mapping[str, torch.Size] = {}
+
 
 @record
 class Registered:
@@ -33,7 +35,8 @@ class Inventory:
         """What a network registers now."""
         modules, seen = [], set[int]()
         for path, module in traced.named_modules(remove_duplicate=False):
-            shapes = {name: own.shape for name, own in module._parameters.items() if own is not None}
+            registry = module._parameters
+            shapes = {name: own.shape for name, own in registry.items() if own is not None} if registry else _NONE
             modules.append(Registered(path, type(module), shapes, id(module) not in seen))
             seen.add(id(module))
         return cls(modules, {name: parameter.shape for name, parameter in traced.named_parameters()})

@@ -4,7 +4,7 @@ In y + f(y) the arms are y itself and f; they begin at y, the last value that al
 parameter (a bias, a position embedding) is no stream: it has one arm.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -14,15 +14,12 @@ from nrfx.rules import tensors
 from nrfx.tracing import TracedModule
 
 
-def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[str, Tensor]]:
+def on_streams(traced: TracedModule, steps: Sequence[Step]) -> Iterator[tuple[str, Tensor]]:
     """(addition, labels) of every value on a residual stream."""
-    outs = {(step.mode, step.node.name): step.effect.out for step in steps}
-    fed = {mode: _fed(traced.graphs[mode]) for mode in traced.graphs}
-    joins = [
-        step
-        for step in steps
-        if step.effect.adds and sum(source in fed[step.mode] for source in _operands(step, outs)) > 1
-    ]
+    sums = [step for step in steps if step.effect.adds]
+    outs = {step.node: step.effect.out for step in steps}  # of two graphs no node is in both
+    fed = {mode: _fed(traced.graphs[mode]) for mode in {step.mode for step in sums}}
+    joins = [step for step in sums if sum(source in fed[step.mode] for source in _operands(step, outs)) > 1]
     trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
         for value in (step.effect.out, *_entries(step, outs, trees[step.mode])):
@@ -30,15 +27,15 @@ def on_streams(traced: TracedModule, steps: Iterable[Step]) -> Iterator[tuple[st
                 yield step.node.name, labels
 
 
-def _entries(step: Step, outs: Mapping[tuple[str, str], Any], tree: "_Dominators") -> list[Any]:
+def _entries(step: Step, outs: Mapping[fx.Node, Any], tree: "_Dominators") -> list[Any]:
     """The value at which the arms of an addition begin: the nearest node that every path to its operands crosses."""
     operands = _operands(step, outs)
     parting = tree.nearest(operands) if len(operands) > 1 else None
-    return [] if parting is None else [outs[step.mode, parting.name]]
+    return [] if parting is None else [outs[parting]]
 
 
-def _operands(step: Step, outs: Mapping[tuple[str, str], Any]) -> list[fx.Node]:
-    return [arg for arg in step.node.all_input_nodes if tensors(outs[step.mode, arg.name])]
+def _operands(step: Step, outs: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    return [arg for arg in step.node.all_input_nodes if tensors(outs[arg])]
 
 
 def _fed(graph: fx.Graph) -> set[fx.Node]:

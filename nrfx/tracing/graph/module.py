@@ -319,19 +319,21 @@ def constants_at_trace(contents: Contents) -> dict[str, float]:
         weight: Any = module._parameters.get("weight")  # a parametrized one would be computed, which may write state
         op = op_of(module)
         if op is not None and op.norm and id(weight) in names and not weight.is_meta and weight.numel():
-            weights[names[id(weight)]] = weight.detach()
+            weights[names[id(weight)]] = weight
     by_device: dict[torch.device, list[str]] = {}
     for name, weight in weights.items():
         by_device.setdefault(weight.device, []).append(name)
     alike: dict[str, float] = {}
     for names_here in by_device.values():
-        alike |= _constants({name: weights[name].flatten() for name in names_here})
+        alike |= _constants({name: weights[name] for name in names_here})
     return {name: alike[name] for name in weights if name in alike}
 
 
+@torch.no_grad()
 def _constants(weights: Mapping[str, Tensor]) -> dict[str, float]:
     """Name -> the value of all elements, for the weights of one device whose elements are equal and not 0."""
-    numbers = torch.cat([weight.double() for weight in weights.values()])  # one after the other, for one transfer
+    # one after the other, for one transfer; torch.cat promotes mixed dtypes to the widest
+    numbers = torch.cat([weight if weight.dim() == 1 else weight.flatten() for weight in weights.values()]).double()
     lengths = torch.tensor([weight.numel() for weight in weights.values()], device="cpu")
     ends = lengths.cumsum(0).to(numbers.device)
     first = numbers[ends - lengths.to(numbers.device)]

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
 from nrfx.rules import Op, op_of
+from nrfx.rules.effect import attribute_of
 from nrfx.rules.registry import is_of_torch, widths_of
 from nrfx.tracing.graph.module import TracedModule
 from nrfx.tracing.graph.regions import under_autocast
@@ -65,7 +66,7 @@ def _op_of_torch(module: nn.Module) -> Op | None:
 
 def _check_norm(path: str, module: Any, source: Tensor) -> None:
     width = source.shape[0 if _is_unbatched(module, source) else 1]
-    tensors = [getattr(module, name, None) for name in ("weight", "bias", "running_mean", "running_var")]
+    tensors = [attribute_of(module, name) for name in ("weight", "bias", "running_mean", "running_var")]
     wrong = next((t.numel() for t in tensors if t is not None and t.numel() != width), None)
     if wrong is not None:
         kind = type(module).__name__
@@ -80,7 +81,7 @@ def _is_unbatched(module: Any, source: Tensor) -> bool:
 
 def _check_layer(path: str, module: Any, source: Tensor, result: Any) -> None:
     """The check of a layer that states how many channels it takes and gives."""
-    kind, weight = type(module).__name__, getattr(module, "weight", None)
+    kind, weight = type(module).__name__, attribute_of(module, "weight")
     if not _is_layer(module):
         return
     if not isinstance(weight, Tensor):

@@ -26,7 +26,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.walk import Contents, named_modules
+from nrfx.tracing.graph.walk import Contents, named_buffers, named_modules, named_parameters
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
@@ -292,8 +292,8 @@ def refuse_unsupported(model: nn.Module) -> None:
     """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
-    contents = Contents.of(model)
-    for path, module in contents.modules:
+    modules = named_modules(model)
+    for path, module in modules:
         kind = type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             if path:
@@ -315,7 +315,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
-    for name, tensor in (*contents.parameters, *contents.buffers):
+    for name, tensor in (*named_parameters(modules), *named_buffers(modules)):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
 

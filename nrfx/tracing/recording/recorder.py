@@ -203,7 +203,7 @@ class Recorder(fx.Tracer):
             if path is not None and (self._failed is None or self._failed[0] is not error):
                 self._failed = (error, path, type(m).__name__)
             raise
-        if not leaf:
+        if not leaf and not is_of_torch(m.forward):  # a Sequential only calls others
             self._check_random(self.path_of_module(m), type(m).__name__)
         return result
 

@@ -63,6 +63,8 @@ class Questions:
 
     def _exchange(self, patcher: Any, scope: dict[str, Any]) -> None:
         self._seen.add(id(scope))
+        if self._originals.keys().isdisjoint(map(id, scope.values())):  # nearly all files
+            return
         asking = [(key, value) for key, value in scope.items() if id(value) in self._originals]
         for key, value in asking:
             name, original = self._originals[id(value)]

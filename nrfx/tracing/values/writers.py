@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.rules import op_of
+from nrfx.rules.effect import attribute_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.values.proxies import AUGMENTED
 
@@ -52,7 +53,7 @@ def writes_by_schema(node: fx.Node) -> bool:
 def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         op = op_of(module)
-        return bool(getattr(module, "inplace", False)) or (op is not None and op.in_place)
+        return bool(attribute_of(module, "inplace")) or (op is not None and op.in_place)
     if writes_by_schema(node):
         return True
     if node.op not in ("call_function", "call_method"):
