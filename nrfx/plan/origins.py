@@ -1,6 +1,6 @@
 """Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are a gather by it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,45 +85,57 @@ def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
     by = tuple(f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in enumerate(factors))
     if not chosen and all(factor is None for factor in by):
         return tensor
-    taken = _taken(tensor, chosen, by)
-    return _spread_out(taken, known, shape) if known else taken
+    if not known:
+        return _taken(tensor, chosen, by)
+    if all(not at.numel() or int(at[-1]) == at.numel() - 1 for at in known.values()):  # nearly always
+        return _in_front(tensor, chosen, by, shape)
+    return _spread_out(_taken(tensor, chosen, by), known, shape)
 
 
 def _taken(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors) -> Tensor:
-    """The tensor at the chosen positions, times the factors; some rows at a time, for what they take in between."""
+    """The tensor at the chosen positions, times the factors."""
+    taken = tensor.new_empty(_sizes(tensor, chosen))
+    _take(tensor, chosen, factors, taken)
+    return taken
 
-    def rows(at: slice) -> Tensor:
+
+def _in_front(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors, shape: Sequence[int]) -> Tensor:
+    """A tensor of that shape with the chosen positions in front of each dim, and zeros behind them."""
+    whole = corner = tensor.new_zeros(shape)
+    for dim, size in enumerate(_sizes(tensor, chosen)):
+        corner = corner.narrow(dim, 0, size)
+    _take(tensor, chosen, factors, corner)
+    return whole
+
+
+def _sizes(tensor: Tensor, chosen: Mapping[int, Tensor]) -> list[int]:
+    return [chosen[dim].numel() if dim in chosen else size for dim, size in enumerate(tensor.shape)]
+
+
+def _take(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors, into: Tensor) -> None:
+    """Writes the tensor at the chosen positions, times the factors; some rows at a time, for what they take in between.
+
+    `into` may be a part of a larger tensor.
+    """
+    if not tensor.dim():
+        into.copy_(scaled(tensor, factors))
+        return
+    step = max(PART // max(tensor[:1].numel(), 1), 1)
+    for start in range(0, into.shape[0], step):
+        at = slice(start, start + step)
         part = tensor.index_select(0, chosen[0][at]) if 0 in chosen else tensor[at]
         for dim, here in chosen.items():
             part = part.index_select(dim, here) if dim else part
         by = tuple(factor if dim or factor is None else factor[at] for dim, factor in enumerate(factors))
-        return scaled(part, by).to(tensor.dtype)
-
-    count = chosen[0].numel() if 0 in chosen else tensor.shape[0]
-    step = max(PART // max(tensor[:1].numel(), 1), 1)
-    if count <= step:
-        return rows(slice(None))
-    taken = tensor.new_empty([chosen[dim].numel() if dim in chosen else size for dim, size in enumerate(tensor.shape)])
-    for start in range(0, count, step):
-        taken[start : start + step] = rows(slice(start, start + step))
-    return taken
+        into[at].copy_(scaled(part, by))
 
 
 def _spread_out(tensor: Tensor, known: dict[int, Tensor], shape: list[int]) -> Tensor:
     """A tensor of that shape that holds the given one at the known places of these dims, and zeros elsewhere."""
-    spread = tensor.new_zeros(shape)
     for dim, at in known.items():
-        if len(known) == 1:
-            return spread.index_copy_(dim, at, tensor)
-        if not at.numel() or int(at[-1]) == at.numel() - 1:  # new places come behind the old ones: nearly always
-            continue
         width = [size if other != dim else shape[dim] for other, size in enumerate(tensor.shape)]
         tensor = tensor.new_zeros(width).index_copy_(dim, at, tensor)
-    corner = spread
-    for dim, size in enumerate(tensor.shape):
-        corner = corner.narrow(dim, 0, size)
-    corner.copy_(tensor)
-    return spread
+    return tensor
 
 
 def is_whole(places: Tensor, width: int) -> bool:
@@ -133,12 +145,13 @@ def is_whole(places: Tensor, width: int) -> bool:
 
 def scaled(tensor: Tensor, factors: Factors) -> Tensor:
     """The tensor times the vector of each dim; float64 where there is a vector, unchanged where there is none."""
+    if all(factor is None for factor in factors):
+        return tensor
+    product = tensor.to(torch.float64, copy=True)
     for dim, factor in enumerate(factors):
         if factor is not None:
-            view = [1] * tensor.dim()
-            view[dim] = -1
-            tensor = tensor.double() * factor.to(tensor.device).view(view)
-    return tensor
+            product *= factor.to(tensor.device).view([-1 if dim == other else 1 for other in range(tensor.dim())])
+    return product
 
 
 def with_means(value: Tensor, origins: Origins) -> Tensor:
