@@ -43,6 +43,22 @@ def all_channels(labels: Tensor) -> bool:
     return _CHANNELS in notes or bool((collapse(labels) >= 0).all())
 
 
+def repeats_along(labels: Tensor) -> int | None:
+    """The dim along which the labels repeat a layout; None where their notes do not say so.
+
+    >>> repeats_along(along(born(0, 3), 1, (2, 3))), repeats_along(born(0, 3))
+    (1, None)
+    """
+    dim: int | None = vars(labels).get(_REPEATS, (None,))[0]
+    return dim
+
+
+def repeat_one_layout(one: Tensor, other: Tensor) -> bool:
+    """Whether both repeat the very same layout along the same dim; False where their notes do not say so."""
+    (dim, layout), (same_dim, same) = (vars(each).get(_REPEATS, (None, None)) for each in (one, other))
+    return dim is not None and dim == same_dim and layout is same
+
+
 def repeat_alike(labels: Sequence[Tensor]) -> bool:
     """Whether the tensors have one shape and repeat layouts along one dim, and every element carries a channel.
 

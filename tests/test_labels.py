@@ -15,6 +15,7 @@ from nrfx.labels import (
     lies_along,
     occurrence,
     repeat_alike,
+    repeat_one_layout,
     side_by_side,
     spread_inside,
 )
@@ -95,3 +96,12 @@ def test_parts_side_by_side_are_what_torch_makes_of_them() -> None:
     assert torch.equal(whole, torch.cat(parts, 1))
     assert all_channels(whole)
     assert side_by_side(parts, 2) is side_by_side([*parts, bare(parts[0])], 1) is None
+
+
+def test_two_tensors_repeat_one_layout_only_if_it_is_the_same_object_along_the_same_dim() -> None:
+    one, like_it = born(0, 3), born(0, 3)
+    wide, small = along(one, 1, (2, 3, 4)), along(one, 1, (2, 3, 1))
+    assert repeat_one_layout(wide, small)
+    assert not repeat_one_layout(wide, along(like_it, 1, (2, 3, 4)))
+    assert not repeat_one_layout(wide, along(one, 0, (3, 2)))
+    assert not repeat_one_layout(one, one)  # it repeats none

@@ -18,9 +18,18 @@ from torch import Tensor, fx
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.positions import moved
+from nrfx.analysis.positions import moved, with_padding
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
-from nrfx.labels import NONE, along, collapse, layout, occurrence, spread, spread_inside
+from nrfx.labels import (
+    NONE,
+    along,
+    collapse,
+    occurrence,
+    repeat_one_layout,
+    repeats_along,
+    spread,
+    spread_inside,
+)
 from nrfx.rules import Family, Norm, Reading, Site, Unfit, tensors
 
 NAN = float("nan")
@@ -237,7 +246,13 @@ class Propagation:
         if bool(collapse(source).isnan().all()):
             return _varying(step.effect.out.shape)
         plain = tensors(operands(step, self.labels))[0]
-        labels = _with_padding(plain, source, step.effect.out)
+        axis = repeats_along(step.effect.out)
+        if axis is not None and not step.effect.ties and repeat_one_layout(plain, step.effect.out):  # nearly always
+            value = self.uniform(source, axis)
+            value = along(value if step.effect.keeps_constants else self.zeros(value), axis, step.effect.out.shape)
+            self.lose(step, args[:1], value, f"{step.node.name} averages in the zeros of its padding")
+            return value
+        labels = with_padding(plain, source, step.effect.out)
         count = self.channel_of.numel()
         table = self.by_label(joined_by(step, labels, count), source)
         if not step.effect.keeps_constants:
@@ -364,20 +379,6 @@ class Propagation:
         """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""
         small, mask = torch.broadcast_tensors(collapse(labels), chosen)
         return self.channel_of[small[mask & (small >= 0)]]
-
-
-def _with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
-    """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
-    them into it. `pooled`, the labels of the result, vary along that axis alone.
-
-    Padding of minus infinity stays NONE, for it changes no maximum.
-    """
-    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
-    if not bool((small == NONE).any()):
-        return labels
-    axis = next((dim for dim, size in enumerate(collapse(pooled).shape) if size > 1), 1)
-    own = along(layout(labels, axis)[: small.shape[axis]], axis, small.shape)
-    return torch.where((small == NONE) & (value != -torch.inf), own, small)
 
 
 _MOVING = (Family.MOVEMENT, Family.IDENTITY)

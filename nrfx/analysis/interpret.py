@@ -1,18 +1,18 @@
 """The interpretation of a graph on label tensors, one rule an op: at the widths that it has, or at others."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
 from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
-from nrfx.analysis.names import first_names, named_tensors
+from nrfx.analysis.names import first_names, tensors_in
 from nrfx.analysis.reinterpret import arguments
 from nrfx.errors import AnalysisError, RuleWarning
 from nrfx.labels import OPAQUE, along, born, fill
@@ -69,15 +69,13 @@ def _owned(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
     return frozenset(first for name, first in aliases.items() if name.rpartition(".")[0] in called)
 
 
-def _tables(traced: TracedModule, aliases: Mapping[str, str]) -> frozenset[str]:
+def _tables(places: Iterable[tuple[str, nn.Module]], aliases: Mapping[str, str]) -> frozenset[str]:
     """The buffers that are not saved with the model: tables that its constructor computes, such as angles of positions.
 
     Their values say where a channel stands in its head: they do not come and go with channels.
     """
     names = (
-        (f"{path}.{name}" if path else name)
-        for path, module in traced.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set
+        (f"{path}.{name}" if path else name) for path, module in places for name in module._non_persistent_buffers_set
     )
     return frozenset(aliases.get(name, name) for name in names)
 
@@ -103,12 +101,13 @@ class LabelInterpreter:
         self.axes: dict[str, int | None] = dict(axes)
         self.batch = batch_of(traced)
         self.first_example = cache(lambda: of_one_example(traced))
-        self.modules = dict(traced.named_modules(remove_duplicate=False))
+        places = list(traced.named_modules(remove_duplicate=False))
+        self.modules = dict(places)
         self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
-        named = named_tensors(traced)
+        named = tensors_in(places)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
-        self.owned = _owned(traced, self.aliases) | _tables(traced, self.aliases)
+        self.owned = _owned(traced, self.aliases) | _tables(places, self.aliases)
 
     def interpreted(self) -> tuple[Step, ...]:
         """The steps. Where a bare parameter turns out to hold its channels along another axis, it starts over."""

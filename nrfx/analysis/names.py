@@ -1,13 +1,17 @@
 """The names of parameters and buffers: all names of each tensor, and which of them is its first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter, then every buffer, by each of its names, in one walk over the modules."""
-    modules = list(module.named_modules(remove_duplicate=False))
+    """Every parameter, then every buffer, by each of its names."""
+    return tensors_in(list(module.named_modules(remove_duplicate=False)))
+
+
+def tensors_in(modules: Sequence[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+    """The same of the modules at these paths."""
     return {
         (f"{path}.{name}" if path else name): tensor
         for kind in ("_parameters", "_buffers")

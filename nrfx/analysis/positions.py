@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.reinterpret import like
-from nrfx.labels import NONE, collapse, over_positions
+from nrfx.labels import NONE, along, collapse, layout, over_positions
 from nrfx.rules import tensors
 
 
@@ -79,3 +79,17 @@ def moved(
 
 def _is(values: Tensor, several: float) -> Tensor:
     return values.isnan() if several != several else values == several  # noqa: PLR0124 (NaN equals nothing)
+
+
+def with_padding(labels: Tensor, values: Tensor, pooled: Tensor) -> Tensor:
+    """The labels, with padded zeros (NONE) counted to the channel at their index of the channels' axis: a pool mixes
+    them into it. `pooled`, the labels of the result, vary along that axis alone.
+
+    Padding of minus infinity stays NONE, for it changes no maximum.
+    """
+    small, value = torch.broadcast_tensors(collapse(labels), collapse(values))
+    if not bool((small == NONE).any()):
+        return labels
+    axis = next((dim for dim, size in enumerate(collapse(pooled).shape) if size > 1), 1)
+    own = along(layout(labels, axis)[: small.shape[axis]], axis, small.shape)
+    return torch.where((small == NONE) & (value != -torch.inf), own, small)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import nrfx
 from nrfx.errors import UsageError
 from nrfx.rules import OPS, Call, Effect, elementwise, op_of, register, rule
+from nrfx.rules.effect import attribute_of
 from tests.rules import outside
 from tests.tracing.models import Function
 
@@ -324,3 +325,31 @@ def test_widths_that_raise_or_are_none_are_an_error_that_names_the_op(
     with pytest.raises(nrfx.AnalysisError, match=re.escape(said)) as raised:
         nrfx.compact(gm)
     assert "of the op Own" in str(raised.value)
+
+
+class Answering(nn.Module):
+    """Has attributes of each kind, and answers for one that it does not have."""
+
+    kind = "class"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(1)), None
+        self.register_buffer("mean", torch.zeros(1))
+        self.inner, self.plain = nn.ReLU(), 3
+
+    @property
+    def computed(self) -> int:
+        return self.plain
+
+    def __getattr__(self, name: str) -> Any:
+        return 7 if name == "asked" else super().__getattr__(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["weight", "bias", "mean", "inner", "plain", "kind", "computed", "asked", "nothing", "forward"]
+)
+def test_an_attribute_is_what_getattr_gives(name: str) -> None:
+    module = Answering()
+    found, expected = attribute_of(module, name), getattr(module, name, None)
+    assert found is expected or found == expected

@@ -20,9 +20,14 @@ class TracedCode(CodeGen):
 
     def _gen_python_code(self, *args: Any, **kwargs: Any) -> PythonCode:
         code = super()._gen_python_code(*args, **kwargs)
-        return replace(code, src="\n".join(_in_blocks([_TOKEN.sub(_found, line) for line in code.src.splitlines()])))
+        lines = code.src.splitlines()
+        if not own_names().isdisjoint(_ATTRIBUTE.findall(code.src)):
+            lines = [_TOKEN.sub(_found, line) for line in lines]
+        return replace(code, src="\n".join(_in_blocks(lines) if _REGIONS in code.src else lines))
 
 
+_REGIONS = "nrfx_tracing_graph_regions_"
+_ATTRIBUTE = re.compile(r"self\.(\w+)")
 _TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])self\.(?P<name>\w+)""")
 """A text, which may quote code of the model, or an attribute of the module."""
 

@@ -32,8 +32,13 @@ class Registered(LazyCode):
         return getattr(self, name)
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As for any module, by its path."""
-        first, _, rest = target.partition(".")
+        """As for any module, by its path; a rewrite asks thousands of times."""
+        found: nn.Module | None = self
+        for name in target.split(".") if target else ():
+            found = found._modules.get(name) if found is not None else None
+        if found is not None:
+            return found
+        first, _, rest = target.partition(".")  # an error, or what is a plain attribute
         child = self._modules.get(first)
         return super().get_submodule(target) if child is None else child.get_submodule(rest)
 

@@ -135,3 +135,14 @@ def test_a_text_that_quotes_the_model_is_left_as_it_is() -> None:
     gm = nrfx.trace(Asks(), torch.zeros(3, 2))
     with pytest.raises(SizeError, match=r"self\.inputs == 'a' and x"):
         gm(torch.zeros(2, 2))
+
+
+def test_a_submodule_is_found_by_its_path_or_refused_as_in_any_module() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    gm = nrfx.trace(net, torch.zeros(1, 2))
+    assert gm.get_submodule("") is gm and gm.get_submodule("0.1") is gm.get_submodule("0")[1]  # type: ignore[index]
+    for path in ("1", "0.2", "0.0.weight", "0..1"):
+        with pytest.raises(AttributeError):
+            net.get_submodule(path)
+        with pytest.raises(AttributeError):
+            gm.get_submodule(path)
