@@ -38,8 +38,8 @@ ORDER: Mapping[str, str] = {
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
     "residual spaces positions constants domain conditions liveness cost between gammas not_understood utilization "
     "structure meter tie_graph why check_rule",
-    "plan": "origins budget budget_request options constraints reallocate absorb places resize rescale blocks heads "
-    "survivors plan",
+    "plan": "origins budget budget_request options constraints reallocate absorb grown_births expected places "
+    "mismatches resize rescale blocks heads survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
     "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.nn import Cross
+from nrfx.plan.grown_births import grows_at_its_end
 from nrfx.plan.origins import NEW
-from nrfx.plan.resize import grows_at_its_end
 from nrfx.rules import Family, Reading, op_of
 from nrfx.tracing import TracedModule
 
