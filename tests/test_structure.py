@@ -40,8 +40,8 @@ ORDER: Mapping[str, str] = {
     "structure meter tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb grown_births expected places "
     "mismatches resize rescale blocks heads survivors plan",
-    "rewrite": "initialise literals module_widths absorb_constants cross_layers build moment result compare drawn "
-    "other_sizes verify rejuvenate heads scales cross_attend sort_generations",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
+    "result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "optimizers": "kinds packages wrappers",

@@ -1,11 +1,9 @@
-"""The new module: every tensor gathered by its origins, with constants absorbed, scales moved and new channels started.
+"""The new network: tensors gathered by their origins, with constants absorbed, scales moved, new channels started.
 
 What changes a number (carriers, factors, offsets) is computed in float64 and cast back once, so that a rewrite adds one
 rounding to each number that it changes, and none to the others.
 """
 
-import copy
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,17 +15,15 @@ from nrfx.analysis.channels import readers
 from nrfx.labels import among, memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, gather, is_whole, origin, with_means
+from nrfx.plan.origins import NEW, Factors, Origins, gather, origin, with_means
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offsets, write_carriers
+from nrfx.rewrite.assemble import assemble
 from nrfx.rewrite.cross_layers import cross_layer
 from nrfx.rewrite.initialise import from_scratch, rejuvenated
-from nrfx.rewrite.literals import write_literals
-from nrfx.rewrite.module_widths import fit_widths
+from nrfx.rewrite.new_tensors import NewTensors
 from nrfx.rules import Family, Norm, Reading
-from nrfx.tracing import TracedModule, propagate
-from nrfx.tracing.graph.clone import on_meta
-from nrfx.tracing.graph.guards import without_taken
+from nrfx.tracing import TracedModule
 
 
 @dataclass(frozen=True)
@@ -52,16 +48,12 @@ class _Builder:
 
     traced: TracedModule
     plan: Plan
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    origins: dict[str, Origins] = field(default_factory=dict)
-    parents: dict[str, str | None] = field(default_factory=dict)
-    factors: dict[str, Factors] = field(default_factory=dict)
     layers: dict[str, Cross] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def build(self) -> Built:
         """Builds weights, then all other tensors, and puts them into a copy of the network."""
-        self.old: dict[str, Tensor] = {**dict(self.traced.named_parameters()), **dict(self.traced.named_buffers())}
+        self.new = NewTensors(dict([*self.traced.named_parameters(), *self.traced.named_buffers()]))
         self.known_origins: dict[tuple[Any, Any], Tensor] = {}
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
         self.norm_of = self._roles()
@@ -70,9 +62,21 @@ class _Builder:
             if step.effect.reading is not None:
                 self._weight(step.effect.reading, step.effect.family)
         for name in self.plan.channels.layouts:
-            if name not in self.origins and not self._replaced(name):
+            if name not in self.new.origins and not self._replaced(name):
                 self._other(name)
-        return self._assemble()
+        return self._built(assemble(self.traced, self.plan, self.new, self.layers))
+
+    def _built(self, module: TracedModule) -> Built:
+        """The module with what is known of its tensors: those that are in no layout came as they were."""
+        tensors = dict([*module.named_parameters(), *module.named_buffers()])
+        whole = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
+        return Built(
+            module,
+            {name: self.new.origins.get(name, whole[name]) for name in tensors},
+            {name: self.new.parents.get(name, name) for name in tensors},
+            {name: self.new.factors.get(name, whole[name]) for name in tensors},
+            tuple(self.notes),
+        )
 
     def _origin(self, old: Tensor, new: Tensor) -> Tensor:
         """Where each position of a new layout comes from. The plan holds every layout, in memory of its own."""
@@ -92,7 +96,7 @@ class _Builder:
     def _dense(self, reading: Reading) -> Tensor:
         """The weight as [rows, columns of a group, *kernel], with zeros where a cross layer has no block."""
         if reading.weight is not None:
-            return reading.by_rows(self.old[reading.weight].detach())
+            return reading.by_rows(self.new.old[reading.weight].detach())
         module = self.traced.get_submodule(reading.path)
         assert isinstance(module, Cross)
         return module.dense_weight().detach()
@@ -165,13 +169,13 @@ class _Builder:
             if reading.transposed:
                 weight = new.by_rows(weight).contiguous()
                 origins, factors = self._transposed(reading, new, origins, factors)
-            self._keep(reading.weight, reading.weight, weight, origins, factors)
+            self.new.keep(reading.weight, reading.weight, weight, origins, factors)
             return
         # the module becomes a cross layer, with one weight under attention and else one for each output generation
         layer = self.layers[reading.path] = cross_layer(module, blocks, self.plan.scheme)
         if layer.scheme == "attention":
             name = f"{reading.path}.weight"
-            self._keep(name, name, weight, origins, factors)
+            self.new.keep(name, name, weight, origins, factors)
             return
         for index, rows, columns in blocks.parts():
             name = f"{reading.path}.weights.{index}"
@@ -181,7 +185,7 @@ class _Builder:
             block_factors = tuple(None if f is None else f[at] for f, at in zip(factors[:2], cuts, strict=True))
             tail = (None,) * (len(origins) - 2)
             parent, block_origins = self._parent(module, reading, index, block_origins)
-            self._keep(name, parent, block, (*block_origins, *tail), (*block_factors, *tail))
+            self.new.keep(name, parent, block, (*block_origins, *tail), (*block_factors, *tail))
 
     def _transposed(
         self, reading: Reading, new: Reading, origins: Origins, factors: Factors
@@ -237,16 +241,16 @@ class _Builder:
             None if old is None or new is None else self._origin(old, new)
             for old, new in zip(old_layouts, new_layouts, strict=True)
         )
-        value = self.old[name].detach()
+        value = self.new.old[name].detach()
         # neither a bias nor a vector of a norm
         if len(origins) > 1 or old_layouts[0] is None or self._is_bare(name):
-            self._keep(name, name, with_means(gather(value, origins), origins), origins, (None,) * len(origins))
+            self.new.keep(name, name, with_means(gather(value, origins), origins), origins, (None,) * len(origins))
             return
         if name in self.offsets:
             value = value.double() + self.offsets[name].to(value.device)
         factor = self._vector_factor(name, old_layouts[0], origins)
         value = gather(value, origins, tuple(_values(part) for part in factor))
-        self._keep(name, name, self._started(name, value, old_layouts[0], origins), origins, factor)
+        self.new.keep(name, name, self._started(name, value, old_layouts[0], origins), origins, factor)
 
     def _is_bare(self, name: str) -> bool:
         """Whether the parameter brings channels into being itself: a layer scale, a position embedding."""
@@ -283,83 +287,6 @@ class _Builder:
             return value
         return torch.where(here.to(value.device), constant[role], value)
 
-    def _keep(self, name: str, parent: str | None, value: Tensor, origins: Origins, factors: Factors) -> None:
-        """Remembers a new tensor, in the dtype and memory format of its parent, with its origins and factors."""
-        old = self.old[parent] if parent is not None else self._like(name)
-        value = value.to(old.dtype)
-        value = value.clone() if value.data_ptr() == old.data_ptr() else value  # old and new share no memory
-        self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
-        self.origins[name] = tuple(
-            None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(origins)
-        )
-        self.parents[name] = parent
-        self.factors[name] = tuple(None if part is None or bool((part == 1).all()) else part for part in factors)
-
-    def _like(self, name: str) -> Tensor:
-        """Another tensor of the same module, for the dtype and device of a parameter that comes from no old one."""
-        owner = name.rpartition(".")[0].removesuffix(".weights")
-        return next(tensor for other, tensor in self.old.items() if other.startswith(f"{owner}."))
-
-    def _assemble(self) -> Built:
-        # deepcopy takes what the memo knows by its id for the copy: so every reference to an old tensor, ties included,
-        # becomes one to the new tensor
-        memo: dict[int, Any] = {}
-        for name, tensor in self.tensors.items():
-            if name in self.old:
-                memo[id(self.old[name])] = _as(self.old[name], tensor)
-        memo |= self._left_behind(memo)
-        twin: TracedModule = copy.deepcopy(self.traced, memo)
-        for path, layer in self.layers.items():
-            self._fill(layer, path)
-            twin.set_submodule(path, layer.train(self.traced.get_submodule(path).training))
-        for module in twin.modules():
-            fit_widths(module)
-        for path, width in self.plan.resized.norms.items():
-            fit_widths(twin.get_submodule(path), width)
-        write_literals(twin, self.plan.resized.literals)
-        propagate(twin)
-        nodes = [len(graph.nodes) for graph in twin.graphs.values()]
-        without_taken(self.traced.graphs, twin.graphs)
-        if nodes != [len(graph.nodes) for graph in twin.graphs.values()]:  # else the code is what it was
-            twin.recompile()
-        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-            self.origins.setdefault(name, (None,) * tensor.dim())
-            self.factors.setdefault(name, (None,) * tensor.dim())
-            self.parents.setdefault(name, name)
-        names = [name for name, _ in [*twin.named_parameters(), *twin.named_buffers()]]
-        return Built(
-            twin,
-            {name: self.origins[name] for name in names},
-            {name: self.parents[name] for name in names},
-            {name: self.factors[name] for name in names},
-            tuple(self.notes),
-        )
-
-    def _left_behind(self, memo: Mapping[int, Any]) -> dict[int, Tensor]:
-        """What stands for the weights of layers that become cross layers, by their ids: tensors without data. To copy
-        them would take as much memory as the network, and the layers that hold them are replaced. Those with another
-        name are copied.
-        """
-        named = list(self.traced.named_parameters(remove_duplicate=False))
-        times = Counter(id(parameter) for _, parameter in named)
-        owners = tuple(f"{path}." for path in self.layers)
-        once = [each for name, each in named if name.startswith(owners) and times[id(each)] == 1]
-        return {id(parameter): on_meta(parameter) for parameter in once if id(parameter) not in memo}
-
-    def _fill(self, layer: Cross, path: str) -> None:
-        """Puts the new tensors into a cross layer that is on the meta device."""
-        for name, _ in list(layer.named_parameters()):
-            full = f"{path}.{name}"
-            old = self.old.get(self.parents[full] or "", None)
-            trained = old.requires_grad if old is not None else True
-            owner, _, attribute = name.rpartition(".")
-            target = layer.get_submodule(owner)
-            parameter = nn.Parameter(self.tensors[full], requires_grad=trained)
-            if isinstance(target, nn.ParameterDict):
-                target[attribute] = parameter
-            else:
-                setattr(target, attribute, parameter)
-
 
 def _values(factor: Tensor | None) -> Tensor | None:
     """The factor for values: 1 where it is 0, for there the new value is written apart; None where all are 1."""
@@ -382,17 +309,3 @@ def _within(places: Tensor, part: Tensor) -> Tensor:
     """Origins on a whole axis -> origins in the ascending positions `part` of it; NEW for those outside of it."""
     at = torch.searchsorted(part, places.clamp(min=0)).clamp(max=part.numel() - 1)
     return torch.where((places >= 0) & (part[at] == places), at, NEW)
-
-
-def _unchanged(places: Tensor | None, old: Tensor, dim: int) -> bool:
-    return places is None or is_whole(places, old.shape[dim])
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def _as(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
