@@ -32,7 +32,8 @@ ORDER: Mapping[str, str] = {
     "module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
-    "tracing.recording": "draws compiled einops_backend variables signatures modeless kept recorder both_modes",
+    "tracing.recording": "draws compiled einops_backend variables signatures modeless kept open_regions recorder "
+    "both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "

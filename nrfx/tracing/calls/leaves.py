@@ -130,7 +130,7 @@ def _looked_into(ctx: Any, run_function: Callable[..., Any], preserve_rng_state:
     proxy: Any = _symbolic_trace._find_proxy(args)
     if proxy is None:
         return _FORWARD(ctx, run_function, preserve_rng_state, *args)
-    with proxy.tracer.modes_kept():
+    with proxy.tracer.regions.modes_kept():
         return run_function(*args)
 
 
@@ -172,7 +172,7 @@ def _exchanged_forward(kind: Any) -> Callable[[], None]:
         proxy: Any = _symbolic_trace._find_proxy(given)
         if proxy is None or any(isinstance(arg, types.FunctionType | nn.Module) for arg in given):
             return forward(*args)
-        with proxy.tracer.modes_kept():
+        with proxy.tracer.regions.modes_kept():
             return proxy.tracer.create_proxy("call_function", function, given, {})
 
     def set_up(ctx: Any, inputs: Any, output: Any) -> None:

@@ -126,7 +126,7 @@ def _entering(tracer: Any, kind: str, enter: Callable[[Any], Any]) -> Callable[[
     def entering(self: Any) -> Any:
         if kind == "set_grad_enabled":  # it has set the mode before it is entered
             torch._C._set_grad_enabled(self.prev)
-        tracer.open_region(kind, *_arguments(self, kind), lambda: enter(self))
+        tracer.regions.open(kind, *_arguments(self, kind), lambda: enter(self))
         return self
 
     return entering
@@ -134,7 +134,7 @@ def _entering(tracer: Any, kind: str, enter: Callable[[Any], Any]) -> Callable[[
 
 def _leaving(tracer: Any, leave: Callable[..., Any]) -> Callable[..., Any]:
     def leaving(self: Any, *error: Any) -> Any:
-        return tracer.close_region(lambda: leave(self, *error))
+        return tracer.regions.close(lambda: leave(self, *error))
 
     return leaving
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+from nrfx.errors import TraceError
 from nrfx.tracing.graph.walk import Contents
+from nrfx.tracing.values.causes import place
 
 
-def cuda_is_used() -> bool:
+def _cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())
 
 
-def random_state(held: Iterable[Any]) -> tuple[object, ...]:
+def _random_state(held: Iterable[Any]) -> tuple[object, ...]:
     """The states of the generators that a forward may draw from without a traced tensor."""
-    cuda = torch.cuda.get_rng_state().tolist() if cuda_is_used() else None
+    cuda = torch.cuda.get_rng_state().tolist() if _cuda_is_used() else None
     return (
         torch.get_rng_state().numpy().tobytes(),
         random.getstate(),
@@ -26,7 +28,7 @@ def random_state(held: Iterable[Any]) -> tuple[object, ...]:
     )
 
 
-def numpy_state() -> Any:
+def _numpy_state() -> Any:
     """The state of numpy's global generator, None where numpy is not imported."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
@@ -35,7 +37,7 @@ def numpy_state() -> Any:
     return kind, keys.tobytes(), rest
 
 
-def held_generators(contents: Contents) -> list[Any]:
+def _held_generators(contents: Contents) -> list[Any]:
     """The generators of random numbers that a module or a submodule holds as attributes."""
     values = [value for _, _, value in contents.odd]
     return [v for v in values if isinstance(v, random.Random | torch.Generator) or hasattr(v, "bit_generator")]
@@ -53,7 +55,7 @@ def _state_of(generator: Any) -> Any:
 def random_state_kept() -> Iterator[None]:
     """Sets the random generators of Python, numpy and torch back at the end. GPUs and numpy count where they are in use
     already."""
-    devices = range(torch.cuda.device_count()) if cuda_is_used() else ()
+    devices = range(torch.cuda.device_count()) if _cuda_is_used() else ()
     state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpys = None if numpy is None else numpy.random.get_state()
@@ -64,3 +66,31 @@ def random_state_kept() -> Iterator[None]:
             random.setstate(state)
             if numpy is not None:
                 numpy.random.set_state(numpys)
+
+
+class Draws:
+    """The states of all generators when a forward begins."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._held = _held_generators(contents)
+        self._numpy = _numpy_state()
+        self._state = _random_state(self._held)
+
+    def check(self, path: str, kind: str) -> None:
+        """Raises a TraceError, which names the module at the path, if there was a draw; numpy is not asked."""
+        if _random_state(self._held) != self._state:
+            raise self._refused(path, kind)
+
+    def check_all(self, path: str, kind: str) -> None:
+        """The same, with the generator of numpy, whose state takes 0.25 ms to ask for."""
+        self.check(path, kind)
+        if _numpy_state() != self._numpy:
+            raise self._refused(path, kind)
+
+    @staticmethod
+    def _refused(path: str, kind: str) -> TraceError:
+        return TraceError(
+            f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
+            "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
+            "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
+        )

@@ -6,8 +6,8 @@ check of the graph (decisions.py).
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ from nrfx.tracing.calls.known_forward import is_leaf
 from nrfx.tracing.calls.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
 from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.guards import without_doubles
-from nrfx.tracing.graph.regions import begin, end, exchanges
+from nrfx.tracing.graph.regions import exchanges
 from nrfx.tracing.graph.registered import HOST
 from nrfx.tracing.graph.shapes import Shapes, describe
 from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.recording.compiled import compiled_entered
-from nrfx.tracing.recording.draws import held_generators, numpy_state, random_state
+from nrfx.tracing.recording.draws import Draws
 from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.kept import Attributes, State
+from nrfx.tracing.recording.open_regions import OpenRegions
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
 from nrfx.tracing.values.assignments import record_assignments, registered
@@ -40,24 +41,6 @@ from nrfx.tracing.values.decisions import Decisions
 from nrfx.tracing.values.plain import stand_ins
 from nrfx.tracing.values.proxies import SizedAttribute, SizedProxy, is_number_of_numpy, writes
 from nrfx.tracing.values.questions import Questions
-
-# the functions themselves: while a forward is recorded, others stand in their places (questions.py)
-_is_grad_enabled = torch.is_grad_enabled
-_is_inference_mode_enabled = torch.is_inference_mode_enabled
-_is_autocast_enabled = torch.is_autocast_enabled
-
-
-def _ambient() -> tuple[object, ...]:
-    """The modes of torch that a `with` block in a forward may change, which fx does not record."""
-    return (
-        _is_grad_enabled(),
-        _is_inference_mode_enabled(),
-        _is_autocast_enabled("cpu"),
-        _is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cpu"),
-        torch.get_autocast_dtype("cuda"),
-    )
-
 
 _RECORDED = (
     wrapped_functions_entered,
@@ -112,7 +95,6 @@ class Recorder(fx.Tracer):
         self.replaced: State = {}  # other numbers for the tensors in whose places it leaves traced values
         self.module_stack: Any = {}  # a plain dictionary, for each node gets a copy
         self._failed: tuple[Exception, str, str] | None = None
-        self._regions: list[tuple[fx.Proxy, tuple[object, ...]]] = []  # open ones, with the modes around each
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
         contents = Contents.of(root)
@@ -124,10 +106,8 @@ class Recorder(fx.Tracer):
         if self._marks is not None:
             root.__dict__.setdefault(HOST, root)
         self._shapes = Shapes(contents, self._arguments.inputs, self._training, self._otherwise)
-        self._ambient = _ambient()
-        self._generators = held_generators(contents)
-        self._numpy = numpy_state()
-        self._random = random_state(self._generators)
+        self.regions = OpenRegions(self)
+        self._draws = Draws(contents)
         try:
             with ExitStack() as stack:
                 for entered in _RECORDED:
@@ -137,7 +117,7 @@ class Recorder(fx.Tracer):
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._check_random("", type(root).__name__, numpy_state())
+        self._draws.check_all("", type(root).__name__)
         self.kept, self.written, self.replaced = attributes.changed(), attributes.written(), attributes.replaced()
         without_doubles(graph)
         for node in graph.nodes:
@@ -204,7 +184,7 @@ class Recorder(fx.Tracer):
                 self._failed = (error, path, type(m).__name__)
             raise
         if not leaf and not is_of_torch(m.forward):  # a Sequential only calls others
-            self._check_random(self.path_of_module(m), type(m).__name__)
+            self._draws.check(self.path_of_module(m), type(m).__name__)
         return result
 
     def _called(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, leaf: bool) -> Any:
@@ -238,7 +218,7 @@ class Recorder(fx.Tracer):
             node.meta["nn_module_stack"] = dict(self.module_stack)
         if (line := user_line()) is not None:
             node.meta["stack_trace"] = line
-        self._check_ambient(node)
+        self.regions.check(node)
         if writes(node) and (constant := self._constant_under(node)) is not None:
             raise TraceError(
                 f"{describe(node)} writes into {constant.target}, a tensor that the forward makes and that is a "
@@ -275,47 +255,6 @@ class Recorder(fx.Tracer):
             value = node.meta["val"]
         if is_box and not held(value):
             raise TraceError(f"{describe(node)} gives a {type(value).__name__}, which a graph cannot hold.")
-
-    def _check_ambient(self, what: fx.Node | str) -> None:
-        if _ambient() != self._ambient:
-            running = describe(what) if isinstance(what, fx.Node) else what
-            raise TraceError(
-                f"{running} runs after a change of gradient mode or autocast that is no `with` block and no decorator, "
-                "or in a custom autograd.Function, which a graph does not record. Write `with torch.no_grad():` or "
-                "`with torch.autocast(...):`, or use detach()."
-            )
-
-    @property
-    def regions(self) -> list[fx.Proxy]:
-        """The regions that are open, outermost first."""
-        return [region for region, _ in self._regions]
-
-    def open_region(
-        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], enter: Callable[[], object]
-    ) -> None:
-        """Begins a region of that kind in the graph, and here."""
-        self._check_ambient(f"A region of torch.{kind}")
-        around = self._ambient
-        enter()
-        self._ambient = _ambient()
-        self._regions.append((self.create_proxy("call_function", begin, (kind, *args), kwargs, name=kind), around))
-
-    def close_region(self, leave: Callable[[], Any]) -> Any:
-        """Ends the innermost region in the graph, and here."""
-        result = leave()
-        region, self._ambient = self._regions.pop()
-        self.create_proxy("call_function", end, (region,), {})
-        return result
-
-    @contextmanager
-    def modes_kept(self) -> Iterator[None]:
-        """The gradient mode of the forward, in code for which an autograd function has switched gradients off."""
-        before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(bool(self._ambient[0]))  # a `with` block would be recorded
-        try:
-            yield
-        finally:
-            torch._C._set_grad_enabled(before)
 
     def plain(self, value: Any) -> Any:
         """The value, or what it stands for on the example inputs if it is traced."""
@@ -398,12 +337,3 @@ class Recorder(fx.Tracer):
             return node.meta["val"]
         self._shapes.fill(self.graph, _maybe_revert_all_patches)  # modules and math functions are themselves again
         return node.meta["val"]
-
-    def _check_random(self, path: str, kind: str, numpys: Any = None) -> None:
-        """`numpys`: the state of numpy's generator, at the end alone: to ask for it takes 0.25 ms."""
-        if random_state(self._generators) != self._random or (numpys is not None and numpys != self._numpy):
-            raise TraceError(
-                f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
-                "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
-                "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."
-            )

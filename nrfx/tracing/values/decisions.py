@@ -87,7 +87,7 @@ class Decisions:
 
     def is_settled(self, kinds: tuple[str, ...]) -> bool:
         """Whether the forward is in a region of one of these kinds."""
-        return any(region.node.args[0] in kinds for region in self._tracer.regions)
+        return any(kind in kinds for kind in self._tracer.regions.kinds())
 
     def number(self, asked: Any, frame: types.FrameType, kind: str = "") -> int | float:
         """The number that a value is on the example inputs, which Python wants plain."""
