@@ -17,6 +17,7 @@ def reproducible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    torch.set_warn_always(True)  # else a warning is an error in the first test that meets it, and in no other
     check.every_rule = True
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nrfx.errors import RuleWarning
 from tests.laws import LAWS, REPLAY, Law, Options, Trial, obeyed, options
 from tests.networks import (
     Again,
@@ -145,7 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--law", action="append", choices=LAWS, metavar="NAME", help=f"only: {', '.join(LAWS)}")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    warnings.simplefilter("error", RuleWarning)
+    torch.set_warn_always(True)
+    warnings.simplefilter("error")
     torch.backends.mha.set_fastpath_enabled(False)  # FlopCounterMode does not see it
     laws = [LAWS[name] for name in chosen.law or LAWS]
     failures: list[str] = []

@@ -26,7 +26,7 @@ def origin(old: Tensor, new: Tensor) -> Tensor:
     tensor([ 0,  2, -1])
     """
     if old.numel() and _ascends(old):  # nearly always: a birth numbers its labels in order, and all differ
-        place = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
+        place = torch.searchsorted(old, new.contiguous()).clamp_(max=old.numel() - 1)
         found = old[place] == new
         if _ascends(new) or not bool((torch.bincount(place[found]) > 1).any()):
             return torch.where(found, place, NEW)

@@ -22,6 +22,11 @@ def test_the_n_th_of_a_label_comes_from_the_n_th_before_and_is_new_where_there_w
         assert place == (same[rank] if rank < len(same) else NEW)
 
 
+def test_a_layout_with_strides_is_taken_without_a_warning_of_torch() -> None:
+    every_second = torch.tensor([3, 9, 5, 9])[::2]
+    assert origin(torch.tensor([3, 4, 5]), every_second).tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_first_place_of_a_label_is_where_it_stands_first(seed: int) -> None:
     layout, labels = drawn(seed), drawn(seed + 1000)
