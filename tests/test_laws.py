@@ -93,6 +93,8 @@ ONCE_BROKEN = (
     Trial(Plan((Unit(), Move(), TwoNorms(), Move(how="roll"))), Options(times=1.5)),
     # norms without parameters, whose width only the file tells
     Trial(Plan((Unit(norm="plain instance"), Single("plain norm"), Unit()), dead=("x.",)), Options()),
+    # a group norm over one number, which torch refuses for one example
+    Trial(Plan((Unit(), Unit(width=1, norm="group")), dead=("x.",), image=(2, 3, 1, 1)), Options()),
 )
 
 

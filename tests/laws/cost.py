@@ -19,14 +19,14 @@ def counted(module: nn.Module, images: Tensor) -> tuple[int, int]:
     """Params by counting, flops of one example by FlopCounterMode, which counts a multiply-add as two.
 
     It does not see the fused attention of the CPU. A graph that takes no other number of examples than that of its
-    trace runs on these.
+    trace runs on these; so does a group norm over one number, which torch refuses for one example.
     """
     training = module.training
     for given in (images[:1], images):
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             try:
                 module.eval()(given)
-            except SizeError:
+            except (SizeError, ValueError):
                 continue
         module.train(training)
         flops = counter.get_total_flops() // 2
