@@ -1,9 +1,10 @@
 """Models that give images for images: super-resolution, denoising, faces, and those of medicine in 2 and 3 dims."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.coverage.model import NOTHING, Model, image, made, signal
+from benchmarks.coverage.model import NOTHING, Model, Real, image, made, signal
 
 SWIN: Mapping[str, Any] = {
     "img_size": 16,
@@ -132,7 +133,8 @@ MODELS = (
     extra("MIRNet_v2", 16, n_feat=16, n_MRB=1, of="MIRNet2.__arch.mirnet_v2_arch", family="MIRNet v2"),
     extra("M3SNet", 32, width=8, middle_blk_num=1, enc_blk_nums=[1, 1, 1, 1], dec_blk_nums=[1, 1, 1, 1]),
     extra("SRFormer", 16, SWIN),
-    extra("CodeFormer", 512),
+    # large, and it takes images of no other size
+    replace(extra("CodeFormer", 512), inputs=(Real((1, 3, 512, 512)),), others=(Real((2, 3, 512, 512)),), gibibytes=12),
     enlarged("edsr_baseline", "EDSR"),
     enlarged("carn_m", "CARN"),
     enlarged("ninasr_b0", "NinaSR"),
@@ -159,7 +161,7 @@ MODELS = (
     medical("UNETR", "UNETR", (1, 32, 32), MASK, img_size=32, feature_size=8, hidden_size=24, mlp_dim=48, num_heads=2),
     medical("SwinUNETR", "SwinUNETR", (1, 64, 64), MASK, feature_size=12, depths=(1, 1, 1, 1)),
     medical("ViT", "ViT", (1, 32, 32), PLANE, **VIT, classification=True),
-    medical("ViTAutoEnc", "ViT", (1, 32, 32), PLANE, **VIT),
+    medical("ViTAutoEnc", "ViT", (1, 32, 32), PLANE, **{**VIT, "patch_size": 4}),
     medical("DenseNet121", "DenseNet", (1, 32, 32), MASK),
     medical(
         "EfficientNetBN",
