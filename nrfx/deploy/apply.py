@@ -21,6 +21,7 @@ from nrfx.rules.registry import widths_of
 from nrfx.tracing import ByMode, TracedModule
 from nrfx.tracing.graph.clone import same, shell
 from nrfx.tracing.graph.module import as_parameters
+from nrfx.tracing.graph.walk import Contents
 
 
 def apply(
@@ -211,7 +212,7 @@ def _call(module: TracedModule, inputs: Any, kwargs: Mapping[str, Any] | None) -
     if inputs is not None:
         return inputs, kwargs
     device = next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
-    return module.facts.call(drawn(as_parameters(module, module.inputs), device))
+    return module.facts.call(drawn(as_parameters(Contents.of(module), module.inputs), device))
 
 
 def _stated(module: TracedModule) -> str:

@@ -30,6 +30,7 @@ from nrfx.rewrite.compare import evaluating
 from nrfx.rewrite.drawn import drawn
 from nrfx.tracing import PartialModule, TracedModule, as_traced
 from nrfx.tracing.graph.module import as_parameters
+from nrfx.tracing.graph.walk import Contents
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _output_names(paths: Sequence[str], inputs: Sequence[str]) -> tuple[str, ...
 def _example(traced: TracedModule) -> tuple[Tensor, ...]:
     """Drawn inputs of the traced sizes."""
     device = next((tensor.device for tensor in (*traced.parameters(), *traced.buffers())), torch.device("cpu"))
-    return tuple(drawn(as_parameters(traced, traced.inputs), device))
+    return tuple(drawn(as_parameters(Contents.of(traced), traced.inputs), device))
 
 
 def _batch(inputs: Sequence[Tensor]) -> int | None:

@@ -12,6 +12,7 @@ from nrfx.rewrite.compare import evaluating
 from nrfx.rewrite.drawn import drawn
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.module import as_parameters
+from nrfx.tracing.graph.walk import Contents
 
 WARM_UP, LEAST, MOST = 3, 5, 1000
 """Runs before the first that counts; runs that count, at least and at most."""
@@ -59,7 +60,7 @@ def latency(traced: TracedModule, seconds: float = 2.0) -> Latency:
     (True, 3)
     """
     device = next((tensor.device for tensor in (*traced.parameters(), *traced.buffers())), torch.device("cpu"))
-    inputs = drawn(as_parameters(traced, traced.inputs), device)
+    inputs = drawn(as_parameters(Contents.of(traced), traced.inputs), device)
     args, kwargs = traced.facts.call(inputs)
 
     def run() -> None:
