@@ -7,10 +7,10 @@ The file is a safetensors file, without pickled code:
                 "digests": JSON with a digest of that text, and of each tensor; files of earlier versions have none
 
 The plan says what tensors cannot: cross layers, inputs, ties, frozen parameters, modes. Widths follow from the tensors'
-shapes. Not kept: gradients, hooks, schedulers, the state of random number generators.
+shapes. Not kept, unless as `extra`: gradients, hooks, schedulers, the state of random number generators.
 
 tensors      parameters and buffers by name
-encoding     what an optimizer or a Rejuvenator keeps, as JSON and tensors
+encoding     what an optimizer, a Rejuvenator and the user keep, as JSON and tensors
 digests      what tells that a file was damaged
 plan         what of a network its tensors cannot say
 file         the file, as bytes and as it is read back

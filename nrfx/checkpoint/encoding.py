@@ -2,10 +2,12 @@
 
 {"tensor": place}   a tensor, kept in the file under the name of its place, such as `optimizer/state/0.weight/step`
 {"tuple": [...]}    a tuple; a list stands for itself, as do numbers, text, true, false and null
-{"dict": {...}}     a dict, its keys as text
+{"dict": {...}}     a dict whose keys are text
+{"pairs": [...]}    a dict with other keys, as lists of key and value; {"counter": pairs} a Counter
 """
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,26 +15,51 @@ from torch import Tensor
 
 from nrfx.errors import CheckpointError
 
+_KEYS = (str, bool, int, float, type(None))
+
 
 def encoded(value: Any, place: str) -> Any:
-    """The value as JSON: {"tensor": place}, {"tuple": [...]}, {"dict": {...}}; all else stands for itself."""
+    """The value as JSON: {"tensor": place}, {"tuple": [...]}, {"dict": {...}} and so on; all else stands for itself."""
     if isinstance(value, Tensor):
         return {"tensor": place}
     if isinstance(value, tuple | list):
         items = [encoded(item, inner) for inner, item in _inside(value, place)]
         return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, Counter):
+        return {"counter": encoded(dict(value), place)}
     if isinstance(value, dict):
-        return {"dict": {str(key): encoded(value[key], f"{place}/{key}") for key in value}}
+        if odd := [key for key in value if not isinstance(key, _KEYS)]:
+            raise CheckpointError(f"{place} has a key {odd[0]!r:.60}; expected numbers and text.")
+        if all(isinstance(key, str) for key in value):
+            return {"dict": {key: encoded(value[key], f"{place}/{key}") for key in value}}
+        return {"pairs": [[key, encoded(value[key], f"{place}/{key}")] for key in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise CheckpointError(f"{place} is a {type(value).__name__}, and a file holds numbers, text and tensors only.")
 
 
 def tensors_in(value: Any, place: str) -> dict[str, Tensor]:
-    """The tensors of a value, by the places that encoded gives them."""
+    """The tensors of a value, by the places that encoded gives them.
+
+    Raises:
+        CheckpointError: two have one place, for keys differ only in type, or hold a '/'.
+    """
+    tensors: dict[str, Tensor] = {}
+    for inner, tensor in _placed(value, place):
+        if inner in tensors:
+            raise CheckpointError(
+                f"{inner} is the place of two tensors: give them keys that differ as text, without '/'."
+            )
+        tensors[inner] = tensor
+    return tensors
+
+
+def _placed(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        return {place: value}
-    return {name: tensor for inner, item in _inside(value, place) for name, tensor in tensors_in(item, inner).items()}
+        yield place, value
+        return
+    for inner, item in _inside(value, place):
+        yield from _placed(item, inner)
 
 
 def tensors_named(value: Any) -> Iterator[str]:
@@ -42,6 +69,10 @@ def tensors_named(value: Any) -> Iterator[str]:
         return
     for _, item in _inside(value, ""):
         yield from tensors_named(item)
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], _KEYS)
 
 
 def _inside(value: Any, place: str) -> list[tuple[str, Any]]:
@@ -59,18 +90,26 @@ def decoded(value: Any, tensors: Mapping[str, Tensor], place: str, about: str = 
     Raises:
         CheckpointError: encoded makes no such JSON at this place; `about` stands before the place.
     """
+    made: Any = value
     match value:
         case list():
-            return [decoded(item, tensors, inner, about) for inner, item in _inside(value, place)]
+            made = [decoded(item, tensors, inner, about) for inner, item in _inside(value, place)]
         case {"tuple": list(items), **others} if not others:
-            return tuple(decoded(items, tensors, place, about))
+            made = tuple(decoded(items, tensors, place, about))
+        case {"counter": dict(items), **others} if not others and items.keys() <= {"dict", "pairs"}:
+            made = Counter(decoded(items, tensors, place, about))
         case {"dict": dict(items), **others} if not others:
-            return {key: decoded(item, tensors, f"{place}/{key}", about) for key, item in items.items()}
+            made = _decoded_pairs(items.items(), tensors, place, about)
+        case {"pairs": [*pairs], **others} if not others and all(_is_pair(pair) for pair in pairs):
+            made = _decoded_pairs(pairs, tensors, place, about)
         case {"tensor": str(name), **others} if not others and name == place and name in tensors:
-            return tensors[name].clone()
+            made = tensors[name].clone()
         case dict():
             raise CheckpointError(
                 f"{about}{place} is {reprlib.repr(value)}; expected a tuple, a dict or the tensor of that place."
             )
-        case _:
-            return value
+    return made
+
+
+def _decoded_pairs(pairs: Iterable[Any], tensors: Mapping[str, Tensor], place: str, about: str) -> dict[Any, Any]:
+    return {key: decoded(item, tensors, f"{place}/{key}", about) for key, item in pairs}

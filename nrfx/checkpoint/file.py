@@ -31,11 +31,12 @@ class Versioned:
 
 @dataclass(frozen=True)
 class Content(Versioned):
-    """The JSON of version 1. What an optimizer and a Rejuvenator keep is encoded, see encoding.py."""
+    """The JSON of version 1. What an optimizer, a Rejuvenator and the user keep is encoded, see encoding.py."""
 
     plan: Plan
     optimizer: Mapping[str, Any] | list[Any] | None  # a list where there are several
     rejuvenator: Mapping[str, Any] | None
+    extra: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Stored:
     tensors: Mapping[str, Tensor]
     optimizer: Any
     rejuvenator: Any
+    extra: Any = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -59,7 +61,7 @@ class Stored:
 
     def check_named(self) -> None:
         """Raises a CheckpointError for a tensor that belongs to no part of the file."""
-        named = {*tensors_named(self.optimizer), *tensors_named(self.rejuvenator)}
+        named = {name for part in (self.optimizer, self.rejuvenator, self.extra) for name in tensors_named(part)}
         if nameless := {name for name in self.tensors if "/" in name} - named:
             raise self.misfit(f"nothing in it says what these tensors are: {listed(nameless)}.")
 
@@ -153,4 +155,4 @@ def read(path: Location) -> Stored:
     content = parsed(Content, metadata[_KEY], about, CheckpointError)
     if lost := set(content.plan.aliases.values()) - tensors.keys():
         raise CheckpointError(f"{about}: {listed(lost)} is tied to another name, and the file does not hold it.")
-    return Stored(place, content.plan, tensors, content.optimizer, content.rejuvenator)
+    return Stored(place, content.plan, tensors, content.optimizer, content.rejuvenator, content.extra)

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal, NotRequired, Self, cast
 
@@ -108,6 +108,12 @@ class Plan:
     def specs(self) -> tuple[InputSpec, ...]:
         """The inputs with torch's dtypes."""
         return tuple((shape, getattr(torch, dtype)) for shape, dtype in self.inputs)
+
+
+def content_of(plan: Plan) -> dict[str, Any]:
+    """A plan as it is written: without fields that earlier versions do not know, where these say nothing."""
+    content = asdict(plan)
+    return {name: value for name, value in content.items() if value or name not in ("leaves", "boxes", "parts", "call")}
 
 
 _OF_THE_NETWORK = ("layers", "frozen", "channels_last", "training", "other_mode", "norms")
