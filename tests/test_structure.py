@@ -28,8 +28,8 @@ ORDER: Mapping[str, str] = {
     "triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
-    "tracing.graph": "scripted lazy_code walk registered clone exchange regions shapes work arguments codegen guards "
-    "module examples modes staleness hosted original",
+    "tracing.graph": "scripted lazy_code walk registered clone stated exchange regions shapes work arguments codegen "
+    "guards module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
     "tracing.recording": "draws compiled einops_backend variables signatures modeless kept open_regions recorder "
@@ -46,10 +46,10 @@ ORDER: Mapping[str, str] = {
     "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "optimizers": "kinds packages wrappers",
-    "checkpoint": "encoding tensors digests call plan file network state optimizer save_load",
+    "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
     "events resumed penalty guards hooks transaction wrappers rejuvenator",
-    "models": "layers vgg resnet densenet mobilenet networks names",
+    "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",
     "cli": "parser output endings train commands",

@@ -15,11 +15,13 @@ digests      what tells that a file was damaged
 plan         what of a network its tensors cannot say
 file         the file, as bytes and as it is read back
 network      the network of a file, built from a fresh model
+entry        the plan in a state dict, which plain checkpoints keep
 state        the state of an optimizer, checked against its parameters
 optimizer    the state of an optimizer and of a Rejuvenator, and whether they belong to the network
 save_load    both doors
 """
 
+from nrfx.checkpoint import entry as entry
 from nrfx.checkpoint.optimizer import Resumable
 from nrfx.checkpoint.save_load import load, save
 from nrfx.files import Location

@@ -25,6 +25,7 @@ from nrfx.tracing import TracedModule, as_traced, propagate, trace
 from nrfx.tracing.graph.clone import same, shell
 from nrfx.tracing.graph.guards import without_taken
 from nrfx.tracing.graph.staleness import check_layers
+from nrfx.tracing.graph.stated import KEY, as_built
 from nrfx.tracing.recording.draws import random_state_kept
 
 
@@ -45,7 +46,7 @@ def savable(module: nn.Module) -> TracedModule:
             "does not have so: save the network before it, and call it again after load."
         )
     kept = registered(traced)
-    if extra := [name for name in traced.state_dict() if name not in kept]:
+    if extra := [name for name in traced.state_dict() if name not in kept and not name.endswith(KEY)]:
         raise CheckpointError(f"The file format holds parameters and buffers only; found {listed(extra)}.")
     if odd := [name for name in kept if "/" in name]:
         raise CheckpointError(f"Names of parameters and buffers must not hold a '/'; found {listed(odd)}.")
@@ -74,7 +75,8 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
             "the sizes that its rewritten graph states have no place in the model's graph "
             f"({type(error).__name__}: {error}). Pass an instance of the architecture that was saved."
         ) from error
-    twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=dict(stored.plan.gamma0))
+    gamma0 = dict(stored.plan.gamma0)
+    twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=gamma0, fresh=as_built(fresh))
     try:
         propagate(twin)
         check_layers(twin)
@@ -284,8 +286,8 @@ def _put_tensors(stored: Stored, twin: TracedModule, fresh: Mapping[str, Tensor]
 
 def _made(stored: Stored, name: str, slot: Tensor, relative: Tensor | None) -> Tensor:
     """A tensor of the file on the device of its relative in the fresh model, as what the slot holds."""
-    device = torch.device("cpu") if relative is None or relative.is_meta else relative.device
     tensor = stored.tensors[name]
+    device = tensor.device if relative is None or relative.is_meta else relative.device
     last = name in stored.plan.channels_last and tensor.dim() in CHANNELS_LAST
     memory_format = CHANNELS_LAST[tensor.dim()] if last else torch.contiguous_format
     value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device, memory_format=memory_format)

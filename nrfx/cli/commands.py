@@ -326,9 +326,12 @@ def _traced(arguments: argparse.Namespace) -> "TracedModule":
 
 
 def _resolved(arguments: argparse.Namespace) -> "ResolvedModel":
+    from nrfx.cli.output import remark
     from nrfx.models import resolve
 
-    return resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+    model = resolve(arguments.model, arguments.num_classes, arguments.weights, arguments.input)
+    remark(model.notes)
+    return model
 
 
 def _traced_from(model: "ResolvedModel") -> "TracedModule":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,12 @@ def busy(what: str) -> Iterator[None]:
         return
     with console.status(f"{what} ..."):
         yield
+
+
+def remark(sentences: Sequence[str]) -> None:
+    """Says on stderr what was done without being asked for, whatever goes to stdout."""
+    for sentence in sentences:
+        print(f"nrfx: {sentence}", file=sys.stderr)
 
 
 def show(

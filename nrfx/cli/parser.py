@@ -13,6 +13,8 @@ MODEL = (
     "importable)"
 )
 
+WEIGHTS = "a checkpoint in any usual form, or a file that nrfx wrote; KEY is the entry of it to take, such as ema"
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is a UsageError."""
@@ -76,7 +78,7 @@ def _command(commands: Any, name: str, summary: str, example: str) -> argparse.A
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--weights", metavar="FILE[:KEY]", help=WEIGHTS)
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
 
 
@@ -187,7 +189,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="a TOML file, or a recipe of nrfx's own (--recipe list)")
     parser.add_argument("--row", metavar="ROW", help="of the paper's Table 1, such as BL or NR-CA-BR")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run that was broken off")
-    parser.add_argument("--weights", metavar="FILE", help="a state_dict, or a file that nrfx wrote")
+    parser.add_argument("--weights", metavar="FILE[:KEY]", help=WEIGHTS)
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
     parser.add_argument("--data", choices=get_args(DatasetName), help="(digits, which need no download)")
     parser.add_argument("--data-root", metavar="DIR", help="folder of CIFAR's files, or of train/ and val/")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from nrfx.cli.output import remark
 from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
@@ -187,6 +188,7 @@ def _network(job: Job, data: Dataset) -> TracedModule:
     classes = file.num_classes or (data.classes if _takes_classes(file.model) else None)
     shape = (2, *data.train.shape)
     model = resolve(file.model, classes, job.weights, [shape])
+    remark(model.notes)
     try:
         traced = as_traced(model.module, model.example_inputs)
     except TraceError as error:

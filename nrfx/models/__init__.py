@@ -4,7 +4,7 @@ create     a network of the paper, untrained            networks.py, vgg.py, res
 resolve    a model by name, with the weights of a file  names.py
 """
 
-from nrfx.models.names import ResolvedModel, read_state, resolve
+from nrfx.models.names import ResolvedModel, resolve
 from nrfx.models.networks import NETWORKS, Network, create
 
-__all__ = ["NETWORKS", "Network", "ResolvedModel", "create", "read_state", "resolve"]
+__all__ = ["NETWORKS", "Network", "ResolvedModel", "create", "resolve"]

@@ -12,19 +12,18 @@ Weights come from a file: nothing is downloaded.
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nrfx.errors import CheckpointError, UsageError
+from nrfx.errors import UsageError
 from nrfx.models.networks import NETWORKS, create
+from nrfx.models.weights import with_weights
 
 IMAGE = (1, 3, 224, 224)
 VIDEO = (1, 3, 16, 112, 112)
@@ -36,17 +35,15 @@ SHAPES = {"inception_v3": (1, 3, 299, 299), "s3d": (1, 3, 16, 224, 224)} | dict.
 SLOW_START = {"googlenet", "inception_v3"}
 """Models whose own initialisation takes a minute and can be left out."""
 
-NESTS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts put the state_dict of the model."""
-
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model, example inputs that fit it, and the name it was asked for by."""
+    """A model, example inputs that fit it, the name it was asked for by, and how its weights were found."""
 
     module: nn.Module
     example_inputs: tuple[Tensor, ...]
     name: str
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -60,7 +57,7 @@ def resolve(
     Args:
         name: see the top of this file.
         num_classes: passed to the model's constructor; None for its default.
-        weights: a state_dict (.safetensors, or what torch.save wrote) or a file of `nrfx.save`.
+        weights: FILE or FILE:KEY, see weights.py: a checkpoint in any usual form, or a file of `nrfx.save`.
         shapes: of the example inputs, one per argument; None for those usual for the model.
 
     Raises:
@@ -79,9 +76,10 @@ def resolve(
         module, shape = create(rest, num_classes), NETWORKS[rest].shape
     else:
         module, shape = _own(kind, rest, num_classes), IMAGE
+    notes: tuple[str, ...] = ()
     if weights is not None:
-        module = _with_weights(module, Path(weights), name)
-    return ResolvedModel(module, tuple(torch.zeros(shape) for shape in shapes or (shape,)), name)
+        module, notes = with_weights(module, weights, name)
+    return ResolvedModel(module, tuple(torch.zeros(shape) for shape in shapes or (shape,)), name, notes)
 
 
 def _torchvision(name: str, num_classes: int | None) -> tuple[nn.Module, tuple[int, ...]]:
@@ -171,92 +169,3 @@ def _brief(error: Exception) -> str:
 def _close(name: str, names: Iterable[str], prefix: str = "") -> str:
     close = get_close_matches(name, list(names), n=3)
     return f"; close to it: {', '.join(prefix + each for each in close)}" if close else ""
-
-
-# Weights
-
-
-def _with_weights(module: nn.Module, path: Path, name: str) -> nn.Module:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file.")
-    if _is_own(path):
-        from nrfx.checkpoint import load
-
-        loaded: nn.Module = load(path, module)
-        return loaded
-    state = read_state(path)
-    _check_fit(module.state_dict(), state, path, name)
-    module.load_state_dict(state, strict=False)
-    return module
-
-
-def _is_own(path: Path) -> bool:
-    """Whether `nrfx.save` wrote the file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return any(key.startswith("nrfx") for key in file.metadata() or ())
-    except (SafetensorError, OSError):
-        return False
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a file, without what training scripts put around it ("state_dict", "model", "module.").
-
-    Raises:
-        CheckpointError: the file cannot be read, or holds no state_dict.
-    """
-    try:
-        content = _read(path)
-    except Exception as error:  # a damaged pickle makes torch.load raise almost anything
-        # torch's own text is a paragraph on weights_only=False, which nobody can set here
-        pickled = "a pickled model rather than its state_dict, or no file of torch's"
-        brief = pickled if isinstance(error, UnpicklingError) else _brief(error)
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({brief}). Expected a state_dict "
-            "in a .safetensors file, or one that torch.save wrote."
-        ) from error
-    for key in NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
-        kind = type(content).__name__
-        raise CheckpointError(f"{path} holds no state_dict but a {kind}: save model.state_dict() instead.")
-    wrapped = all(str(key).startswith("module.") for key in content)
-    return {str(key).removeprefix("module.") if wrapped else str(key): value for key, value in content.items()}
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Raises CheckpointError unless names and shapes agree; counters of batches may be missing, as in old files."""
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    problems = []
-    if other:
-        sizes = f"{other[0]} is {list(state[other[0]].shape)}, the model's {list(own[other[0]].shape)}"
-        problems.append(f"{_count(other)} of another shape ({sizes})")
-    if missing:
-        problems.append(f"{_count(missing)} missing (first {missing[0]})")
-    if unknown:
-        problems.append(f"{_count(unknown)} unknown to the model (first {unknown[0]})")
-    if problems:
-        raise CheckpointError(
-            f"{path} does not fit {name}: {', '.join(problems)}. Check the model's name and its number of classes."
-        )
-
-
-def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'}"

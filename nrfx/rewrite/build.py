@@ -5,7 +5,7 @@ rounding to each number that it changes, and none to the others.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from nrfx.rewrite.initialise import from_scratch, rejuvenated
 from nrfx.rewrite.new_tensors import NewTensors
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
+from nrfx.tracing.graph.stated import as_built
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Built:
 
 def build(traced: TracedModule, plan: Plan) -> Built:
     """The network that the plan describes; `traced` stays as it is."""
-    return _Builder(traced, plan).build()
+    built = _Builder(traced, plan).build()
+    built.module.facts = replace(built.module.facts, fresh=as_built(traced))
+    return built
 
 
 @dataclass

@@ -28,6 +28,7 @@ from nrfx.rewrite.result import Decided, Rejuvenation
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.original import follow, join, traced_of
+from nrfx.tracing.graph.stated import KEY
 
 Twin = nn.Module | Mapping[str, Tensor]
 
@@ -38,7 +39,8 @@ class Carried:
 
     Attributes:
         module: a network of the new structure with the twin's numbers; None for a mapping of tensors.
-        tensors: its parameters and buffers by name; those of a mapping where the twin was one.
+        tensors: its parameters and buffers by name; those of a mapping where the twin was one. They hold no plan: to
+            load them into the new network, add the entry `rewritten_by_nrfx` of its state dict.
         keeps_function: whether the twin's outputs are those from before, with the gammas of dropped channels at 0, and
             these gammas are dead in the twin too.
         lag: the largest abs(gamma) among dropped channels, relative to the twin's largest in the same layer; 0 where
@@ -179,7 +181,7 @@ def _given(twin: Twin) -> dict[str, Tensor]:
     if isinstance(twin, nn.Module):
         return {name: tensor.detach() for name, tensor in named_tensors(twin).items()}
     if isinstance(twin, Mapping) and all(isinstance(value, Tensor) for value in twin.values()):
-        return {name: value.detach() for name, value in twin.items()}
+        return {name: value.detach() for name, value in twin.items() if name != KEY}  # the plan is the network's own
     raise TrainingError(f"The twin is of class {type(twin).__name__}; expected a module, or tensors by name.")
 
 

@@ -250,9 +250,9 @@ class Rejuvenator:
         """
         saved = saved_state(state)
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
-        masks = saved_masks(self._module if module is None else module, saved["betas"])
-        if module is not None:
-            self._watch(module)
+        trained = self._module if module is None else module
+        masks = saved_masks(trained, saved["betas"])
+        self._watch(trained)  # its network may have become another one since, by module.load_state_dict
         self._penalty.restore(masks)
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
 

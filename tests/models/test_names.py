@@ -2,12 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import nrfx
 from nrfx.errors import CheckpointError, UsageError
-from nrfx.models import read_state, resolve
+from nrfx.models import resolve
 from tests import zoo
 
 INSTANCE = nn.Linear(3, 2)
@@ -80,21 +79,6 @@ def test_shapes_and_classes_can_be_given() -> None:
     resolved = resolve("resnet18", num_classes=7, shapes=[(2, 3, 32, 32)])
     assert resolved.module.get_parameter("fc.weight").shape[0] == 7
     assert resolved.example_inputs[0].shape == (2, 3, 32, 32)
-
-
-@pytest.mark.parametrize("wrapped", ["{}", "state_dict", "model", "module."])
-def test_weights_are_found_in_what_training_scripts_write(tmp_path: Path, wrapped: str) -> None:
-    state = zoo.vgg_bn().state_dict()
-    content = {"{}": state, "module.": {f"module.{key}": value for key, value in state.items()}}
-    torch.save(content.get(wrapped, {wrapped: state, "epoch": 3}), tmp_path / "weights.pt")
-    loaded = resolve("tests.zoo:vgg_bn", weights=str(tmp_path / "weights.pt")).module
-    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
-
-
-def test_safetensors_are_read(tmp_path: Path) -> None:
-    state = zoo.vgg_bn().state_dict()
-    save_file(state, tmp_path / "weights.safetensors")
-    assert read_state(tmp_path / "weights.safetensors").keys() == state.keys()
 
 
 def test_a_network_that_nrfx_saved_comes_back_with_its_widths(tmp_path: Path) -> None:

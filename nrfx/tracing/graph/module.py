@@ -22,6 +22,7 @@ from nrfx.tracing.graph.clone import deep_copy
 from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
+from nrfx.tracing.graph.stated import KEY, statements, without_hooks
 from nrfx.tracing.graph.walk import Contents
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
@@ -55,6 +56,7 @@ class Facts:
     boxes: the submodules and functions that could not be traced and are calls of the graph (boxes.py).
     literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
         width as a number; in a list of sizes, None where the size stays.
+    fresh: the traced module that the model builds, without data, where this one came out of a rewrite.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -66,6 +68,7 @@ class Facts:
     leaves: tuple[str, ...] = ()
     boxes: tuple[str, ...] = ()
     form: CallForm | None = None
+    fresh: Any = field(default=None, compare=False, repr=False)
 
     def call(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) of a call of the traced module with these tensors as its inputs."""
@@ -77,8 +80,10 @@ class TracedModule(Registered):
 
     `node.meta["val"]` of every node is a meta tensor, or a python value, or a tuple, list or dict of them. It
     is made by `nrfx.trace`; copy.deepcopy and pickle keep all of it (a loaded one has its shapes inferred
-    anew).
+    anew). Its state dict has an entry more where it came out of a rewrite: see stated.py.
     """
+
+    rewritten_by_nrfx: None = None
 
     def __init__(self, root: nn.Module, graphs: Mapping[str, fx.Graph], facts: Facts, name: str) -> None:
         """Takes over the registered contents of `root`, and the graphs by mode ("train", "eval")."""
@@ -87,6 +92,7 @@ class TracedModule(Registered):
         self.__dict__.update({field: vars(root)[field] for field in vars(nn.Module())})
         tensors = {key: value for key, value in vars(root).items() if isinstance(value, Tensor)}
         self.__dict__.update({key: value for key, value in tensors.items() if key not in own_names()})
+        without_hooks(self)
         self.facts = facts
         self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
         self.graph = graphs[_mode(self.training)]
@@ -136,6 +142,17 @@ class TracedModule(Registered):
         self._by_mode = {} if graphs["train"] is graphs["eval"] else dict(graphs)
         self.graph = graphs[_mode(self.training)]
         return exchanged
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        entry = None if self.facts.fresh is None else statements().entry(self)
+        if entry is not None:
+            destination[prefix + KEY] = entry
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if self.facts.fresh is not None or any(key.endswith(KEY) for key in state_dict):
+            statements().prepare(self, state_dict, prefix, None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @classmethod
     def _kind(cls) -> "type[TracedModule]":

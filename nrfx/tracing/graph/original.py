@@ -17,6 +17,7 @@ from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.hosted import HostedModule
 from nrfx.tracing.graph.module import TracedModule
 from nrfx.tracing.graph.registered import ORIGINAL
+from nrfx.tracing.graph.stated import carry
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -46,6 +47,7 @@ def differing(model: nn.Module, traced: TracedModule) -> str | None:
 
 def join(model: nn.Module, traced: TracedModule) -> None:
     """Makes the modules of the model those of the trace, around the tensors of the trace, and both one tree."""
+    carry(model, traced, held=False)
     if all(vars(model)[name] is vars(traced)[name] for name in _SHARED):
         return
     exchange(model, traced)
@@ -56,7 +58,11 @@ def join(model: nn.Module, traced: TracedModule) -> None:
 
 
 def follow(model: nn.Module, traced: TracedModule) -> None:
-    """Lets the model run the graphs, where these are a whole: around parts its own forward runs them."""
+    """Lets the model run the graphs, where these are a whole: around parts its own forward runs them.
+
+    Its state dict has the entry of the traced module's from now on, in copies too.
+    """
+    carry(model, traced, held=True)
     if not traced.facts.parts:
         model.__dict__["forward"] = Following(traced, model)
 

@@ -17,7 +17,9 @@ HOST = "_host"
 """The attribute that holds an instance of the model's class around what a traced module registers (hosted.py)."""
 ORIGINAL = "_original"
 """The attribute that holds a weak reference to the model that was traced (original.py)."""
-_SET = ("facts", "_by_mode", HOST, ORIGINAL, "_log", "_part_codes")
+ENTRY = "_entry"
+"""The attribute that keeps the entry of a rewritten network's state dict, with the facts it is of (stated.py)."""
+_SET = ("facts", "_by_mode", HOST, ORIGINAL, ENTRY, "_log", "_part_codes")
 """Attributes of a traced module, or of one in parts, that are set on the instance."""
 
 
