@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, str] = {
     "exports": "soundness.exports",
     "sanitizers": "soundness.sanitizers",
     "fuzz": "soundness.fuzz",
+    "kills": "soundness.kills",
     "coverage": "coverage.run",
     "digits": "study.digits",
     "search": "study.search",
