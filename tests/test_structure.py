@@ -48,7 +48,7 @@ ORDER: Mapping[str, str] = {
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
-    "events resumed penalty guards hooks transaction wrappers rejuvenator",
+    "events resumed penalty guards hooks in_place transaction wrappers rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse loop demo",
     "api": "",

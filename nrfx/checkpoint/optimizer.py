@@ -34,6 +34,8 @@ class Resumable(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule) -> None: ...
 
+    def settle(self) -> TracedModule: ...
+
 
 class Group(TypedDict):
     names: list[str]

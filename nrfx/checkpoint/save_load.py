@@ -100,7 +100,8 @@ def load(
         model: an instance of the architecture that was traced at first; or a traced module or GraphModule of one.
         optimizer: over the parameters of `model`; of the class that was saved, with as many groups or one. It trains
             the result from here on, its options and state as saved. Several in the order in which they were saved.
-        rejuvenator: with that optimizer. It goes on where the saved one was, with the result as its module.
+        rejuvenator: with that optimizer. It goes on where the saved one was, with the result as its module: in place,
+            unless it has inplace=False. Its module, and the model that was traced, then become the network of the file.
         extra: a dict that gets what `save` was given as `extra`; its tensors are on the CPU.
 
     Raises:
@@ -121,7 +122,7 @@ def load(
         refill.carry_out(each)
     if extra is not None and found is not None:
         extra.update(found)
-    return module
+    return module if rejuvenator is None else rejuvenator.settle()
 
 
 def _extra(stored: Stored, asked: Any) -> dict[str, Any]:

@@ -82,8 +82,9 @@ def migrate(
         _check_state(optimizer, parameters)
     slots = _slots(parameters, result)
     moves = [_move(optimizer, slots) for optimizer in every]  # what can raise comes before the first change
+    order = {parameter: place for place, parameter in enumerate(result.module.parameters())}
     for move in moves:
-        move.carry_out(slots)
+        move.carry_out(slots, order)
     return tuple(note for move in moves for note in move.notes) + (
         () if hooks_stay else tuple(_hook_notes(slots, every))
     )
@@ -205,9 +206,9 @@ class _Move:
     states: Mapping[nn.Parameter, State]
     notes: tuple[str, ...]
 
-    def carry_out(self, slots: Mapping[nn.Parameter, _Slot]) -> None:
+    def carry_out(self, slots: Mapping[nn.Parameter, _Slot], order: Mapping[nn.Parameter, int]) -> None:
         for group in self.optimizer.param_groups:
-            _replace(group, slots)
+            _replace(group, slots, order)
         for parameter in self.gone:
             self.optimizer.state.pop(parameter, None)
         for parameter, state in self.states.items():
@@ -248,11 +249,21 @@ def _move(optimizer: Optimizer, slots: Mapping[nn.Parameter, _Slot]) -> _Move:
     return _Move(optimizer, gone, states, tuple(notes))
 
 
-def _replace(group: dict[str, Any], slots: Mapping[nn.Parameter, _Slot]) -> None:
-    """Replaces every old parameter in the group's list of parameters, in place, and in that of names if it has one."""
+def _replace(group: dict[str, Any], slots: Mapping[nn.Parameter, _Slot], order: Mapping[nn.Parameter, int]) -> None:
+    """Replaces every old parameter in the group's list of parameters, in place, and in that of names if it has one.
+
+    Where the old ones were in the order of their network, so are the new ones: torch saves state by positions.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(slots)}
+    before = [places[id(parameter)] for parameter in group["params"] if parameter in slots]
     old_names = group.get("param_names", [""] * len(group["params"]))
     pairs = tuple(zip(group["params"], old_names, strict=True))
     new = [pair for parameter, name in pairs for pair in _following(parameter, name, slots)]
+    if before == sorted(before):
+        at = [index for index, (parameter, _) in enumerate(new) if parameter in order]
+        ordered = sorted((new[index] for index in at), key=lambda pair: order[pair[0]])
+        for index, pair in zip(at, ordered, strict=True):
+            new[index] = pair
     group["params"][:] = [parameter for parameter, _ in new]
     if "param_names" in group:
         group["param_names"][:] = [name for _, name in new]

@@ -6,7 +6,6 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -19,27 +18,28 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
-from nrfx.errors import TrainingError, TrainingWarning
+from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import renew_heads
 from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
-from nrfx.tracing.graph.original import differing, follow, join, original_of, traced_of
+from nrfx.tracing.graph.original import traced_of
 from nrfx.training.arguments import check_numbers, check_objects, check_room, checked_options
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import chosen_delta_lambda, dying_time, search_forecast
 from nrfx.training.guards import CallGuard, GradientGuard, check_held
 from nrfx.training.hooks import StepHooks, has_hooks
+from nrfx.training.in_place import become, join_original, joined_with
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
 from nrfx.training.penalty import Penalty, gradient_scales
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.restart import restart
 from nrfx.training.resumed import State, positions, saved_masks, saved_state
 from nrfx.training.schedule import LambdaSchedule
-from nrfx.training.transaction import Transaction, hold_instead
+from nrfx.training.transaction import Transaction
 from nrfx.training.wrappers import unwrapped
 
 
@@ -151,11 +151,12 @@ class Rejuvenator:
         self._gradients = GradientGuard(after_event=False)
         given = unwrapped(gm)
         self._watch(traced_of(given) or as_traced(given, example_inputs))
+        self._before = self._module
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
         check_room(self.budget, self.trigger, self._meter.read())
         if inplace:
-            self._join_original()
+            join_original(self._module)
         if not self._penalty.gammas:
             gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
@@ -248,13 +249,29 @@ class Rejuvenator:
         Raises:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        saved = saved_state(state)
+        before, saved = self._module, saved_state(state)
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
         trained = self._module if module is None else module
         masks = saved_masks(trained, saved["betas"])
         self._watch(trained)  # its network may have become another one since, by module.load_state_dict
         self._penalty.restore(masks)
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
+        self._before = before
+
+    def settle(self) -> TracedModule:
+        """After `load_state_dict` with another module, which the optimizers hold by now: brings it about in place.
+
+        The module from before becomes the other one, as in an event, unless `inplace` is False. Returns `module`.
+        """
+        before, loaded, betas = self._before, self._module, self._penalty.betas
+        if self.inplace and before is not loaded:
+            joined = joined_with(before)
+            with Transaction([before, *joined], self.optimizers):
+                become(before, loaded, joined, self.optimizers)
+                self._watch(before)
+                self._penalty.restore(betas)
+        self._before = self._module
+        return self._module
 
     def _watch(self, module: TracedModule) -> None:
         """Takes a network as the one that is trained."""
@@ -265,22 +282,6 @@ class Rejuvenator:
         stepping = [one for one in self.optimizers if has_hooks(one)] or self.optimizers
         holders = [one for one in stepping if any(parameters & {*group["params"]} for group in one.param_groups)]
         self._clock = (holders or stepping)[-1]
-
-    def _join_original(self) -> None:
-        """Makes the model that was traced one with the traced module."""
-        model = original_of(self._module)
-        if model is None:
-            return
-        name = differing(model, self._module)
-        if name is None:
-            join(model, self._module)
-            return
-        warnings.warn(
-            f"The {type(model).__name__} that was traced and its traced module no longer share {name}: an event will "
-            "not change the model. Compute the loss with the traced module, or trace the model as it is now.",
-            TrainingWarning,
-            stacklevel=3,
-        )
 
     def _refuse_if_attached(self, name: str) -> None:
         if self._hooks is not None:
@@ -338,8 +339,7 @@ class Rejuvenator:
         """Makes the network the new one, or puts the new one in its place; all of it or nothing."""
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
-        original = original_of(self._module) if self.inplace else None
-        joined = [] if original is None or differing(original, self._module) else [original]
+        joined = joined_with(self._module) if self.inplace else []
         with Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler):
             twins = [carried_inside(follower, result, self._module) for follower in self.followers]
             notes = migrate(self.optimizers, self._module, result, hooks_stay=self.inplace)
@@ -347,11 +347,7 @@ class Rejuvenator:
                 put_inside(follower, twin)
                 notes += twin.notes
             if self.inplace:
-                exchanged = self._module.become(result.module)
-                for optimizer in self.optimizers:
-                    hold_instead(optimizer, exchanged)
-                for model in joined:
-                    follow(model, self._module)
+                become(self._module, result.module, joined, self.optimizers)
                 result = replace(result, module=self._module)
             if self.scheduler is not None:
                 restart(self.scheduler)

@@ -1,9 +1,9 @@
 """All or nothing: what an event changes of networks, optimizers and schedules, to be put back where it fails."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -76,11 +76,3 @@ class _State:
 def _schedules(scheduler: LRScheduler) -> list[LRScheduler]:
     inner = getattr(scheduler, "_schedulers", ())
     return [scheduler, *(each for part in inner for each in _schedules(part))]
-
-
-def hold_instead(optimizer: Optimizer, exchanged: Mapping[Tensor, Tensor]) -> None:
-    """Makes an optimizer hold other objects in the places of parameters: {held now: to be held}."""
-    for group in optimizer.param_groups:
-        group["params"][:] = [exchanged.get(parameter, parameter) for parameter in group["params"]]
-    for parameter in [parameter for parameter in optimizer.state if parameter in exchanged]:
-        optimizer.state[exchanged[parameter]] = optimizer.state.pop(parameter)

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,7 +217,9 @@ def test_without_inplace_the_old_module_stays_and_its_loss_is_an_error_in_the_ne
     assert nr.events == 1 and nr.module is not gm
 
 
-@pytest.mark.parametrize("place", ["migrate", "hold_instead", "follow", "Meter"])
+@pytest.mark.parametrize(
+    "place", ["rejuvenator.migrate", "in_place.hold_instead", "in_place.follow", "rejuvenator.Meter"]
+)
 @pytest.mark.parametrize("error", [RewriteError, KeyboardInterrupt])
 def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_were(
     place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -234,7 +237,7 @@ def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_
         raise error("no")
 
     nr.detach()
-    monkeypatch.setattr(f"nrfx.training.rejuvenator.{place}", fails)
+    monkeypatch.setattr(f"nrfx.training.{place}", fails)
     nr.penalize()
     with pytest.raises(error):
         nr.step()
@@ -288,3 +291,37 @@ def test_a_follower_of_another_network_stops_the_event_and_nothing_has_changed()
     assert nr.module is before["module"] and nr.events == 0
     with pytest.raises(nrfx.TrainingError, match="followers holds 3"):
         rejuvenator(gm, gm, followers=[3])
+
+
+@pytest.mark.parametrize("scheme", ["attention", "removed"])
+def test_an_optimizer_over_all_parameters_holds_them_in_the_order_of_the_network(scheme: str) -> None:
+    """For torch saves the state of an optimizer by positions."""
+    gm = nrfx.trace(resnet(), torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm, scheme=scheme)
+    train(gm, nr, optimizer)
+    assert nr.events == 2
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in gm.parameters()]
+    fresh = SGD(gm.parameters(), lr=0.05, momentum=0.9)
+    fresh.load_state_dict(optimizer.state_dict())
+    for parameter in gm.parameters():
+        assert torch.equal(fresh.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
+
+
+def test_a_run_that_is_loaded_goes_on_in_place_for_whoever_holds_the_model(tmp_path: Path) -> None:
+    def fresh() -> tuple[nn.Module, Rejuvenator, SGD]:
+        torch.manual_seed(0)
+        model = resnet()
+        gm = nrfx.trace(model, torch.zeros(IMAGE))
+        return model, *rejuvenator(gm, gm, max_events=1)
+
+    model, nr, optimizer = fresh()
+    train(model, nr, optimizer, 6, (4,))
+    nrfx.save(tmp_path / "run", nr.module, optimizer, nr)
+    rest = train(model, nr, optimizer, 4, ())
+    again, resumed, other = fresh()
+    held = dict(again.named_parameters())
+    loaded = nrfx.load(tmp_path / "run", resumed.module, other, resumed)
+    assert loaded is resumed.module and torch.equal(loaded.eval()(X), again.eval()(X))
+    assert all(dict(again.named_parameters())[name] is parameter for name, parameter in held.items())
+    again.train()
+    assert train(again, resumed, other, 4, ()) == rest and resumed.events == 1

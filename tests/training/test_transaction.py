@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ConstantLR, SequentialLR, StepLR
 
-from nrfx.training.transaction import Transaction, hold_instead
+from nrfx.training.transaction import Transaction
 
 
 def trained() -> tuple[nn.Linear, Adam]:
@@ -43,13 +43,3 @@ def test_without_an_error_the_changes_stay() -> None:
         optimizer.param_groups[0]["lr"] = 0.2
         linear.weight = nn.Parameter(torch.ones(1, 2))
     assert optimizer.param_groups[0]["lr"] == 0.2 and linear.weight.shape == (1, 2)
-
-
-def test_an_optimizer_holds_other_objects_in_the_same_places_with_their_state() -> None:
-    linear, optimizer = trained()
-    other, state = nn.Parameter(torch.ones(3)), optimizer.state[linear.bias]
-    hold_instead(optimizer, {linear.bias: other})
-    assert [p is q for p, q in zip(optimizer.param_groups[0]["params"], (linear.weight, other), strict=True)] == [
-        True
-    ] * 2
-    assert optimizer.state[other] is state and linear.bias not in optimizer.state
