@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, str] = {
     "sanitizers": "soundness.sanitizers",
     "fuzz": "soundness.fuzz",
     "kills": "soundness.kills",
+    "processes": "soundness.processes",
     "coverage": "coverage.run",
     "digits": "study.digits",
     "search": "study.search",

@@ -71,6 +71,10 @@ class Meter:
             self._known = _Known(self.traced, self.threshold, self.residual)
         return self._known.read()
 
+    def forget(self) -> None:
+        """Lets go of the tensors of the network; the next reading looks at it anew."""
+        self._known = None
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it looks at its own network anew."""
         return {**vars(self), "_known": None}

@@ -261,7 +261,8 @@ def _train(arguments: argparse.Namespace) -> None:
     console = Console(stderr=arguments.json)
     with going_on_with(f"nrfx train --resume {out}", out / "config.json"):
         finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
-    show(arguments, finished.plain, finished.sentence)
+    if finished.shown:
+        show(arguments, finished.plain, finished.sentence)
 
 
 def _list_recipes(arguments: argparse.Namespace) -> None:

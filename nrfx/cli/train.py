@@ -15,15 +15,17 @@ from nrfx.experiment.data import Dataset
 from nrfx.experiment.datasets import DataConfig, dataset
 from nrfx.experiment.loop import Run, check_fit, train
 from nrfx.experiment.progress import Screen
+from nrfx.experiment.ranks import launched, ranks
 from nrfx.experiment.recipe import recipe
 from nrfx.experiment.recipe_file import OF_THE_FILE, RecipeFile, Row, read
-from nrfx.experiment.record import check_free, check_resumable, is_free
+from nrfx.experiment.record import Silent, check_free, check_resumable, is_free
 from nrfx.files import parsed, text_of
 from nrfx.models import resolve
 from nrfx.plan.budget import Budget
 from nrfx.plan.budget_request import parse_budget
 from nrfx.rewrite.cross_attend import cross_attend
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.training.processes import Alone
 
 SETTINGS = {
     "batch": "batch_size",
@@ -71,10 +73,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of a job: the numbers as JSON values, and a sentence."""
+    """What came of a job: the numbers as JSON values, and a sentence; of several processes the first one shows it."""
 
     plain: Mapping[str, Any]
     sentence: str
+    shown: bool = True
 
 
 def asked(options: Mapping[str, Any]) -> Job:
@@ -167,20 +170,41 @@ def carry_out(
     Raises:
         NrfxError: something is not there, or does not fit.
     """
-    file = job.recipe
+    with launched(device) as own:
+        return _carried_out(job, out, own, console, resume)
+
+
+def _carried_out(job: Job, out: Path, device: str, console: Console, resume: bool) -> Finished:
+    file, together = job.recipe, ranks()
     wanted = parse_budget(file.budget) if file.row.rejuvenates else None
-    torch.manual_seed(file.config.seed)
-    data = dataset(file.data, file.config.seed)
-    traced = _on(_network(job, data), device)
-    budget = None if wanted is None else wanted.of(traced)
-    check_fit(traced, data, file.config)
-    if not resume:
-        check_free(out)
-    resume = resume and not is_free(out)
+    with together.telling("the start of the training"):
+        torch.manual_seed(file.config.seed)
+        data = _first_first(together, file)
+        traced = _on(_network(job, data), device)
+        budget = None if wanted is None else wanted.of(traced)
+        check_fit(traced, data, file.config)
+        if not resume and together.rank == 0:
+            check_free(out)
+        told = {name: job.to_plain()[name] for name in ("row", "model", "budget_asked")}
+        resume = together.agree("the start of the training", told, resume and not is_free(out))
+    if together.rank:
+        run = train(traced, data, file.config, budget, out, Silent(), resume=resume, about=job.to_plain())
+        return replace(_finished(job, run, budget, out), shown=False)
     title = file.model.rpartition(":")[2]  # a line of a run shall fit into 80 columns
     with Screen(console, title, file.config, budget, network=file.model) as screen:
         run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
     return _finished(job, run, budget, out)
+
+
+def _first_first(together: Alone, file: RecipeFile) -> Dataset:
+    """The dataset, which the first process gets before the others: it may download it."""
+    place = "the dataset"
+    if together.rank:
+        together.agree(place, {})
+    data = dataset(file.data, file.config.seed)
+    if together.rank == 0:
+        together.agree(place, {})
+    return data
 
 
 def _network(job: Job, data: Dataset) -> TracedModule:

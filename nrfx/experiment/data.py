@@ -16,6 +16,21 @@ from torch import Tensor
 
 from nrfx.errors import UsageError
 
+Share = tuple[int, int]
+"""(which, of how many): the part of each batch that is seen here."""
+
+WHOLE: Share = (0, 1)
+
+
+def part_of(share: Share, size: int) -> Tensor:
+    """The positions of a share in a batch of that size.
+
+    >>> part_of((1, 2), 6)
+    tensor([3, 4, 5])
+    """
+    which, count = share
+    return torch.arange(which * size // count, (which + 1) * size // count)
+
 
 @dataclass(frozen=True)
 class Images:
@@ -40,9 +55,11 @@ class Images:
         """Of one image, (C, H, W)."""
         return tuple(self.x.shape[1:])
 
-    def shuffled(self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False) -> "Iterator[Images]":
+    def shuffled(
+        self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False, share: Share = WHOLE
+    ) -> "Iterator[Images]":
         """One pass for training, see `batches`."""
-        return batches(self, size, generator, shift, flip)
+        return (each.part(part_of(share, len(each))) for each in batches(self, size, generator, shift, flip))
 
     def in_order(self, size: int) -> "Iterator[Images]":
         """All images as they are, `size` at a time."""
@@ -62,8 +79,10 @@ class Part(Protocol):
     def to(self, device: torch.device | str) -> Self:
         """The same part, whose images come on a device."""
 
-    def shuffled(self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False) -> Iterator[Images]:
-        """One pass in random order, changed at random as training wants it, in batches of exactly `size`."""
+    def shuffled(
+        self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False, share: Share = WHOLE
+    ) -> Iterator[Images]:
+        """One pass in random order, changed at random as training wants it, in shares of batches of exactly `size`."""
 
     def in_order(self, size: int) -> Iterator[Images]:
         """All images as they are for a test, up to `size` at a time."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nrfx.errors import UsageError
-from nrfx.experiment.data import Dataset, Images, digits
+from nrfx.experiment.data import WHOLE, Dataset, Images, Share, digits, part_of
 from nrfx.experiment.shapes import shapes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -174,24 +174,49 @@ class Files:
         """The same files, whose images come on a device."""
         return replace(self, device=device)
 
-    def shuffled(self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False) -> Iterator[Images]:
+    def shuffled(
+        self, size: int, generator: torch.Generator, shift: int = 0, flip: bool = False, share: Share = WHOLE
+    ) -> Iterator[Images]:
         """One pass in random order. How images are changed is up to the source's transform: shift and flip are not."""
-        return self._batches(size, shuffle=True, drop_last=True, generator=generator)
+        from torch.utils.data import BatchSampler, RandomSampler
+
+        batches = BatchSampler(RandomSampler(self._part(), generator=generator), size, drop_last=True)
+        return self._batches(batch_sampler=_Shares(batches, share), generator=generator)
 
     def in_order(self, size: int) -> Iterator[Images]:
         """All images in order."""
-        return self._batches(size)
+        return self._batches(batch_size=size)
 
-    def _batches(self, size: int, **options: Any) -> Iterator[Images]:
-        from torch.utils.data import DataLoader, Subset
+    def _part(self) -> Any:
+        from torch.utils.data import Subset
 
-        part = self.source if self.chosen is None else Subset(self.source, self.chosen)
+        return self.source if self.chosen is None else Subset(self.source, self.chosen)
+
+    def _batches(self, **options: Any) -> Iterator[Images]:
+        from torch.utils.data import DataLoader
+
+        part = self._part()
         pinned = torch.device(self.device).type == "cuda"
         x: Tensor
         y: Tensor
         workers = min(self.workers, os.cpu_count() or 1)  # DataLoader warns of more
-        for x, y in DataLoader(part, size, num_workers=workers, pin_memory=pinned, **options):
+        for x, y in DataLoader(part, num_workers=workers, pin_memory=pinned, **options):
             yield Images(x, y).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """The positions of a share of each batch, in the order of all batches."""
+
+    batches: Any
+    share: Share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield [batch[index] for index in part_of(self.share, len(batch)).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 DATASETS: Mapping[str, Callable[[DataConfig, int], Dataset]] = MappingProxyType({

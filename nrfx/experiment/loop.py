@@ -22,12 +22,14 @@ from nrfx.checkpoint import load
 from nrfx.errors import CheckpointError, TrainingError, UsageError
 from nrfx.experiment.config import RunConfig, learning_rate
 from nrfx.experiment.data import Dataset, Images, Part
+from nrfx.experiment.ranks import average_gradients, check_batch, ranks
 from nrfx.experiment.record import Epoch, EventRecord, Folder, Score, Silent, Watcher, read_log
 from nrfx.experiment.sparse import Phases, phases, sparse
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import heads
 from nrfx.tracing import TracedModule
 from nrfx.training.events import Event
+from nrfx.training.processes import Alone
 from nrfx.training.rejuvenator import Rejuvenator
 
 
@@ -83,14 +85,20 @@ def train(
             other.
         TrainingError: the loss is not finite any more, or the network returns more than logits in train mode.
     """
-    check_fit(gm, data, config)
-    with Folder(out) as folder:
-        training = _Training(gm, data, config, budget, watcher or Silent(), folder)
+    together = ranks()
+    with together.telling("the start of the run"), Folder(out, writes=together.rank == 0) as folder:
+        check_fit(gm, data, config)
+        check_batch(together, config.batch_size)
+        together.spread([*gm.parameters(), *gm.buffers()])
+        training = _Training(gm, data, config, budget, watcher or Silent(), folder, together)
         if resume:
             training.resume(budget, about or {})
         else:
             folder.begin(config, budget, about or {})
             training.begin()
+        together.agree("the first epoch", {"epoch": training.epoch, "step": training.step})
+        if together.rank:  # its images are dropped out in its own way
+            torch.manual_seed(config.seed + together.rank * 100_003 + training.epoch)
         return training.run()
 
 
@@ -102,7 +110,7 @@ def finished(gm: TracedModule, data: Dataset, config: RunConfig, budget: Budget 
     Raises:
         CheckpointError: a file of the run cannot be read, or does not fit.
     """
-    training = _Training(gm, data, config, budget, Silent(), Folder(None))
+    training = _Training(gm, data, config, budget, Silent(), Folder(None), Alone())
     training.reload(out)
     return training.result()
 
@@ -151,8 +159,9 @@ class _Training:
         budget: Budget | None,
         watcher: Watcher,
         folder: Folder,
+        together: Alone,
     ) -> None:
-        self.config, self.watcher, self.folder = config, watcher, folder
+        self.config, self.watcher, self.folder, self.together = config, watcher, folder, together
         device = next(gm.parameters()).device
         self.parts = {part: getattr(data, part).to(device) for part in ("train", "validation", "test")}
         self.per_epoch = len(data.train) // config.batch_size
@@ -270,20 +279,24 @@ class _Training:
         """One epoch of steps: the sum of the losses, the number of wrong answers, and the last lambda."""
         losses, wrong = [], []
         passed = self.parts["train"].shuffled(
-            self.config.batch_size, self.generator, self.config.shift, self.config.flip
+            *(self.config.batch_size, self.generator, self.config.shift, self.config.flip),
+            (self.together.rank, self.together.size),
         )
         for batch in passed:
             loss, mistakes = self._step(batch)
             losses.append(loss)
             wrong.append(mistakes)
-        total = float(torch.stack(losses).sum())
+        seen = torch.stack([torch.stack(losses).sum().double(), torch.stack(wrong).sum().double()])
+        self.together.average(seen)
+        self.together.spread(self.module.buffers())  # batches of their own gave each its own statistics
+        total, mistaken = seen.tolist()
         if not math.isfinite(total):
             raise TrainingError(
                 f"The loss was not finite before step {self.step}: lower the learning rate ({self.config.lr}) or "
                 f"delta_lambda ({self.config.delta_lambda})."
             )
         acts = self.rejuvenator is not None and self.rejuvenator.searching
-        return total, int(torch.stack(wrong).sum()), self.rejuvenator.lam if self.rejuvenator and acts else 0.0
+        return total, round(mistaken * self.together.size), self.rejuvenator.lam if self.rejuvenator and acts else 0.0
 
     def _step(self, batch: Images) -> tuple[Tensor, Tensor]:
         for group in self.optimizer.param_groups:
@@ -298,6 +311,7 @@ class _Training:
         loss = torch.stack([F.cross_entropy(output, batch.y) for output in outputs]).sum()
         self.optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.together, self.module)
         if self.rejuvenator is not None:
             self.rejuvenator.penalize()
         self.optimizer.step()

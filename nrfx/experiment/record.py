@@ -178,10 +178,15 @@ def check_resumable(out: Path) -> None:
 
 
 class Folder:
-    """The files of a run, made as it goes; none if `out` is None. A context manager, which unlocks the folder."""
+    """The files of a run, made as it goes; none if `out` is None. A context manager, which unlocks the folder.
 
-    def __init__(self, out: Path | None) -> None:
-        self.out = out
+    Args:
+        out: the folder.
+        writes: False in all processes of a run but the first: they read what it has written.
+    """
+
+    def __init__(self, out: Path | None, writes: bool = True) -> None:
+        self.out, self.writes = out, writes
         self.config: dict[str, Any] = {}
         self._handle: int | None = None
 
@@ -207,7 +212,7 @@ class Folder:
             UsageError: the folder holds a run already, or another process trains in it.
             CheckpointError: it cannot be written.
         """
-        if self.out is None:
+        if self.out is None or not self.writes:
             return
         check_free(self.out)
         with writing(self.out):
@@ -220,7 +225,7 @@ class Folder:
 
     def line(self, kind: str, values: Mapping[str, Any]) -> None:
         """Adds a line to the log."""
-        if self.out is not None:
+        if self.out is not None and self.writes:
             path = self.out / "log.jsonl"
             with writing(path), path.open("a") as file:
                 file.write(json.dumps({"kind": kind, **values}) + "\n")
@@ -229,7 +234,7 @@ class Folder:
 
     def end(self, module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None) -> None:
         """Saves what came of the run, and removes its checkpoint."""
-        if self.out is not None:
+        if self.out is not None and self.writes:
             save(self.out / "model.safetensors", module, optimizer=optimizer, rejuvenator=rejuvenator)
             with writing(self.out):
                 (self.out / "state.json").unlink(missing_ok=True)
@@ -239,7 +244,7 @@ class Folder:
         self, state: Mapping[str, Any], module: TracedModule, optimizer: Optimizer, rejuvenator: Rejuvenator | None
     ) -> None:
         """Keeps where the run is: from the moment that state.json is replaced, it is the one to go on from."""
-        if self.out is None:
+        if self.out is None or not self.writes:
             return
         name = f"checkpoint-{state['epoch']}.safetensors"
         save(self.out / name, module, optimizer=optimizer, rejuvenator=rejuvenator)
@@ -268,8 +273,9 @@ class Folder:
         """
         assert self.out is not None
         check_resumable(self.out)
-        with writing(self.out):
-            self._lock(self.out)
+        if self.writes:
+            with writing(self.out):
+                self._lock(self.out)
         check_resumable(self.out)
         path, log = self.out / "state.json", self.out / "log.jsonl"
         state = parsed(_State, text_of(path, CheckpointError), str(path), CheckpointError)
@@ -282,8 +288,9 @@ class Folder:
                 f"{log} has {len(lines)} lines, and at the last checkpoint it had {state.lines}: put the others back."
             )
         loaded = load(self.out / Path(state.checkpoint).name, module, optimizer=optimizer, rejuvenator=rejuvenator)
-        remove_left(self.out)
-        write(log, "".join(lines[: state.lines]).encode())
+        if self.writes:
+            remove_left(self.out)
+            write(log, "".join(lines[: state.lines]).encode())
         return loaded, asdict(state)
 
     def _remove_checkpoints(self, keep: str = "") -> None:

@@ -24,7 +24,7 @@ from nrfx.tracing.graph.arguments import arguments_of, specs_of
 from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, propagate
 from nrfx.tracing.graph.original import remember
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.staleness import check_dtypes, check_layers
+from nrfx.tracing.graph.staleness import check_dtypes, check_layers, check_not_cut
 from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.partial.partition import trace_parts
 from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
@@ -74,6 +74,7 @@ def trace(
     (1, 8, 7, 7)
     """
     refuse_unsupported(model)
+    check_not_cut(model)
     wanted = Leaves.of(model, leaves)
     if isinstance(model, TracedModule):
         wanted = wanted.and_paths(model.facts.leaves)
@@ -106,6 +107,7 @@ def as_traced(
         TraceError: no example inputs and no shapes, the module cannot be captured, or its layers changed since.
     """
     if isinstance(gm, TracedModule):
+        check_not_cut(gm)
         check_layers(gm)
         return gm
     if not isinstance(gm, nn.Module):

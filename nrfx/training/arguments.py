@@ -28,10 +28,26 @@ def check_numbers(trigger: float, interval: int, max_events: int | None, until: 
         raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
 
 
+def check_processes(group: Any, wait: float) -> None:
+    """Raises TrainingError for a group of processes that is none, or a time to wait that is out of range."""
+    if not (group is None or group == "alone" or (hasattr(group, "rank") and hasattr(group, "size"))):
+        raise TrainingError(
+            f'process_group is {group!r}; expected a group of torch.distributed, None for the default one, or "alone".'
+        )
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 < wait < inf:
+        raise TrainingError(f"wait is {wait!r}; expected seconds above 0, such as 20.0.")
+
+
 def check_objects(budget: Any, optimizers: tuple[Any, ...], scheduler: Any, calibration: Any, on_event: Any) -> None:
     """Raises TrainingError for the first object of another class, or one that does not go with the others."""
     if not isinstance(budget, Budget):
         raise TrainingError(f"budget is {budget!r}; expected nrfx.Budget, such as Budget.relative(gm, params=1.0).")
+    for optimizer in optimizers:
+        if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+            raise TrainingError(
+                "ZeroRedundancyOptimizer keeps the state of each parameter in one process alone, so that an event "
+                "cannot carry it over: use torch.distributed.fsdp.fully_shard, or a plain optimizer in every process."
+            )
     if calibration is not None and (isinstance(calibration, Iterator) or not isinstance(calibration, Iterable)):
         raise TrainingError(
             f"calibration is {calibration!r}; expected a list of batches, which every event can go through anew."

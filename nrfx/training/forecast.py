@@ -85,6 +85,18 @@ def dying_time(optimizer: Optimizer, gammas: Gammas, lam: float) -> str:
     return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
 
 
+def never(
+    optimizer: Optimizer, gammas: Gammas, steps: int, until: int | None, r: float, trigger: float, lam: float
+) -> str:
+    """That a search ends without a rejuvenation, and what to change, in sentences."""
+    return (
+        f"The search window ends at step {until} without a rejuvenation: after {steps} steps r is {r:.3f} and the "
+        f"trigger {trigger}, at lambda {lam:.2g}. {dying_time(optimizer, gammas, lam)}Training goes on "
+        "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
+        "raise delta_lambda, shorten the interval, or raise the trigger."
+    )
+
+
 class _Law(Protocol):
     """How fast gammas fall under the penalty."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 Called = Callable[[Optimizer], None]
@@ -46,3 +47,11 @@ class StepHooks:
         if len(args) > 1:
             return (args[0], with_penalty, *args[2:]), kwargs
         return args, {**kwargs, "closure": with_penalty}
+
+
+def clock(optimizers: Sequence[Any], module: nn.Module) -> Any:
+    """The optimizer whose steps are counted: the last one that holds parameters of the network, of those with hooks."""
+    parameters = set(module.parameters())
+    stepping = [one for one in optimizers if has_hooks(one)] or optimizers
+    holders = [one for one in stepping if any(parameters & {*group["params"]} for group in one.param_groups)]
+    return (holders or stepping)[-1]

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
 from nrfx.plan.options import Options
 from nrfx.tracing import TracedModule
+from nrfx.training.sharded import local, local_like
 
 Masks = dict[str, Tensor]
 """Parameter name -> bool of its shape, on its device: which of its elements are pulled towards 0."""
@@ -31,6 +32,7 @@ class Penalty:
         self.gammas = _on_devices(module, prunable_gammas(module, options.residual))
         self.betas: Masks = {}
         self._signs: Masks = {}
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
         self.look()
 
     def look(self) -> None:
@@ -66,11 +68,21 @@ class Penalty:
         parameter = self._module.get_parameter(name)
         if held is not None and parameter not in held:
             return None
-        signs = parameter.sign() * mask.to(parameter.device, non_blocking=True)
+        part = local(parameter)
+        signs = part.sign() * self._mask(name, mask, parameter)
         if parameter.grad is not None:
-            scale = scales.get(parameter.device)
-            parameter.grad.add_(signs if scale is None else signs * scale, alpha=strength)
+            scale = scales.get(part.device)
+            local(parameter.grad).add_(signs if scale is None else signs * scale, alpha=strength)
         return signs
+
+    def _mask(self, name: str, mask: Tensor, parameter: Tensor) -> Tensor:
+        """The mask for the part of the parameter that lies in this process."""
+        if local(parameter) is parameter:
+            return mask.to(parameter.device, non_blocking=True)
+        known = self._parts.get(name)
+        if known is None or known[0] is not mask:
+            known = self._parts[name] = mask, local_like(mask, parameter)
+        return known[1]
 
     def stop_betas_at_zero(self) -> None:
         """Sets betas to 0 that the optimizer's step took across 0, or away from 0: the proximal step of the pull.
@@ -79,7 +91,8 @@ class Penalty:
         """
         for name, signs in self._signs.items():
             beta = self._module.get_parameter(name)
-            beta.masked_fill_(self.betas[name].to(beta.device) & (beta.sign() != signs), 0.0)
+            part = local(beta)
+            part.masked_fill_(self._mask(name, self.betas[name], beta) & (part.sign() != signs), 0.0)
         self._signs = {}
 
 

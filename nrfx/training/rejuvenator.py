@@ -26,21 +26,38 @@ from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import traced_of
-from nrfx.training.arguments import check_numbers, check_objects, check_room, checked_options
+from nrfx.training.arguments import check_numbers, check_objects, check_processes, check_room, checked_options
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
-from nrfx.training.forecast import chosen_delta_lambda, dying_time, search_forecast
+from nrfx.training.forecast import chosen_delta_lambda, never, search_forecast
 from nrfx.training.guards import CallGuard, GradientGuard, check_held
-from nrfx.training.hooks import StepHooks, has_hooks
+from nrfx.training.hooks import StepHooks, clock
 from nrfx.training.in_place import become, join_original, joined_with
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
 from nrfx.training.penalty import Penalty, gradient_scales
+from nrfx.training.processes import WAIT, Alone, processes
 from nrfx.training.recalibrate import recalibrate
+from nrfx.training.replicas import check_renewable, renew, replicas_of
 from nrfx.training.restart import restart
 from nrfx.training.resumed import State, positions, saved_masks, saved_state
 from nrfx.training.schedule import LambdaSchedule
+from nrfx.training.sharded import Whole, check_sharded, is_sharded
+from nrfx.training.together import (
+    DRAWN,
+    END,
+    FIRST_STEP,
+    GATHERING,
+    agree_on,
+    agreed_reading,
+    first_statistics,
+    settings,
+    spread_new,
+    weights,
+)
 from nrfx.training.transaction import Transaction
-from nrfx.training.wrappers import unwrapped
+from nrfx.training.wrappers import group_of, unwrapped
+
+_SETTINGS = ("interval", "trigger", "max_events", "until", "shrink_beta", "inplace")
 
 
 class Rejuvenator:
@@ -79,11 +96,16 @@ class Rejuvenator:
         followers: networks that follow this one with numbers of their own (averages of its weights, teachers), or
             wrappers that hold one as `module` or `ema`: an event changes them as `nrfx.carry` would, in place.
         on_event: called with each Event, when everything is done. What it raises stops the step, not the event.
+        process_group: the processes that train this network; None: those of the DistributedDataParallel around it, or
+            of the default group if torch.distributed is initialised; "alone": this process trains a network of its
+            own. In all of them the decisions and the new weights are the same.
+        wait: seconds that a process waits for the others at the first step, at a measurement and in an event.
         options: those of `nrfx.rejuvenate`, passed on.
 
     Raises:
         TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
-            trigger, or the optimizer holds none of the gammas that can die.
+            trigger, or the optimizer holds none of the gammas that can die. In `step`, in all processes: one of them
+            has other settings, steps or weights, has failed, or has not come.
 
     Warns:
         TrainingWarning: a parameter is in no optimizer, or the model that was traced has other tensors by now.
@@ -123,9 +145,12 @@ class Rejuvenator:
         inplace: bool = True,
         on_event: Callable[[Event], object] | None = None,
         followers: Iterable[nn.Module] = (),
+        process_group: Any = None,
+        wait: float = WAIT,
         **options: Any,
     ) -> None:
         check_numbers(trigger, interval, max_events, until, shrink_beta)
+        check_processes(process_group, wait)
         self.optimizer: Any = optimizer
         self.optimizers = optimizers_of(optimizer)
         check_optimizer(self.optimizers)
@@ -142,6 +167,9 @@ class Rejuvenator:
         self.inplace = inplace
         self.on_event = on_event
         self.followers = checked_followers(followers)
+        self.process_group = group_of(gm) if process_group is None else process_group
+        self.wait = wait
+        self._processes: Alone | None = None
         self.events = 0
         self.steps = 0
         self.note = ""
@@ -150,11 +178,18 @@ class Rejuvenator:
         self._calls = CallGuard()
         self._gradients = GradientGuard(after_event=False)
         given = unwrapped(gm)
-        self._watch(traced_of(given) or as_traced(given, example_inputs))
+        known = given if isinstance(given, TracedModule) else traced_of(given)
+        traced = as_traced(given, example_inputs) if known is None else known
+        check_sharded(traced, self._options, inplace, self.followers)
+        self._cut = is_sharded(traced)
+        with Whole(traced, values=False):
+            self._watch(as_traced(traced))
+            room = self._meter.read()
+        self._clock = clock(self.optimizers, traced)
         self._before = self._module
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
-        check_room(self.budget, self.trigger, self._meter.read())
+        check_room(self.budget, self.trigger, room)
         if inplace:
             join_original(self._module)
         if not self._penalty.gammas:
@@ -181,7 +216,7 @@ class Rejuvenator:
         """How long dying takes from the start of a search, and whether the search is long enough for it, in sentences.
 
         Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where
-        no gamma can die.
+        no gamma can die, and under fully_shard.
         """
         delta_lambda = self._schedule.delta_lambda
         return search_forecast(self._clock, self._gammas(), delta_lambda, self.interval, self.until)
@@ -253,8 +288,12 @@ class Rejuvenator:
         schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
         trained = self._module if module is None else module
         masks = saved_masks(trained, saved["betas"])
-        self._watch(trained)  # its network may have become another one since, by module.load_state_dict
+        self._cut = is_sharded(trained)
+        with Whole(trained, values=False):
+            self._watch(trained)  # its network may have become another one since, by module.load_state_dict
+        self._clock = clock(self.optimizers, trained)
         self._penalty.restore(masks)
+        self._processes = None
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
         self._before = before
 
@@ -266,8 +305,11 @@ class Rejuvenator:
         before, loaded, betas = self._before, self._module, self._penalty.betas
         if self.inplace and before is not loaded:
             joined = joined_with(before)
-            with Transaction([before, *joined], self.optimizers):
+            replicas = replicas_of([before, *joined])
+            with Transaction([before, *joined], self.optimizers, replicas=replicas):
                 become(before, loaded, joined, self.optimizers)
+                for replica in replicas:
+                    renew(replica)
                 self._watch(before)
                 self._penalty.restore(betas)
         self._before = self._module
@@ -278,10 +320,7 @@ class Rejuvenator:
         penalty = Penalty(module, self._options, self.shrink_beta)
         meter = Meter(module, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
-        parameters = set(module.parameters())
-        stepping = [one for one in self.optimizers if has_hooks(one)] or self.optimizers
-        holders = [one for one in stepping if any(parameters & {*group["params"]} for group in one.param_groups)]
-        self._clock = (holders or stepping)[-1]
+        self._clock = clock(self.optimizers, module)
 
     def _refuse_if_attached(self, name: str) -> None:
         if self._hooks is not None:
@@ -307,40 +346,71 @@ class Rejuvenator:
         self.steps += 1
         with torch.no_grad():
             self._penalty.stop_betas_at_zero()
+        together = self._meet() if self._processes is None else self._processes
         if not self._searches(self.steps) or self.steps % self.interval:
             return None
-        check_state(self.optimizers, self._module)
-        self._calls.measured(self.lam)
-        with torch.no_grad():
-            self.last = self._measured()
+        with together.telling(f"step {self.steps}"), torch.no_grad():
+            check_state(self.optimizers, self._module)
+            self._calls.measured(self.lam)
+            if self._cut:
+                together.agree(GATHERING, {"step": self.steps, "lambda": self.lam})
+            with Whole(self._module, self.optimizers) as whole:
+                self.last = self._measured(together, whole)
+            if self._cut:
+                self._meter.forget()
         if self.on_event is not None and isinstance(self.last, Event):
             self.on_event(self.last)
         return self.last
 
-    def _measured(self) -> Measurement | Event:
-        measured = self._meter.read()
+    def _meet(self) -> Alone:
+        """Finds the processes that train the network, and checks that they do it in the same way."""
+        group = self.process_group
+        if group is None:
+            group = next((replica.process_group for replica in replicas_of([self._module])), None)
+        together = processes(group, self.wait)
+        if together.size > 1:
+            state = {name: value for name, value in self.state_dict().items() if name != "note"}
+            own = {name: getattr(self, name) for name in _SETTINGS}
+            rising = {"delta_lambda": self._schedule.delta_lambda, "delta_r": self._schedule.delta_r}
+            facts = {**state, **settings(self.budget, self._options, **own, **rising), **weights(self._module)}
+            together.agree(FIRST_STEP, facts)
+        self._processes = together
+        return together
+
+    def _measured(self, together: Alone, whole: Whole) -> Measurement | Event:
+        own = self._meter.read()
+        measured = agreed_reading(together, {"step": self.steps, "lambda": self.lam}, self._module, own)
         r = _ratio(measured, self.budget)
         if r < self.trigger:
-            result = rewritten(as_traced(self._module), self.budget, self._options)
-            if result.changed:
-                return self._event(r, result)
+            with first_statistics(together, self._module):
+                result = rewritten(as_traced(self._module), self.budget, self._options)
+                agree_on(together, result)
+                if result.changed:
+                    return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
         self._penalty.look()
         self._schedule = self._schedule.observe(r)
         if self.events == 0 and not self._searches(self.steps + self.interval):
-            self.note = self._never(r)
+            self.note = never(self._clock, self._gammas(), self.steps, self.until, r, self.trigger, self.lam)
         return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
         return within and (self.max_events is None or self.events < self.max_events)
 
-    def _event(self, r: float, result: Rejuvenation) -> Event:
-        """Makes the network the new one, or puts the new one in its place; all of it or nothing."""
+    def _event(self, r: float, result: Rejuvenation, together: Alone, whole: Whole) -> Event:
+        """Makes the network the new one, or puts the new one in its place; all of it or nothing, in all processes."""
         if self.calibration is not None:
             recalibrate(result.module, self.calibration, result.origins)
+        together.agree(DRAWN, {})
+        spread_new(together, result.module)
         joined = joined_with(self._module) if self.inplace else []
-        with Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler):
+        replicas = replicas_of([self._module, *joined]) if self.inplace else []
+        for replica in replicas:
+            check_renewable(replica)
+        whole.take_optimizers()
+        changing = Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler, replicas)
+        with changing, whole.undone():
             twins = [carried_inside(follower, result, self._module) for follower in self.followers]
             notes = migrate(self.optimizers, self._module, result, hooks_stay=self.inplace)
             for follower, twin in zip(self.followers, twins, strict=True):
@@ -351,7 +421,11 @@ class Rejuvenator:
                 result = replace(result, module=self._module)
             if self.scheduler is not None:
                 restart(self.scheduler)
+            for replica in replicas:
+                renew(replica)
             self._watch(result.module)
+            whole.cut_again()
+            together.agree(END, {})
         renew_heads(self._module)
         event = Event(self.steps, r, result, self.lam, notes)
         self._schedule = self._schedule.reset()
@@ -360,24 +434,21 @@ class Rejuvenator:
         self.note = ""
         return event
 
-    def _never(self, r: float) -> str:
-        """That the search ends without a rejuvenation, and what to change, in sentences."""
-        dying = dying_time(self._clock, self._gammas(), self.lam)
-        return (
-            f"The search window ends at step {self.until} without a rejuvenation: after {self.steps} steps r is "
-            f"{r:.3f} and the trigger {self.trigger}, at lambda {self.lam:.2g}. {dying}Training goes on "
-            "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
-            "raise delta_lambda, shorten the interval, or raise the trigger."
-        )
-
     def _rise(self, delta_lambda: float | None) -> float:
         """delta_lambda, chosen where it is None."""
         if delta_lambda is not None:
             return delta_lambda
+        if self._cut:
+            raise TrainingError(
+                "delta_lambda=None is chosen by the gammas, of which each process has a part under fully_shard: build "
+                "the Rejuvenator with delta_lambda=..., such as 5e-5."
+            )
         return chosen_delta_lambda(self._clock, self._gammas(), self.interval, self.until)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
-        """The gammas that can die, with the masks of their elements that can."""
+        """The gammas that can die, with the masks of their elements that can; none where they are cut (sharded.py)."""
+        if self._cut:
+            return {}
         return {self._module.get_parameter(name): mask for name, mask in self._penalty.gammas.items()}
 
 

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.exchange import Snapshot
+from nrfx.training.replicas import renew
 
 
 class Transaction:
@@ -27,11 +29,16 @@ class Transaction:
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], optimizers: Iterable[Optimizer], scheduler: LRScheduler | None = None
+        self,
+        modules: Iterable[nn.Module],
+        optimizers: Iterable[Optimizer],
+        scheduler: LRScheduler | None = None,
+        replicas: Iterable[DistributedDataParallel] = (),
     ) -> None:
         self._modules = list(modules)
         self._network = Snapshot(*self._modules)
-        self._optimizers = [_State(optimizer) for optimizer in optimizers]
+        self._optimizers = [State(optimizer) for optimizer in optimizers]
+        self._replicas = list(replicas)
         self._schedules = [] if scheduler is None else [(each, dict(vars(each))) for each in _schedules(scheduler)]
 
     def __enter__(self) -> "Transaction":
@@ -50,9 +57,11 @@ class Transaction:
             state.restore()
         for schedule, attributes in self._schedules:
             vars(schedule).update(attributes)
+        for replica in self._replicas:  # the nodes of autograd that its reducer held are gone
+            renew(replica)
 
 
-class _State:
+class State:
     """The groups and state of an optimizer. Tensors of the state are exchanged in an event, not written to."""
 
     def __init__(self, optimizer: Optimizer) -> None:

@@ -1,5 +1,7 @@
 """What users wrap around a network: the network inside of it, and what must be told when the network has changed."""
 
+from typing import Any
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -31,3 +33,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
             module = inside
         else:
             return module
+
+
+def group_of(module: nn.Module) -> Any:
+    """The process group of the DistributedDataParallel that a module is or has inside; None where there is none."""
+    while not isinstance(module, DistributedDataParallel):
+        inside = getattr(module, "module" if isinstance(module, DataParallel) else "_orig_mod", None)
+        if not isinstance(inside, nn.Module):
+            return None
+        module = inside
+    return module.process_group

@@ -42,6 +42,7 @@ RESULTS = {
     "budgets": "soundness.budgets.Row",
     "exports": "soundness.exports.Row",
     "fuzz": "soundness.fuzz_page.Row",
+    "processes": "soundness.processes.Row",
     "coverage": "coverage.vision.row.WholeRow",
     "field": "coverage.field.row.FieldRow",
     "digits": "study.digits_run.Trained",

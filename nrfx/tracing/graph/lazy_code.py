@@ -17,7 +17,7 @@ class LazyCode(fx.GraphModule):
         """Says that the graph has changed. Each graph module is of a class of its own, which holds its `forward`."""
         if "_code" in self.__dict__:
             return self.compiled()
-        type(self).forward = _MadeWhenAsked(self)  # type: ignore[assignment]
+        _code_class(type(self)).forward = _MadeWhenAsked(self)  # type: ignore[assignment]
         return None
 
     def __reduce_package__(self, exporter: Any) -> Any:
@@ -26,7 +26,15 @@ class LazyCode(fx.GraphModule):
 
     def compiled(self) -> Any:
         """Makes the code of the graph as it is now."""
-        return super().recompile()
+        kind = type(self)
+        own = _code_class(kind)
+        if own is kind:
+            return super().recompile()
+        self.__class__ = own  # fx would write into the class in front of it, whose call would then call itself
+        try:
+            return super().recompile()
+        finally:
+            self.__class__ = kind
 
     @property
     def code(self) -> str:
@@ -39,6 +47,13 @@ class LazyCode(fx.GraphModule):
         if "_code" not in self.__dict__:  # fx prints what it finds there
             self.compiled()
         return super().__str__()
+
+
+def _code_class(kind: type) -> type[LazyCode]:
+    """The class that fx has made for a graph module: wrappers such as fully_shard put another one in front of it."""
+    line = kind.__mro__
+    ours = next(index for index, each in enumerate(line) if each.__module__.startswith("nrfx."))
+    return line[max(ours - 1, 0)]
 
 
 class _MadeWhenAsked:

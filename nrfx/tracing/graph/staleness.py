@@ -21,6 +21,16 @@ from nrfx.tracing.graph.registered import registered
 _AGAIN = "Trace the model again after a change of its layers."
 
 
+def check_not_cut(module: nn.Module) -> None:
+    """Raises TraceError where fully_shard or tensor parallelism has cut parameters over processes."""
+    cut = next((name for name, each in module.named_parameters() if hasattr(each, "device_mesh")), None)
+    if cut is not None:
+        raise TraceError(
+            f"{cut} is cut over processes (a DTensor): trace and look at the network before fully_shard, compute "
+            "budgets there, and give the traced module to fully_shard. nrfx.Rejuvenator takes it as it is then."
+        )
+
+
 def check_layers(traced: TracedModule) -> None:
     """Raises TraceError unless each layer and tensor that the graphs read is there and as wide as they say.
 
