@@ -47,7 +47,7 @@ class Row:
     Attributes:
         same: in all processes: weights bit by bit, or a TrainingError in all that are still there.
         difference: the largest of a weight to the training in one process; None where there is none to compare with.
-        seconds: from the first step to the error; None where there is none.
+        seconds: of the step that ends with the error, in the process that waits longest; None where there is none.
     """
 
     case: str
@@ -146,6 +146,9 @@ def wrapped(case: Case, gm: nn.Module) -> nn.Module:
     return DistributedDataParallel(gm) if case.wrapper == "ddp" else gm
 
 
+_step_began = 0.0
+
+
 class Broken(list[Any]):
     """Batches that cannot be read."""
 
@@ -171,6 +174,7 @@ def trained(rank: int, count: int, case: Case) -> tuple[int, list[Tensor]]:
     if odd == "steps":
         nr.load_state_dict({**nr.state_dict(), "steps": 1})
     for step in range(1, EVENTS * INTERVAL + 3):
+        _note_step()
         if step % INTERVAL == 0:
             kill(gm)
         if odd == "leaves" and step == INTERVAL:
@@ -184,13 +188,18 @@ def trained(rank: int, count: int, case: Case) -> tuple[int, list[Tensor]]:
     return nr.events, [_whole(each) for each in gm.parameters()]
 
 
+def _note_step() -> None:
+    global _step_began  # noqa: PLW0603  an error leaves `trained`, and this stays
+    _step_began = time.perf_counter()
+
+
 def _whole(parameter: Tensor) -> Tensor:
     full: Any = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
     return full.detach().clone()  # type: ignore[no-any-return]
 
 
 def in_processes(count: int, case: Case) -> list[tuple[str, float, Any]]:
-    """(error, seconds, what came of it) of a training in each of the processes."""
+    """(error, seconds of the last step, what came of it) of a training in each of the processes."""
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:
@@ -216,12 +225,12 @@ def _begin(end: Connection, rank: int, count: int, store: Path, case: Case) -> N
         "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=timedelta(seconds=HANGS)
     )
     dist.barrier()
-    began, error, result = time.perf_counter(), "", None
+    error, result = "", None
     try:
         result = trained(rank, count, case)
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    end.send_bytes(pickle.dumps((error, time.perf_counter() - began, result)))
+    end.send_bytes(pickle.dumps((error, time.perf_counter() - _step_began, result)))
     dist.destroy_process_group()
 
 

@@ -71,7 +71,7 @@ def trained(rank: int, count: int, groups: int = 1, wrap: str = "given") -> tupl
     seen: list[Any] = []
     nr = rejuvenator(model, optimizer, gm, generator=torch.Generator().manual_seed(rank), on_event=seen.append)
     if wrap == "behind":  # as a trainer does it
-        model = DistributedDataParallel(gm, find_unused_parameters=True)
+        model = DistributedDataParallel(gm, static_graph=True, gradient_as_bucket_view=True)
     reducer = getattr(model, "reducer", None)
     for step in range(6):
         if step in (1, 3):
