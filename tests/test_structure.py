@@ -48,7 +48,8 @@ ORDER: Mapping[str, str] = {
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
-    "events resumed guards hooks in_place replicas transaction sharded penalty wrappers processes together rejuvenator",
+    "events resumed guards hooks in_place replicas transaction sharded penalty wrappers processes together witness "
+    "rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse ranks loop demo",
     "api": "",

@@ -1,10 +1,13 @@
 """The lines of a loop that a Rejuvenator needs, as hooks of optimizers: before a step and after it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
+
+from nrfx.errors import TrainingError
 
 Called = Callable[[Optimizer], None]
 
@@ -24,8 +27,22 @@ class StepHooks:
     def __init__(self, optimizers: Sequence[Optimizer], before: Called, after: Called) -> None:
         self._before = before
         optimizers = [each for each in optimizers if has_hooks(each)]
-        self._handles = [each.register_step_pre_hook(self._ahead) for each in optimizers]
-        self._handles += [each.register_step_post_hook(lambda each, *_: after(each)) for each in optimizers]
+
+        def ahead(optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+            return self._ahead(optimizer, args, kwargs)
+
+        def behind(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            after(optimizer)
+
+        # torch.compile(optimizer.step) would compile them too, which takes minutes and looks at the network's numbers
+        self._handles = [each.register_step_pre_hook(_disable_dynamo(ahead)) for each in optimizers]
+        self._handles += [each.register_step_post_hook(_disable_dynamo(behind)) for each in optimizers]
+
+    def __reduce__(self) -> NoReturn:
+        raise TrainingError(
+            "A Rejuvenator that is attached cannot be copied or pickled: a copy of its optimizer has no hooks. Keep "
+            "nr.state_dict() or a file of nrfx.save and build another one, or call nr.detach() before."
+        )
 
     def remove(self) -> None:
         """Takes the hooks out again."""

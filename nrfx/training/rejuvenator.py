@@ -55,6 +55,7 @@ from nrfx.training.together import (
     weights,
 )
 from nrfx.training.transaction import Transaction
+from nrfx.training.witness import StepWitness
 from nrfx.training.wrappers import group_of, unwrapped
 
 _SETTINGS = ("interval", "trigger", "max_events", "until", "shrink_beta", "inplace")
@@ -190,6 +191,7 @@ class Rejuvenator:
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
         check_room(self.budget, self.trigger, room)
+        self._witness = StepWitness(self)
         if inplace:
             join_original(self._module)
         if not self._penalty.gammas:

@@ -1,6 +1,7 @@
 """An event changes the network in place: whoever holds the module, its model or its parameters goes on."""
 
 import copy
+import inspect
 import io
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel
 
 import nrfx
-from nrfx.errors import RewriteError, TrainingWarning
+from nrfx.errors import RewriteError, TrainingError, TrainingWarning
 from nrfx.nn import CrossConv2d
 from nrfx.training.events import Event
 from nrfx.training.rejuvenator import Rejuvenator
@@ -325,3 +326,29 @@ def test_a_run_that_is_loaded_goes_on_in_place_for_whoever_holds_the_model(tmp_p
     assert all(dict(again.named_parameters())[name] is parameter for name, parameter in held.items())
     again.train()
     assert train(again, resumed, other, 4, ()) == rest and resumed.events == 1
+
+
+def test_a_forward_that_is_wrapped_after_the_trace_is_refused_and_one_wrapped_behind_an_event_goes_on() -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm)
+    own = model.forward
+    model.forward = lambda x: own(x).float()  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"The forward of \w+ was replaced by .*lambda.* after the trace"):
+        train(gm, nr, optimizer, 6, (4,))
+    assert nr.events == 0
+    del model.forward
+    train(model, nr, optimizer, 2, ())
+    assert nr.events == 1
+    graphs = model.forward
+    model.forward = lambda x: 2 * graphs(x)  # type: ignore[method-assign]
+    train(gm, nr, optimizer, 6, (1,))
+    assert nr.events == 2 and torch.allclose(model(X), 2 * gm(X))
+
+
+def test_a_model_that_runs_its_graphs_has_the_signature_of_its_own_forward() -> None:
+    model = resnet()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    before = inspect.signature(model.forward)
+    train(model, *rejuvenator(gm, gm), 6, (4,))
+    assert "forward" in vars(model) and inspect.signature(model.forward) == before

@@ -7,12 +7,14 @@ trace become those of the model, and both roots hold the same dictionaries. The 
 """
 
 import copy
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from nrfx.errors import TrainingError
 from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.hosted import HostedModule
 from nrfx.tracing.graph.module import TracedModule
@@ -61,10 +63,28 @@ def follow(model: nn.Module, traced: TracedModule) -> None:
     """Lets the model run the graphs, where these are a whole: around parts its own forward runs them.
 
     Its state dict has the entry of the traced module's from now on, in copies too.
+
+    Raises:
+        TrainingError: somebody has wrapped the model's forward since the trace. Nothing was changed.
     """
+    note: _Weak = vars(traced)[ORIGINAL]
+    forward = vars(model).get("forward")
+    wrapped = forward is not None and not isinstance(forward, Following) and id(forward) != note.forward
+    if wrapped and not note.follows and not traced.facts.parts:
+        raise TrainingError(
+            f"The forward of {type(model).__name__} was replaced by {_called(forward)} after the trace, as accelerate "
+            "does for mixed precision: an event would lose it. Compute the loss with the traced module, or under "
+            "accelerator.autocast() with a model that accelerate does not prepare, or trace a submodule instead."
+        )
     carry(model, traced, held=True)
-    if not traced.facts.parts:
-        model.__dict__["forward"] = Following(traced, model)
+    if traced.facts.parts or wrapped:  # what was wrapped runs the graphs, which have changed in place
+        return
+    model.__dict__["forward"] = Following(traced, model)
+    note.follows = True
+
+
+def _called(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 class Following:
@@ -78,6 +98,11 @@ class Following:
             self.traced.turn(self.model.training)
         return self.traced(*args, **kwargs)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the model's own forward: trainers look there for what they may pass."""
+        return inspect.signature(type(self.model).forward.__get__(self.model))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Following":
         """The copy runs graphs over the modules of the copied model."""
         model = memo.get(id(self.model))
@@ -86,10 +111,16 @@ class Following:
 
 
 class _Weak:
-    """A weak reference to a model, of which a copy or a pickle refers to nothing."""
+    """A weak reference to a model, of which a copy or a pickle refers to nothing.
+
+    forward: the id of the forward that the model itself had at the trace, where it was not that of its class.
+    follows: whether the model has run the graphs, also if a failed event was put back since.
+    """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self.model: Callable[[], nn.Module | None] = _nothing if model is None else weakref.ref(model)
+        self.forward = None if model is None else id(vars(model).get("forward"))
+        self.follows = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Weak, ()
