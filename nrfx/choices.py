@@ -22,3 +22,6 @@ Suffix = Literal[".onnx", ".pt2"]
 
 Free = Literal["batch", "sizes", "none"]
 """Which sizes the inputs of an exported network may have, see `nrfx.export`."""
+
+LogName = Literal["csv", "tensorboard"]
+"""What the numbers of a run can be written to, beside its own log; see `nrfx.experiment.metrics`."""

@@ -51,7 +51,7 @@ ORDER: Mapping[str, str] = {
     "events resumed guards hooks in_place replicas transaction sharded penalty wrappers processes together witness "
     "rejuvenator",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
-    "experiment": "config data shapes datasets recipe recipe_file record progress plot sparse ranks loop demo",
+    "experiment": "config data shapes datasets recipe recipe_file record metrics progress plot sparse ranks loop demo",
     "api": "",
     "cli": "parser output endings train commands",
 }

@@ -260,7 +260,8 @@ def _train(arguments: argparse.Namespace) -> None:
     out = arguments.resume or arguments.out or _free("train")
     console = Console(stderr=arguments.json)
     with going_on_with(f"nrfx train --resume {out}", out / "config.json"):
-        finished = job.carry_out(asked, out, arguments.device, console, resume=bool(arguments.resume))
+        log = arguments.log or ()
+        finished = job.carry_out(asked, out, arguments.device, console, bool(arguments.resume), log)
     if finished.shown:
         show(arguments, finished.plain, finished.sentence)
 

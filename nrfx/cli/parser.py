@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from nrfx.choices import DatasetName, Free, Measure, Residual, Scheme, Suffix
+from nrfx.choices import DatasetName, Free, LogName, Measure, Residual, Scheme, Suffix
 from nrfx.errors import UsageError
 from nrfx.plan.budget_request import parse_budget
 
@@ -216,6 +216,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
     parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")
+    parser.add_argument(
+        "--log", type=_logs, metavar="NAMES", help="csv, tensorboard, or both with a comma: numbers for other tools"
+    )
 
 
 def _add_plot(commands: Any) -> None:
@@ -241,6 +244,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _logs(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in get_args(LogName)]:
+        raise argparse.ArgumentTypeError(f"there is no log {unknown[0]!r}; expected {', '.join(get_args(LogName))}")
+    return names
 
 
 def _budget(text: str) -> str:

@@ -1,6 +1,6 @@
 """A training as the command line asks for it: options over a recipe, or a run that was broken off and goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from nrfx.choices import LogName
 from nrfx.cli.output import remark
 from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.datasets import DataConfig, dataset
 from nrfx.experiment.loop import Run, check_fit, train
+from nrfx.experiment.metrics import Watchers, metrics
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.ranks import launched, ranks
 from nrfx.experiment.recipe import recipe
@@ -47,7 +49,7 @@ ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
 OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window", "scheme")
 """Options that mean nothing where nothing is rejuvenated."""
 
-GOES_ON = {"resume", "data_root", "device", "json", "run"}
+GOES_ON = {"resume", "data_root", "device", "json", "run", "log"}
 """Options that may stand beside --resume."""
 
 
@@ -157,6 +159,7 @@ def carry_out(
     device: str,
     console: Console,
     resume: bool = False,
+    log: Sequence[LogName] = (),
 ) -> Finished:
     """Trains, shows it on the console, and leaves the run in the folder `out`.
 
@@ -166,18 +169,22 @@ def carry_out(
         device: of torch.
         console: where the run shows itself.
         resume: go on with the run in `out`, or begin it if it was killed before its first checkpoint.
+        log: what else its numbers are written to, in the folder.
 
     Raises:
         NrfxError: something is not there, or does not fit.
     """
     with launched(device) as own:
-        return _carried_out(job, out, own, console, resume)
+        return _carried_out(job, out, own, console, resume, log)
 
 
-def _carried_out(job: Job, out: Path, device: str, console: Console, resume: bool) -> Finished:
+def _carried_out(
+    job: Job, out: Path, device: str, console: Console, resume: bool, log: Iterable[str]
+) -> Finished:
     file, together = job.recipe, ranks()
     wanted = parse_budget(file.budget) if file.row.rejuvenates else None
     with together.telling("the start of the training"):
+        others = metrics(log, out) if together.rank == 0 else ()
         torch.manual_seed(file.config.seed)
         data = _first_first(together, file)
         traced = _on(_network(job, data), device)
@@ -192,7 +199,8 @@ def _carried_out(job: Job, out: Path, device: str, console: Console, resume: boo
         return replace(_finished(job, run, budget, out), shown=False)
     title = file.model.rpartition(":")[2]  # a line of a run shall fit into 80 columns
     with Screen(console, title, file.config, budget, network=file.model) as screen:
-        run = train(traced, data, file.config, budget, out, screen, resume=resume, about=job.to_plain())
+        watchers = Watchers(screen, *others)
+        run = train(traced, data, file.config, budget, out, watchers, resume=resume, about=job.to_plain())
     return _finished(job, run, budget, out)
 
 
