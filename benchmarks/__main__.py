@@ -18,6 +18,8 @@ BENCHMARKS: Mapping[str, str] = {
     "fuzz": "soundness.fuzz",
     "kills": "soundness.kills",
     "processes": "soundness.processes",
+    "setups": "setups.run",
+    "integrations": "setups.integrations",
     "coverage": "coverage.run",
     "digits": "study.digits",
     "search": "study.search",

@@ -50,6 +50,7 @@ ORDER: Mapping[str, str] = {
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
     "events resumed guards hooks in_place replicas transaction sharded penalty wrappers processes together witness "
     "rejuvenator",
+    "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes datasets recipe recipe_file record metrics progress plot sparse ranks loop demo",
     "api": "",

@@ -179,7 +179,7 @@ def carry_out(
 
 
 def _carried_out(
-    job: Job, out: Path, device: str, console: Console, resume: bool, log: Iterable[str]
+    job: Job, out: Path, device: str, console: Console, resume: bool, log: Sequence[LogName]
 ) -> Finished:
     file, together = job.recipe, ranks()
     wanted = parse_budget(file.budget) if file.row.rejuvenates else None

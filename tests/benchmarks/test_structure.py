@@ -1,4 +1,4 @@
-"""The shape of benchmarks/: four rooms, the files that they share, and one command for all."""
+"""The shape of benchmarks/: five rooms, the files that they share, and one command for all."""
 
 import ast
 import csv
@@ -18,7 +18,7 @@ from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.command import verdict
 
 HOME = Path(benchmarks.__file__).parent
-ROOMS = ("speed", "soundness", "coverage", "study")
+ROOMS = ("speed", "soundness", "setups", "coverage", "study")
 FILES = sorted(HOME.rglob("*.py"))
 SHARED = [path.stem for path in sorted(HOME.glob("*.py")) if not path.stem.startswith("__")]
 
@@ -43,6 +43,7 @@ RESULTS = {
     "exports": "soundness.exports.Row",
     "fuzz": "soundness.fuzz_page.Row",
     "processes": "soundness.processes.Row",
+    "setups": "setups.setup.Row",
     "coverage": "coverage.vision.row.WholeRow",
     "field": "coverage.field.row.FieldRow",
     "digits": "study.digits_run.Trained",
@@ -72,7 +73,7 @@ def users(shared: str) -> set[str]:
     return (users_of_file & set(ROOMS)).union(*(users(other) for other in through))
 
 
-def test_there_are_four_rooms_and_every_file_says_what_it_is_about() -> None:
+def test_there_are_five_rooms_and_every_file_says_what_it_is_about() -> None:
     assert {path.name for path in HOME.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
     assert all(ast.get_docstring(ast.parse(path.read_text())) for path in FILES)
 
