@@ -203,10 +203,10 @@ def _interrupted() -> str:
         asked = 0
 
         def _watch(self, module: Any) -> None:
-            super()._watch(module)
             self.asked += 1
             if self.asked == 2:
                 raise KeyboardInterrupt
+            super()._watch(module)
 
     model = network()
     gm = nrfx.trace(model, X)

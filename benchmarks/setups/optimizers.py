@@ -140,7 +140,7 @@ def _free_adamw() -> str:
 def _schedule_free(make: Make) -> str:
     one = Training(optimizer=lambda gm: make(gm.parameters()))
     one.optimizer.train()
-    return one.train().checked()
+    return one.train().checked(widths=False)
 
 
 @setup(GROUP, "an optimizer of the user's own that keeps a buffer of another shape")
