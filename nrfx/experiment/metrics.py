@@ -122,7 +122,7 @@ def _tensorboard(out: Path) -> Metrics:
 
     def put(step: int, values: Mapping[str, float]) -> None:
         if not writers:  # the folder of the run is made when the run begins
-            writers.append(SummaryWriter(str(out / FOLDER), purge_step=step))  # type: ignore[no-untyped-call]
+            writers.append(SummaryWriter(str(out / FOLDER), purge_step=step))
         for name, value in values.items():
             writers[0].add_scalar(name, value, step)
         writers[0].flush()

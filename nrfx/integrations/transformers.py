@@ -28,7 +28,7 @@ FILE = "nrfx.json"
 """What a checkpoint folder of the Trainer gets beside its other files."""
 
 
-class RejuvenatorCallback(TrainerCallback):  # type: ignore[misc]
+class RejuvenatorCallback(TrainerCallback):
     """Rejuvenates the model of a transformers Trainer while it trains.
 
     Args:

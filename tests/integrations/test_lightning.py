@@ -1,5 +1,6 @@
 """The callback for Lightning: an event in the middle of a fit, a run that goes on behind it, and what is refused."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,9 +54,12 @@ class Classifier(L.LightningModule):  # type: ignore[misc, name-defined]
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
+    before = dict(os.environ)  # the strategy ddp leaves there what a process of a group needs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def fit(module: Any, callback: Any, folder: Path, epochs: int, checkpoint: str | None = None, **options: Any) -> Any:
