@@ -1,5 +1,6 @@
 """The list of set-ups, and what it means to try one."""
 
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def _ended(one: Setup) -> tuple[str, str]:
         try:
             detail, outcome = one.run(), "works"
         except NrfxError as error:
-            return "refused", f"{type(error).__name__}: {error}"
+            return "refused", re.sub(r"\S*/site-packages/", "", f"{type(error).__name__}: {error}")
         except Silent as error:
             detail, outcome = str(error), "silent"
         except Exception as error:
