@@ -178,9 +178,7 @@ def carry_out(
         return _carried_out(job, out, own, console, resume, log)
 
 
-def _carried_out(
-    job: Job, out: Path, device: str, console: Console, resume: bool, log: Sequence[LogName]
-) -> Finished:
+def _carried_out(job: Job, out: Path, device: str, console: Console, resume: bool, log: Sequence[LogName]) -> Finished:
     file, together = job.recipe, ranks()
     wanted = parse_budget(file.budget) if file.row.rejuvenates else None
     with together.telling("the start of the training"):

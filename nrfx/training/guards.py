@@ -3,9 +3,11 @@
 Each becomes an error where training would be lost, and a warning where it may be meant.
 """
 
+import gc
 import warnings
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,23 +16,74 @@ from nrfx.tracing import TracedModule
 
 
 def check_held(optimizers: Iterable[Optimizer], module: TracedModule, gammas: Iterable[str]) -> None:
-    """Raises TrainingError where no optimizer holds a gamma that can die, and warns of parameters that none holds."""
-    held = {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
-    names = list(gammas)
+    """Raises TrainingError where no optimizer holds a gamma that can die."""
+    held, names = _held(optimizers), list(gammas)
     missing = [name for name in names if module.get_parameter(name) not in held]
     if names and len(missing) == len(names):
         raise TrainingError(
             f"The optimizer holds none of the {len(missing)} gammas that can die, such as {missing[0]}: no channel "
             "would ever die. Build it over gm.parameters() of the module given to the Rejuvenator."
         )
-    left_out = [name for name, each in module.named_parameters() if each.requires_grad and each not in held]
-    if left_out:
-        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        warnings.warn(
-            f"No optimizer holds {left_out[0]}{more}, which require a gradient: they stay as they are. Give the "
-            "Rejuvenator all optimizers, optimizer=[one, other], or freeze them by requires_grad_(False).",
-            TrainingWarning,
-            stacklevel=4,
+
+
+def _held(optimizers: Iterable[Optimizer]) -> set[nn.Parameter]:
+    return {parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
+
+
+class HeldGuard:
+    """Sees whether parameters are in no optimizer, those that are added while the network trains too."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def look(self, optimizers: Iterable[Optimizer], module: TracedModule) -> None:
+        """Warns of parameters that require a gradient and are in no optimizer, of each once."""
+        held = _held(optimizers)
+        left_out = [name for name, each in module.named_parameters() if each.requires_grad and each not in held]
+        new = [name for name in left_out if name not in self._told]
+        self._told.update(new)
+        if new:
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            warnings.warn(
+                f"No optimizer holds {new[0]}{more}, which require a gradient: they stay as they are. Give the "
+                "Rejuvenator all optimizers, optimizer=[one, other], or freeze them by requires_grad_(False).",
+                TrainingWarning,
+                stacklevel=4,
+            )
+
+
+def look_for_averages(module: TracedModule, followers: Iterable[nn.Module]) -> None:
+    """Warns of averages of the network that nobody named as followers, before an event.
+
+    Where all widths come back to what they were, they would go on, and average numbers of different channels. They are
+    known by the names of their classes: AveragedModel, and what is called EMA.
+    """
+    following = {id(part) for follower in followers for part in follower.modules()}
+    shapes = _shapes(module)
+    for each in gc.get_objects():
+        kind = type(each)
+        if not issubclass(kind, nn.Module) or not (kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()):
+            continue
+        inner = each._modules.get("module", each._modules.get("ema")) if "_modules" in vars(each) else None
+        if inner is not None and id(inner) not in following and _shapes(inner) == shapes:
+            warnings.warn(
+                f"There is a {kind.__name__} of this network, which does not follow the event: it would average "
+                "numbers of different channels. Give the Rejuvenator followers=[it], or build it anew after the event.",
+                TrainingWarning,
+                stacklevel=6,
+            )
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def refuse_in_backward() -> None:
+    """Raises TrainingError inside of backward, where an event would exchange parameters under its feet."""
+    if torch._C._current_graph_task_id() != -1:
+        raise TrainingError(
+            "The optimizer makes its step inside of backward, in a hook of a parameter: an event cannot exchange "
+            "parameters there. Step after backward, or do not attach: call nr.step() after backward, in each step."
         )
 
 

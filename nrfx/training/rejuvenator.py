@@ -6,7 +6,8 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -30,7 +31,14 @@ from nrfx.training.arguments import check_numbers, check_objects, check_processe
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import chosen_delta_lambda, never, search_forecast
-from nrfx.training.guards import CallGuard, GradientGuard, check_held
+from nrfx.training.guards import (
+    CallGuard,
+    GradientGuard,
+    HeldGuard,
+    check_held,
+    look_for_averages,
+    refuse_in_backward,
+)
 from nrfx.training.hooks import StepHooks, clock
 from nrfx.training.in_place import become, join_original, joined_with
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
@@ -177,6 +185,7 @@ class Rejuvenator:
         self.last: Measurement | Event | None = None
         self._hooks: StepHooks | None = None
         self._calls = CallGuard()
+        self._held = HeldGuard()
         self._gradients = GradientGuard(after_event=False)
         given = unwrapped(gm)
         known = given if isinstance(given, TracedModule) else traced_of(given)
@@ -190,6 +199,7 @@ class Rejuvenator:
         self._before = self._module
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
+        self._held.look(self.optimizers, self._module)
         check_room(self.budget, self.trigger, room)
         self._witness = StepWitness(self)
         if inplace:
@@ -322,7 +332,22 @@ class Rejuvenator:
         penalty = Penalty(module, self._options, self.shrink_beta)
         meter = Meter(module, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
-        self._clock = clock(self.optimizers, module)
+        self._clock, self._facts = clock(self.optimizers, module), module.facts
+
+    def _look_again(self) -> None:
+        """Watches the network anew where somebody else has made it another one: a second Rejuvenator, a state dict."""
+        if self._module.facts is not self._facts and not self._cut:
+            self._watch(self._module)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is watched stays the same if an error ends the block."""
+        before = {name: vars(self)[name] for name in ("_module", "_penalty", "_meter", "_clock", "_facts")}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def _refuse_if_attached(self, name: str) -> None:
         if self._hooks is not None:
@@ -334,10 +359,12 @@ class Rejuvenator:
 
     def _behind(self, optimizer: Optimizer) -> None:
         if optimizer is self._clock:
+            refuse_in_backward()
             self._step()
 
     @torch.no_grad()
     def _penalize(self, scales: Mapping[torch.device, Tensor], held: set[Tensor] | None) -> None:
+        self._look_again()
         gammas = self._penalty.parameters()
         self._gradients.look(gamma for gamma in gammas if held is None or gamma in held)
         self._calls.called = True
@@ -346,6 +373,7 @@ class Rejuvenator:
 
     def _step(self) -> Measurement | Event | None:
         self.steps += 1
+        self._look_again()
         with torch.no_grad():
             self._penalty.stop_betas_at_zero()
         together = self._meet() if self._processes is None else self._processes
@@ -353,6 +381,7 @@ class Rejuvenator:
             return None
         with together.telling(f"step {self.steps}"), torch.no_grad():
             check_state(self.optimizers, self._module)
+            self._held.look(self.optimizers, self._module)
             self._calls.measured(self.lam)
             if self._cut:
                 together.agree(GATHERING, {"step": self.steps, "lambda": self.lam})
@@ -406,13 +435,14 @@ class Rejuvenator:
             recalibrate(result.module, self.calibration, result.origins)
         together.agree(DRAWN, {})
         spread_new(together, result.module)
+        look_for_averages(self._module, self.followers)
         joined = joined_with(self._module) if self.inplace else []
         replicas = replicas_of([self._module, *joined]) if self.inplace else []
         for replica in replicas:
             check_renewable(replica)
         whole.take_optimizers()
         changing = Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler, replicas)
-        with changing, whole.undone():
+        with self._kept(), changing, whole.undone():
             twins = [carried_inside(follower, result, self._module) for follower in self.followers]
             notes = migrate(self.optimizers, self._module, result, hooks_stay=self.inplace)
             for follower, twin in zip(self.followers, twins, strict=True):

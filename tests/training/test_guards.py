@@ -1,17 +1,19 @@
 """Loops in which a search would do nothing are told so."""
 
+import gc
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim import SGD
+from torch.optim.swa_utils import AveragedModel
 
 import nrfx
 from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.training.guards import CallGuard, GradientGuard
 from nrfx.training.rejuvenator import Rejuvenator
-from tests.training.small_loop import kill, set_up
+from tests.training.small_loop import kill, set_up, step
 from tests.zoo import IMAGE, vgg_bn
 
 X = torch.randn(8, *IMAGE[1:], generator=torch.Generator().manual_seed(1))
@@ -66,3 +68,45 @@ def test_gammas_that_are_frozen_have_no_gradient_to_miss() -> None:
     GradientGuard(after_event=True).look([])
     with pytest.raises(TrainingError):
         GradientGuard(after_event=True).look([gamma.requires_grad_()])
+
+
+def test_parameters_that_come_later_are_named_at_the_next_measurement() -> None:
+    nr, _ = set_up(trigger=0.01)
+    step(nr)
+    nr.module.register_parameter("late", torch.nn.Parameter(torch.ones(3)))
+    with pytest.warns(TrainingWarning, match=r"No optimizer holds late, which require"):
+        step(nr)
+    step(nr)
+
+
+def test_an_average_that_nobody_named_is_told_of_before_the_event() -> None:
+    nr, _ = set_up()
+    average = AveragedModel(nr.module)
+    kill(nr)
+    with pytest.warns(TrainingWarning, match=r"There is a AveragedModel of this network.*followers=\[it\]"):
+        event = step(nr)
+    assert isinstance(event, nrfx.Event) and average is not None
+    del average
+    gc.collect()
+
+
+def test_a_step_inside_of_backward_is_refused() -> None:
+    nr, _ = set_up()
+    optimizers = []
+    for parameter in nr.module.parameters():
+        own = SGD([parameter], lr=0.1)
+        parameter.register_post_accumulate_grad_hook(lambda _, own=own: own.step())
+        optimizers.append(own)
+    other = Rejuvenator(nr.module, optimizers, nr.budget, interval=1).attach()
+    with pytest.raises(TrainingError, match="inside of backward, in a hook of a parameter"):
+        F.cross_entropy(other.module(X), torch.zeros(8, dtype=torch.long)).backward()
+
+
+def test_two_rejuvenators_of_one_network_see_each_others_events() -> None:
+    one, optimizer = set_up()
+    other = Rejuvenator(one.module, optimizer, one.budget, interval=1, trigger=0.01, delta_lambda=0.1)
+    step(other), step(other)
+    kill(one)
+    assert isinstance(step(one), nrfx.Event)
+    assert isinstance(step(other), nrfx.Measurement) and isinstance(step(other), nrfx.Measurement)
+    assert other.last.params == nrfx.utilization(one.module).params
