@@ -20,7 +20,6 @@ from nrfx.plan.budget import Budget
 from nrfx.plan.budget_request import parse_budget
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import traced_of
-from nrfx.training.events import Event
 from nrfx.training.rejuvenator import Rejuvenator
 
 
@@ -117,14 +116,11 @@ class RejuvenatorCallback(_callback()):  # type: ignore[misc]
         self.rejuvenator = attached(traced, optimizers, self._budget, pl_module, self._loaded, scheduler, self._options)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Logs what was measured; behind an event, wraps the network anew where it is distributed."""
+        """Logs what was measured."""
         nr = self.rejuvenator
         if nr is None or nr.last is None or nr.last.step != nr.steps or nr.steps == self._told:
             return
         self._told = nr.steps
-        if isinstance(nr.last, Event) and isinstance(trainer.strategy.model, DistributedDataParallel):
-            trainer.strategy.model = pl_module  # the wrapper's buckets have the sizes of before
-            trainer.strategy.configure_ddp()
         pl_module.log_dict(numbers(nr.last, nr), on_step=True, on_epoch=False)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:

@@ -6,6 +6,7 @@ Each becomes an error where training would be lost, and a warning where it may b
 import gc
 import warnings
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -90,24 +91,25 @@ def refuse_in_backward() -> None:
 class GradientGuard:
     """Sees whether the loss was computed with the network: then some of its gammas have gradients."""
 
-    def __init__(self, after_event: bool) -> None:
-        self._after_event = after_event
+    def __init__(self, since: Literal["", "event", "load"] = "") -> None:
+        """Of what came last: before an event or a load, gradients may be missing."""
+        self._since = since
         self._seen = False
 
     def look(self, gammas: Iterable[nn.Parameter]) -> None:
         """Once a gradient has been seen, nothing. Call it before the optimizer's step.
 
         Raises:
-            TrainingError: after an event, no gamma that can be trained has a gradient.
+            TrainingError: after an event or a load, no gamma that can be trained has a gradient.
         """
         if self._seen:
             return
         trained = [gamma for gamma in gammas if gamma.requires_grad]
         self._seen = not trained or any(gamma.grad is not None for gamma in trained)
-        if not self._seen and self._after_event:
+        if not self._seen and self._since:
             raise TrainingError(
-                "Since the last event no gamma has a gradient: the loss was not computed with this network. With "
-                "inplace=False an event replaces the module: compute the loss with nr.module, taken anew in every "
+                f"Since the last {self._since} no gamma has a gradient: the loss was not computed with this network. "
+                "With inplace=False an event replaces the module: compute the loss with nr.module, taken anew in every "
                 "step. Otherwise call penalize after backward, and look for a copy of the network in the loop."
             )
 

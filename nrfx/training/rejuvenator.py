@@ -186,7 +186,7 @@ class Rejuvenator:
         self._hooks: StepHooks | None = None
         self._calls = CallGuard()
         self._held = HeldGuard()
-        self._gradients = GradientGuard(after_event=False)
+        self._gradients = GradientGuard()
         given = unwrapped(gm)
         known = given if isinstance(given, TracedModule) else traced_of(given)
         traced = as_traced(given, example_inputs) if known is None else known
@@ -307,7 +307,7 @@ class Rejuvenator:
         self._penalty.restore(masks)
         self._processes = None
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
-        self._before = before
+        self._before, self._gradients = before, GradientGuard("load")
 
     def settle(self) -> TracedModule:
         """After `load_state_dict` with another module, which the optimizers hold by now: brings it about in place.
@@ -461,7 +461,7 @@ class Rejuvenator:
         renew_heads(self._module)
         event = Event(self.steps, r, result, self.lam, notes)
         self._schedule = self._schedule.reset()
-        self._gradients = GradientGuard(after_event=True)
+        self._gradients = GradientGuard("event")
         self.events += 1
         self.note = ""
         return event

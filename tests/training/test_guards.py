@@ -64,10 +64,10 @@ def test_a_loss_of_another_network_after_an_event_is_an_error_before_the_step() 
 
 def test_gammas_that_are_frozen_have_no_gradient_to_miss() -> None:
     gamma = torch.nn.Parameter(torch.ones(2), requires_grad=False)
-    GradientGuard(after_event=True).look([gamma])
-    GradientGuard(after_event=True).look([])
+    GradientGuard("event").look([gamma])
+    GradientGuard("event").look([])
     with pytest.raises(TrainingError):
-        GradientGuard(after_event=True).look([gamma.requires_grad_()])
+        GradientGuard("event").look([gamma.requires_grad_()])
 
 
 def test_parameters_that_come_later_are_named_at_the_next_measurement() -> None:
