@@ -67,6 +67,8 @@ def follow(model: nn.Module, traced: TracedModule) -> None:
     Raises:
         TrainingError: somebody has wrapped the model's forward since the trace. Nothing was changed.
     """
+    if ORIGINAL not in vars(traced):  # of a twin, whose traced module was carried and not traced
+        remember(traced, model)
     note: _Weak = vars(traced)[ORIGINAL]
     forward = vars(model).get("forward")
     wrapped = forward is not None and not isinstance(forward, Following) and id(forward) != note.forward
