@@ -1,4 +1,4 @@
-"""Kills `nrfx train` with SIGKILL again and again, resumes it, and compares the end with that of a run never killed.
+"""Kills `nrfx train` again and again: it ends with the weights of a run that was never killed.
 
 `python -m benchmarks kills` kills 50 times (`--kills N`, five in a run), each time at a moment drawn from the time that
 a whole run takes, and writes benchmarks/results/kills.csv. `--ranks 2` trains under torchrun with so many

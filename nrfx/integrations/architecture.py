@@ -26,6 +26,7 @@ from nrfx.errors import CheckpointError, TrainingError
 from nrfx.files import parsed
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.original import differing, follow, join, original_of
+from nrfx.tracing.graph.stated import KEY
 from nrfx.training.rejuvenator import Rejuvenator
 from nrfx.training.resumed import State
 
@@ -69,7 +70,8 @@ def rebuild(traced: TracedModule, plan: str, weights: Mapping[str, Tensor], plac
     """
     saved = parsed(Plan, plan, place, CheckpointError)
     unsaved = {name: buffer for name, buffer in registered(traced).items() if not isinstance(buffer, nn.Parameter)}
-    tensors = {name: tensor for name, tensor in {**unsaved, **weights}.items() if name not in saved.aliases}
+    not_kept = {*saved.aliases, KEY}  # torch loads the entry of a state dict
+    tensors = {name: tensor for name, tensor in {**unsaved, **weights}.items() if name not in not_kept}
     network = restored(Stored(place, saved, tensors, None, None), traced)
     model = original_of(traced)
     if model is not None and differing(model, traced) is None:

@@ -61,18 +61,28 @@ def look_for_averages(module: TracedModule, followers: Iterable[nn.Module]) -> N
     """
     following = {id(part) for follower in followers for part in follower.modules()}
     shapes = _shapes(module)
+    if _averages(shapes, following):
+        gc.collect()  # some may only wait for it
+    for name in _averages(shapes, following):
+        warnings.warn(
+            f"There is a network of class {name} that averages this one, and it does not follow the event: it would "
+            "average numbers of different channels. Give the Rejuvenator followers=[it], or build it anew afterwards.",
+            TrainingWarning,
+            stacklevel=6,
+        )
+
+
+def _averages(shapes: dict[str, tuple[int, ...]], following: set[int]) -> list[str]:
+    """The classes of the averages of a network with parameters of these shapes, apart from some."""
+    found = []
     for each in gc.get_objects():
         kind = type(each)
         if not issubclass(kind, nn.Module) or not (kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()):
             continue
         inner = each._modules.get("module", each._modules.get("ema")) if "_modules" in vars(each) else None
         if inner is not None and id(inner) not in following and _shapes(inner) == shapes:
-            warnings.warn(
-                f"There is a {kind.__name__} of this network, which does not follow the event: it would average "
-                "numbers of different channels. Give the Rejuvenator followers=[it], or build it anew after the event.",
-                TrainingWarning,
-                stacklevel=6,
-            )
+            found.append(kind.__name__)
+    return found
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

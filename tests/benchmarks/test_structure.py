@@ -42,6 +42,7 @@ RESULTS = {
     "budgets": "soundness.budgets.Row",
     "exports": "soundness.exports.Row",
     "fuzz": "soundness.fuzz_page.Row",
+    "kills": "soundness.kills.Row",
     "processes": "soundness.processes.Row",
     "setups": "setups.setup.Row",
     "coverage": "coverage.vision.row.WholeRow",
