@@ -83,9 +83,7 @@ def test_an_average_that_nobody_named_is_told_of_before_the_event() -> None:
     nr, _ = set_up()
     average = AveragedModel(nr.module)
     kill(nr)
-    with pytest.warns(
-        TrainingWarning, match=r"class AveragedModel that averages this one.*followers=\[it\]"
-    ):
+    with pytest.warns(TrainingWarning, match=r"class AveragedModel that averages this one.*followers=\[it\]"):
         event = step(nr)
     assert isinstance(event, nrfx.Event) and average is not None
     del average
