@@ -5,6 +5,7 @@ Each becomes an error where training would be lost, and a warning where it may b
 
 import gc
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Literal
 
@@ -53,36 +54,48 @@ class HeldGuard:
             )
 
 
-def look_for_averages(module: TracedModule, followers: Iterable[nn.Module]) -> None:
-    """Warns of averages of the network that nobody named as followers, before an event.
+class Averages:
+    """The averages of a network that nobody named as followers: made before an event, asked when it is over.
 
     Where all widths come back to what they were, they would go on, and average numbers of different channels. They are
     known by the names of their classes: AveragedModel, and what is called EMA.
     """
-    following = {id(part) for follower in followers for part in follower.modules()}
-    shapes = _shapes(module)
-    if _averages(shapes, following):
-        gc.collect()  # some may only wait for it
-    for name in _averages(shapes, following):
-        warnings.warn(
-            f"There is a network of class {name} that averages this one, and it does not follow the event: it would "
-            "average numbers of different channels. Give the Rejuvenator followers=[it], or build it anew afterwards.",
-            TrainingWarning,
-            stacklevel=6,
-        )
+
+    def __init__(self, module: TracedModule, followers: Iterable[nn.Module]) -> None:
+        following = {id(part) for follower in followers for part in follower.modules()}
+        shapes = _shapes(module)
+        self._found: list[tuple[weakref.ref[nn.Module], int]] = []
+        for each in gc.get_objects():
+            inner = _averaged(each)
+            if inner is not None and id(inner) not in following and _shapes(inner) == shapes:
+                self._found.append((weakref.ref(each), id(inner)))
+
+    def tell(self) -> None:
+        """Warns of those that still hold the network that they held: `nrfx.carry_into` would have put another there."""
+        if self._left():
+            gc.collect()  # some may only wait for it
+        for kind in self._left():
+            warnings.warn(
+                f"A network of class {kind} averages this one, and did not follow the event: it would average numbers "
+                "of different channels. Give the Rejuvenator followers=[it], carry it in on_event, or build it anew.",
+                TrainingWarning,
+                stacklevel=5,
+            )
+        self._found = []
+
+    def _left(self) -> list[str]:
+        wrappers = [(wrapper(), known) for wrapper, known in self._found]
+        return [type(each).__name__ for each, known in wrappers if each is not None and id(_averaged(each)) == known]
 
 
-def _averages(shapes: dict[str, tuple[int, ...]], following: set[int]) -> list[str]:
-    """The classes of the averages of a network with parameters of these shapes, apart from some."""
-    found = []
-    for each in gc.get_objects():
-        kind = type(each)
-        if not issubclass(kind, nn.Module) or not (kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()):
-            continue
-        inner = each._modules.get("module", each._modules.get("ema")) if "_modules" in vars(each) else None
-        if inner is not None and id(inner) not in following and _shapes(inner) == shapes:
-            found.append(kind.__name__)
-    return found
+def _averaged(each: object) -> nn.Module | None:
+    """The network inside of an object that averages one; None for all others."""
+    kind = type(each)
+    if not issubclass(kind, nn.Module) or not (kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()):
+        return None
+    modules = vars(each).get("_modules", {})
+    inner: nn.Module | None = modules.get("module", modules.get("ema"))
+    return inner
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

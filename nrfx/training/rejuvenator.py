@@ -32,11 +32,11 @@ from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import chosen_delta_lambda, never, search_forecast
 from nrfx.training.guards import (
+    Averages,
     CallGuard,
     GradientGuard,
     HeldGuard,
     check_held,
-    look_for_averages,
     refuse_in_backward,
 )
 from nrfx.training.hooks import StepHooks, clock
@@ -389,8 +389,10 @@ class Rejuvenator:
                 self.last = self._measured(together, whole)
             if self._cut:
                 self._meter.forget()
-        if self.on_event is not None and isinstance(self.last, Event):
-            self.on_event(self.last)
+        if isinstance(self.last, Event):
+            if self.on_event is not None:
+                self.on_event(self.last)
+            self._averages.tell()
         return self.last
 
     def _meet(self) -> Alone:
@@ -435,7 +437,7 @@ class Rejuvenator:
             recalibrate(result.module, self.calibration, result.origins)
         together.agree(DRAWN, {})
         spread_new(together, result.module)
-        look_for_averages(self._module, self.followers)
+        self._averages = Averages(self._module, self.followers)
         joined = joined_with(self._module) if self.inplace else []
         replicas = replicas_of([self._module, *joined]) if self.inplace else []
         for replica in replicas:

@@ -79,11 +79,18 @@ def test_parameters_that_come_later_are_named_at_the_next_measurement() -> None:
     step(nr)
 
 
-def test_an_average_that_nobody_named_is_told_of_before_the_event() -> None:
+def test_an_average_that_is_carried_by_hand_is_not_told_of() -> None:
+    nr, _ = set_up(on_event=lambda event: nrfx.carry_into(average, event.result))
+    average = AveragedModel(nr.module)
+    kill(nr)
+    assert isinstance(step(nr), nrfx.Event)
+
+
+def test_an_average_that_nobody_named_is_told_of_behind_the_event() -> None:
     nr, _ = set_up()
     average = AveragedModel(nr.module)
     kill(nr)
-    with pytest.warns(TrainingWarning, match=r"class AveragedModel that averages this one.*followers=\[it\]"):
+    with pytest.warns(TrainingWarning, match=r"class AveragedModel averages this one.*followers=\[it\]"):
         event = step(nr)
     assert isinstance(event, nrfx.Event) and average is not None
     del average
