@@ -307,7 +307,9 @@ class Rejuvenator:
         self._penalty.restore(masks)
         self._processes = None
         self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
-        self._before, self._gradients = before, GradientGuard("load")
+        self._before = before
+        if module is not None:
+            self._gradients = GradientGuard("load")
 
     def settle(self) -> TracedModule:
         """After `load_state_dict` with another module, which the optimizers hold by now: brings it about in place.
