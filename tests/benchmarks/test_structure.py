@@ -43,6 +43,7 @@ RESULTS = {
     "exports": "soundness.exports.Row",
     "fuzz": "soundness.fuzz_page.Row",
     "kills": "soundness.kills.Row",
+    "kills_2": "soundness.kills.Row",
     "processes": "soundness.processes.Row",
     "setups": "setups.setup.Row",
     "coverage": "coverage.vision.row.WholeRow",
