@@ -196,7 +196,7 @@ class Rejuvenator:
             self._watch(as_traced(traced))
             room = self._meter.read()
         self._clock = clock(self.optimizers, traced)
-        self._before = self._module
+        self._before: TracedModule | None = None  # between load_state_dict and settle
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
         check_held(self.optimizers, self._module, self._penalty.gammas)
         self._held.look(self.optimizers, self._module)
@@ -317,7 +317,7 @@ class Rejuvenator:
         The module from before becomes the other one, as in an event, unless `inplace` is False. Returns `module`.
         """
         before, loaded, betas = self._before, self._module, self._penalty.betas
-        if self.inplace and before is not loaded:
+        if self.inplace and before is not None and before is not loaded:
             joined = joined_with(before)
             replicas = replicas_of([before, *joined])
             with Transaction([before, *joined], self.optimizers, replicas=replicas):
@@ -326,7 +326,7 @@ class Rejuvenator:
                     renew(replica)
                 self._watch(before)
                 self._penalty.restore(betas)
-        self._before = self._module
+        self._before = None
         return self._module
 
     def _watch(self, module: TracedModule) -> None:

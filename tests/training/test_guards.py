@@ -14,7 +14,7 @@ from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.training.guards import CallGuard, GradientGuard
 from nrfx.training.rejuvenator import Rejuvenator
 from tests.training.small_loop import kill, set_up, step
-from tests.zoo import IMAGE, vgg_bn
+from tests.zoo import IMAGE, norms, vgg_bn
 
 X = torch.randn(8, *IMAGE[1:], generator=torch.Generator().manual_seed(1))
 
@@ -114,6 +114,8 @@ def test_two_rejuvenators_of_one_network_see_each_others_events() -> None:
     other = Rejuvenator(one.module, optimizer, one.budget, interval=1, trigger=0.01, delta_lambda=0.1)
     step(other), step(other)
     kill(one)
+    with torch.no_grad():
+        next(iter(norms(one.module))).weight[:7] = 0  # so that widths change
     assert isinstance(step(one), nrfx.Event)
     assert isinstance(step(other), nrfx.Measurement) and isinstance(step(other), nrfx.Measurement)
     assert other.last.params == nrfx.utilization(one.module).params

@@ -1,9 +1,11 @@
 """An event changes the network in place: whoever holds the module, its model or its parameters goes on."""
 
 import copy
+import gc
 import inspect
 import io
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,7 +221,14 @@ def test_without_inplace_the_old_module_stays_and_its_loss_is_an_error_in_the_ne
 
 
 @pytest.mark.parametrize(
-    "place", ["rejuvenator.migrate", "in_place.hold_instead", "in_place.follow", "rejuvenator.Meter"]
+    "place",
+    [
+        "rejuvenator.migrate",
+        "in_place.hold_instead",
+        "in_place.follow",
+        "rejuvenator.Meter",
+        "rejuvenator.Whole.cut_again",
+    ],
 )
 @pytest.mark.parametrize("error", [RewriteError, KeyboardInterrupt])
 def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_were(
@@ -231,6 +240,8 @@ def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_
     train(model, nr, optimizer, 3)
     kinds = {path: type(module) for path, module in model.named_modules()}
     kill(nr, 0.4)
+    with torch.no_grad():
+        model.layer1[0].bn1.weight[:6] = 0  # so that widths change
     before = contents(nr, optimizer)
     expected = model(X)
 
@@ -246,6 +257,7 @@ def test_an_event_that_fails_anywhere_leaves_model_module_and_optimizer_as_they_
     assert equal(before, contents(nr, optimizer))
     assert {path: type(module) for path, module in model.named_modules()} == kinds
     assert torch.equal(model(X), expected) and torch.equal(gm(X), expected)
+    assert all(mask.shape == gm.get_parameter(name).shape for name, mask in nr._penalty.gammas.items())
     nr.penalize()
     assert isinstance(nr.step(), Event)
     assert len(list(norms(gm))) == len(list(norms(model)))
@@ -352,3 +364,14 @@ def test_a_model_that_runs_its_graphs_has_the_signature_of_its_own_forward() -> 
     before = inspect.signature(model.forward)
     train(model, *rejuvenator(gm, gm), 6, (4,))
     assert "forward" in vars(model) and inspect.signature(model.forward) == before
+
+
+def test_a_network_that_an_event_replaced_is_kept_by_nobody() -> None:
+    nr, optimizer = rejuvenator(gm := nrfx.trace(resnet(), torch.zeros(IMAGE)), gm, inplace=False)
+    gone = weakref.ref(gm)
+    del gm
+    for number in range(6):
+        train(nr.module, nr, optimizer, 1, (0,) if number == 4 else ())
+    assert nr.events == 1
+    gc.collect()
+    assert gone() is None
