@@ -14,7 +14,7 @@ Scheme = Literal["attention", "dense", "removed"]
 Reinitialize = Literal["rejuvenated", "all"]
 """Which parameters start anew, see `nrfx.rejuvenate`."""
 
-DatasetName = Literal["digits", "shapes", "cifar10", "cifar100", "folder"]
+DatasetName = Literal["digits", "shapes", "fashion", "cifar10", "cifar100", "folder"]
 """A dataset, see `nrfx.experiment.datasets`."""
 
 Suffix = Literal[".onnx", ".pt2"]

@@ -192,9 +192,14 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--weights", metavar="FILE[:KEY]", help=WEIGHTS)
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
     parser.add_argument("--data", choices=get_args(DatasetName), help="(digits, which need no download)")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of CIFAR's files, or of train/ and val/")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the files of CIFAR or fashion, or of train/ and val/"
+    )
     parser.add_argument("--download", action="store_const", const=True, help="fetch CIFAR if it is not there")
-    parser.add_argument("--size", type=_positive, metavar="N", help="side to which images are resized (8; shapes 32)")
+    parser.add_argument("--size", type=_positive, metavar="N", help="side of the images (8; fashion 28, shapes 32)")
+    parser.add_argument(
+        "--count", type=_positive, metavar="N", help="images of shapes (6000), or of fashion to train on"
+    )
     parser.add_argument("--channels", type=int, choices=(1, 3), metavar="N", help="colours of the images (1)")
     parser.add_argument(
         "--budget", type=_budget, metavar="BUDGET", help="as for rejuvenate; without one it is plain training"

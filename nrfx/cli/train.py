@@ -37,8 +37,11 @@ SETTINGS = {
 }
 """Options of the command line -> settings of a recipe."""
 
-DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels")}}
+DATA = {"data": "name", "data_root": "root", **{name: name for name in ("download", "size", "channels", "count")}}
 """Options of the command line -> fields of DataConfig."""
+
+COUNTED = ("shapes", "fashion")
+"""The datasets that have a count of images."""
 
 SHORT_SCHEDULE: Mapping[str, Any] = {"delta_lambda": None}
 """Where there is no recipe: the paper's delta_lambda is for epochs of thousands of steps."""
@@ -99,6 +102,9 @@ def asked(options: Mapping[str, Any]) -> Job:
             f"--{idle[0].replace('_', '-')} has no meaning for {file.row.name}, which rejuvenates nothing: leave it "
             "out, or give a --budget or a --row such as NR-CA-BR."
         )
+    chosen = options["data"] or file.data.name
+    if options["count"] is not None and chosen not in COUNTED:
+        raise UsageError(f"--count has no meaning for {chosen}: leave it out, or give --data {' or '.join(COUNTED)}.")
     settings = {field: options[name] for name, field in SETTINGS.items() if options[name] is not None}
     places = {field: options[name] for name, field in DATA.items() if options[name] is not None}
     own = {name: options[name] for name in ("model", "num_classes", "budget", "seed") if options[name] is not None}

@@ -1,7 +1,8 @@
 # ruff: noqa: PLC0415  torchvision takes a second to import, and the digits do not need it
-"""Datasets by name: the digits, rendered shapes, CIFAR-10 and CIFAR-100, and folders of images such as ImageNet.
+"""Datasets by name: the digits, rendered shapes, Fashion-MNIST, CIFAR-10 and CIFAR-100, and folders such as ImageNet's.
 
 digits, shapes      made here
+fashion             from the folder `root`: the four files as they are published, see fashion.py
 cifar10, cifar100   from the folder `root`, in the form in which torchvision keeps them; downloaded on request
 folder              root/train/CLASS/*.jpg and root/val/CLASS/*.jpg, read as they are needed
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from nrfx.errors import UsageError
 from nrfx.experiment.data import WHOLE, Dataset, Images, Share, digits, part_of
+from nrfx.experiment.fashion import HELD, SIDE, fashion
 from nrfx.experiment.shapes import shapes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,11 +39,12 @@ class DataConfig:
         root: folder of the files; digits and shapes have none.
         download: CIFAR alone: fetch it into `root` if it is not there.
         validation: the part of the training images that choices are made on; 0 trains on all of them, and what the log
-            calls validation is then the test part, as in the paper. None: 0.15 of digits and shapes, 0.1 of CIFAR, 0 of
-            folders.
-        size: side of the images; None: digits 8, shapes and CIFAR 32, folders 224.
-        channels: 1 or 3, of digits and shapes.
-        count, classes, noise: of shapes.
+            calls validation is then the test part, as in the paper. None: 0.15 of digits and shapes, 5,000 images of
+            fashion, 0.1 of CIFAR, 0 of folders.
+        size: side of the images; None: digits 8, fashion 28, shapes and CIFAR 32, folders 224.
+        channels: 1 or 3, of digits, shapes and fashion.
+        count: of shapes: all images (None: 6,000); of fashion: those to train on (None: all).
+        classes, noise: of shapes.
         workers: processes that read and decode the images of a folder.
     """
 
@@ -51,7 +54,7 @@ class DataConfig:
     validation: float | None = None
     size: int | None = None
     channels: int = 1
-    count: int = 6_000
+    count: int | None = None
     classes: int = 6
     noise: float = 0.3
     workers: int = 4
@@ -80,7 +83,15 @@ def _digits(config: DataConfig, seed: int) -> Dataset:
 
 def _shapes(config: DataConfig, seed: int) -> Dataset:
     held = {} if config.validation is None else {"validation": config.validation}
-    return shapes(seed, config.count, config.classes, config.size or 32, config.channels, config.noise, **held)
+    count = 6_000 if config.count is None else config.count
+    return shapes(seed, count, config.classes, config.size or 32, config.channels, config.noise, **held)
+
+
+def _fashion(config: DataConfig, seed: int) -> Dataset:
+    if config.download:
+        raise UsageError("fashion is not downloaded: get its four files, and name their folder (--data-root).")
+    held = HELD if config.validation is None else config.validation
+    return fashion(_root(config), seed, held, config.count, config.size or SIDE, config.channels)
 
 
 def _cifar(config: DataConfig, seed: int, kind: str, classes: int) -> Dataset:
@@ -222,6 +233,7 @@ class _Shares:
 DATASETS: Mapping[str, Callable[[DataConfig, int], Dataset]] = MappingProxyType({
     "digits": _digits,
     "shapes": _shapes,
+    "fashion": _fashion,
     "cifar10": partial(_cifar, kind="CIFAR10", classes=10),
     "cifar100": partial(_cifar, kind="CIFAR100", classes=100),
     "folder": _folder,

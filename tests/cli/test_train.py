@@ -10,6 +10,7 @@ from nrfx.cli.parser import arguments_parser
 from nrfx.cli.train import asked
 from nrfx.experiment.record import Folder
 from tests.cli.running import printed, refused
+from tests.experiment.test_fashion import write
 
 
 def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +37,11 @@ TRAININGS = {
     "trigger and no budget": (["tests.zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
     "missing root": (["tests.zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
     "absent root": (["tests.zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),
+    "no files of fashion": (
+        ["tests.zoo:vgg_bn", "--data", "fashion", "--data-root", "."],
+        "fashion is not in .: expected train-images-idx3-ubyte.gz",
+    ),
+    "count of digits": (["tests.zoo:vgg_bn", "--count", "9"], "--count has no meaning for digits: leave it out"),
     "unknown device": (["nrfx.experiment.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
     "nothing to resume": (["--resume", "absent"], "absent holds no run"),
     "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
@@ -67,6 +73,21 @@ def test_a_recipe_is_trained_with_the_row_and_the_options_given_over_it(
     told = json.loads((files / "run" / "config.json").read_text())
     assert (told["reallocate"], told["epochs"], told["batch_size"], told["seed"]) == (False, 1, 200, 3)
     assert (told["lr"], told["interval"], told["row"]) == (0.05, 2, "NR-IP")
+
+
+def test_fashion_is_trained_from_its_files_by_options_or_by_a_recipe(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(files / "data")
+    model, sizes = "nrfx.experiment.demo:digits_net", ["--size", "14", "--count", "64"]
+    options = ["--data", "fashion", "--data-root", "data", *sizes]
+    (files / "own.toml").write_text(f'row = "BL"\nmodel = "{model}"\n[data]\nname = "fashion"\nroot = "data"\n')
+    for name, job in {"a": [model, *options], "b": ["--recipe", "own.toml", *sizes]}.items():
+        assert main(["train", *job, "--epochs", "1", "--batch", "32", "--out", name, "--json"]) == 0
+        capsys.readouterr()
+        told = json.loads((files / name / "config.json").read_text())["data"]
+        assert (told["name"], told["root"], told["size"], told["count"]) == ("fashion", "data", 14, 64)
+    assert (files / "a" / "model.safetensors").read_bytes() == (files / "b" / "model.safetensors").read_bytes()
 
 
 def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
