@@ -3,13 +3,14 @@
 After a rewrite the norms of new channels start with mean 0 and variance 1, and follow the data only as fast as their
 momentum lets them. Recalibration runs some batches and writes the plain average of the batches' statistics. The
 network runs in eval mode (no dropout, as wherever the statistics will be used), but its batch norms normalise with the
-statistics of the batch, as in training.
+statistics of the batch, as in training. `recalibrate` writes them, `recalibrated` lends them for a `with` block.
 
 Not handled: instance norms that keep running statistics. Frozen norms normalise as they always do and stay as they are.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -61,23 +62,81 @@ def recalibrate(
     >>> norm.running_mean, norm.running_var
     (tensor([6., 6.]), tensor([0., 0.]))
     """
-    if not isinstance(batches, Iterable):
-        raise TrainingError(f"batches is {batches!r}; expected a list of inputs, or a data loader.")
     if origins is not None and not isinstance(origins, Mapping):
         raise TrainingError(f"origins is of class {type(origins).__name__}; expected result.origins, or None.")
     norms = _norms(module, origins)
-    count = 0
-    with evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
-        for count, batch in enumerate(batches, start=1):
-            _run(module, batch, count - 1)
-        averages = seen.averages()
-    if not count:
-        raise TrainingError("There is no batch: `batches` is empty, or an iterator that was used up. Give a list.")
+    averages = _averages(module, batches, norms)
     changed = [norm for norm in norms.values() if norm.path in averages and bool(norm.fresh.any())]
     for norm in changed:
         for tensor, value in zip((norm.mean, norm.var), averages[norm.path], strict=True):
             tensor.copy_(torch.where(norm.fresh, value.to(tensor), tensor))
     return tuple(norm.path for norm in changed)
+
+
+@contextmanager
+def recalibrated(module: nn.Module, batches: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    """In a `with` block, running statistics taken anew from batches; behind it, the same tensors as before.
+
+    Running statistics follow the weights with their momentum. Where the weights change quickly, as around an event or
+    under a penalty on the gammas, they lag behind, and eval mode shows another network than the one that is trained.
+    Inside of the block, a score in eval mode is that of the weights. Training goes on as if there had been no block:
+    the norms get other tensors for as long as it lasts, so that no number of the network is written, and no random
+    number is drawn. It does not change the mode, and keeps the old statistics beside the new ones: two numbers a
+    channel.
+
+    Args:
+        module: the network, in either mode.
+        batches: as for `recalibrate`: some hundred images, as in training. A module without such norms runs none.
+
+    Gives the paths of the norms whose statistics are new: none where the module has no batch norms, or frozen ones.
+
+    Raises:
+        TrainingError: as for `recalibrate`. Nothing was changed.
+
+    >>> norm = nn.BatchNorm2d(1)
+    >>> with recalibrated(nn.Sequential(norm), [torch.full((4, 1, 3, 3), 5.0)]) as paths:
+    ...     paths, norm.running_mean
+    (('0',), tensor([5.]))
+    >>> norm.running_mean
+    tensor([0.])
+    """
+    norms = _norms(module, None)
+    averages = _averages(module, batches, norms) if norms else {}
+    changed = [norm for norm in norms.values() if norm.path in averages]
+    new = {
+        id(old): value.to(old)
+        for norm in changed
+        for old, value in zip((norm.mean, norm.var), averages[norm.path], strict=True)
+    }
+    held = [
+        (owner, name, getattr(owner, name, None))
+        for owner in module.modules()
+        for name in ("running_mean", "running_var")
+        if id(getattr(owner, name, None)) in new
+    ]
+    try:
+        for owner, name, old in held:
+            setattr(owner, name, new[id(old)])
+        yield tuple(norm.path for norm in changed)
+    finally:
+        for owner, name, old in held:
+            setattr(owner, name, old)
+
+
+def _averages(
+    module: nn.Module, batches: Iterable[Any], norms: Mapping[int, "_Norm"]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Path -> (mean, variance) of each of the norms that the batches reach."""
+    if not isinstance(batches, Iterable):
+        raise TrainingError(f"batches is {batches!r}; expected a list of inputs, or a data loader.")
+    count = 0
+    with evaluating(module), _BatchStatistics(norms) as seen, torch.no_grad():
+        for count, batch in enumerate(batches, start=1):
+            _run(module, batch, count - 1)
+        averages: dict[str, tuple[Tensor, Tensor]] = seen.averages()
+    if not count:
+        raise TrainingError("There is no batch: `batches` is empty, or an iterator that was used up. Give a list.")
+    return averages
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
+from nrfx.analysis.meter import Meter
 from nrfx.errors import TrainingError
+from nrfx.training.recalibrate import recalibrated
 from tests.tracing.partial.test_partition import Detector
 from tests.tracing.partial.test_partition import images as detected
 from tests.training.small_loop import contents as everything
@@ -261,6 +263,82 @@ def test_a_model_traced_in_parts_runs_as_it_does_by_itself() -> None:
     assert torch.allclose(gm.get_buffer("backbone.one.1.running_mean"), expected)
     with pytest.raises(TrainingError, match=r"Batch 0, of shape \[5\], does not go through"):
         nrfx.recalibrate(gm, [torch.zeros(5)])
+
+
+# For a block
+
+
+def kept(module: nn.Module) -> dict[str, Any]:
+    """The contents of a module, which tensors these are, and how often each was written."""
+    buffers = {name: (id(buffer), buffer._version) for name, buffer in module.named_buffers()}
+    return {**contents(module), "buffers": buffers}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["vgg_bn", "resnet", "functional_dropout"])
+def test_in_a_block_the_statistics_are_new_and_behind_it_no_number_was_written(name: str, training: bool) -> None:
+    gm = nrfx.trace(SMALL[name](), torch.zeros(IMAGE)).train(training)
+    gm(images(1, seed=4)[0]).sum().backward()
+    other = copy.deepcopy(gm)
+    paths = nrfx.recalibrate(other, images(2))
+    before, x = kept(gm), images(1, seed=9)[0]
+    with recalibrated(gm, images(2)) as inside:
+        assert inside == paths
+        expected = other.state_dict()
+        assert all(torch.equal(value, expected[path]) for path, value in gm.state_dict().items())
+        assert gm.training == training and torch.equal(copy.deepcopy(gm).eval()(x), other.eval()(x))
+    assert not differences(before, contents(gm)) and kept(gm)["buffers"] == before["buffers"]
+
+
+def test_the_old_statistics_come_back_where_the_block_fails() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    before = kept(gm)
+    with pytest.raises(KeyError), recalibrated(gm, images(1)):
+        raise KeyError
+    assert not differences(before, contents(gm)) and kept(gm)["buffers"] == before["buffers"]
+
+
+@pytest.mark.parametrize(("batches", "message"), [
+    ([], "There is no batch"), (None, "batches is None"), ([torch.full(IMAGE, torch.inf)], "What 1 sees is not finite"),
+])  # fmt: skip
+def test_batches_that_give_no_statistics_open_no_block(batches: Any, message: str) -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
+    before = kept(gm)
+    with pytest.raises(TrainingError, match=message), recalibrated(gm, batches):
+        raise AssertionError
+    assert not differences(before, contents(gm)) and kept(gm)["buffers"] == before["buffers"]
+
+
+def test_without_batch_norms_no_batch_is_run() -> None:
+    batches = iter([torch.zeros(2, 3)])
+    with recalibrated(nn.Sequential(nn.Linear(3, 2)), batches) as paths:
+        assert paths == ()
+    assert len(list(batches)) == 1
+
+
+def test_two_norms_with_the_same_statistics_both_have_the_new_ones() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    model[1].running_mean, model[1].running_var = model[0].running_mean, model[0].running_var
+    with recalibrated(model, [torch.randn(9, 2, generator=torch.Generator().manual_seed(0))]):
+        assert model[0].running_mean is model[1].running_mean and model[0].running_var is model[1].running_var
+
+
+def test_a_loss_from_before_the_block_is_differentiated_behind_it() -> None:
+    gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE)).eval()
+    loss = gm(images(1)[0]).sum()
+    with recalibrated(gm, images(2)):
+        pass
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in gm.parameters())
+
+
+def test_a_meter_reads_the_same_behind_the_block() -> None:
+    gm = nrfx.trace(with_dead(vgg_bn()), torch.zeros(IMAGE))
+    meter = Meter(gm)
+    before = meter.read()
+    with recalibrated(gm, images(1)):
+        pass
+    assert meter.read().params == before.params
 
 
 # At an event
