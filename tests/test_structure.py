@@ -52,8 +52,8 @@ ORDER: Mapping[str, str] = {
     "rejuvenator",
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
-    "experiment": "config data shapes idx fashion datasets recipe recipe_file record metrics progress plot sparse "
-    "ranks loop demo",
+    "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "
+    "sparse ranks loop demo",
     "api": "",
     "cli": "parser output endings train commands",
 }

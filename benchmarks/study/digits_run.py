@@ -23,7 +23,8 @@ class Trained:
     """A run: its row and seed, the numbers of its first event (0 without one), and its errors in percent.
 
     The training losses are means over the epoch before the event, the epoch of the event, and the epoch after it. The
-    validation losses are those right before and after the event, and at the end of the epoch after it.
+    validation losses are those right before and after the event, and at the end of the epoch after it, with running
+    statistics as training has left them.
     """
 
     row: str
@@ -98,9 +99,9 @@ def _described(row: str, seed: int, run: Run) -> Trained:
         train_before=around[-1].loss if event else 0.0,
         train_event=around[0].loss if event else 0.0,
         train_next=around[1].loss if event else 0.0,
-        loss_before=event.validation_loss_before if event else 0.0,
-        loss_after=event.validation_loss_after if event else 0.0,
-        loss_next=around[1].validation_loss if event else 0.0,
+        loss_before=(event and event.lagging_loss_before) or 0.0,
+        loss_after=(event and event.lagging_loss_after) or 0.0,
+        loss_next=(event and around[1].lagging_loss) or 0.0,
         train_error=run.epochs[-1].train_error,
         validation_error=run.validation.error,
         test_error=run.test.error,

@@ -26,7 +26,7 @@ from benchmarks.timing import Environment
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.spaces import channels_of
 from nrfx.experiment.data import Dataset, digits
-from nrfx.experiment.loop import score
+from nrfx.experiment.scores import score
 
 TABLE = RESULTS / "held.csv"
 SIDE, BATCH, LR, DELTA_LAMBDA, GAMMA = 32, 16, 0.02, 1e-3, 0.5

@@ -23,7 +23,7 @@ from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.experiment.data import Dataset, digits
 from nrfx.experiment.demo import CONFIG, digits_net
-from nrfx.experiment.loop import score
+from nrfx.experiment.scores import score
 
 TABLE = RESULTS / "recalibration.csv"
 STEPS = (0, 2, 5, 10, 20, 40, 80)

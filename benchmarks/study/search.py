@@ -3,8 +3,9 @@
 The network and the settings are those of the demo, whose search lasts half of 50 epochs. Each delta_lambda is the one
 with which a gamma that the loss has no use for dies within a given part of the search
 (`nrfx.training.schedule.suggest_delta_lambda`). For each part and seed a row holds the step of the event, the
-validation errors (eval mode) before and after it, and the error at the end. `python -m benchmarks search` prints the
-table and writes benchmarks/results/search.csv; five minutes of one core. It has no check: the exit status is 0.
+validation errors (eval mode, with running statistics as training has left them) before and after it, and the error at
+the end. `python -m benchmarks search` prints the table and writes benchmarks/results/search.csv; five minutes of one
+core. It has no check: the exit status is 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,8 +71,8 @@ def run(part: float, seed: int, data: Dataset) -> Search:
         event=event.step if event else None,
         r=event.r if event else None,
         alpha=event.alpha if event else None,
-        error_before=event.validation_error_before if event else None,
-        error_after=event.validation_error_after if event else None,
+        error_before=event.lagging_error_before if event else None,
+        error_after=event.lagging_error_after if event else None,
         final_error=done.validation.error,
         **asdict(Environment.here()),
     )

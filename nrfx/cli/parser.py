@@ -207,6 +207,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
     parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
     parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
+    parser.add_argument("--warmup", type=int, metavar="N", help="steps in which it rises again after an event (0)")
     parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
     parser.add_argument(
         "--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (by the search's length)"

@@ -14,7 +14,8 @@ from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.datasets import DataConfig, dataset
-from nrfx.experiment.loop import Run, check_fit, train
+from nrfx.experiment.fit import check_fit
+from nrfx.experiment.loop import Run, train
 from nrfx.experiment.metrics import Watchers, metrics
 from nrfx.experiment.progress import Screen
 from nrfx.experiment.ranks import launched, ranks
@@ -32,7 +33,8 @@ from nrfx.training.processes import Alone
 SETTINGS = {
     "batch": "batch_size",
     **{
-        name: name for name in ("epochs", "lr", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window")
+        name: name
+        for name in ("epochs", "lr", "warmup", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window")
     },
 }
 """Options of the command line -> settings of a recipe."""
@@ -49,7 +51,7 @@ SHORT_SCHEDULE: Mapping[str, Any] = {"delta_lambda": None}
 ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
 """The row that a scheme means where none is named: the one that rescales, where there is one."""
 
-OF_A_SEARCH = ("budget", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window", "scheme")
+OF_A_SEARCH = ("budget", "warmup", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window", "scheme")
 """Options that mean nothing where nothing is rejuvenated."""
 
 GOES_ON = {"resume", "data_root", "device", "json", "run", "log"}
@@ -256,9 +258,10 @@ def _finished(job: Job, run: Run, budget: Budget | None, out: Path) -> Finished:
         "seconds": run.seconds,
         "out": str(out),
     }
-    count = len(run.events)
+    count, last = len(run.events), run.epochs[-1]
+    recalibrated = "" if last.lagging_error is None else f" ({last.validation_error:.2f} % recalibrated)"
     sentence = (
-        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %, {run.params:,} params, "
-        f"{run.flops:,} flops, {count} rejuvenation{'' if count == 1 else 's'}. Saved in {out}."
+        f"test error {run.test.error:.2f} %, validation error {run.validation.error:.2f} %{recalibrated}, "
+        f"{run.params:,} params, {run.flops:,} flops, {count} rejuvenation{'' if count == 1 else 's'}. Saved in {out}."
     )
     return Finished(plain, sentence)

@@ -28,6 +28,7 @@ class RunConfig:
         decay: for schedule "steps".
         restart: an event sets the epoch counter back to 0, as in the paper: the run then is longer than `epochs` by the
             epochs before the last event.
+        warmup: steps after each event in which the learning rate rises in equal parts up to the schedule's; 0 for none.
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
         seed: of the order of the images and of new weights.
@@ -54,6 +55,7 @@ class RunConfig:
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
     restart: bool = False
+    warmup: int = 0
     shift: int = 1
     flip: bool = False
     seed: int = 0
@@ -80,16 +82,20 @@ class RunConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise TrainingError(f"{name} is {value!r}; expected 0 or a positive number.")
-        if self.interval is not None and self.interval < 1:
-            raise TrainingError(f"interval is {self.interval!r}; expected a number of steps, 1 or more, or None.")
-        if self.until is not None and self.until < 1:
-            raise TrainingError(f"until is {self.until!r}; expected a number of steps, 1 or more, or None.")
+        for name in ("interval", "until"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainingError(f"{name} is {value!r}; expected a number of steps, 1 or more, or None.")
         if not 0 < self.search <= 1:
             raise TrainingError(f"search is {self.search!r}; expected a fraction of the epochs above 0 and up to 1.")
         if not 0 <= self.dsd < 1:
             raise TrainingError(f"dsd is {self.dsd!r}; expected the part of the weights to leave out, such as 0.3.")
-        if self.shift < 0:
-            raise TrainingError(f"shift is {self.shift!r}; expected a number of pixels, 0 or more.")
+        for name, unit in {"shift": "pixels", "warmup": "steps"}.items():
+            if (value := getattr(self, name)) < 0:
+                raise TrainingError(f"{name} is {value!r}; expected a number of {unit}, 0 or more.")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
         for name, kind in {"optimizer": OptimizerName, "schedule": Schedule}.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrainingError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(get_args(kind))}.")
@@ -100,8 +106,12 @@ class RunConfig:
             )
 
 
-def learning_rate(config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None) -> float:
-    """The learning rate of a step.
+def learning_rate(
+    config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None, last_event: int | None = None
+) -> float:
+    """The learning rate of a step: the schedule's, times (steps since the last event) / warmup in a warm-up.
+
+    The step right behind the event is the first since it, so that step number `warmup` has the schedule's again.
 
     Args:
         config: of the run.
@@ -109,6 +119,7 @@ def learning_rate(config: RunConfig, step: int, per_epoch: int, start: int, fall
         per_epoch: steps of an epoch.
         start: the step at which the epoch counter was last 0.
         fall_from: where a cosine begins to fall; None for not yet.
+        last_event: steps before the last event; None for no event yet.
 
     >>> cosine = RunConfig(lr=0.8, epochs=10)
     >>> [round(learning_rate(cosine, step, 10, start=0, fall_from=20), 3) for step in (0, 20, 60, 100)]
@@ -116,7 +127,17 @@ def learning_rate(config: RunConfig, step: int, per_epoch: int, start: int, fall
     >>> steps = RunConfig(lr=0.8, epochs=3, schedule="steps", milestones=(1, 2))
     >>> [round(learning_rate(steps, step, 10, start=5, fall_from=None), 3) for step in (5, 14, 15, 25)]
     [0.8, 0.8, 0.08, 0.008]
+    >>> warmed = RunConfig(lr=0.8, epochs=10, warmup=4)
+    >>> [round(learning_rate(warmed, step, 10, 0, None, last_event=20), 3) for step in (20, 21, 22, 23, 24)]
+    [0.2, 0.4, 0.6, 0.8, 0.8]
     """
+    scheduled = _scheduled(config, step, per_epoch, start, fall_from)
+    if last_event is None or step >= last_event + config.warmup:
+        return scheduled
+    return scheduled * (step + 1 - last_event) / config.warmup
+
+
+def _scheduled(config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None) -> float:
     if config.schedule == "steps":
         epoch = (step - start) // per_epoch
         return config.lr * config.decay ** sum(epoch >= milestone for milestone in config.milestones)

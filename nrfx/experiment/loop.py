@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from nrfx.analysis.utilization import utilization
 from nrfx.checkpoint import load
-from nrfx.errors import CheckpointError, TrainingError, UsageError
+from nrfx.errors import CheckpointError, TrainingError
 from nrfx.experiment.config import RunConfig, learning_rate
-from nrfx.experiment.data import Dataset, Images, Part
+from nrfx.experiment.data import Dataset, Images
+from nrfx.experiment.fit import check_fit
 from nrfx.experiment.ranks import average_gradients, check_batch, ranks
-from nrfx.experiment.record import Epoch, EventRecord, Folder, Score, Silent, Watcher, read_log
+from nrfx.experiment.record import Epoch, EventRecord, Folder, Silent, Watcher, read_log
+from nrfx.experiment.scores import Score, Scores, score, scores
 from nrfx.experiment.sparse import Phases, phases, sparse
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import heads
@@ -35,7 +37,11 @@ from nrfx.training.rejuvenator import Rejuvenator
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run: the network (in eval mode), its log, its events, and its scores on images new to it."""
+    """What came of a run: the network (in eval mode), its log, its events, and its scores on images new to it.
+
+    The scores are those of the network that is saved, as it is, with its own running statistics; those in the log are
+    of the network under training (see `nrfx.experiment.scores`).
+    """
 
     module: TracedModule
     epochs: tuple[Epoch, ...]
@@ -55,6 +61,7 @@ class Run:
             "epochs": len(self.epochs),
             "events": [{"step": event.step, "r": event.r, "alpha": event.alpha} for event in self.events],
             "validation_error": self.validation.error,
+            "recalibrated_validation_error": self.epochs[-1].validation_error,
             "test_error": self.test.error,
         }
 
@@ -115,39 +122,6 @@ def finished(gm: TracedModule, data: Dataset, config: RunConfig, budget: Budget 
     return training.result()
 
 
-@torch.no_grad()
-def score(module: nn.Module, images: Part, size: int = 512) -> Score:
-    """How well the module classifies images in eval mode; its mode is put back afterwards."""
-    was_training = module.training
-    module.eval()
-    losses, wrong, count = [], [], 0
-    for batch in images.in_order(size):
-        logits = module(batch.x)
-        losses.append(F.cross_entropy(logits, batch.y, reduction="sum"))
-        wrong.append((logits.argmax(1) != batch.y).sum())
-        count += len(batch)
-    module.train(was_training)
-    return Score(float(torch.stack(losses).sum()) / count, int(torch.stack(wrong).sum()), count)
-
-
-def check_fit(gm: TracedModule, data: Dataset, config: RunConfig) -> None:
-    """Raises the UsageError that `train` would raise where network, dataset and config do not fit each other."""
-    if len(data.train) < config.batch_size:
-        raise UsageError(
-            f"A batch of {config.batch_size} is larger than the training part of {data.name}: {len(data.train)} images."
-        )
-    wanted, actual = list(gm.inputs[0][0][1:]), list(data.train.shape)
-    if wanted != actual:
-        raise UsageError(
-            f"The network was traced for images of {wanted}, and {data.name} has {actual}: make one fit the other."
-        )
-    output = next(iter(reversed(gm.graphs["eval"].nodes))).meta["val"]
-    logits = output.shape if isinstance(output, Tensor) else None
-    if logits is None or len(logits) != 2 or logits[1] < data.classes:
-        described = "something else" if logits is None else f"{list(logits)}"
-        raise UsageError(f"{data.name} needs logits [N, {data.classes}], and the network returns {described}.")
-
-
 class _Training:
     """A run under way."""
 
@@ -173,6 +147,7 @@ class _Training:
         self.epoch = self.step = self.start = 0
         self.fall_from = None if self.rejuvenator else 0
         self.searched = None if self.rejuvenator else 0  # the epoch in which the search ended
+        self.last_event: int | None = None  # its step
         self.epochs: list[Epoch] = []
         self.events: list[EventRecord] = []
         self.earlier = 0.0  # seconds before the run was resumed
@@ -256,24 +231,29 @@ class _Training:
             loss, wrong, lam = self._pass()
         if self.searched is None and self.rejuvenator is not None and not self.rejuvenator.searching:
             self.searched = self.epoch
-        validation, alive = score(self.module, self.parts["validation"]), utilization(self.module)
+        seen, alive = self._scores(self.module), utilization(self.module)
         epoch = Epoch(
             epoch=self.epoch,
             step=self.step,
             loss=loss / self.per_epoch,
             train_error=100 * wrong / (self.per_epoch * self.config.batch_size),
-            validation_loss=validation.loss,
-            validation_error=validation.error,
+            validation_loss=seen.recalibrated.loss,
+            validation_error=seen.recalibrated.error,
             r_params=alive.params.ratio,
             r_flops=alive.flops.ratio,
             lam=lam,
             lr=self.optimizer.param_groups[0]["lr"],
             seconds=self.earlier + time.perf_counter() - start,
             epochs=self.last,
+            lagging_loss=seen.lagging_loss,
+            lagging_error=seen.lagging_error,
         )
         self.epochs.append(epoch)
         self.folder.line("epoch", asdict(epoch))
         self.watcher.trained(epoch)
+
+    def _scores(self, module: TracedModule) -> Scores:
+        return scores(module, self.parts["train"], self.parts["validation"], self.config)
 
     def _pass(self) -> tuple[float, int, float]:
         """One epoch of steps: the sum of the losses, the number of wrong answers, and the last lambda."""
@@ -299,8 +279,9 @@ class _Training:
         return total, round(mistaken * self.together.size), self.rejuvenator.lam if self.rejuvenator and acts else 0.0
 
     def _step(self, batch: Images) -> tuple[Tensor, Tensor]:
+        rate = learning_rate(self.config, self.step, self.per_epoch, self.start, self.fall_from, self.last_event)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.per_epoch, self.start, self.fall_from)
+            group["lr"] = rate
         self.step += 1
         outputs = heads(self.module)(batch.x)
         if not all(isinstance(output, Tensor) for output in outputs):
@@ -330,26 +311,12 @@ class _Training:
             self.fall_from = self.step
 
     def _rejuvenated(self, event: Event, old: TracedModule) -> None:
-        self.fall_from = self.step
+        self.fall_from = self.last_event = self.step
         if self.config.restart:
             self.start = self.fall_from = math.ceil(self.step / self.per_epoch) * self.per_epoch
-        before, after = (score(module, self.parts["validation"]) for module in (old, self.module))
-        record = EventRecord(
-            step=event.step,
-            epoch=self.epoch,
-            r=event.r,
-            r_params=event.result.before.params.ratio,
-            r_flops=event.result.before.flops.ratio,
-            lam=event.lam,
-            alpha=event.result.alpha,
-            params=event.result.after.params.total,
-            flops=event.result.after.flops.total,
-            validation_loss_before=before.loss,
-            validation_loss_after=after.loss,
-            validation_error_before=before.error,
-            validation_error_after=after.error,
-            notes=event.result.notes,
-        )
+        self.together.spread(old.buffers())  # which nobody trains any more
+        before, after = (self._scores(module) for module in (old, self.module))
+        record = EventRecord.of(event, self.epoch, before, after)
         self.events.append(record)
         self.folder.line("event", asdict(record))
         self.watcher.rejuvenated(event, before, after)
@@ -402,7 +369,7 @@ class _Training:
         self.earlier = self.epochs[-1].seconds if self.epochs else 0.0
 
 
-COUNTERS = ("epoch", "step", "start", "fall_from", "searched")
+COUNTERS = ("epoch", "step", "start", "fall_from", "searched", "last_event")
 """The attributes of a run under way that a resumed one needs."""
 
 

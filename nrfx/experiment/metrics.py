@@ -11,7 +11,8 @@ from typing import Any
 
 from nrfx.choices import LogName
 from nrfx.errors import UsageError
-from nrfx.experiment.record import Epoch, Score, Watcher
+from nrfx.experiment.record import Epoch, Watcher
+from nrfx.experiment.scores import Scores
 from nrfx.files import write, writing
 from nrfx.training.events import Event, Measurement
 
@@ -35,7 +36,7 @@ class Watchers:
         for each in self._watchers:
             each.measured(measurement)
 
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+    def rejuvenated(self, event: Event, before: Scores, after: Scores) -> None:
         """Tells all."""
         for each in self._watchers:
             each.rejuvenated(event, before, after)
@@ -61,10 +62,13 @@ class Metrics:
         r = {"r": measurement.r, "r/params": measurement.params.ratio, "r/flops": measurement.flops.ratio}
         self._put(measurement.step, {**r, "lambda": measurement.lam})
 
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
-        """r ahead of the event, what the network costs behind it, and the validation loss on both sides."""
+    def rejuvenated(self, event: Event, before: Scores, after: Scores) -> None:
+        """r ahead of the event, what the network costs behind it, and the validation losses on both sides."""
         self._events += 1
-        losses = {"event/loss before": before.loss, "event/loss after": after.loss}
+        losses = {"event/loss before": before.recalibrated.loss, "event/loss after": after.recalibrated.loss}
+        if before.lagging is not None and after.lagging is not None:
+            lagging = {"event/lagging loss before": before.lagging.loss, "event/lagging loss after": after.lagging.loss}
+            losses |= lagging
         shares = event.result.before
         r = {"r": event.r, "r/params": shares.params.ratio, "r/flops": shares.flops.ratio}
         cost = {"params": event.result.after.params.total, "flops": event.result.after.flops.total}
@@ -74,6 +78,8 @@ class Metrics:
         """Losses, errors in percent, and the learning rate."""
         losses = {"loss/train": epoch.loss, "loss/validation": epoch.validation_loss}
         errors = {"error/train": epoch.train_error, "error/validation": epoch.validation_error}
+        if epoch.lagging_loss is not None and epoch.lagging_error is not None:
+            losses["loss/lagging"], errors["error/lagging"] = epoch.lagging_loss, epoch.lagging_error
         self._put(epoch.step, {**losses, **errors, "lr": epoch.lr, "epoch": float(epoch.epoch)})
 
 

@@ -1,17 +1,21 @@
 # ruff: noqa: PLC0415  matplotlib is optional
 """The paper's Figure 1 of runs: utilization and validation accuracy over the epochs, events marked.
 
+A faint line is the accuracy with running statistics that lag behind, see `nrfx.experiment.scores`.
+
 Source: Neural Rejuvenation, Sec. 4.1, Figure 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nrfx.errors import UsageError
 from nrfx.experiment.record import Epoch, EventRecord, Log, read_log
 
 FORMATS = ("png", "svg")
+FAINT: Mapping[str, Any] = MappingProxyType({"alpha": 0.4, "linewidth": 0.8})
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which colour-blind readers can tell apart; more runs than these begin again with dashes."""
 
@@ -44,7 +48,7 @@ def plot(runs: Sequence[Path], out: Path, measure: str = "params") -> tuple[Path
     names = _names([run for run, _ in logs])
     for number, (name, (_, log)) in enumerate(zip(names, logs, strict=True)):
         _draw(axes, log, measure, name, COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--")
-    _finish(axes, measure, events=any(log.events for _, log in logs))
+    _finish(axes, measure, [log for _, log in logs])
     return tuple(_write(figure, out.with_suffix(f".{suffix}")) for suffix in FORMATS)
 
 
@@ -72,16 +76,28 @@ def _draw(axes: Any, log: Log, measure: str, name: str, colour: str, line: str) 
     for axis, marks, ends in zip(axes, seen, (live, accurate), strict=True):
         curve = sorted([*marks, *ends], key=lambda point: point[0])
         axis.plot(*zip(*curve, strict=True), label=name, **style)
+    if lagging := _lagging(log):
+        axes[1].plot(*zip(*lagging, strict=True), **{**style, **FAINT})
     for place, r, accuracy in events:
         for axis, height in zip(axes, (r, accuracy), strict=True):
             axis.axvline(place, color=colour, linewidth=0.8, linestyle=":")
             axis.plot([place], [height], marker="o", markersize=6, markerfacecolor="white", **style)
 
 
-def _finish(axes: Any, measure: str, events: bool) -> None:
+def _lagging(log: Log) -> list[tuple[float, float]]:
+    """(epoch, accuracy) with the running statistics that training has left, in order."""
+    per_epoch = log.epochs[0].step
+    ends = [(float(epoch.epoch), epoch.lagging_error) for epoch in log.epochs]
+    events = [(event.step / per_epoch, event.lagging_error_before) for event in log.events]
+    return sorted((place, 100 - error) for place, error in (*ends, *events) if error is not None)
+
+
+def _finish(axes: Any, measure: str, logs: Sequence[Log]) -> None:
+    if any(map(_lagging, logs)):  # one entry of the legend for all
+        axes[1].plot([], [], color="black", label="with running statistics, which lag behind", **FAINT)
     axes[0].set_ylabel(f"utilization of {measure}, %")
     axes[1].set_ylabel("validation accuracy, %")
-    axes[1].set_xlabel("epoch (circles: rejuvenations)" if events else "epoch")
+    axes[1].set_xlabel("epoch (circles: rejuvenations)" if any(log.events for log in logs) else "epoch")
     axes[0].set_ylim(0, 105)
     for axis in axes:
         axis.grid(alpha=0.25)

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from nrfx.analysis.utilization import Share, Utilization
 from nrfx.experiment.config import RunConfig
-from nrfx.experiment.record import Epoch, Score
+from nrfx.experiment.record import Epoch
+from nrfx.experiment.scores import Score, Scores
 from nrfx.plan.budget import Budget
 from nrfx.report import Bar, percent, rejuvenation_report
 from nrfx.report.layer_tree import lines
@@ -79,7 +80,7 @@ class Screen:
         if measurement.note:
             self.console.print(Text(measurement.note, style="yellow"))
 
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+    def rejuvenated(self, event: Event, before: Scores, after: Scores) -> None:
         """Prints what happened, layer by layer, above the progress bar."""
         self.console.print(
             Text(
@@ -89,7 +90,8 @@ class Screen:
             "",
             rejuvenation_report(event.result, title=self.network, budget=self.budget),
             "",
-            f"validation loss {before.loss:.4f} before, {after.loss:.4f} after",
+            f"validation loss {before.recalibrated.loss:.4f} before, {after.recalibrated.loss:.4f} after",
+            *_lagging(before.lagging, after.lagging),
             "",
             sep="\n",
         )
@@ -99,6 +101,8 @@ class Screen:
     def trained(self, epoch: Epoch) -> None:
         """Moves the progress bar on."""
         seen = f"loss {epoch.loss:.3f}  error {epoch.validation_error:4.1f} %"
+        if epoch.lagging_error is not None:
+            seen += f" (lag {epoch.lagging_error:4.1f})"
         if self.budget is not None:
             self.r, self.lam = percent(_utilization(epoch, self.budget)), epoch.lam
             seen += f"  r {self.r}  λ {self.lam:.4f}"
@@ -114,6 +118,12 @@ class Screen:
     def _refresh(self) -> None:
         if self.console.is_terminal:
             self.live.update(self._frame(), refresh=True)
+
+
+def _lagging(before: Score | None, after: Score | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ()
+    return (f"(with running statistics, which lag behind: {before.loss:.4f} before, {after.loss:.4f} after)",)
 
 
 def _utilization(epoch: Epoch, budget: Budget) -> float:

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from nrfx.checkpoint import load, save
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.config import RunConfig
+from nrfx.experiment.scores import Scores
 from nrfx.files import parsed, remove_left, text_of, write, writing
 from nrfx.locks import locked
 from nrfx.plan.budget import Budget
@@ -35,6 +36,8 @@ from nrfx.training.rejuvenator import Rejuvenator
 class Epoch:
     """An epoch as it is logged. Errors in percent; r of the network as it stands; lr of its last step.
 
+    `validation_` is with running statistics of the moment, `lagging_` with those that training has left; None without
+    batch norms, and in logs of earlier versions, where `validation_` is what is called lagging now.
     `lam` is lambda at its end, 0 once the search is over and no penalty acts.
     `epochs` is how many the run will have, as far as is known: an event adds to it where it sets the counter back.
     """
@@ -51,6 +54,8 @@ class Epoch:
     lr: float
     seconds: float
     epochs: int
+    lagging_loss: float | None = None
+    lagging_error: float | None = None
     kind: Literal["epoch"] = "epoch"
 
 
@@ -58,6 +63,7 @@ class Epoch:
 class EventRecord:
     """An event as it is logged; losses and errors (in percent) of the validation part, on both sides of it.
 
+    `validation_` and `lagging_` are as in an Epoch.
     `r` is the utilization that the budget measures, `r_params` and `r_flops` that of each measure, before the event.
     """
 
@@ -75,7 +81,35 @@ class EventRecord:
     validation_error_before: float
     validation_error_after: float
     notes: tuple[str, ...]
+    lagging_loss_before: float | None = None
+    lagging_loss_after: float | None = None
+    lagging_error_before: float | None = None
+    lagging_error_after: float | None = None
     kind: Literal["event"] = "event"
+
+    @classmethod
+    def of(cls, event: Event, epoch: int, before: Scores, after: Scores) -> Self:
+        """The record of an event in that epoch, with the scores of the network before and of the one after it."""
+        return cls(
+            step=event.step,
+            epoch=epoch,
+            r=event.r,
+            r_params=event.result.before.params.ratio,
+            r_flops=event.result.before.flops.ratio,
+            lam=event.lam,
+            alpha=event.result.alpha,
+            params=event.result.after.params.total,
+            flops=event.result.after.flops.total,
+            notes=event.result.notes,
+            validation_loss_before=before.recalibrated.loss,
+            validation_loss_after=after.recalibrated.loss,
+            validation_error_before=before.recalibrated.error,
+            validation_error_after=after.recalibrated.error,
+            lagging_loss_before=before.lagging_loss,
+            lagging_loss_after=after.lagging_loss,
+            lagging_error_before=before.lagging_error,
+            lagging_error_after=after.lagging_error,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,25 +131,8 @@ class _State:
     fall_from: int | None
     searched: int | None
     random: Mapping[str, str]
-    config: Mapping[str, Any] | None = None  # earlier versions did not keep it
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean cross entropy on some images, and how many of them were put into a wrong class."""
-
-    loss: float
-    wrong: int
-    images: int
-
-    @property
-    def error(self) -> float:
-        """Wrong ones in percent.
-
-        >>> Score(loss=0.1, wrong=3, images=200).error
-        1.5
-        """
-        return 100 * self.wrong / self.images
+    last_event: int | None = None  # earlier versions kept neither
+    config: Mapping[str, Any] | None = None
 
 
 class Watcher(Protocol):
@@ -127,7 +144,7 @@ class Watcher(Protocol):
     def measured(self, measurement: Measurement) -> None:
         """The utilization was measured."""
 
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+    def rejuvenated(self, event: Event, before: Scores, after: Scores) -> None:
         """The network was rejuvenated; the scores are those of the validation part, on both sides of it."""
 
     def trained(self, epoch: Epoch) -> None:
@@ -143,7 +160,7 @@ class Silent:
     def measured(self, measurement: Measurement) -> None:
         """Nothing."""
 
-    def rejuvenated(self, event: Event, before: Score, after: Score) -> None:
+    def rejuvenated(self, event: Event, before: Scores, after: Scores) -> None:
         """Nothing."""
 
     def trained(self, epoch: Epoch) -> None:

@@ -34,6 +34,7 @@ TRAININGS = {
         ["tests.zoo:vgg_bn", "--row", "BL", "--budget", "params=1.0x"],
         "--budget has no meaning for BL",
     ),
+    "warmup and no budget": (["tests.zoo:vgg_bn", "--warmup", "9"], "--warmup has no meaning for BL"),
     "trigger and no budget": (["tests.zoo:vgg_bn", "--trigger", "0.3"], "--trigger has no meaning for BL"),
     "missing root": (["tests.zoo:vgg_bn", "--data", "cifar10"], "needs the folder that its files are in"),
     "absent root": (["tests.zoo:vgg_bn", "--data", "folder", "--data-root", "absent"], "no folder absent"),

@@ -15,7 +15,7 @@ from nrfx.experiment.config import RunConfig
 from nrfx.experiment.demo import CONFIG, Demo, comparison, demo, digits_net
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.progress import Screen, layer_bars
-from nrfx.experiment.record import Score
+from nrfx.experiment.scores import Score
 from tests.experiment.test_loop import QUICK, dataset, half_dead, network
 
 SHORT = replace(CONFIG, batch_size=128, interval=2)
@@ -100,7 +100,8 @@ def test_a_run_shows_its_progress_and_the_moment_of_rejuvenation(width: int, ter
     gm, budget = half_dead()
     with Screen(on, "squares", QUICK, budget, network="a vgg") as screen:
         train(gm, dataset(), QUICK, budget, watcher=screen)
-    for words in ("below the trigger of 50.0 %", "a vgg, rejuvenated", "live", "validation loss", "2/2", "λ"):
+    shown = ("below the trigger of 50.0 %", "a vgg, rejuvenated", "live", "validation loss", "2/2", "λ", "(lag ")
+    for words in (*shown, "with running statistics, which lag behind: "):
         assert words in said(on)
 
 

@@ -32,6 +32,13 @@ def test_a_run_leaves_its_numbers_as_csv_those_of_its_log(tmp_path: Path) -> Non
     ]
     assert [(s, v) for s, name, v in found if name == "params"] == [(event.step, event.params) for event in log.events]
     assert [v for _, name, v in found if name == "event"] == [*range(1, len(run.events) + 1)] != []
+    assert [(s, v) for s, name, v in found if name == "error/lagging"] == [
+        (epoch.step, epoch.lagging_error) for epoch in log.epochs
+    ]
+    for side in ("before", "after"):
+        (event,), losses = log.events, {name: v for _, name, v in found if name.startswith("event/")}
+        assert losses[f"event/loss {side}"] == getattr(event, f"validation_loss_{side}")
+        assert losses[f"event/lagging loss {side}"] == getattr(event, f"lagging_loss_{side}")
     assert {"r", "r/params", "r/flops", "lambda", "lr", "loss/train", "error/train"} <= {name for _, name, _ in found}
 
 

@@ -59,8 +59,14 @@ def test_both_files_are_written_and_name_the_runs(runs: list[Path], tmp_path: Pa
         "utilization of params, %",
         "validation accuracy, %",
         "epoch (circles: rejuvenations)",
+        "with running statistics, which lag behind",
     ):
         assert f"<!-- {words} -->" in drawn, words
+
+
+def test_a_run_of_an_earlier_version_is_drawn_with_the_one_score_that_it_has(tmp_path: Path) -> None:
+    drawn = plot([Path(__file__).parent.parent / "data" / "saved" / "run"], tmp_path / "figure")[1].read_text()
+    assert "<!-- validation accuracy, % -->" in drawn and "lag behind" not in drawn
 
 
 @pytest.mark.parametrize("measure", ["params", "flops"])
@@ -75,5 +81,8 @@ def test_both_curves_pass_through_the_event(runs: list[Path], measure: str) -> N
     assert circle == [[event.step / log.epochs[0].step, 100 * before]]
     assert circle[0] in curve and len(curve) == len(log.epochs) + 1
     assert axes[1].lines[-1].get_xydata().tolist()[0] in axes[1].lines[0].get_xydata().tolist()
+    lagging = {100 - epoch.lagging_error for epoch in log.epochs} | {100 - event.lagging_error_before}
+    faint = [line for line in axes[1].lines if line.get_alpha()]
+    assert len(faint) == 1 and set(faint[0].get_ydata().tolist()) == lagging != set(axes[1].lines[0].get_ydata())
     ends = {100 - epoch.validation_error for epoch in log.epochs}
     assert ends | {100 - event.validation_error_before} == set(axes[1].lines[0].get_ydata().tolist())

@@ -67,11 +67,12 @@ def test_a_file_that_is_not_there_or_no_toml_is_refused(tmp_path: Path) -> None:
 def test_a_file_becomes_the_settings_of_its_row(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
         'row = "NR+DSD"\nmodel = "resnet18"\nseed = 7\n[data]\nname = "shapes"\ncount = 100\n'
-        '[train]\nepochs = 90\nschedule = "steps"\nmilestones = [30, 60]\nwindow = 30\nmax_events = "unlimited"\n'
+        '[train]\nepochs = 90\nwarmup = 7\nschedule = "steps"\nmilestones = [30, 60]\nwindow = 30\n'
+        'max_events = "unlimited"\n'
     )
     file = read(tmp_path / "mine.toml")
     config = file.config
-    assert (config.seed, config.milestones, config.max_events) == (7, (30, 60), None)
+    assert (config.seed, config.milestones, config.max_events, config.warmup) == (7, (30, 60), None, 7)
     assert round(config.search * config.epochs) == 30
     assert (config.scheme, config.rescale, config.dsd) == ("attention", True, recipe("NR+DSD").dsd)
     assert (file.data.name, file.data.count, file.budget) == ("shapes", 100, "params=1.0x")

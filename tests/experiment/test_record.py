@@ -10,7 +10,7 @@ import torch
 import nrfx
 from nrfx.cli.train import resumed
 from nrfx.errors import CheckpointError, UsageError
-from nrfx.experiment.config import RunConfig
+from nrfx.experiment.config import RunConfig, learning_rate
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.record import Epoch, Silent, read_log
 from tests.experiment.test_loop import dataset, half_dead
@@ -89,6 +89,23 @@ def test_a_resumed_run_ends_as_it_would_have(after: int, restart: bool, tmp_path
     assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == sorted(
         path.name for path in (tmp_path / "whole").iterdir()
     )
+
+
+def test_a_run_that_is_broken_off_in_a_warm_up_rises_on_where_it_was(tmp_path: Path) -> None:
+    """Five steps an epoch, an event behind step 3, and 14 steps of warm-up from there."""
+    config = replace(CONFIG, warmup=14)
+    gm, budget = fresh()
+    whole = train(gm, dataset(), config, budget, tmp_path / "whole")
+    begun(tmp_path / "broken", after=3, config=config)
+    resumed = went_on(tmp_path / "broken", config)
+    assert [event.step for event in whole.events] == [3]
+    plain = [learning_rate(config, step, 5, 0, fall_from=3) for step in (4, 9, 14, 19)]
+    assert [epoch.lr for epoch in whole.epochs] == pytest.approx(
+        [rate * part for rate, part in zip(plain, (2 / 14, 7 / 14, 12 / 14, 1), strict=True)], rel=1e-12
+    )
+    assert [epoch.lr for epoch in resumed.epochs] == [epoch.lr for epoch in whole.epochs]
+    expected = whole.module.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.module.state_dict().items())
 
 
 def test_a_run_that_still_searches_is_resumed_and_searches_on(tmp_path: Path) -> None:

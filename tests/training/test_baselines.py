@@ -16,7 +16,7 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError, BudgetError, TrainingError
 from nrfx.experiment.data import Dataset, batches, digits
 from nrfx.experiment.demo import digits_net
-from nrfx.experiment.loop import score
+from nrfx.experiment.scores import score
 from nrfx.training.baselines import gamma_weights, morph, penalize, slim
 from nrfx.training.optimizer import migrate
 from tests.zoo import IMAGE, SMALL, norms, vgg_bn, with_dead
