@@ -44,14 +44,13 @@ class Screen:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[seen]}"),
             TimeElapsedColumn(),
             console=console,
             expand=True,
         )
-        self.task = self.progress.add_task(title, total=config.epochs, seen="")
+        self.task = self.progress.add_task(title, total=config.epochs)
         self.layers: Table | Text = Text()
-        self.r, self.lam, self.last = "100 %", 0.0, ""
+        self.r, self.lam, self.seen, self.last = "100 %", 0.0, "", ""
         self.live = Live(self._frame(), console=console, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Self:
@@ -64,7 +63,7 @@ class Screen:
     ) -> None:
         self.live.stop()
         if self.console.is_terminal and self.last:
-            self.console.print(self.last, highlight=False)
+            self.console.print(self.last, highlight=False, soft_wrap=True)
 
     def begins(self, forecast: str) -> None:
         """Prints how long dying takes."""
@@ -106,14 +105,15 @@ class Screen:
         if self.budget is not None:
             self.r, self.lam = percent(_utilization(epoch, self.budget)), epoch.lam
             seen += f"  r {self.r}  λ {self.lam:.4f}"
-        self.progress.update(self.task, completed=epoch.epoch, seen=seen)
+        self.progress.update(self.task, completed=epoch.epoch)
+        whole = str(self.config.epochs)
+        self.seen, self.last = seen, f"{self.title}  {epoch.epoch:{len(whole)}}/{whole}  {seen}"
         self._refresh()
-        self.last = f"{self.title}  epoch {epoch.epoch:3}/{self.config.epochs}  {seen}"
         if not self.console.is_terminal and epoch.epoch % max(1, self.config.epochs // LINES) == 0:
-            self.console.print(self.last, highlight=False)
+            self.console.print(self.last, highlight=False, soft_wrap=True)
 
     def _frame(self) -> Group:
-        return Group(self.progress, self.layers)
+        return Group(self.progress, Text(self.seen), self.layers)
 
     def _refresh(self) -> None:
         if self.console.is_terminal:

@@ -18,7 +18,7 @@ def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest
     arguments = ["train", model, "--epochs", "1", "--batch", "64", "--budget", "params=1.0x", "--out", "run", "--json"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
-    assert "\ndigits_net  epoch   1/1" in captured.err
+    assert "\ndigits_net  1/1  loss " in captured.err
     plain = json.loads(captured.out)
     assert plain["epochs"] == 1 and plain["out"] == "run"
     u = json.loads(printed(["inspect", model, "--weights", "run/model.safetensors", "--json"], capsys))

@@ -15,6 +15,7 @@ from nrfx.experiment.config import RunConfig
 from nrfx.experiment.demo import CONFIG, Demo, comparison, demo, digits_net
 from nrfx.experiment.loop import Run, train
 from nrfx.experiment.progress import Screen, layer_bars
+from nrfx.experiment.record import Epoch
 from nrfx.experiment.scores import Score
 from tests.experiment.test_loop import QUICK, dataset, half_dead, network
 
@@ -103,6 +104,16 @@ def test_a_run_shows_its_progress_and_the_moment_of_rejuvenation(width: int, ter
     shown = ("below the trigger of 50.0 %", "a vgg, rejuvenated", "live", "validation loss", "2/2", "λ", "(lag ")
     for words in (*shown, "with running statistics, which lag behind: "):
         assert words in said(on)
+
+
+def test_a_line_of_a_run_fits_into_80_columns_and_a_long_one_is_not_cut() -> None:
+    config, budget = replace(QUICK, epochs=12), nrfx.Budget(params=10**6)
+    epoch = Epoch(12, 100, 0.123, 5.0, 0.5, 25.3, 0.583, 0.6, 0.0222, 0.05, 10.0, 12, 1.5, 59.1)
+    for title in ("digits_net", "mobilenet_v3_small"):
+        on = console()
+        Screen(on, title, config, budget).trained(epoch)
+        line = f"{title}  12/12  loss 0.123  error 25.3 % (lag 59.1)  r 58.3 %  λ 0.0222"
+        assert said(on) == f"{line}\n" and (len(line) <= 80) == (title == "digits_net")
 
 
 def test_a_search_without_an_event_is_told_as_a_sentence() -> None:
