@@ -16,6 +16,8 @@ from nrfx.experiment.record import Epoch, EventRecord, Log, read_log
 
 FORMATS = ("png", "svg")
 FAINT: Mapping[str, Any] = MappingProxyType({"alpha": 0.4, "linewidth": 0.8})
+"""How the accuracy with lagging statistics is drawn."""
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which colour-blind readers can tell apart; more runs than these begin again with dashes."""
 
