@@ -14,6 +14,15 @@ Scheme = Literal["attention", "dense", "removed"]
 Reinitialize = Literal["rejuvenated", "all"]
 """Which parameters start anew, see `nrfx.rejuvenate`."""
 
+CrossWeights = Literal["zero", "drawn"]
+"""How the weights start through which new channels read old ones, see `nrfx.rejuvenate`."""
+
+PenaltyName = Literal["sign", "proximal"]
+"""How lambda pulls gammas to 0, see `nrfx.Rejuvenator`."""
+
+RaiseLambda = Literal["slow", "late"]
+"""When a measurement raises lambda, see `nrfx.Rejuvenator`."""
+
 DatasetName = Literal["digits", "shapes", "fashion", "cifar10", "cifar100", "folder"]
 """A dataset, see `nrfx.experiment.datasets`."""
 

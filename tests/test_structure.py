@@ -47,9 +47,9 @@ ORDER: Mapping[str, str] = {
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
-    "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
-    "events resumed guards hooks in_place replicas transaction sharded penalty wrappers processes together witness "
-    "rejuvenator",
+    "training": "schedule forecast gamma_weights carried_state optimizer followers heads recalibrate restart baselines "
+    "events resumed guards hooks in_place replicas transaction sharded penalty arguments wrappers processes together "
+    "witness rejuvenator",
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "

@@ -95,7 +95,7 @@ def sight(nr: nrfx.Rejuvenator, measurement: nrfx.Measurement, data: Dataset) ->
     liveness = liveness_of(nr.module, channels_of(nr.module))
     by_reason = dict(measurement.utilization.held)
     return Sight(
-        shrink_beta=nr.shrink_beta,
+        shrink_beta=nr.pull.shrink_beta,
         step=measurement.step,
         can_go=int((~liveness.live).sum()),
         held=sum(by_reason.get(cause, 0) for cause in liveness.constants.causes),

@@ -173,6 +173,9 @@ def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.N
         residual=arguments.residual,
         threshold=arguments.threshold,
         gamma0=arguments.gamma0,
+        gamma_new=arguments.gamma_new,
+        rescale_limit=arguments.rescale_limit,
+        cross=arguments.cross or "zero",
         round_to=arguments.round_to,
         generator=torch.Generator().manual_seed(arguments.seed),
     )

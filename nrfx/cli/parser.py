@@ -4,7 +4,18 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from nrfx.choices import DatasetName, Free, LogName, Measure, Residual, Scheme, Suffix
+from nrfx.choices import (
+    CrossWeights,
+    DatasetName,
+    Free,
+    LogName,
+    Measure,
+    PenaltyName,
+    RaiseLambda,
+    Residual,
+    Scheme,
+    Suffix,
+)
 from nrfx.errors import UsageError
 from nrfx.plan.budget_request import parse_budget
 
@@ -144,9 +155,18 @@ def _add_rejuvenate(commands: Any) -> None:
     )
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (1)")
     parser.add_argument("--gamma0", type=float, metavar="G", help="initial level of gammas (the model's)")
+    _add_new_channels(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new weights (0)")
     parser.add_argument(
         "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
+    )
+
+
+def _add_new_channels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gamma-new", type=float, metavar="G", help="where gammas of new channels start (gamma0)")
+    parser.add_argument("--rescale-limit", type=float, metavar="S", help="the largest factor of rescaling (none)")
+    parser.add_argument(
+        "--cross", choices=get_args(CrossWeights), help="weights through which new channels read old ones (zero)"
     )
 
 
@@ -212,6 +232,15 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (by the search's length)"
     )
+    parser.add_argument(
+        "--penalty", choices=get_args(PenaltyName), help="as a gradient, or a step of its own to exact zeros (sign)"
+    )
+    parser.add_argument("--weighted", choices=get_args(Measure), help="pull gammas by what their channels cost (alike)")
+    parser.add_argument(
+        "--raise-lambda",
+        choices=get_args(RaiseLambda),
+        help="when r falls too slowly, or only where it would come late (slow)",
+    )
     parser.add_argument("--shrink-beta", type=float, metavar="S", help="also pull betas that hold dead channels (0)")
     parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
     parser.add_argument("--until", type=_positive, metavar="N", help="last step in which it may rejuvenate")
@@ -219,6 +248,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--scheme", choices=get_args(Scheme), help="how old and new channels meet (attention; or give a row)"
     )
+    _add_new_channels(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
     parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")

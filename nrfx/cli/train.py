@@ -30,12 +30,13 @@ from nrfx.rewrite.cross_attend import cross_attend
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.training.processes import Alone
 
+OF_THE_PENALTY = ("delta_lambda", "penalty", "weighted", "raise_lambda", "shrink_beta")
+OF_NEW_CHANNELS = ("gamma_new", "rescale_limit", "cross")
+
 SETTINGS = {
     "batch": "batch_size",
-    **{
-        name: name
-        for name in ("epochs", "lr", "warmup", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window")
-    },
+    **{name: name for name in ("epochs", "lr", "warmup", "trigger", "interval", "until", "window")},
+    **{name: name for name in (*OF_THE_PENALTY, *OF_NEW_CHANNELS)},
 }
 """Options of the command line -> settings of a recipe."""
 
@@ -51,7 +52,10 @@ SHORT_SCHEDULE: Mapping[str, Any] = {"delta_lambda": None}
 ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
 """The row that a scheme means where none is named: the one that rescales, where there is one."""
 
-OF_A_SEARCH = ("budget", "warmup", "trigger", "delta_lambda", "shrink_beta", "interval", "until", "window", "scheme")
+OF_A_SEARCH = (
+    *("budget", "warmup", "trigger", *OF_THE_PENALTY, "interval", "until", "window", "scheme"),
+    *OF_NEW_CHANNELS,
+)
 """Options that mean nothing where nothing is rejuvenated."""
 
 GOES_ON = {"resume", "data_root", "device", "json", "run", "log"}

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nrfx.choices import Reinitialize, Scheme
+from nrfx.choices import CrossWeights, Measure, PenaltyName, RaiseLambda, Reinitialize, Scheme
 from nrfx.errors import TrainingError
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -32,13 +32,13 @@ class RunConfig:
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
         seed: of the order of the images and of new weights.
-        trigger, delta_r, max_events, shrink_beta: see Rejuvenator.
+        trigger, delta_r, max_events, penalty, weighted, raise_lambda, shrink_beta: see Rejuvenator.
         delta_lambda: None to choose it from the length of the search, so that a gamma that the loss has no use for dies
             after a quarter of it.
         interval: steps between two measurements; None for an epoch, or a twentieth of the search if that is shorter.
         search: the fraction of the epochs in which a rejuvenation may happen.
         until: the last step of the search, in place of `search`; None for that.
-        scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate.
+        scheme, rescale, reallocate, reinitialize, gamma_new, rescale_limit, cross: see nrfx.rejuvenate.
         dsd: the part of the weights that a sparse phase leaves out, see `nrfx.experiment.sparse`; 0 for no such phase.
 
     Raises:
@@ -64,6 +64,9 @@ class RunConfig:
     delta_lambda: float | None = 5e-5
     delta_r: float = 0.01
     max_events: int | None = 1
+    penalty: PenaltyName = "sign"
+    weighted: Measure | None = None
+    raise_lambda: RaiseLambda = "slow"
     shrink_beta: float = 0.0
     search: float = 0.5
     until: int | None = None
@@ -71,6 +74,9 @@ class RunConfig:
     rescale: bool = True
     reallocate: bool = True
     reinitialize: Reinitialize = "rejuvenated"
+    gamma_new: float | None = None
+    rescale_limit: float | None = None
+    cross: CrossWeights = "zero"
     dsd: float = 0.0
 
     def __post_init__(self) -> None:

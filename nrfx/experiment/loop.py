@@ -164,12 +164,18 @@ class _Training:
             delta_lambda=self.config.delta_lambda,
             delta_r=self.config.delta_r,
             max_events=self.config.max_events,
+            penalty=self.config.penalty,
+            weighted=self.config.weighted,
+            raise_lambda=self.config.raise_lambda,
             shrink_beta=self.config.shrink_beta,
             until=until,
             scheme=self.config.scheme,
             rescale=self.config.rescale,
             reallocate=self.config.reallocate,
             reinitialize=self.config.reinitialize,
+            gamma_new=self.config.gamma_new,
+            rescale_limit=self.config.rescale_limit,
+            cross=self.config.cross,
             generator=self.new_weights,
             inplace=False,  # an event is scored before and after
         )

@@ -1,12 +1,13 @@
 """The options of a rewrite: names, defaults, and the values that each takes."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import get_args
 
 import torch
 
 from nrfx.analysis.liveness import check_residual
-from nrfx.choices import Reinitialize, Residual, Scheme
+from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError
 
 
@@ -21,6 +22,9 @@ class Options:
     residual: Residual = "live"
     threshold: float = 0.01
     gamma0: float | None = None
+    gamma_new: float | None = None
+    rescale_limit: float | None = None
+    cross: CrossWeights = "zero"
     round_to: int = 1
     constants: bool = True
     merge: bool = False
@@ -34,6 +38,7 @@ class Options:
         for name, value, allowed in (
             ("scheme", self.scheme, get_args(Scheme)),
             ("reinitialize", self.reinitialize, get_args(Reinitialize)),
+            ("cross", self.cross, get_args(CrossWeights)),
         ):
             if value not in allowed:
                 raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
@@ -46,8 +51,19 @@ class Options:
             raise AnalysisError(
                 f"generator is {self.generator!r}; expected torch.Generator().manual_seed(0) or its like."
             )
-        if self.gamma0 is not None and not (isinstance(self.gamma0, int | float) and 0 < self.gamma0 < float("inf")):
-            raise AnalysisError(f"gamma0 is {self.gamma0!r}; expected a positive number, or None.")
+        if self.cross == "drawn" and self.scheme == "removed":
+            raise AnalysisError(
+                'cross is \'drawn\', and scheme "removed" has no cross weights; expected scheme "attention" or "dense".'
+            )
+        for name, least, expected in (
+            ("gamma0", 0, "a positive number"),
+            ("gamma_new", 0, "a positive number"),
+            ("rescale_limit", 1, "a factor above 1"),
+        ):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and least < value < inf):
+                raise AnalysisError(f"{name} is {value!r}; expected {expected}, or None.")
 
     @property
     def scratch(self) -> bool:

@@ -26,6 +26,7 @@ class Plan:
     scheme: str
     heads: frozenset[str]  # keys of the output layers that gain a head
     merge: bool  # the survivors of a cross layer become one generation where that is exact
-    gamma0: Callable[[str], float]  # gamma parameter -> its initial level
+    gamma_new: Callable[[str], float]  # gamma parameter -> where the gammas of new channels start
+    drawn: bool  # new channels read old ones through random weights from the start
     scratch: bool  # every parameter gets a new initial value
     generator: torch.Generator | None

@@ -13,6 +13,7 @@ it.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -52,7 +53,12 @@ NOT_RESCALED = Rescaling({}, {}, {})
 
 
 def rescaling(
-    channels: Channels, liveness: Liveness, carriers: Tensor, gamma0: Callable[[str], float], streams: bool
+    channels: Channels,
+    liveness: Liveness,
+    carriers: Tensor,
+    gamma0: Callable[[str], float],
+    streams: bool,
+    limit: float = inf,
 ) -> Rescaling:
     """The factors that bring every gamma that may be scaled to at least gamma0 in size, signs kept.
 
@@ -60,6 +66,7 @@ def rescaling(
         carriers: bool [channels].
         gamma0: the initial level of each gamma parameter, by name.
         streams: whether gammas on residual streams keep their size.
+        limit: the largest factor. A gamma that needs a larger one is raised by so much.
     """
     tracking = tracked(channels)
     eligible, reasons = _eligible(channels, liveness, carriers, tracking, streams)
@@ -67,7 +74,8 @@ def rescaling(
     for name, ids in tracking.ids.items():
         gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
         small = eligible[ids] & (gamma > 0) & (gamma < gamma0(name))
-        factor[ids] = torch.where(small, gamma0(name) / torch.where(small, gamma, 1.0), factor[ids])
+        needed = gamma0(name) / torch.where(small, gamma, 1.0)
+        factor[ids] = torch.where(small, needed.clamp(max=limit), factor[ids])
     table = torch.cat([factor, torch.ones(1).double()])  # ONE is the last entry
     return Rescaling(
         {name: factor[ids] for name, ids in tracking.ids.items()},

@@ -117,7 +117,7 @@ class _Builder:
         if plan.scratch:
             weight = from_scratch(weight, per_output, plan.generator)
         else:
-            weight = rejuvenated(weight, rows, origins[1], per_output, plan.generator)
+            weight = rejuvenated(weight, rows, None if plan.drawn else origins[1], per_output, plan.generator)
         self._store(reading, weight, origins, factors)
 
     def _gathered(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors, grouped: bool) -> Tensor:
@@ -280,7 +280,7 @@ class _Builder:
         role, norm = self.norm_of.get(name, ("", None))
         if norm is None:
             return torch.zeros_like(value) if self.plan.scratch else value
-        start = {"gamma": self.plan.gamma0(name), "beta": 0.0, "mean": 0.0, "var": 1.0}[role]
+        start = {"gamma": self.plan.gamma_new(name), "beta": 0.0, "mean": 0.0, "var": 1.0}[role]
         assert origins[0] is not None
         fresh = torch.ones_like(origins[0]).bool() if self.plan.scratch else origins[0] == NEW
         value = torch.where(fresh.to(value.device), start, value)

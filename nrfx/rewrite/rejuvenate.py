@@ -5,6 +5,7 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 
 import copy
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from nrfx.analysis.liveness import removed_gammas
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import Labels, channels_of, labels_of
 from nrfx.analysis.utilization import Utilization, measure
-from nrfx.choices import Reinitialize, Residual, Scheme
+from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
@@ -49,6 +50,9 @@ def rejuvenate(
     residual: Residual = "live",
     threshold: float = 0.01,
     gamma0: float | None = None,
+    gamma_new: float | None = None,
+    rescale_limit: float | None = None,
+    cross: CrossWeights = "zero",
     round_to: int = 1,
     constants: bool = True,
     merge: bool = False,
@@ -76,6 +80,13 @@ def rejuvenate(
             "coupled": a stream channel dies when all the gammas that feed it are dead.
         threshold: a gamma is dead below threshold * the largest abs(gamma) of its layer; in [0, 1).
         gamma0: initial level of gammas; None: the value each norm had when traced, where constant, else 1.
+        gamma_new: where the gammas of new channels start; None: at gamma0, as in the paper. Those of
+            reinitialize="all" all start at gamma0.
+        rescale_limit: the largest factor by which rescaling raises a gamma, above 1; None for no limit, as in the
+            paper. The first steps of a weight that is divided by s are s^2 larger relative to it.
+        cross: "zero": new channels read old ones through weights of 0, as in the paper, where the layer has new inputs
+            too; "drawn": through random ones. Old channels read new ones through weights of 0 either way, so that both
+            keep the function. Scheme "removed" has no such weights and takes "zero" alone.
         round_to: new widths are multiples of it, or the live width where the next multiple does not fit.
         constants: False drops the constants that dead channels emit; the outputs then move.
         merge: the survivors of each cross layer become one generation where that is exact: none of the cross weights
@@ -117,6 +128,9 @@ def rejuvenate(
         residual=residual,
         threshold=threshold,
         gamma0=gamma0,
+        gamma_new=gamma_new,
+        rescale_limit=rescale_limit,
+        cross=cross,
         round_to=round_to,
         constants=constants,
         merge=merge,
@@ -244,9 +258,14 @@ def _carried_out(
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
 
+    def gamma_new(name: str) -> float:
+        return gamma0(name) if options.gamma_new is None or options.scratch else options.gamma_new
+
     scales = (
         rescaling(
-            survivors.channels, survivors.liveness, survivors.absorption.carriers, gamma0, options.residual != "coupled"
+            *(survivors.channels, survivors.liveness, survivors.absorption.carriers, gamma0),
+            streams=options.residual != "coupled",
+            limit=options.rescale_limit or inf,
         )
         if options.rescale and not options.scratch
         else NOT_RESCALED
@@ -262,7 +281,8 @@ def _carried_out(
         scheme=options.scheme,
         heads=heads,
         merge=options.merge,
-        gamma0=gamma0,
+        gamma_new=gamma_new,
+        drawn=options.cross == "drawn",
         scratch=options.scratch,
         generator=options.generator,
     )

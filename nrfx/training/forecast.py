@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
+from nrfx.choices import PenaltyName
 from nrfx.errors import TrainingError
 from nrfx.training.schedule import (
     adaptive_steps_of_search,
@@ -25,7 +26,7 @@ ADAPTIVE = (Adam, AdamW, NAdam, RMSprop)
 """Optimizers that divide each gradient by the root of a running mean of its square."""
 
 
-def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, interval: int, until: int | None) -> str:
+def search_forecast(law: "Law", gammas: Gammas, delta_lambda: float, interval: int, until: int | None) -> str:
     """How long dying takes from the start of a search, and whether the search, up to step `until`, is long enough.
 
     "" where no gamma can die.
@@ -33,11 +34,8 @@ def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, i
     gamma = _mean_size(gammas)
     if gamma == 0:
         return ""
-    law = _law(optimizer, gammas)
-    if law is None:
-        return (
-            f"How long a gamma takes to die under {type(optimizer).__name__} is not known: r at each measurement tells."
-        )
+    if isinstance(law, _Unknown):
+        return f"How long a gamma takes to die under {law.optimizer} is not known: r at each measurement tells."
     steps = law.of_search(gamma, delta_lambda, interval)
     if not isfinite(steps):
         return f"A gamma of {gamma:.2g} does not die in a million intervals: raise delta_lambda or the learning rate."
@@ -54,7 +52,7 @@ def search_forecast(optimizer: Optimizer, gammas: Gammas, delta_lambda: float, i
     return f"{text} {law.advice(gamma, quarter, interval)}"
 
 
-def chosen_delta_lambda(optimizer: Optimizer, gammas: Gammas, interval: int, until: int | None) -> float:
+def chosen_delta_lambda(law: "Law", gammas: Gammas, interval: int, until: int | None) -> float:
     """The delta_lambda under which gammas that the loss has no use for die after a quarter of the search.
 
     The paper's 5e-5 where no gamma can die.
@@ -62,62 +60,40 @@ def chosen_delta_lambda(optimizer: Optimizer, gammas: Gammas, interval: int, unt
     Raises:
         TrainingError: the search has no end, is too short for it, or the optimizer is not SGD.
     """
-    gamma, law = _mean_size(gammas), _law(optimizer, gammas)
+    gamma = _mean_size(gammas)
     if gamma == 0:
         return 5e-5
     if until is None:
         raise TrainingError("delta_lambda=None needs the length of the search: give until=, or a number such as 5e-5.")
     if not isinstance(law, _Descent):
         raise TrainingError(
-            f"delta_lambda=None is for SGD: how long dying takes under {type(optimizer).__name__} depends on the "
-            "size of its gradients. Give a number of about that size, and look at nr.forecast after some steps."
+            f"delta_lambda=None is for SGD, or penalty='proximal': how long dying takes under {law.optimizer} "
+            "depends on the size of its gradients. Give a number of about that size, and look at nr.forecast later."
         )
     return suggest_delta_lambda(law.lr, max(until // 4, 2 * interval + 1), interval, gamma, momentum=law.momentum)
 
 
-def dying_time(optimizer: Optimizer, gammas: Gammas, lam: float) -> str:
-    """How many steps a gamma of 1 takes to die under a penalty of weight `lam` alone.
-
-    "" where no gamma can die, lam is 0, or the optimizer's law is not known.
-    """
-    law = _law(optimizer, gammas) if gammas else None
-    steps = inf if law is None else law.to_die(lam)
+def dying_time(law: "Law", lam: float) -> str:
+    """How many steps a gamma of 1 takes to die under a penalty of weight `lam` alone; "" where it never does."""
+    steps = inf if isinstance(law, _Unknown) else law.to_die(lam)
     return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
 
 
-def never(
-    optimizer: Optimizer, gammas: Gammas, steps: int, until: int | None, r: float, trigger: float, lam: float
-) -> str:
+def never(law: "Law", steps: int, until: int | None, r: float, trigger: float, lam: float) -> str:
     """That a search ends without a rejuvenation, and what to change, in sentences."""
     return (
         f"The search window ends at step {until} without a rejuvenation: after {steps} steps r is {r:.3f} and the "
-        f"trigger {trigger}, at lambda {lam:.2g}. {dying_time(optimizer, gammas, lam)}Training goes on "
+        f"trigger {trigger}, at lambda {lam:.2g}. {dying_time(law, lam)}Training goes on "
         "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
         "raise delta_lambda, shorten the interval, or raise the trigger."
     )
 
 
-class _Law(Protocol):
-    """How fast gammas fall under the penalty."""
-
-    @property
-    def condition(self) -> str:
-        """Under which condition it holds, to stand before a full stop."""
-
-    def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
-        """Steps from the start of a search."""
-
-    def to_die(self, lam: float) -> float:
-        """Steps for a gamma of 1."""
-
-    def advice(self, gamma: float, steps: int, interval: int) -> str:
-        """What to change so that it takes so many steps of a search."""
-
-
 @dataclass(frozen=True)
 class _Descent:
-    """SGD: by the learning rate times lambda, with momentum by more."""
+    """By the learning rate times lambda, with momentum by more: SGD, and any optimizer under penalty "proximal"."""
 
+    optimizer: str
     lr: float
     momentum: float
     condition: str = ""
@@ -137,6 +113,7 @@ class _Descent:
 class _Adaptive:
     """Adam and its like: by the learning rate at most, and by less while gradients are larger than lambda."""
 
+    optimizer: str
     lr: float
     size: float | None
     """Root mean square of the gradients of the gammas; None before the first step."""
@@ -166,16 +143,30 @@ class _Adaptive:
         return f"delta_lambda={better:.2g} would take a quarter of that."
 
 
-def _law(optimizer: Optimizer, gammas: Gammas) -> _Law | None:
-    """The law of the optimizer for the group that holds the gammas; None for one that is not known."""
+@dataclass(frozen=True)
+class _Unknown:
+    """What is not known, or holds no gamma that can die."""
+
+    optimizer: str
+
+
+Law = _Descent | _Adaptive | _Unknown
+"""How fast gammas fall under the penalty, with the name of the optimizer's class."""
+
+
+def law_of(optimizer: Optimizer, gammas: Gammas, penalty: PenaltyName = "sign") -> Law:
+    """The law of the optimizer for the group that holds the gammas."""
+    name = type(optimizer).__name__
     group = next((group for group in optimizer.param_groups if gammas.keys() & set(group["params"])), None)
     if group is None:
-        return None
+        return _Unknown(name)
     if isinstance(optimizer, SGD):
-        return _Descent(float(group["lr"]), float(group["momentum"]))
+        return _Descent(name, float(group["lr"]), float(group["momentum"]))
+    if penalty == "proximal":
+        return _Descent(name, float(group["lr"]), 0.0)
     if isinstance(optimizer, ADAPTIVE):
-        return _Adaptive(float(group["lr"]), _gradient_size(optimizer, gammas, group))
-    return None
+        return _Adaptive(name, float(group["lr"]), _gradient_size(optimizer, gammas, group))
+    return _Unknown(name)
 
 
 def _gradient_size(optimizer: Optimizer, gammas: Gammas, group: Mapping[str, Any]) -> float | None:

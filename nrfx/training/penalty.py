@@ -1,22 +1,46 @@
-"""The penalty on the scales that can die, added to their gradients (Eq. 3).
+"""The penalty on the scales that can die: added to their gradients, or as a proximal step after the optimizer's.
 
-Source: Neural Rejuvenation, Eq. 3, in gradient form.
+Source: Neural Rejuvenation, Eq. 3, in gradient form. The proximal form (soft thresholding) and the weights are ours.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
+from nrfx.choices import Measure, PenaltyName
+from nrfx.optimizers.packages import kind_of, with_wrapped
 from nrfx.plan.options import Options
 from nrfx.tracing import TracedModule
+from nrfx.training.gamma_weights import gamma_weights
 from nrfx.training.sharded import local, local_like
 
 Masks = dict[str, Tensor]
 """Parameter name -> bool of its shape, on its device: which of its elements are pulled towards 0."""
+
+COPY = -1
+"""The power of a state tensor that is a copy of its parameter, see nrfx.optimizers.kinds."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How gammas are pulled to 0.
+
+    Args:
+        penalty: "sign" adds lambda * sign(gamma) to the gradients; "proximal" leaves them, and after the optimizer's
+            step moves each gamma by `rate_of` its group * lambda towards 0, where it stops.
+        weighted: a gamma is pulled in proportion to what its channel costs in this measure, with a mean of 1; None:
+            all alike.
+        shrink_beta: the pull on betas that hold gamma-dead channels, relative to that on gammas.
+    """
+
+    penalty: PenaltyName = "sign"
+    weighted: Measure | None = None
+    shrink_beta: float = 0.0
 
 
 class Penalty:
@@ -27,19 +51,23 @@ class Penalty:
         betas: the betas that hold gamma-dead channels; empty without `shrink_beta`.
     """
 
-    def __init__(self, module: TracedModule, options: Options, shrink_beta: float) -> None:
-        self._module, self._options, self._shrink_beta = module, options, shrink_beta
+    def __init__(self, module: TracedModule, options: Options, how: Pull) -> None:
+        self._module, self._options, self._how = module, options, how
         self.gammas = _on_devices(module, prunable_gammas(module, options.residual))
         self.betas: Masks = {}
+        self._weights: Mapping[str, Tensor] = self.gammas
         self._signs: Masks = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
         self.look()
 
     def look(self) -> None:
-        """Finds the betas anew, after gammas have died."""
-        if self._shrink_beta:
-            how = self._options
-            self.betas = _on_devices(self._module, shrinkable_betas(self._module, how.threshold, how.residual))
+        """Finds the betas, and what channels cost, anew: after gammas have died."""
+        options = self._options
+        if self._how.shrink_beta:
+            betas = shrinkable_betas(self._module, options.threshold, options.residual)
+            self.betas = _on_devices(self._module, betas)
+        if self._how.weighted is not None and self.gammas:
+            self._weights = _on_devices(self._module, _mean_one(self._module, self._how.weighted, options))
 
     def restore(self, betas: Masks) -> None:
         """Takes the betas of a saved state."""
@@ -54,22 +82,45 @@ class Penalty:
 
         Gammas without a gradient are passed over. `held`: of these parameters alone.
         """
-        for name, mask in self.gammas.items():
-            self._pull(name, mask, lam, scales, held)
+        if self._how.penalty == "sign":
+            for name, weight in self._weights.items():
+                self._pull(name, weight, lam, scales, held)
         for name, mask in self.betas.items():
-            signs = self._pull(name, mask, lam * self._shrink_beta, scales, held)
+            signs = self._pull(name, mask, lam * self._how.shrink_beta, scales, held)
             if signs is not None:
                 self._signs[name] = signs
 
+    def shrink(self, lam: float, optimizers: Sequence[Optimizer]) -> None:
+        """The proximal step of penalty "proximal", of the gammas that these optimizers hold, after their own step.
+
+        gamma' = sign(gamma) * max(abs(gamma) - rate * lam, 0), without a device sync; so do the copies of a gamma that
+        an optimizer keeps. Gammas without a gradient are passed over, as the optimizers do.
+        """
+        if self._how.penalty != "proximal":
+            return
+        held = {
+            parameter: (optimizer, group)
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for name, weight in self._weights.items():
+            parameter = self._module.get_parameter(name)
+            if parameter in held and parameter.grad is not None:
+                optimizer, group = held[parameter]
+                reach = self._mask(name, weight, parameter) * (rate_of(optimizer, group) * lam)
+                for part in (local(parameter), *_copies(optimizer, parameter)):
+                    part.copy_(part.sign() * (part.abs() - reach).clamp_(min=0))
+
     def _pull(
-        self, name: str, mask: Tensor, strength: float, scales: Mapping[torch.device, Tensor], held: Any
+        self, name: str, weight: Tensor, strength: float, scales: Mapping[torch.device, Tensor], held: Any
     ) -> Tensor | None:
-        """Adds strength * sign to the gradient where the mask is True, and returns the signs."""
+        """Adds strength * weight * sign to the gradient, and returns weight * sign."""
         parameter = self._module.get_parameter(name)
         if held is not None and parameter not in held:
             return None
         part = local(parameter)
-        signs = part.sign() * self._mask(name, mask, parameter)
+        signs = part.sign() * self._mask(name, weight, parameter)
         if parameter.grad is not None:
             scale = scales.get(part.device)
             local(parameter.grad).add_(signs if scale is None else signs * scale, alpha=strength)
@@ -96,6 +147,20 @@ class Penalty:
         self._signs = {}
 
 
+def rate_of(optimizer: Optimizer, group: Mapping[str, Any]) -> Any:
+    """How far a step of "proximal" moves a gamma of this group per unit of lambda: a number, or a tensor if lr is one.
+
+        SGD             lr (1 - dampening) / (1 - momentum), as a constant gradient of lambda would in the long run
+        all others      lr
+
+    So lambda means the same for SGD under both penalties. Adam and its like divide a gradient by its size; here they
+    do not, and a gamma falls by lr * lambda a step.
+    """
+    if isinstance(optimizer, SGD):
+        return group["lr"] * ((1 - group["dampening"]) / (1 - group["momentum"]))
+    return group["lr"]
+
+
 def gradient_scales(optimizer: Optimizer) -> dict[torch.device, Tensor]:
     """Device -> the factor of the gradients that a fused optimizer divides by in its step; {} for all others.
 
@@ -106,6 +171,21 @@ def gradient_scales(optimizer: Optimizer) -> dict[torch.device, Tensor]:
         return {}
     devices = {parameter.device for group in optimizer.param_groups for parameter in group["params"]}
     return {device: scale.to(device, non_blocking=True) for device in devices}
+
+
+def _copies(optimizer: Optimizer, parameter: Tensor) -> list[Tensor]:
+    """The copies of a parameter in an optimizer's state: averages, slow weights."""
+    kind, state = kind_of(optimizer), optimizer.state.get(parameter, {})
+    powers = with_wrapped(kind).powers if kind is not None else {}
+    return [local(state[key]) for key, power in powers.items() if power == COPY and key in state]
+
+
+def _mean_one(module: TracedModule, measure: Measure, options: Options) -> dict[str, Tensor]:
+    """`gamma_weights`, scaled so that the mean over the gammas that can die is 1."""
+    weights = gamma_weights(module, measure, threshold=options.threshold, residual=options.residual)
+    masks = prunable_gammas(module, options.residual)
+    mean = torch.cat([weights[name][mask] for name, mask in masks.items()]).mean()
+    return {name: weight / mean for name, weight in weights.items()}
 
 
 def _on_devices(module: TracedModule, masks: Mapping[str, Tensor]) -> Masks:

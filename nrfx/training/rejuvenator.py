@@ -8,7 +8,7 @@ event         the rejuvenation: the network becomes the new one, the optimizers 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import torch
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
+from nrfx.choices import Measure, PenaltyName, RaiseLambda
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.budget import Budget
@@ -27,10 +28,10 @@ from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import traced_of
-from nrfx.training.arguments import check_numbers, check_objects, check_processes, check_room, checked_options
+from nrfx.training.arguments import check_objects, check_processes, check_room, check_search, checked_options
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
-from nrfx.training.forecast import chosen_delta_lambda, never, search_forecast
+from nrfx.training.forecast import Law, chosen_delta_lambda, law_of, never, search_forecast
 from nrfx.training.guards import (
     Averages,
     CallGuard,
@@ -42,7 +43,7 @@ from nrfx.training.guards import (
 from nrfx.training.hooks import StepHooks, clock
 from nrfx.training.in_place import become, join_original, joined_with
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
-from nrfx.training.penalty import Penalty, gradient_scales
+from nrfx.training.penalty import Penalty, Pull, gradient_scales
 from nrfx.training.processes import WAIT, Alone, processes
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.replicas import check_renewable, renew, replicas_of
@@ -66,7 +67,7 @@ from nrfx.training.transaction import Transaction
 from nrfx.training.witness import StepWitness
 from nrfx.training.wrappers import group_of, unwrapped
 
-_SETTINGS = ("interval", "trigger", "max_events", "until", "shrink_beta", "inplace")
+_SETTINGS = ("interval", "trigger", "max_events", "until", "raise_lambda", "inplace")
 
 
 class Rejuvenator:
@@ -94,6 +95,13 @@ class Rejuvenator:
         delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
+        penalty: "sign" adds lambda * sign(gamma) to the gradients, as in the paper, so that in the end gammas swing
+            around 0; "proximal" moves each gamma towards 0 after the optimizer's step, by lr * lambda (with momentum,
+            as far as the other would in the long run), and leaves it at 0: exact zeros, under any optimizer.
+        weighted: "params" or "flops": a gamma is pulled in proportion to what its channel costs by this measure, with
+            a mean of 1 over all; None: all alike, as in the paper.
+        raise_lambda: "slow": whenever r has not fallen by delta_r, as in the paper; "late": only where, besides, at
+            the pace of the last measurements r would not fall below the trigger by `until`.
         shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
             alone (behind gates and padded depthwise convolutions); 0 for none, 1 for as strong as on the gammas. A beta
             that is pulled across 0 stays 0 as long as its gamma is dead: the channel can then go.
@@ -147,6 +155,9 @@ class Rejuvenator:
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
+        penalty: PenaltyName = "sign",
+        weighted: Measure | None = None,
+        raise_lambda: RaiseLambda = "slow",
         shrink_beta: float = 0.0,
         scheduler: LRScheduler | None = None,
         calibration: Iterable[Any] | None = None,
@@ -158,7 +169,8 @@ class Rejuvenator:
         wait: float = WAIT,
         **options: Any,
     ) -> None:
-        check_numbers(trigger, interval, max_events, until, shrink_beta)
+        self.pull = Pull(penalty, weighted, shrink_beta)
+        check_search(trigger, interval, max_events, until, raise_lambda, self.pull)
         check_processes(process_group, wait)
         self.optimizer: Any = optimizer
         self.optimizers = optimizers_of(optimizer)
@@ -170,7 +182,7 @@ class Rejuvenator:
         self.interval = interval
         self.max_events = max_events
         self.until = until
-        self.shrink_beta = shrink_beta
+        self.raise_lambda = raise_lambda
         self.scheduler = scheduler
         self.calibration = calibration
         self.inplace = inplace
@@ -190,7 +202,7 @@ class Rejuvenator:
         given = unwrapped(gm)
         known = given if isinstance(given, TracedModule) else traced_of(given)
         traced = as_traced(given, example_inputs) if known is None else known
-        check_sharded(traced, self._options, inplace, self.followers)
+        check_sharded(traced, self._options, inplace, self.followers, weighted)
         self._cut = is_sharded(traced)
         with Whole(traced, values=False):
             self._watch(as_traced(traced))
@@ -231,7 +243,7 @@ class Rejuvenator:
         no gamma can die, and under fully_shard.
         """
         delta_lambda = self._schedule.delta_lambda
-        return search_forecast(self._clock, self._gammas(), delta_lambda, self.interval, self.until)
+        return search_forecast(self._law(), self._gammas(), delta_lambda, self.interval, self.until)
 
     def attach(self) -> Self:
         """Puts `penalize` and `step` into the optimizers, so that the loop needs no line of its own; returns itself.
@@ -256,6 +268,7 @@ class Rejuvenator:
     def penalize(self) -> None:
         """Adds lambda * sign(gamma) to the gradient of every gamma that can die, without a device sync.
 
+        Under penalty "proximal" `step` moves the gammas; this then looks after gradients and betas alone.
         With `shrink_beta`, also lambda * shrink_beta * sign(beta) to that of the betas that hold gamma-dead channels.
 
         Once per optimizer step. With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would
@@ -277,6 +290,7 @@ class Rejuvenator:
             NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
         """
         self._refuse_if_attached("step")
+        self._shrink(self.optimizers)
         return self._step()
 
     def state_dict(self) -> State:
@@ -286,6 +300,7 @@ class Rejuvenator:
             "events": self.events,
             "lam": self._schedule.value,
             "previous_r": self._schedule.previous_r,
+            "falls": list(self._schedule.falls),
             "note": self.note,
             "betas": positions(self._penalty.betas),
         }
@@ -297,7 +312,12 @@ class Rejuvenator:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
         before, saved = self._module, saved_state(state)
-        schedule = replace(self._schedule, value=saved["lam"], previous_r=saved["previous_r"])
+        schedule = replace(
+            self._schedule,
+            value=saved["lam"],
+            previous_r=saved["previous_r"],
+            falls=tuple(saved.get("falls", ())),
+        )
         trained = self._module if module is None else module
         masks = saved_masks(trained, saved["betas"])
         self._cut = is_sharded(trained)
@@ -331,7 +351,7 @@ class Rejuvenator:
 
     def _watch(self, module: TracedModule) -> None:
         """Takes a network as the one that is trained."""
-        penalty = Penalty(module, self._options, self.shrink_beta)
+        penalty = Penalty(module, self._options, self.pull)
         meter = Meter(module, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
         self._clock, self._facts = clock(self.optimizers, module), module.facts
@@ -360,6 +380,7 @@ class Rejuvenator:
         self._penalize(gradient_scales(optimizer), held)
 
     def _behind(self, optimizer: Optimizer) -> None:
+        self._shrink((optimizer,))
         if optimizer is self._clock:
             refuse_in_backward()
             self._step()
@@ -372,6 +393,13 @@ class Rejuvenator:
         self._calls.called = True
         if self.searching and self.lam > 0:
             self._penalty.pull(self.lam, scales, held)
+
+    @torch.no_grad()
+    def _shrink(self, optimizers: Sequence[Optimizer]) -> None:
+        """The proximal steps that follow the steps of these optimizers."""
+        if self.searching and self.lam > 0:
+            self._look_again()
+            self._penalty.shrink(self.lam, optimizers)
 
     def _step(self) -> Measurement | Event | None:
         self.steps += 1
@@ -407,7 +435,8 @@ class Rejuvenator:
             state = {name: value for name, value in self.state_dict().items() if name != "note"}
             own = {name: getattr(self, name) for name in _SETTINGS}
             rising = {"delta_lambda": self._schedule.delta_lambda, "delta_r": self._schedule.delta_r}
-            facts = {**state, **settings(self.budget, self._options, **own, **rising), **weights(self._module)}
+            own = {**own, **rising, **asdict(self.pull)}
+            facts = {**state, **settings(self.budget, self._options, **own), **weights(self._module)}
             together.agree(FIRST_STEP, facts)
         self._processes = together
         return together
@@ -424,10 +453,15 @@ class Rejuvenator:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
         self._penalty.look()
-        self._schedule = self._schedule.observe(r)
+        self._schedule = self._schedule.observe(r, self.trigger, self._measurements_left)
         if self.events == 0 and not self._searches(self.steps + self.interval):
-            self.note = never(self._clock, self._gammas(), self.steps, self.until, r, self.trigger, self.lam)
+            self.note = never(self._law(), self.steps, self.until, r, self.trigger, self.lam)
         return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
+
+    @property
+    def _measurements_left(self) -> int:
+        """Those in which r may still fall below the trigger; 0 where lambda is not to ask for them."""
+        return (self.until - self.steps) // self.interval if self.until and self.raise_lambda == "late" else 0
 
     def _searches(self, step: int) -> bool:
         within = self.until is None or step <= self.until
@@ -479,7 +513,10 @@ class Rejuvenator:
                 "delta_lambda=None is chosen by the gammas, of which each process has a part under fully_shard: build "
                 "the Rejuvenator with delta_lambda=..., such as 5e-5."
             )
-        return chosen_delta_lambda(self._clock, self._gammas(), self.interval, self.until)
+        return chosen_delta_lambda(self._law(), self._gammas(), self.interval, self.until)
+
+    def _law(self) -> Law:
+        return law_of(self._clock, self._gammas(), self.pull.penalty)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can; none where they are cut (sharded.py)."""

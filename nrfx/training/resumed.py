@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class State(TypedDict):
     events: int
     lam: float
     previous_r: float | None
+    falls: NotRequired[list[float]]  # not in files of before
     note: str
     betas: dict[str, list[int]]
 

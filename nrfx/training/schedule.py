@@ -10,12 +10,18 @@ from typing import Self
 
 from nrfx.errors import TrainingError
 
+PACE = 5
+"""Measurements over which the pace of r is taken."""
+
 
 @dataclass(frozen=True)
 class LambdaSchedule:
     """The adaptive penalty coefficient: raised whenever the utilization did not fall fast enough.
 
         value += delta_lambda, unless r < previous_r - delta_r
+
+    With a trigger and the number of measurements that are left, it also stays where r is on course: where at the pace
+    of the last `PACE` measurements it will fall below the trigger in time. That is ours, not the paper's.
 
     The first observation has nothing to compare with and leaves lambda. Each other one that leaves lambda saw r fall by
     more than delta_r. So of n observations at least n - 1 - (sum of all falls of r) / delta_r raise lambda.
@@ -25,6 +31,7 @@ class LambdaSchedule:
         delta_r: how far the utilization must fall between two observations for lambda to stay; 0 or above.
         value: lambda now.
         previous_r: the utilization at the last observation, None before the first.
+        falls: how far r fell in each of the last observations, up to PACE of them, the newest last.
 
     Raises:
         TrainingError: an argument is out of range.
@@ -34,12 +41,16 @@ class LambdaSchedule:
     >>> schedule = LambdaSchedule(delta_lambda=0.5, delta_r=0.01)
     >>> schedule.observe(1.0).observe(1.0).observe(0.9).observe(0.895).value
     1.0
+    >>> steady = schedule.observe(0.9).observe(0.895, trigger=0.5, left=100)  # 0.005 each time: in time
+    >>> steady.value, steady.observe(0.89, trigger=0.5, left=50).value  # too late
+    (0.0, 0.5)
     """
 
     delta_lambda: float
     delta_r: float
     value: float = 0.0
     previous_r: float | None = None
+    falls: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.delta_lambda) and self.delta_lambda > 0):
@@ -49,14 +60,24 @@ class LambdaSchedule:
         if not (_is_finite(self.delta_r) and self.delta_r >= 0):
             raise TrainingError(f"delta_r is {self.delta_r!r}; expected 0 or a positive number such as 0.01.")
 
-    def observe(self, r: float) -> Self:
-        """The schedule after the utilization was measured as `r`."""
-        slow = self.previous_r is not None and not r < self.previous_r - self.delta_r
-        return replace(self, value=self.value + self.delta_lambda if slow else self.value, previous_r=r)
+    def observe(self, r: float, trigger: float = 0.0, left: int = 0) -> Self:
+        """The schedule after the utilization was measured as `r`.
+
+        Args:
+            trigger: what r is to fall below, for lambda to stay where it is on course.
+            left: measurements in which it may do so; 0 for the paper's rule alone.
+        """
+        if self.previous_r is None:
+            return replace(self, previous_r=r)
+        falls = (*self.falls, self.previous_r - r)[-PACE:]
+        on_course = left > 0 and r - left * sum(falls) / len(falls) < trigger
+        stays = r < self.previous_r - self.delta_r or on_course
+        value = self.value if stays else self.value + self.delta_lambda
+        return replace(self, value=value, previous_r=r, falls=falls)
 
     def reset(self) -> Self:
         """The schedule after a rejuvenation: lambda 0, and nothing to compare with."""
-        return replace(self, value=0.0, previous_r=None)
+        return replace(self, value=0.0, previous_r=None, falls=())
 
 
 def _is_finite(value: object) -> bool:

@@ -54,12 +54,19 @@ def local_like(whole: Tensor, tensor: Tensor) -> Tensor:
     return local(_cut_like(whole, tensor)) if _is_cut(tensor) else whole
 
 
-def check_sharded(traced: TracedModule, options: Options, inplace: bool, followers: Sequence[nn.Module]) -> None:
+def check_sharded(
+    traced: TracedModule, options: Options, inplace: bool, followers: Sequence[nn.Module], weighted: str | None
+) -> None:
     """Raises TrainingError where a network that is cut over processes cannot be rejuvenated."""
     if not is_sharded(traced):
         return
     if not inplace:
         raise TrainingError("inplace=False would put a network that is not cut in the place of one under fully_shard.")
+    if weighted is not None:
+        raise TrainingError(
+            f"weighted is {weighted!r}, and what a channel costs depends on gammas of which each process has a part "
+            "under fully_shard: leave it out, or use DistributedDataParallel."
+        )
     fsdp = _fsdp()
     if followers:
         raise TrainingError(

@@ -28,6 +28,9 @@ class Options(Piece):
     reallocate: bool = True
     round_to: int = 1
     gamma0: float | None = None
+    gamma_new: float | None = None
+    rescale_limit: float | None = None
+    cross: str = "zero"
 
     def budget(self, gm: nn.Module) -> nrfx.Budget:
         return nrfx.Budget.relative(gm, **{self.of: self.times})
@@ -42,6 +45,9 @@ class Options(Piece):
             reallocate=self.reallocate,
             round_to=self.round_to,
             gamma0=self.gamma0,
+            gamma_new=self.gamma_new,
+            rescale_limit=self.rescale_limit,
+            cross="zero" if self.scheme == "removed" else self.cross,
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -57,6 +63,9 @@ def options() -> st.SearchStrategy[Options]:
         one_of((True, True, True, False)),
         one_of((1, 1, 1, 4)),
         one_of((None, 2.0)),
+        one_of((None, None, 0.25)),
+        one_of((None, None, 1.5)),
+        one_of(("zero", "zero", "drawn")),
     )
 
 

@@ -68,6 +68,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "round_to 1.5": ({"round_to": 1.5}, ("round_to is 1.5",)),
     "gamma0 0": ({"gamma0": 0}, ("gamma0 is 0", "positive number")),
     "gamma0 NaN": ({"gamma0": math.nan}, ("gamma0 is nan",)),
+    "gamma_new -1": ({"gamma_new": -1.0}, ("gamma_new is -1.0", "a positive number")),
+    "rescale_limit 1": ({"rescale_limit": 1}, ("rescale_limit is 1", "a factor above 1")),
+    "an unknown cross": ({"cross": "random"}, ("cross is 'random'", "'zero', 'drawn'")),
+    "cross weights that are drawn and removed": (
+        {"cross": "drawn", "scheme": "removed"},
+        ("cross is 'drawn'", 'scheme "attention" or "dense"'),
+    ),
     "rescale as text": ({"rescale": "no"}, ("rescale is 'no'", "True or False")),
     "a seed for a generator": ({"generator": 0}, ("generator is 0", "torch.Generator()")),
     "a device for a generator": ({"generator": "cuda"}, ("generator is 'cuda'",)),

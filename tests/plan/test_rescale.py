@@ -193,6 +193,15 @@ def trained(gm: nrfx.TracedModule, seed: int) -> nrfx.TracedModule:
     return gm.eval()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_gamma_is_raised_by_more_than_the_limit(scheme: str) -> None:
+    gm = traced("resnet")
+    free, result = rewritten(gm, scheme=scheme), rewritten(gm, scheme=scheme, rescale_limit=1.25)
+    factors = [torch.cat([survivors(gm, each, name)[2] for name in gammas(gm)]) for each in (free, result)]
+    assert float(factors[0].max()) > 1.25 and torch.equal(factors[1], factors[0].clamp(max=1.25))
+    assert nrfx.verify(gm, result, images()) < 1e-9
+
+
 def test_gamma0_is_what_each_norm_had_when_it_was_traced() -> None:
     model = vgg_bn().double()
     with torch.no_grad():

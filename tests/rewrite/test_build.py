@@ -77,6 +77,24 @@ def test_gamma0_is_what_the_layer_was_initialised_with() -> None:
     assert new.any() and bool((result.module.get_submodule("5").weight[new] == 0.5).all())
 
 
+def test_gammas_of_new_channels_start_apart_from_those_of_survivors() -> None:
+    result = rewritten(gamma0=2.0, gamma_new=0.3)
+    norm, origins = result.module.get_submodule("5"), result.origins["5.weight"][0]
+    factor = result.factors["5.weight"][0]
+    assert factor is not None
+    stays = (origins >= 0) & (factor > 0)
+    assert bool((norm.weight[origins < 0] == 0.3).all()) and bool((norm.weight[stays].abs() >= 2.0 - 1e-12).all())
+
+
+def test_new_channels_read_old_ones_through_random_weights_where_these_are_drawn() -> None:
+    zero, drawn = rewritten(), rewritten(cross="drawn")
+    weight, (rows, columns) = drawn.module.get_parameter("8.weight").detach(), split(drawn, "8.weight")
+    expected = math.sqrt(2 / (9 * weight.shape[0]))
+    assert float(weight[rows][:, ~columns].std()) == pytest.approx(expected, rel=0.2)
+    assert not weight[~rows][:, columns].any()
+    assert not zero.module.get_parameter("8.weight").detach()[rows][:, ~columns].any()
+
+
 def test_the_same_generator_gives_the_same_network() -> None:
     states = [rewritten(generator=torch.Generator().manual_seed(7)).module.state_dict() for _ in range(2)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -17,7 +17,8 @@ from nrfx.errors import AnalysisError, BudgetError, TrainingError
 from nrfx.experiment.data import Dataset, batches, digits
 from nrfx.experiment.demo import digits_net
 from nrfx.experiment.scores import score
-from nrfx.training.baselines import gamma_weights, morph, penalize, slim
+from nrfx.training.baselines import morph, penalize, slim
+from nrfx.training.gamma_weights import gamma_weights
 from nrfx.training.optimizer import migrate
 from tests.zoo import IMAGE, SMALL, norms, vgg_bn, with_dead
 

@@ -225,7 +225,15 @@ def test_an_event_changes_the_module_in_place_resets_lambda_and_ends_the_search(
     assert (event.step, event.lam, event.r < 0.5) == (4, pytest.approx(0.02), True)
     assert nr.module is event.result.module is old
     assert nr.lam == 0
-    assert nr.state_dict() == {"steps": 4, "events": 1, "lam": 0.0, "previous_r": None, "note": "", "betas": {}}
+    assert nr.state_dict() == {
+        "steps": 4,
+        "events": 1,
+        "lam": 0.0,
+        "previous_r": None,
+        "falls": [],
+        "note": "",
+        "betas": {},
+    }
     assert not nr.searching
     assert [p for group in optimizer.param_groups for p in group["params"]] == list(nr.module.parameters())
 
@@ -317,7 +325,7 @@ def test_a_state_that_is_not_a_rejuvenators_is_refused_and_nothing_changes() -> 
     nr, _ = set_up()
     before = nr.state_dict()
     for change, words in (
-        ({}, "lacks 'steps'. Known are steps, events, lam, previous_r, note, betas"),
+        ({}, "lacks 'steps'. Known are steps, events, lam, previous_r, falls, note, betas"),
         ({**before, "lamda": 0.1}, "'lamda' is unknown; close to it: lam"),
         ({**before, "steps": "3"}, "steps is '3'; expected a whole number"),
         ({**before, "betas": {"1.bias": [0.5]}}, r"betas\.1\.bias\.0 is 0\.5; expected a whole number"),

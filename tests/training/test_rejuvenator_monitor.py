@@ -183,7 +183,9 @@ def test_a_delta_lambda_that_is_chosen_lets_gammas_die_after_a_quarter_of_the_se
     with pytest.raises(TrainingError, match="needs the length of the search: give until="):
         set_up(delta_lambda=None)
     gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
-    with pytest.raises(TrainingError, match="is for SGD: how long dying takes under Adam depends"):
+    with pytest.raises(
+        TrainingError, match="is for SGD, or penalty='proximal': how long dying takes under Adam depends"
+    ):
         Rejuvenator(
             gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), 0.5, 10, until=400, delta_lambda=None
         )
