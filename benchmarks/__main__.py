@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[str, str] = {
     "search": "study.search",
     "held": "study.held",
     "recalibration": "study.recalibration",
+    "study": "study.fashion.run",
 }
 """The module of each benchmark. Its `main(arguments)` returns the exit status; the list shows its first line."""
 

@@ -1,0 +1,53 @@
+"""What was tried before the study: settings of a search and an event, on a network and seeds that are not in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.study.fashion.plan import OF_FAMILY, Task
+
+SEEDS = range(1000, 1005)
+FAMILY, BUDGET = "late", "params"
+STEPS = 2000
+
+PROXIMAL = {"penalty": "proximal"}
+
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "BL": ("BL", {}),
+    "NR": ("NR", {}),
+    "NR, proximal": ("NR", PROXIMAL),
+    "NR, proximal, weighted by params": ("NR", {**PROXIMAL, "weighted": "params"}),
+    "NR, proximal, weighted by flops": ("NR", {**PROXIMAL, "weighted": "flops"}),
+    "NR, proximal, raised when late": ("NR", {**PROXIMAL, "raise_lambda": "late"}),
+    "NR, proximal, half as fast": ("NR", {**PROXIMAL, "delta_lambda": 5e-4}),
+    "NR, new gammas at 1": ("NR", {"gamma_new": 1.0}),
+    "NR, cross weights drawn": ("NR", {"cross": "drawn"}),
+    "NR, warm-up of 200": ("NR", {"warmup": 200}),
+    "NR-BR": ("NR-BR", {}),
+    "NR-BR, factors up to 4": ("NR-BR", {"rescale_limit": 4.0}),
+    "NR-BR, warm-up of 200": ("NR-BR", {"warmup": 200}),
+}
+"""Name -> row, and the settings that differ from the family's."""
+
+RATES = (0.05, 0.1, 0.2)
+RATE_SEEDS = range(1000, 1003)
+
+
+def tasks(seeds: Sequence[int] = SEEDS) -> dict[tuple[str, int], Task]:
+    """The runs of all variants, by name and seed; none looks at test images."""
+    plain = replace(OF_FAMILY[FAMILY], steps=STEPS)
+    return {
+        (name, seed): Task(FAMILY, row, BUDGET, seed, replace(plain, **settings), test=False)
+        for seed in seeds
+        for name, (row, settings) in VARIANTS.items()
+    }
+
+
+def rate_tasks(family: str) -> dict[tuple[str, float, int], Task]:
+    """BL and NR of a family with each learning rate, by row, rate and seed."""
+    return {
+        (row, lr, seed): Task(family, row, "params", seed, replace(OF_FAMILY[family], lr=lr), test=False)
+        for seed in RATE_SEEDS
+        for lr in RATES
+        for row in ("BL", "NR")
+    }
