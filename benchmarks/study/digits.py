@@ -2,7 +2,7 @@
 
 A seed decides the split of the images, the initial weights, the order of the images and the new weights, and is the
 same for every row. `python -m benchmarks digits` trains all rows and writes benchmarks/results/digits.csv and
-docs/results.md; each run is kept in build/digits.jsonl as it ends, and `--resume` goes on from there. `--choose` trains
+docs/digits.md; each run is kept in build/digits.jsonl as it ends, and `--resume` goes on from there. `--choose` trains
 NR-CA-BR with several delta_lambda on other seeds, shows the validation part alone, and writes
 benchmarks/results/digits_choice.csv, from which delta_lambda was chosen.
 Exit status 1: a run has more params than the baseline, or the baseline's error is 3 % or less.
@@ -22,7 +22,7 @@ from benchmarks.table import progress_bar, terminal
 from nrfx.experiment.recipe import RECIPES
 
 TABLE = RESULTS / "digits.csv"
-PAGE = DOCS / "results.md"
+PAGE = DOCS / "digits.md"
 KEPT = ROOT / "build" / "digits.jsonl"
 SEEDS = 10
 CHOOSING = range(1000, 1003)

@@ -1,49 +1,19 @@
 # ruff: noqa: E501  the lines of the page are as long as those of the other documents
-"""The page docs/results.md: the digits study as a table with intervals, and the losses around the events."""
+"""The page docs/digits.md: the digits study as a table with intervals, and the losses around the events."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Self
-
-from scipy import stats
 
 from benchmarks.command import RESULTS
 from benchmarks.study.digits_run import Trained
+from benchmarks.study.intervals import Interval, interval
 from benchmarks.table import markdown
 from benchmarks.timing import Environment
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.recipe import RECIPES
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean, and the distance from it to either end of the interval."""
-
-    mean: float
-    reach: float
-
-    @property
-    def apart(self) -> bool:
-        """Whether 0 lies outside of the interval."""
-        return abs(self.mean) > self.reach
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.reach:.2f}"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """The mean of the values (two or more) and its 95 % interval by Student's t distribution.
-
-    >>> str(interval([1.0, 2.0, 3.0]))
-    '2.00 ± 2.48'
-    """
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    return Interval(mean(values), quantile * stdev(values) / sqrt(len(values)))
 
 
 @dataclass(frozen=True)
@@ -160,12 +130,10 @@ def _range(values: Iterable[int]) -> str:
 
 
 def page(runs: Sequence[Trained], settings: RunConfig) -> str:
-    """The text of docs/results.md."""
+    """The text of docs/digits.md."""
     rows = by_row(runs)
     said = "\n".join(textual(rows))
-    return f"""# Results
-
-## Table 1 on the handwritten digits
+    return f"""# Table 1 on the handwritten digits
 
 Every row of the paper's Table 1 (`nrfx.recipe` has them by name), trained on the digits that come with scikit-learn: the same
 network, at most the same params, the same number of epochs and of steps, {min(map(len, rows.values()))} seeds or more. A seed

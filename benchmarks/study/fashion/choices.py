@@ -14,6 +14,7 @@ PROXIMAL = {"penalty": "proximal"}
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "BL": ("BL", {}),
+    "BL held": ("BL held", {}),
     "NR": ("NR", {}),
     "NR, proximal": ("NR", PROXIMAL),
     "NR, proximal, weighted by params": ("NR", {**PROXIMAL, "weighted": "params"}),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD
 
 from benchmarks.study.fashion.plan import Curve, Settings
-from nrfx.experiment.data import Dataset, Images
+from nrfx.experiment.data import Dataset, Images, Part
 from nrfx.experiment.fashion import fashion
 from nrfx.training.heads import HeadLoss
 from nrfx.training.recalibrate import recalibrated
@@ -30,7 +30,7 @@ def images(root: Path) -> Dataset:
 
 
 @torch.no_grad()
-def error(module: nn.Module, part: Images) -> float:
+def error(module: nn.Module, part: Part) -> float:
     """Percent of the images that the module gets wrong in eval mode; its mode is put back."""
     training = module.training
     module.eval()
@@ -65,9 +65,7 @@ class Training:
         how = self.settings
         assert isinstance(self.data.train, Images) and isinstance(self.data.validation, Images)
         self.train, self.validation = self.data.train, self.data.validation.part(torch.arange(SEEN))
-        self.optimizer = SGD(
-            self.module.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay
-        )
+        self.optimizer = SGD(self.module.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
         self.loss = HeadLoss(nn.CrossEntropyLoss())
         self.order = self._batches()
 
@@ -111,4 +109,3 @@ class Training:
         batches = [self.train.x[at : at + 64] for at in range(0, 64 * CALIBRATION, 64)]
         with recalibrated(self.module, batches):
             return error(self.module, self.validation)
-

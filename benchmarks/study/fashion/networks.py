@@ -49,7 +49,9 @@ class Residual(nn.Module):
 
     def __init__(self, i: int, middle: int, o: int, stride: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(_unit(i, middle, 1), _unit(middle, middle, 3, stride), _unit(middle, o, 1, act=False))
+        self.branch = nn.Sequential(
+            _unit(i, middle, 1), _unit(middle, middle, 3, stride), _unit(middle, o, 1, act=False)
+        )
         self.skip = nn.Identity() if (i, stride) == (o, 1) else _unit(i, o, 1, stride, act=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,6 +30,12 @@ def plain(task: Task, data: Dataset, curve: Curve) -> Found:
     return _trained(traced(task), task, data, curve, task.settings.steps)
 
 
+def held(task: Task, data: Dataset, curve: Curve) -> Found:
+    """BL whose learning rate falls from the end of a search's time, as in a search without an event."""
+    how = task.settings
+    return _trained(traced(task), task, data, curve, how.steps, fall_from=int(how.steps * how.until))
+
+
 def longer(task: Task, data: Dataset, curve: Curve) -> Found:
     """BL with as many more steps as a restart can give: those of a whole search."""
     return _trained(traced(task), task, data, curve, int(task.settings.steps * (1 + task.settings.until)))
@@ -96,8 +102,8 @@ def morphed(task: Task, data: Dataset, curve: Curve) -> Found:
     return Found(found.module, training.step + found.steps, training.step, 1, alpha=result.alpha)
 
 
-def _trained(gm: TracedModule, task: Task, data: Dataset, curve: Curve, steps: int) -> Found:
-    training = Training(gm.train(), data, task.settings, task.seed, curve, steps)
+def _trained(gm: TracedModule, task: Task, data: Dataset, curve: Curve, steps: int, fall_from: int = 0) -> Found:
+    training = Training(gm.train(), data, task.settings, task.seed, curve, steps, fall_from)
     training.steps(steps)
     return Found(gm, training.step)
 
@@ -137,6 +143,7 @@ def _within(gm: TracedModule, budget: Budget, task: Task) -> Rejuvenation:
 
 ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
     "BL": plain,
+    "BL held": held,
     "BL longer": longer,
     "two towers": towers,
     "random widths": at_random,

@@ -138,7 +138,9 @@ class Curve:
     points: list[str] = field(default_factory=list)
 
     def add(self, step: int, error: float, mark: str = "") -> None:
-        self.points.append(f"{step}{mark}:{error:.2f}")
+        point = f"{step}{mark}:{error:.2f}"
+        if point not in self.points[-1:]:
+            self.points.append(point)
 
     def __str__(self) -> str:
         return " ".join(self.points)

@@ -1,29 +1,37 @@
 """Does it help? Every row against plain training on Fashion-MNIST, with paired intervals.
 
 `python -m benchmarks study --data-root DIR` trains what is missing in benchmarks/results/fashion.csv, a line a run, and
-writes docs/fashion.md; broken off, it goes on from the lines that are there. `--choose` trains what settings were chosen
-by, on another network and other seeds, without a look at the test images. DIR is the folder of Fashion-MNIST's files,
-such as /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
+writes docs/results.md; broken off, it goes on from the lines that are there. `--choose` trains what the settings were
+chosen by: another network, other seeds, no look at the test images. DIR is the folder of Fashion-MNIST's files, such as
+/usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
 Exit status 1: a run costs more than its budget.
 """
 
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.command import RESULTS, parser_of
+from benchmarks.command import DOCS, RESULTS, parser_of, write
 from benchmarks.study.fashion import choices
-from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, Task
-from benchmarks.study.fashion.runs import ROWS, lines
+from benchmarks.study.fashion.page import page
+from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, Line, Task
+from benchmarks.study.fashion.runs import ROWS, kept, lines
+from benchmarks.study.fashion.searches import budget_of
+from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
+from benchmarks.table import terminal
 
 LINES, CHOICES = RESULTS / "fashion.csv", RESULTS / "fashion_choices.csv"
+PAGE, PICTURE = DOCS / "results.md", DOCS / "results.png"
 SEEDS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains what is missing, prints the tables, writes the page; 1 if a check failed, else 0."""
     parser = parser_of("study", __doc__, "--data-root /usr/share/datasets/fashion-mnist --families vgg --rows BL NR")
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder of Fashion-MNIST's files")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of Fashion-MNIST's files")
     parser.add_argument("--families", nargs="+", choices=OF_FAMILY, default=["vgg"], metavar="NAME", help="(vgg)")
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=["params"], metavar="NAME", help="(params)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="(all)")
@@ -31,20 +39,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     parser.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
     parser.add_argument("--rates", action="store_true", help="train BL and NR with three learning rates")
+    parser.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
     options = parser.parse_args(arguments)
     console = Console()
+    if not options.page:
+        if options.data_root is None:
+            parser.error("--data-root is missing: the folder of Fashion-MNIST's files")
+        path = CHOICES if options.choose or options.rates else LINES
+        done = lines(_tasks(options), path, options.data_root, options.jobs, console)
+        if path == CHOICES:
+            return 0
+        _show(done.values(), console)
+    found = [*kept(LINES).values()]
+    write({PAGE: page(found, [*kept(CHOICES).values()], PICTURE)}, console)
+    return 1 if any(_over(line) for line in found) else 0
+
+
+def _tasks(options: Namespace) -> list[Task]:
+    """The runs that are asked for, seed by seed."""
     if options.choose or options.rates:
-        wanted = [*choices.tasks().values()] if options.choose else []
-        if options.rates:
-            wanted += [task for family in options.families for task in choices.rate_tasks(family).values()]
-        lines(wanted, CHOICES, options.data_root, options.jobs, console)
-        return 0
-    tasks = [
+        chosen = [*choices.tasks().values()] if options.choose else []
+        rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
+        return [*chosen, *chain.from_iterable(rates)]
+    return [
         Task(family, row, budget, seed, OF_FAMILY[family])
         for seed in range(options.seeds)
         for family in options.families
         for budget in options.budgets
         for row in options.rows
     ]
-    lines(tasks, LINES, options.data_root, options.jobs, console)
-    return 0
+
+
+def _show(done: Iterable[Line], console: Console) -> None:
+    """A table in the terminal for each family and budget."""
+    tables: dict[tuple[str, str], list[Line]] = {}
+    for line in done:
+        tables.setdefault((line.family, line.budget), []).append(line)
+    for (family, budget), own in tables.items():
+        console.print(terminal(f"{family}, {budget}", HEADINGS, rows(by_row(own))))
+
+
+def _over(line: Line) -> bool:
+    """Whether the network costs more than its budget: a share of what the family's network costs as it is built."""
+    budget = budget_of(Task(line.family, line.row, line.budget, line.seed, OF_FAMILY[line.family]))
+    return any(
+        bound is not None and spent > bound
+        for bound, spent in ((budget.params, line.params), (budget.flops, line.flops))
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -95,9 +96,9 @@ class _Search:
         """The search, and the steps behind it up to the one that `end` says once the search is over."""
         training, nr = self.training, self.rejuvenator
         while nr.searching:
-            events = len(self.seen)
-            training.steps(self.until, lambda: len(self.seen) == events)
-            if len(self.seen) > events:
+            events = nr.events
+            training.steps(self.until, partial(self._quiet, events))
+            if nr.events > events:
                 training.score("e")
                 training.rises_from = training.step
         training.fall_from, training.end = training.step, end(training)
@@ -109,9 +110,11 @@ class _Search:
         if not self.seen:
             return Found(nr.module, training.step, r=nr.last.r if nr.last is not None else 1.0, lam=nr.lam)
         event = self.seen[-1]
-        return Found(
-            nr.module, training.step, event.step, len(self.seen), event.r, event.lam, event.result.alpha
-        )
+        return Found(nr.module, training.step, event.step, len(self.seen), event.r, event.lam, event.result.alpha)
+
+    def _quiet(self, events: int) -> bool:
+        """Whether there has been no event since there were so many."""
+        return self.rejuvenator.events == events
 
 
 ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {

@@ -1,0 +1,107 @@
+# ruff: noqa: E501  the lines of the page are as long as those of the other documents
+"""The page docs/results.md, written from the lines of the runs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.study.fashion import choices
+from benchmarks.study.fashion.loop import CALIBRATION, EVERY, SEEN
+from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, Line, Settings
+from benchmarks.study.fashion.plot import drawn
+from benchmarks.study.fashion.runs import ROWS
+from benchmarks.study.fashion.tables import CHOICE_HEADINGS, HEADINGS, by_row, choice_rows, paired, rows
+from benchmarks.table import markdown
+
+PICTURED = "vgg"
+
+
+def page(lines: Sequence[Line], tried: Sequence[Line], picture: Path) -> str:
+    """The text; the picture is drawn where its family has runs."""
+    tables = "\n".join(_tables(lines))
+    pictured = _of(lines, PICTURED, "params")
+    figure = ""
+    if "BL" in pictured and "NR" in pictured:
+        drawn(PICTURED, pictured, picture)
+        figure = f"![Validation error on the way, and widths before and after, of {PICTURED}]({picture.name})\n"
+    plain = Settings()
+    last = lines[-1]
+    return f"""# Results: does it help?
+
+Rows of the paper's Table 1 and their controls on Fashion-MNIST, each against plain training (BL) of the same network, the same seed
+and, where the table does not say otherwise, the same number of steps. This page is made by
+
+```sh
+python -m benchmarks study --data-root /usr/share/datasets/fashion-mnist
+```
+
+from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an older study on the handwritten digits has
+[a page of its own](digits.md).
+
+{_verdict(lines)}
+
+{figure}
+## How to read the tables
+
+- *minus BL*: the mean over seeds of the difference in test error to BL of the same seed, with its 95 % interval (Student's t, paired). **Bold**:
+  0 lies outside. *corrected*: the reach of the interval with which all differences of a table hold together (Bonferroni).
+- *BL held*: its learning rate stays for the time of a search before it falls, as it does for the rows that search.
+- *behind BL held at worst*: how many points of validation error the weights were behind those of BL held at the same step, at any point of
+  the search and the 100 steps behind the event, in the worst seed. Both are scored with running statistics taken anew from {CALIBRATION} batches: under a penalty,
+  and behind an event, running statistics lag behind the weights, and a score with them shows another network than the one that is trained.
+- *NR-FS*: the architecture that NR found, from scratch, in the steps that were left; *all steps*: in as many steps as BL has, so that the search
+  comes on top. *NR restarted*: the paper's convention, in which an event sets the schedule back, against *BL longer*, which has as many steps as a
+  restart can give. *random widths*: each layer keeps a random share, and all widen to the budget. *two towers*: two networks of half the
+  cost with a loss each.
+
+{tables}
+
+## The set-up
+
+20,000 images of 14 x 14 (means of 2 x 2 pixels) to train on, 5,000 for validation, all 10,000 of the test, which are looked at once, when a run
+ends. Networks of some 40,000 params (`benchmarks/study/fashion/networks.py`), gammas from 0.5. SGD with momentum {plain.momentum}, weight decay {plain.weight_decay:g},
+learning rate {plain.lr}, batches of {plain.batch_size}; {plain.steps:,} steps (of resnet, densenet and mobilenet {OF_FAMILY["resnet"].steps:,}). The learning rate falls to 0 along a half
+cosine, from the event on where there is one, else from the first step. Of a search: an interval of {plain.interval} steps, delta_lambda {plain.delta_lambda:g}, up to
+half of the steps, T_r = {OF_FAMILY["vgg"].trigger} for vgg and {OF_FAMILY["resnet"].trigger} for the others. The weights are scored every {EVERY} steps on {SEEN:,} validation images. {last.cpu}, torch {last.torch},
+{last.date}.
+
+## What the settings were chosen by
+
+On another network ("late": wide where images are small, with other widths), other seeds ({choices.SEEDS.start} to {choices.SEEDS.stop - 1}), {choices.STEPS:,} steps, and without a look at the test
+images (`python -m benchmarks study --choose`, [lines](../benchmarks/results/fashion_choices.csv)):
+
+{chr(10).join(markdown(CHOICE_HEADINGS, choice_rows(tried)))}
+"""
+
+
+def _of(lines: Sequence[Line], family: str, budget: str) -> dict[str, dict[int, Line]]:
+    """The runs of one table, rows in the order of ROWS."""
+    found = by_row(line for line in lines if (line.family, line.budget) == (family, budget))
+    return {row: found[row] for row in ROWS if row in found}
+
+
+def _tables(lines: Sequence[Line]) -> Iterator[str]:
+    for family in OF_FAMILY:
+        for budget in BUDGETS:
+            runs = _of(lines, family, budget)
+            if runs:
+                bound = " and ".join(f"{measure} <= {times:g}x" for measure, times in BUDGETS[budget].items())
+                yield f"## {family}, {bound}\n"
+                yield "\n".join(markdown(HEADINGS, rows(runs)))
+                yield ""
+
+
+def _verdict(lines: Sequence[Line]) -> str:
+    """A sentence for each table: which rows are better than BL, and which are worse, with the corrected interval."""
+    said = []
+    for family in OF_FAMILY:
+        for budget in BUDGETS:
+            runs = _of(lines, family, budget)
+            if len(runs) < 2 or "BL" not in runs:
+                continue
+            others = {row: paired(own, runs["BL"], "test", len(runs) - 1) for row, own in runs.items() if row != "BL"}
+            better = [row for row, found in others.items() if found and found.apart and found.mean < 0]
+            worse = [row for row, found in others.items() if found and found.apart and found.mean > 0]
+            said.append(
+                f"- {family}, {budget}: better than BL, corrected: {', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}."
+            )
+    return "\n".join(said)

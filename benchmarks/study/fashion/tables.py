@@ -1,0 +1,140 @@
+"""The tables of docs/results.md, from the lines of runs."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import mean
+
+from benchmarks.study.fashion.choices import VARIANTS, tasks
+from benchmarks.study.fashion.plan import Line, points_of
+from benchmarks.study.intervals import Interval, interval
+
+NEAR = 100
+"""Steps behind an event that count as near it."""
+
+HELD = "BL held"
+"""The row that tells what a search costs on the way: without one, at its learning rate."""
+
+Runs = Mapping[str, Mapping[int, Line]]
+"""Name of a row -> seed -> its line."""
+
+
+def by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    """The lines of one family and budget by row and seed."""
+    table: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        table.setdefault(line.row, {})[line.seed] = line
+    return table
+
+
+def paired(one: Mapping[int, Line], other: Mapping[int, Line], measure: str, comparisons: int = 1) -> Interval | None:
+    """The interval of the difference of an error over the seeds that both have; None for fewer than two."""
+    seeds = sorted(one.keys() & other.keys())
+    if len(seeds) < 2:
+        return None
+    return interval([getattr(one[seed], measure) - getattr(other[seed], measure) for seed in seeds], comparisons)
+
+
+def harm(line: Line, plain: Line) -> float:
+    """How far the weights were behind those of plain training at the same step, at worst, in points of error.
+
+    `plain` is trained at the same learning rate: that of "BL held". From the start to 100 steps behind the event, or
+    over the whole run where there was none.
+    """
+    reference = [(step, error) for step, _, error in points_of(plain.curve)]
+    last = line.event + NEAR if line.event else line.steps
+    points = [(step, error) for step, _, error in points_of(line.curve) if step <= last]
+    return max((error - _between(reference, step) for step, error in points), default=0.0)
+
+
+def _between(points: Sequence[tuple[int, float]], step: int) -> float:
+    """The error at a step, along the straight line between its neighbours."""
+    before = max((point for point in points if point[0] <= step), default=points[0])
+    after = min((point for point in points if point[0] >= step), default=points[-1])
+    if before[0] >= after[0]:
+        return before[1]
+    return before[1] + (after[1] - before[1]) * (step - before[0]) / (after[0] - before[0])
+
+
+CHOICE_HEADINGS = (
+    *("variant", "seeds", "validation error, %", "minus its row", "minus BL", "behind BL held at worst"),
+    *("event at step", "r", "alpha"),
+)
+
+
+def choice_rows(lines: Iterable[Line]) -> Iterator[tuple[str, ...]]:
+    """A line for each variant that was tried, with 95 % intervals, and means over its events."""
+    known = {line.key: line for line in lines}
+    runs: dict[str, dict[int, Line]] = {name: {} for name in VARIANTS}
+    for (name, seed), task in tasks().items():
+        if task.key in known:
+            runs[name][seed] = known[task.key]
+    for name, (row, _) in VARIANTS.items():
+        own = runs[name]
+        if len(own) < 2:
+            continue
+        events = [line for line in own.values() if line.event]
+        yield (
+            name,
+            str(len(own)),
+            str(interval([line.validation for line in own.values()])),
+            "" if name == row else _told(paired(own, runs[row], "validation")),
+            "" if name == "BL" else _told(paired(own, runs["BL"], "validation")),
+            "" if name in ("BL", HELD) else _harm(own, runs.get(HELD, {})),
+            _events(own),
+            f"{mean(line.r for line in events):.2f}" if events else "",
+            f"{mean(line.alpha for line in events):.2f}" if events else "",
+        )
+
+
+HEADINGS = (
+    *("row", "seeds", "params", "flops", "steps", "test error, %", "minus BL", "corrected", "validation, minus BL"),
+    *("behind BL held at worst", "event at step"),
+)
+
+
+def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
+    """A line for each row: means, 95 % intervals of the differences to BL, and the same for all comparisons at once."""
+    comparisons = len(runs) - 1
+    for name, own in runs.items():
+        if len(own) < 2:
+            continue
+        plain = name == "BL" or "BL" not in runs
+        test = [line.test for line in own.values() if line.test is not None]
+        yield (
+            name,
+            str(len(own)),
+            f"{mean(line.params for line in own.values()):,.0f}",
+            f"{mean(line.flops for line in own.values()):,.0f}",
+            f"{mean(line.steps for line in own.values()):,.0f}",
+            str(interval(test)),
+            "" if plain else _told(paired(own, runs["BL"], "test")),
+            "" if plain else _reach(paired(own, runs["BL"], "test", comparisons)),
+            "" if plain else _told(paired(own, runs["BL"], "validation")),
+            "" if plain or name == HELD else _harm(own, runs.get(HELD, {})),
+            "" if plain else _events(own),
+        )
+
+
+def _harm(own: Mapping[int, Line], plain: Mapping[int, Line]) -> str:
+    values = [harm(line, plain[seed]) for seed, line in own.items() if seed in plain]
+    return f"{max(values):.1f}" if values else ""
+
+
+def _events(own: Mapping[int, Line]) -> str:
+    events = [line.event for line in own.values() if line.event]
+    if not events:
+        return ""
+    missing = f" ({len(events)} of {len(own)})" if len(events) < len(own) else ""
+    return f"{mean(events):,.0f}{missing}"
+
+
+def _told(difference: Interval | None) -> str:
+    """The interval, in bold where 0 lies outside of it."""
+    if difference is None:
+        return ""
+    return f"**{difference}**" if difference.apart else str(difference)
+
+
+def _reach(difference: Interval | None) -> str:
+    if difference is None:
+        return ""
+    return f"**± {difference.reach:.2f}**" if difference.apart else f"± {difference.reach:.2f}"

@@ -1,0 +1,72 @@
+"""The tables of the study: pairing by seed, correction for many comparisons, and how far a search is behind."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study.fashion import choices
+from benchmarks.study.fashion.page import page
+from benchmarks.study.fashion.plan import Line
+from benchmarks.study.fashion.tables import by_row, choice_rows, harm, paired, rows
+from benchmarks.study.intervals import interval
+
+
+def line(row: str = "BL", seed: int = 0, error: float = 15.0, curve: str = "100:30 200:20", **values: object) -> Line:
+    texts = dict.fromkeys(("key", "settings", "torch", "date", "cpu"), "{}")
+    numbers = dict.fromkeys(("params", "flops", "event", "events", "r", "lam", "alpha", "seconds"), 0)
+    own = {"family": "vgg", "row": row, "budget": "params", "seed": seed, "steps": 200, "validation": error}
+    own |= {"test": error, "curve": curve, "widths": "4 4 8 8 64 64"}
+    return Line(**{**texts, **numbers, **own, **values})
+
+
+def test_differences_are_those_of_the_same_seed() -> None:
+    plain = {seed: line(seed=seed, error=10.0 + seed) for seed in range(3)}
+    better = {seed: line("NR", seed, 9.0 + seed) for seed in range(1, 4)}
+    found = paired(better, plain, "test")
+    assert found is not None and (found.mean, found.reach) == (-1.0, 0.0) and found.apart
+    assert paired({5: line()}, plain, "test") is None
+
+
+def test_an_interval_for_many_comparisons_is_wider() -> None:
+    one, ten = interval([1.0, 2.0, 3.0]), interval([1.0, 2.0, 3.0], 10)
+    assert one.reach == pytest.approx(2.484, abs=1e-3)
+    assert ten.reach == pytest.approx(8.14, abs=0.01) and ten.mean == one.mean
+
+
+def test_harm_is_the_most_that_a_search_is_behind_plain_training_at_the_same_step() -> None:
+    plain = line(curve="100:30.00 200:20.00 300:18.00")
+    run = line("NR", curve="100:31.00 150e:29.00 170:28.50 200:24.50 300:30.00", event=150)
+    assert harm(run, plain) == pytest.approx(28.5 - 23.0)  # step 170; step 300 lies too far behind the event
+    assert harm(line("NR", curve="100:29.00"), plain) == pytest.approx(-1.0)
+
+
+def test_a_table_has_a_line_for_each_row_and_marks_what_lies_off_zero() -> None:
+    table = by_row(
+        [line(seed=seed, error=15 + 0.1 * seed) for seed in range(5)]
+        + [line("NR", seed, 14 + 0.11 * seed, event=100, steps=200) for seed in range(5)]
+        + [line("NR-CA", seed, 15 + (-1) ** seed, event=100 * (seed > 0)) for seed in range(5)]
+    )
+    plain, nr, crossed = rows(table)
+    assert (plain[0], plain[6], nr[6]) == ("BL", "", "**-0.98 ± 0.02**")
+    assert "**" not in crossed[6] and crossed[-1] == "100 (4 of 5)"
+
+
+def test_variants_are_compared_with_their_row_and_with_plain_training() -> None:
+    lines = [
+        line(task.row, seed, 15 + 0.01 * seed + (name == "NR-BR"), key=task.key)
+        for (name, seed), task in choices.tasks().items()
+        if name in ("BL", "NR", "NR-BR", "NR-BR, warm-up of 200")
+    ]
+    table = {cells[0]: cells for cells in choice_rows(lines)}
+    assert table.keys() == {"BL", "NR", "NR-BR", "NR-BR, warm-up of 200"}
+    assert table["NR-BR, warm-up of 200"][3].startswith("**-1.00") and table["NR"][3] == ""
+    assert table["NR-BR"][4].startswith("**1.00")
+
+
+def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> None:
+    curve = "100:30.00 200:20.00"
+    lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
+    lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100) for seed in range(3)]
+    text = page(lines, [], tmp_path / "results.png")
+    assert "## vgg, params <= 1x" in text and "better than BL, corrected: NR; worse: none" in text
+    assert "![" in text and (tmp_path / "results.png").stat().st_size > 5000
