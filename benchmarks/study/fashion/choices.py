@@ -11,6 +11,8 @@ FAMILY, BUDGET = "late", "params"
 STEPS = 2000
 
 PROXIMAL = {"penalty": "proximal"}
+TOGETHER = {**PROXIMAL, "weighted": "params", "gamma_new": 1.0, "warmup": 200}
+"""What helped, or did no harm, by itself."""
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "BL": ("BL", {}),
@@ -24,9 +26,13 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "NR, new gammas at 1": ("NR", {"gamma_new": 1.0}),
     "NR, cross weights drawn": ("NR", {"cross": "drawn"}),
     "NR, warm-up of 200": ("NR", {"warmup": 200}),
+    "NR, together": ("NR", TOGETHER),
+    "NR, together, raised when late": ("NR", {**TOGETHER, "raise_lambda": "late"}),
     "NR-BR": ("NR-BR", {}),
     "NR-BR, factors up to 4": ("NR-BR", {"rescale_limit": 4.0}),
     "NR-BR, warm-up of 200": ("NR-BR", {"warmup": 200}),
+    "NR-BR, together": ("NR-BR", TOGETHER),
+    "NR-BR, together, factors up to 4": ("NR-BR", {**TOGETHER, "rescale_limit": 4.0}),
 }
 """Name -> row, and the settings that differ from the family's."""
 
