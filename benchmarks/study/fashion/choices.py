@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.study.fashion.plan import OF_FAMILY, Task
+from benchmarks.study.fashion.plan import OF_FAMILY, Settings, Task
 
 SEEDS = range(1000, 1005)
 FAMILY, BUDGET = "late", "params"
@@ -35,6 +35,16 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "NR-BR, together, factors up to 4": ("NR-BR", {**TOGETHER, "rescale_limit": 4.0}),
 }
 """Name -> row, and the settings that differ from the family's."""
+
+CHOSEN = {**TOGETHER, "rescale_limit": 4.0}
+"""For every row of the study that searches; weighted by flops where flops alone are bounded."""
+
+
+def chosen(family: str, budget: str) -> Settings:
+    """The settings of a family's runs in the study."""
+    measure = "flops" if budget == "flops" else "params"
+    return replace(OF_FAMILY[family], **{**CHOSEN, "weighted": measure})
+
 
 RATES = (0.05, 0.1, 0.2)
 RATE_SEEDS = range(1000, 1003)

@@ -62,7 +62,7 @@ def _tasks(options: Namespace) -> list[Task]:
         rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
         return [*chosen, *chain.from_iterable(rates)]
     return [
-        Task(family, row, budget, seed, OF_FAMILY[family])
+        Task(family, row, budget, seed, choices.chosen(family, budget))
         for seed in range(options.seeds)
         for family in options.families
         for budget in options.budgets
