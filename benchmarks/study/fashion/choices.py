@@ -10,8 +10,8 @@ SEEDS = range(1000, 1005)
 FAMILY, BUDGET = "late", "params"
 STEPS = 2000
 
-PROXIMAL = {"penalty": "proximal"}
-TOGETHER = {**PROXIMAL, "weighted": "params", "gamma_new": 1.0, "warmup": 200}
+PROXIMAL: Mapping[str, Any] = {"penalty": "proximal"}
+TOGETHER: Mapping[str, Any] = {**PROXIMAL, "weighted": "params", "gamma_new": 1.0, "warmup": 200}
 """What helped, or did no harm, by itself."""
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -36,7 +36,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Name -> row, and the settings that differ from the family's."""
 
-CHOSEN = {**TOGETHER, "rescale_limit": 4.0}
+CHOSEN: Mapping[str, Any] = {**TOGETHER, "rescale_limit": 4.0}
 """For every row of the study that searches; weighted by flops where flops alone are bounded."""
 
 

@@ -48,6 +48,8 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 - *behind BL held at worst*: how many points of validation error the weights were behind those of BL held at the same step, at any point of
   the search and the 100 steps behind the event, in the worst seed. Both are scored with running statistics taken anew from {CALIBRATION} batches: under a penalty,
   and behind an event, running statistics lag behind the weights, and a score with them shows another network than the one that is trained.
+- *NR as in the paper*: without what was chosen (below): a proximal penalty weighted by cost, gammas of new channels at 1, a warm-up of 200 steps
+  behind the event, and factors of rescaling up to 4.
 - *NR-FS*: the architecture that NR found, from scratch, in the steps that were left; *all steps*: in as many steps as BL has, so that the search
   comes on top. *NR restarted*: the paper's convention, in which an event sets the schedule back, against *BL longer*, which has as many steps as a
   restart can give. *random widths*: each layer keeps a random share, and all widen to the budget. *two towers*: two networks of half the
