@@ -1,5 +1,3 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """What follows the network beside the loop: averages of its weights, teachers, statistics."""
 
 import copy
@@ -107,15 +105,11 @@ def _teacher() -> str:
     teacher = copy.deepcopy(one.model).eval().requires_grad_(False)
     before = teacher(X)
 
-    def step() -> Tensor:
+    def loss() -> Tensor:
         outputs = one.run(X)
-        loss = F.cross_entropy(outputs, Y) + 0.01 * F.mse_loss(outputs, teacher(X))
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
+        return F.cross_entropy(outputs, Y) + 0.01 * F.mse_loss(outputs, teacher(X))
 
-    said = one.train(step).checked()
+    said = one.train(lambda: one.step(loss)).checked()
     expect(torch.equal(teacher(X), before), "the teacher has changed")
     return f"{said}; the teacher is as it was"
 
@@ -162,12 +156,8 @@ def _teacher_lerp() -> str:
 def _siamese() -> str:
     one = Training()
 
-    def step() -> Tensor:
+    def loss() -> Tensor:
         a, b = one.run(X), one.run(X + 0.01)
-        loss = F.cross_entropy(a, Y) + 0.1 * (a - b).square().mean()
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
+        return F.cross_entropy(a, Y) + 0.1 * (a - b).square().mean()
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(loss)).checked()

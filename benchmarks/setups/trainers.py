@@ -1,10 +1,7 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Trainers that have the loop themselves."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import EVENT, Training, X, Y, agree, check_held, expect, kill, network
+from benchmarks.setups.training import EVENT, Training, X, Y, agree, check_held, expect, in_a_group, kill, network
 
 GROUP = "trainers"
 
@@ -243,8 +240,7 @@ def _timm() -> str:
 
     def step() -> Tensor:
         nonlocal steps
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = one.loss()
+        loss = one.mixed_loss()
         one.optimizer.zero_grad()
         scaler(loss, one.optimizer, clip_grad=1.0, parameters=one.model.parameters())
         if not one.nr.searching:
@@ -267,23 +263,11 @@ def _fsdp2() -> str:
         fully_shard(model)
         return model
 
-    return _in_a_group(sharded)
+    return in_a_group(sharded)
 
 
 @setup(GROUP, "FullyShardedDataParallel (FSDP1), one process, gloo")
 def _fsdp1() -> str:
     from torch.distributed.fsdp import FullyShardedDataParallel  # noqa: PLC0415
 
-    return _in_a_group(lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu")))
-
-
-def _in_a_group(wrap: Callable[[nn.Module], nn.Module]) -> str:
-    import torch.distributed as dist  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        try:
-            return Training(wrap=wrap).train().checked()
-        finally:
-            with suppress(RuntimeError):
-                dist.destroy_process_group()
+    return in_a_group(lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu")))
