@@ -1,6 +1,6 @@
 """Several processes of torch.distributed (gloo) in a test: what a function returns or raises in each.
 
-The server that the processes are forked from imports torch, and rewrites a first network, once for all tests.
+The server that the processes are forked from imports torch once for all tests.
 """
 
 import multiprocessing
@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # DistributedDataParallel asks for it
 import torch.distributed as dist
+
+import tests.training.small_loop  # noqa: F401
 
 SECONDS = 120
 
@@ -26,7 +29,7 @@ def in_processes(work: Callable[..., Any], *args: Any, count: int = 2) -> list[A
         work: a function at the top of a module; what it returns can be pickled.
     """
     start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["tests.warm"])
+    start.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:
         ends, started = [], []
         for rank in range(count):

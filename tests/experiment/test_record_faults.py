@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from nrfx import files
+from nrfx.cli.endings import Terminated, terminations
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.loop import finished, train
 from nrfx.experiment.record import Epoch, Folder, Silent, check_free, is_free
@@ -64,7 +67,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("after", AFTER)
 def test_a_run_that_was_killed_before_any_file_operation_ends_as_it_would_have(after: int, killed: Path) -> None:
-    expected, files = whole()
+    expected, left = whole()
     out = killed / str(after)
     if is_free(out):
         gm, budget = fresh()
@@ -79,7 +82,7 @@ def test_a_run_that_was_killed_before_any_file_operation_ends_as_it_would_have(a
     assert next(epochs) == next(epochs)
     numbers = expected.module.state_dict()
     assert all(torch.equal(value, numbers[name]) for name, value in run.module.state_dict().items())
-    assert {path.name for path in out.iterdir()} == files.keys() == {"config.json", "log.jsonl", "model.safetensors"}
+    assert {path.name for path in out.iterdir()} == left.keys() == {"config.json", "log.jsonl", "model.safetensors"}
 
 
 def test_a_run_that_is_over_is_read_back_as_it_was_returned(tmp_path: Path) -> None:
@@ -247,15 +250,16 @@ def test_a_log_that_cannot_grow_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         Folder(tmp_path).line("epoch", {"epoch": 1})
 
 
-def test_a_signal_while_a_file_is_written_leaves_no_temporary_file(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path; from nrfx.cli.endings import terminations\n"
-        "from nrfx import files\n"
-        "old = os.fsync\n"
-        "def fsync(handle): os.kill(os.getpid(), signal.SIGTERM); old(handle)\n"
-        "os.fsync = fsync\n"
-        "with terminations(): files.write(sys.argv[1], b'new')"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], capture_output=True, check=False)
-    assert b"nrfx.cli.endings.Terminated: 15" in done.stderr
+def test_a_signal_while_a_file_is_written_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def interrupted(handle: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(Terminated), terminations():
+        files.write(tmp_path / "file", b"new")
     assert not list(tmp_path.iterdir())
