@@ -107,7 +107,7 @@ def _pruned() -> str:
 
 @setup(GROUP, "a frozen first half")
 def _frozen() -> str:
-    model = network()
+    model: Any = network()
     for parameter in model[:3].parameters():
         parameter.requires_grad_(False)
     one = Training(model=model, optimizer=sgd_of)
@@ -208,7 +208,7 @@ def _sync() -> str:
 
 @setup(GROUP, "group norms in the place of batch norms")
 def _group_norm() -> str:
-    model = network()
+    model: Any = network()
     model[1], model[4] = nn.GroupNorm(2, 8), nn.GroupNorm(4, 16)
     one = Training(model=model)
     with torch.no_grad():
