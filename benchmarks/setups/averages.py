@@ -161,7 +161,7 @@ def _siamese() -> str:
     one = Training()
 
     def loss() -> Tensor:
-        a, b = one.run(X), one.run(X + 0.01)
-        return F.cross_entropy(a, Y) + 0.1 * (a - b).square().mean()
+        a: Tensor = one.run(X)
+        return F.cross_entropy(a, Y) + 0.1 * (a - one.run(X + 0.01)).square().mean()
 
     return one.train(lambda: one.step(loss)).checked()
