@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,7 +31,11 @@ def _cell(value: Any) -> Any:
 
 
 def read_csv(kind: type[RowType], path: Path) -> list[RowType]:
-    """The rows that `write_csv` wrote, of a dataclass whose fields are int, float, str, bool, or one of them or None.
+    """The rows that `write_csv` wrote.
+
+    Args:
+        kind: a dataclass whose fields are int, float, str, bool, one of them or None, a Literal of texts, or a tuple of
+            texts; a text of a tuple that has a semicolon and a blank comes back as two.
 
     Raises:
         KeyError: a column is missing.
@@ -42,6 +46,10 @@ def read_csv(kind: type[RowType], path: Path) -> list[RowType]:
 
 
 def _value(cell: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return tuple(cell.split("; ")) if cell else ()
+    if get_origin(kind) is Literal:
+        return cell
     options = get_args(kind) or (kind,)
     if cell == "" and NoneType in options:
         return None

@@ -38,11 +38,12 @@ from nrfx.rewrite.scales import fold_scales, insert_scales
 from nrfx.rewrite.verify import verify
 from nrfx.tracing import TracedModule, trace
 from nrfx.training.events import Event, Measurement
-from nrfx.training.followers import Carried, carry, carry_into
+from nrfx.training.followers import carry_into
 from nrfx.training.heads import HeadLoss
 from nrfx.training.optimizer import migrate
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.rejuvenator import Rejuvenator
+from nrfx.training.twins import Carried, carry
 
 __all__ = [
     "AnalysisError",

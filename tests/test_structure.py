@@ -37,8 +37,8 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "residual spaces positions constants domain conditions liveness cost between gammas not_understood utilization "
-    "structure meter tie_graph why check_rule",
+    "relabel residual spaces positions constants domain conditions liveness cost between gammas not_understood "
+    "utilization structure meter tie_graph why check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb grown_births expected places "
     "mismatches resize rescale blocks heads survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
@@ -47,8 +47,8 @@ ORDER: Mapping[str, str] = {
     "report": "layer_tree amounts page table utilization rejuvenation why",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
-    "training": "schedule forecast gamma_weights carried_state optimizer followers heads recalibrate restart baselines "
-    "events resumed guards hooks in_place replicas transaction sharded penalty arguments wrappers processes together "
+    "training": "schedule forecast gamma_weights carried_state optimizer twins followers heads recalibrate restart "
+    "baselines events resumed guards hooks in_place replicas transaction sharded penalty arguments wrappers processes together "
     "witness rejuvenator",
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",

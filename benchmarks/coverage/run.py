@@ -2,7 +2,8 @@
 
 `python -m benchmarks coverage` examines each model of a catalogue (vision, or field with `--field`) in a process of its
 own, and writes a CSV of benchmarks/results/ and a page of docs/. The row of a model goes to a cache as soon as it is
-there; `--resume` leaves out the models in the cache. Exit status 1: a model failed a check.
+there; `--resume` leaves out the models in the cache. The other rows of the CSV stay as they are, so that a few models
+can be examined again, in an environment that has only their packages. Exit status 1: a model failed a check.
 """
 
 import argparse
@@ -25,15 +26,16 @@ from benchmarks.coverage.model import Model
 from benchmarks.coverage.process import CONTEXT, GIBIBYTE, Limits, columns_of
 from benchmarks.coverage.row import Row, row_of
 from benchmarks.coverage.vision import VISION
-from benchmarks.table import progress_bar, terminal
+from benchmarks.table import progress_bar, read_csv, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examines the models that the options choose; 1 if a check failed on any of them, 2 if none matches, else 0."""
     options, console = _parser().parse_args(arguments), Console()
     catalogue = FIELD if options.field else VISION
-    every = [model for model in catalogue.models() if model.installed]
-    asked = [model for model in every if _asked(model, options)]
+    every = list(catalogue.models())
+    installed = [model for model in every if model.installed]
+    asked = [model for model in installed if _asked(model, options)]
     if not asked:
         console.print("No model matches. Names are those of torchvision, or PACKAGE:NAME; --list shows them.")
         return 2
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("\n".join(lines), markup=False)
         return 0
     cache = options.cache or catalogue.cache
-    if len(asked) == len(every) and not options.resume:
+    if len(asked) == len(installed) and not options.resume:
         cache.unlink(missing_ok=True)
     done = cached(catalogue, every, cache) if options.resume else {}
     CONTEXT.set_forkserver_preload([catalogue.examination.__module__, *catalogue.preloaded])
@@ -52,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             append(one, cache)
             for failure in one.failures:
                 console.print(f"{one.model}: {failure}", style="red", markup=False, highlight=False)
-    done = cached(catalogue, every, cache)
+    done = kept(catalogue, every) | cached(catalogue, every, cache)
     shown = [done[model.title] for model in asked]
     console.print(terminal(catalogue.heading, catalogue.columns, catalogue.summary(shown)))
-    publish(catalogue, list(done.values()), len(every) - len(done), console)
+    table = [done[model.title] for model in every if model.title in done]
+    publish(catalogue, table, len(every) - len(table), console)
     return verdict([one.sound for one in shown], "models hold", console)
 
 
@@ -107,6 +110,13 @@ def _head(catalogue: Catalogue, model: Model) -> Mapping[str, Any]:
 
 def _limits(model: Model, options: argparse.Namespace) -> Limits:
     return Limits(int(max(options.memory, model.gibibytes) * GIBIBYTE), options.seconds)
+
+
+def kept(catalogue: Catalogue, models: Sequence[Model]) -> dict[str, Row]:
+    """The rows in the CSV of these models."""
+    rows = read_csv(catalogue.row, catalogue.table) if catalogue.table.exists() else []
+    titles = {model.title for model in models}
+    return {row.model: row for row in rows if row.model in titles}
 
 
 def cached(catalogue: Catalogue, models: Sequence[Model], path: Path) -> dict[str, Row]:

@@ -1,19 +1,17 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Copies, pickles and states in the middle of a training."""
 
 import copy
 import io
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import STEPS, Training, X, agree, expect, network, rejuvenator, sgd
+from benchmarks.setups.training import STEPS, Training, X, agree, expect, network, rejuvenator, sgd, step_of
 
 GROUP = "copies and states"
 
@@ -39,15 +37,9 @@ def _copied_both() -> str:
     model, optimizer = copy.deepcopy((one.model, one.optimizer))
     held = {p for group in optimizer.param_groups for p in group["params"]}
     expect(held == {*model.parameters()}, "the copied optimizer holds other parameters")
-    first = last = 0.0
-    for number in range(6):
-        loss = nn.functional.cross_entropy(model(X), one.y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        first, last = (float(loss) if number == 0 else first), float(loss)
-    expect(last < first, "the loss of the copy does not fall")
-    return f"loss of the copy {first:.2f} to {last:.2f}; {one.checked()}"
+    losses = [step_of(model, optimizer) for _ in range(6)]
+    expect(losses[-1] < losses[0], "the loss of the copy does not fall")
+    return f"loss of the copy {losses[0]:.2f} to {losses[-1]:.2f}; {one.checked()}"
 
 
 @setup(GROUP, "copy.deepcopy of the model ahead of an event, used behind it")
@@ -109,32 +101,16 @@ def _fresh_optimizer() -> str:
     fresh = network()
     optimizer = sgd(fresh)
     optimizer.load_state_dict(one.optimizer.state_dict())
-    nn.functional.cross_entropy(fresh(X), one.y).backward()
-    optimizer.step()
+    step_of(fresh, optimizer)
     return one.checked()
 
 
 @setup(GROUP, "nrfx.save behind the event, nrfx.load into a fresh model, optimizer and Rejuvenator")
 def _saved() -> str:
     one = _behind()
-    fresh = nrfx.trace(network(), X)
-    optimizer = sgd(fresh)
-    nr = rejuvenator(fresh, optimizer, max_events=None)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.safetensors"
-        nrfx.save(path, one.gm, optimizer=one.optimizer, rejuvenator=one.nr)
-        loaded = nrfx.load(path, fresh, optimizer=optimizer, rejuvenator=nr)
-    nr.attach()
+    loaded, nr, optimizer = _resumed(one, network())
     count = agree(one.gm, [one.model, loaded, nr.module], X)
-
-    def go_on(network: Any, its: Any) -> float:
-        loss = nn.functional.cross_entropy(network(X), one.y)
-        its.zero_grad()
-        loss.backward()
-        its.step()
-        return float(loss)
-
-    losses = [(go_on(one.model, one.optimizer), go_on(nr.module, optimizer)) for _ in range(4)]
+    losses = [(step_of(one.model, one.optimizer), step_of(nr.module, optimizer)) for _ in range(4)]
     expect(all(abs(a - b) < 1e-4 for a, b in losses), f"the resumed run has other losses: {losses}")
     return f"{count} holders agree, the next four losses are the same"
 
@@ -143,21 +119,23 @@ def _saved() -> str:
 def _saved_stale() -> str:
     one = _behind()
     fresh = network()
+    _, nr, optimizer = _resumed(one, fresh)
+    for _ in range(STEPS):
+        step_of(fresh, optimizer)
+    agree(nr.module, [fresh], X)
+    return one.checked()
+
+
+def _resumed(one: Training, fresh: nn.Module) -> tuple[nn.Module, nrfx.Rejuvenator, Optimizer]:
+    """The training, saved, and loaded into a fresh model: what load returns, an attached Rejuvenator, its optimizer."""
     gm = nrfx.trace(fresh, X)
     optimizer = sgd(gm)
     nr = rejuvenator(gm, optimizer, max_events=None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
         nrfx.save(path, one.gm, optimizer=one.optimizer, rejuvenator=one.nr)
-        nrfx.load(path, gm, optimizer=optimizer, rejuvenator=nr)
-    nr.attach()
-    for _ in range(STEPS):
-        loss = nn.functional.cross_entropy(fresh(X), one.y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    agree(nr.module, [fresh], X)
-    return one.checked()
+        loaded = nrfx.load(path, gm, optimizer=optimizer, rejuvenator=nr)
+    return loaded, nr.attach(), optimizer
 
 
 @setup(GROUP, "a step rolled back by the loop: states kept, loaded again")

@@ -1,20 +1,28 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """What the loss is computed with."""
 
-import os
-import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import Training, X, Y, agree, expect, kill, network, rejuvenator, sgd
+from benchmarks.setups.training import (
+    Training,
+    X,
+    Y,
+    agree,
+    expect,
+    in_a_group,
+    kill,
+    network,
+    rejuvenator,
+    sgd,
+    step_of,
+)
 
 GROUP = "what the loss calls"
 
@@ -33,12 +41,8 @@ def _model() -> str:
 def _module() -> str:
     one = Training(attach=False)
 
-    def step() -> Any:
-        loss = F.cross_entropy(one.nr.module(X), Y)
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.nr.penalize()
-        one.optimizer.step()
+    def step() -> Tensor:
+        loss = one.step(lambda: F.cross_entropy(one.nr.module(X), Y), between=one.nr.penalize)
         one.nr.step()
         return loss
 
@@ -48,17 +52,9 @@ def _module() -> str:
 @setup(GROUP, "nr.module with inplace=False")
 def _replaced() -> str:
     one = Training(inplace=False)
-    one.train(lambda: _usual(one, one.nr.module))
+    one.train(lambda: one.step(lambda: F.cross_entropy(one.nr.module(X), Y)))
     one.model = one.run = one.nr.module
     return one.checked()
-
-
-def _usual(one: Training, network: Any) -> Any:
-    loss = F.cross_entropy(network(X), Y)
-    one.optimizer.zero_grad()
-    loss.backward()
-    one.optimizer.step()
-    return loss
 
 
 @setup(GROUP, "a model given untraced, with example_inputs")
@@ -70,18 +66,14 @@ def _untraced() -> str:
     for number in range(12):
         if number == 4:
             kill(model)
-        loss = F.cross_entropy(model(X), Y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+        losses.append(step_of(model, optimizer))
     expect(nr.events == 1 and losses[-1] < losses[5], f"no event, or the loss does not fall: {losses}")
     held = {each for group in optimizer.param_groups for each in group["params"]}
     expect(held == {*model.parameters()}, "the optimizer holds other parameters than the model")
     return f"loss {losses[0]:.2f} to {losses[-1]:.2f}, {agree(nr.module, [model], X)} holders agree"
 
 
-COMPILED = {
+COMPILED: dict[str, Callable[[Any, Any], Any]] = {
     "torch.compile(gm)": lambda model, gm: torch.compile(gm, backend="aot_eager"),
     "torch.compile(model)": lambda model, gm: torch.compile(model, backend="aot_eager"),
     "torch.compile(model, fullgraph=True)": lambda model, gm: torch.compile(model, backend="eager", fullgraph=True),
@@ -105,55 +97,37 @@ def _data_parallel() -> str:
 
 @setup(GROUP, "DistributedDataParallel, one process, gloo")
 def _ddp() -> str:
-    return _distributed(DistributedDataParallel)
+    return in_a_group(DistributedDataParallel)
 
 
 @setup(GROUP, "DistributedDataParallel with static_graph and gradients as bucket views")
 def _ddp_static() -> str:
-    return _distributed(lambda model: DistributedDataParallel(model, static_graph=True, gradient_as_bucket_view=True))
+    return in_a_group(lambda model: DistributedDataParallel(model, static_graph=True, gradient_as_bucket_view=True))
 
 
 @setup(GROUP, "torch.compile(DistributedDataParallel(model))")
 def _ddp_compiled() -> str:
-    return _distributed(lambda model: torch.compile(DistributedDataParallel(model), backend="eager"))
-
-
-def _distributed(wrap: Any) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{os.path.join(folder, 'store')}", rank=0, world_size=1)
-        try:
-            return Training(wrap=wrap).train().checked()
-        finally:
-            dist.destroy_process_group()
+    return in_a_group(lambda model: torch.compile(DistributedDataParallel(model), backend="eager"))
 
 
 @setup(GROUP, "torch.func.functional_call(model, parameters)")
 def _functional() -> str:
     one = Training()
-
-    def step() -> Any:
-        loss = F.cross_entropy(torch.func.functional_call(one.model, dict(one.model.named_parameters()), (X,)), Y)
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
-
-    return one.train(step).checked()
+    return _called(one, lambda: dict(one.model.named_parameters()))
 
 
 @setup(GROUP, "torch.func.functional_call with a dictionary made before the event")
 def _functional_old() -> str:
     one = Training()
     parameters = dict(one.model.named_parameters())
+    return _called(one, lambda: parameters)
 
-    def step() -> Any:
-        loss = F.cross_entropy(torch.func.functional_call(one.model, parameters, (X,)), Y)
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
 
-    return one.train(step).checked()
+def _called(one: Training, parameters: Callable[[], dict[str, Tensor]]) -> str:
+    def loss() -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(one.model, parameters(), (X,)), Y)
+
+    return one.train(lambda: one.step(loss)).checked()
 
 
 @setup(GROUP, "torch.func.grad in eval mode, gradients written by the loop")
@@ -219,13 +193,5 @@ def _around() -> str:
 @setup(GROUP, "a layer of the model called by itself beside the loss")
 def _part() -> str:
     one = Training()
-    first = one.model[:3]  # type: ignore[index]
-
-    def step() -> Any:
-        loss = F.cross_entropy(one.run(X), Y) + 1e-4 * first(X).square().mean()
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
-
-    return one.train(step).checked()
+    first = one.model[:3]
+    return one.train(lambda: one.step(lambda: one.loss() + 1e-4 * first(X).square().mean())).checked()

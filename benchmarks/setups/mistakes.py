@@ -1,5 +1,3 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """What a loop leaves out or does in another order."""
 
 import copy
@@ -12,7 +10,7 @@ from torch.optim import SGD
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import Training, X, Y, agree, expect, kill, network, rejuvenator, sgd
+from benchmarks.setups.training import Training, X, agree, expect, kill, network, rejuvenator, sgd, step_of
 
 GROUP = "mistakes"
 
@@ -44,15 +42,7 @@ def _no_penalty() -> str:
 def _no_step() -> str:
     one = Training(attach=False)
 
-    def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.nr.penalize()
-        one.optimizer.step()
-        return loss
-
-    return one.train(step, steps=70).checked(trained=False)
+    return one.train(lambda: one.step(between=one.nr.penalize), steps=70).checked(trained=False)
 
 
 @setup(GROUP, "penalize, step and attach all forgotten")
@@ -219,14 +209,10 @@ def _interrupted() -> str:
     for number in range(16):
         if number == 4:
             kill(gm)
-        loss = F.cross_entropy(model(X), Y)
-        optimizer.zero_grad()
-        loss.backward()
         try:
-            optimizer.step()
+            losses.append(step_of(model, optimizer))
         except KeyboardInterrupt:
             losses.append(-1.0)
-        losses.append(float(loss))
     expect(-1.0 in losses and nr.events == 1, "no event was interrupted, or none came behind it")
     expect(losses[-1] < losses[0], f"the loss does not fall: {losses}")
     count = agree(gm, [model], X)
@@ -290,11 +276,4 @@ def _again() -> str:
 def _no_gradients() -> str:
     one = Training()
 
-    def step() -> Tensor:
-        loss = one.loss()
-        loss.backward()
-        one.optimizer.zero_grad()
-        one.optimizer.step()
-        return loss
-
-    return one.train(step).checked()
+    return one.train(lambda: one.step(between=one.optimizer.zero_grad)).checked()

@@ -1,5 +1,3 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Dtypes and memory formats."""
 
 from typing import Any
@@ -41,7 +39,7 @@ def _low(dtype: torch.dtype) -> str:
 
 @setup(GROUP, "channels_last")
 def _channels_last() -> str:
-    one = Training(model=network().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    one = Training(model=network().to(memory_format=torch.channels_last))
     one.train()
     weight = one.gm.get_parameter("3.weight") if "3.weight" in dict(one.gm.named_parameters()) else None
     if weight is not None:
@@ -68,7 +66,7 @@ def _to_channels_last() -> str:
 
     def step() -> Tensor:
         if one.nr.steps == 2:
-            one.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            one.model.to(memory_format=torch.channels_last)
         return one.step()
 
     return one.train(step).checked()

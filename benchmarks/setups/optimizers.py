@@ -1,8 +1,7 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Which optimizer makes the steps."""
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -95,7 +94,7 @@ def _groups() -> str:
 @setup(GROUP, "a compiled step: torch.compile(optimizer.step)")
 def _compiled() -> str:
     one = Training(optimizer=lambda gm: AdamW(gm.parameters(), lr=torch.tensor(0.01)))
-    compiled = torch.compile(one.optimizer.step, backend="eager")
+    compiled: Any = torch.compile(one.optimizer.step, backend="eager")
 
     def step() -> Tensor:
         loss = one.loss()
@@ -120,9 +119,8 @@ for _name, _options in OF_TIMM.items():
 
     @setup(GROUP, f"timm: {_name}", "timm")
     def _timm(name: str = _name, options: dict[str, float] = _options) -> str:
-        from timm.optim import create_optimizer_v2  # noqa: PLC0415
-
-        return Training(optimizer=lambda gm: create_optimizer_v2(gm, opt=name, **options)).train().checked()
+        timm: Any = import_module("timm.optim")
+        return Training(optimizer=lambda gm: timm.create_optimizer_v2(gm, opt=name, **options)).train().checked()
 
 
 @setup(GROUP, "schedulefree: SGD", "schedulefree")

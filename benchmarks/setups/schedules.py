@@ -1,5 +1,3 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Which schedule moves the learning rate: given to the Rejuvenator, which sets it back at an event, or beside it."""
 
 from collections.abc import Callable
@@ -56,11 +54,10 @@ def _rates(make: Make, count: int) -> list[float]:
 
 
 def _trained(make: Make, restarted: bool) -> tuple[Training, list[float]]:
-    one = Training(optimizer=lambda gm: SGD(gm.parameters(), lr=0.1, momentum=0.9), attach=not restarted)
-    schedule, rates = make(one.optimizer), []
+    one = Training(attach=not restarted)
+    schedule = make(one.optimizer)
+    rates: list[float] = []
     if restarted:
-        one = Training(optimizer=lambda gm: SGD(gm.parameters(), lr=0.1, momentum=0.9), attach=False)
-        schedule = make(one.optimizer)
         one.nr = type(one.nr)(one.gm, one.optimizer, one.nr.budget, **_SAME, scheduler=schedule).attach()
 
     def step() -> Tensor:

@@ -1,7 +1,6 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """How the loop makes a step: scalers, closures, clipping, accumulation."""
 
+import copy
 import threading
 from typing import Any
 
@@ -22,11 +21,7 @@ def _lines() -> str:
     one = Training(attach=False)
 
     def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.nr.penalize()
-        one.optimizer.step()
+        loss = one.step(between=one.nr.penalize)
         one.nr.step()
         return loss
 
@@ -47,8 +42,7 @@ def _scaled(unscale: bool) -> str:
     one, scaler = Training(), torch.amp.GradScaler("cpu", init_scale=1024.0)
 
     def step() -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = one.loss()
+        loss = one.mixed_loss()
         one.optimizer.zero_grad()
         scaler.scale(loss).backward()
         if unscale:
@@ -75,7 +69,7 @@ def _scaler_skips() -> str:
         one.optimizer.zero_grad()
         scaler.scale(loss).backward()
         if steps == 3:
-            next(one.model.parameters()).grad.fill_(float("inf"))  # type: ignore[union-attr]
+            next(one.model.parameters()).grad.fill_(float("inf"))
         scaler.step(one.optimizer)
         scaler.update()
         return loss
@@ -88,16 +82,7 @@ def _scaler_skips() -> str:
 @setup(GROUP, "autocast to bfloat16")
 def _autocast() -> str:
     one = Training()
-
-    def step() -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
-        one.optimizer.step()
-        return loss
-
-    return one.train(step).checked()
+    return one.train(lambda: one.step(one.mixed_loss)).checked()
 
 
 @setup(GROUP, "gradients accumulated over two halves of a batch")
@@ -110,7 +95,7 @@ def _accumulated() -> str:
         for loss in losses:
             loss.backward()
         one.optimizer.step()
-        return sum(losses)  # type: ignore[return-value]
+        return torch.stack(losses).sum()
 
     said = one.train(step).checked()
     expect(one.nr.steps == len(one.losses), "a half is counted as a step")
@@ -119,21 +104,17 @@ def _accumulated() -> str:
 
 @setup(GROUP, "optimizer.step(closure)")
 def _closure() -> str:
-    one = Training()
-
-    def closure() -> Tensor:
-        one.optimizer.zero_grad()
-        loss = one.loss()
-        loss.backward()
-        return loss
-
-    return one.train(lambda: one.optimizer.step(closure)).checked()
+    return _closed(Training())
 
 
 @setup(GROUP, "LBFGS with a closure")
 def _lbfgs() -> str:
-    one = Training(optimizer=lambda gm: torch.optim.LBFGS(gm.parameters(), lr=0.1, max_iter=2, history_size=4))
+    return _closed(
+        Training(optimizer=lambda gm: torch.optim.LBFGS(gm.parameters(), lr=0.1, max_iter=2, history_size=4))
+    )
 
+
+def _closed(one: Training) -> str:
     def closure() -> Tensor:
         one.optimizer.zero_grad()
         loss = one.loss()
@@ -147,21 +128,16 @@ def _lbfgs() -> str:
 def _sam() -> str:
     one = Training()
 
-    def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
+    def ascend() -> None:
         parameters = [p for p in one.model.parameters() if p.grad is not None]
-        norm = torch.stack([p.grad.norm() for p in parameters]).norm()  # type: ignore[union-attr]
-        climbs = [0.02 * p.grad / norm for p in parameters]  # type: ignore[operator]
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        climbs = [0.02 * p.grad / norm for p in parameters]
         _add(parameters, climbs, 1)
         one.optimizer.zero_grad()
         one.loss().backward()
         _add(parameters, climbs, -1)
-        one.optimizer.step()
-        return loss
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(between=ascend)).checked()
 
 
 @torch.no_grad()
@@ -175,17 +151,12 @@ def _clip_list() -> str:
     one = Training()
     parameters = list(one.model.parameters())
 
-    def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
+    def clip() -> None:
         norm = nn.utils.clip_grad_norm_(parameters, 0.1)
-        now = torch.stack([p.grad.norm() for p in one.model.parameters()]).norm()  # type: ignore[union-attr]
+        now = torch.stack([p.grad.norm() for p in one.model.parameters()]).norm()
         expect(float(now) <= min(float(norm), 0.1) * 1.01, "gradients of the network are not clipped")
-        one.optimizer.step()
-        return loss
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(between=clip)).checked()
 
 
 @setup(GROUP, "clip_grad_norm_ in a step hook of the optimizer, registered before attach")
@@ -210,17 +181,12 @@ def _hooked(first: bool) -> str:
 def _clip_value() -> str:
     one = Training()
 
-    def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
-        loss.backward()
+    def disturb() -> None:
         nn.utils.clip_grad_value_(one.model.parameters(), 0.5)
         for parameter in one.model.parameters():
-            parameter.grad.add_(1e-5)  # type: ignore[union-attr]
-        one.optimizer.step()
-        return loss
+            parameter.grad.add_(1e-5)
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(between=disturb)).checked()
 
 
 @setup(GROUP, "zero_grad(set_to_none=False)")
@@ -253,17 +219,14 @@ def _zero_behind() -> str:
 
 @setup(GROUP, "losses kept with their graphs (retain_graph)")
 def _retained() -> str:
-    one, kept = Training(), []
+    one = Training()
+    kept: list[Tensor] = []
 
-    def step() -> Tensor:
-        loss = one.loss()
-        one.optimizer.zero_grad()
+    def backward(loss: Tensor) -> None:
         loss.backward(retain_graph=True)
         kept.append(loss)
-        one.optimizer.step()
-        return loss
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(backward=backward)).checked()
 
 
 @setup(GROUP, "torch.autograd.grad, gradients written by the loop")
@@ -285,15 +248,11 @@ def _autograd_grad() -> str:
 def _double_backward() -> str:
     one = Training()
 
-    def step() -> Tensor:
-        loss = one.loss()
-        (gradient,) = torch.autograd.grad(loss, [one.model[8].weight], create_graph=True)  # type: ignore[index]
-        one.optimizer.zero_grad()
+    def backward(loss: Tensor) -> None:
+        (gradient,) = torch.autograd.grad(loss, [one.model[8].weight], create_graph=True)
         (loss + 0.01 * gradient.square().sum()).backward()
-        one.optimizer.step()
-        return loss
 
-    return one.train(step).checked()
+    return one.train(lambda: one.step(backward=backward)).checked()
 
 
 @setup(GROUP, "an optimizer for each parameter that steps in backward (post_accumulate_grad hooks)")
@@ -353,12 +312,8 @@ def _workers() -> str:
     loader = DataLoader(TensorDataset(X, Y), batch_size=16, num_workers=2, persistent_workers=True)
 
     def step() -> Tensor:
-        for x, y in loader:
-            loss = F.cross_entropy(one.run(x), y)
-            one.optimizer.zero_grad()
-            loss.backward()
-            one.optimizer.step()
-        return loss
+        ((x, y),) = loader
+        return one.step(lambda: F.cross_entropy(one.run(x), y))
 
     return one.train(step).checked()
 
@@ -370,8 +325,6 @@ def _thread_copy() -> str:
 
     def evaluate() -> None:
         try:
-            import copy  # noqa: PLC0415
-
             twin = copy.deepcopy(one.model).eval()
             for _ in range(3):
                 twin(X)

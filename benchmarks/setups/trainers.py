@@ -1,10 +1,8 @@
-# mypy: disable-error-code="operator,index,union-attr,arg-type,unused-ignore,attr-defined"
-# mypy: disable-error-code="no-untyped-call,misc,no-any-return,assignment,func-returns-value,var-annotated"
 """Trainers that have the loop themselves."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import EVENT, Training, X, Y, agree, check_held, expect, kill, network
+from benchmarks.setups.training import EVENT, Training, X, Y, agree, check_held, expect, in_a_group, kill, network
 
 GROUP = "trainers"
 
@@ -56,10 +54,11 @@ def _lit(manual: bool = False, **options: Any) -> str:
 
     from nrfx.integrations.lightning import RejuvenatorCallback  # noqa: PLC0415
 
-    class Classifier(L.LightningModule):  # type: ignore[misc]
+    class Classifier(L.LightningModule):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.losses, self.automatic_optimization = network(), [], not manual
+            self.net, self.automatic_optimization = network(), not manual
+            self.losses: list[float] = []
 
         def training_step(self, batch: Any, index: int) -> Tensor:
             if len(self.losses) == EVENT:
@@ -125,7 +124,7 @@ def _hugging(inside: bool = False, **options: Any) -> str:
     inputs: Any = X if inside else {"pixel_values": X, "labels": Y}
     callback = RejuvenatorCallback(inputs, network="net" if inside else "", **OPTIONS)
 
-    class Kills(transformers.TrainerCallback):  # type: ignore[misc]
+    class Kills(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == EVENT:
                 kill(model.net)
@@ -141,7 +140,7 @@ def _hugging(inside: bool = False, **options: Any) -> str:
             folder, use_cpu=True, per_device_train_batch_size=16, num_train_epochs=14, learning_rate=0.01,
             logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, **options,
         )  # fmt: skip
-        trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[callback, Kills()])
+        trainer: Any = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[callback, Kills()])
         trainer.train()
     inner = trainer.optimizer.optimizer
     nr = callback.rejuvenator
@@ -213,11 +212,11 @@ def _accelerated(ahead: bool, prepare_model: bool = True, **options: Any) -> str
     return f"{said}, convolutions in {dtypes[0]}"
 
 
-class _Convolved(TorchDispatchMode):  # type: ignore[misc]
+class _Convolved(TorchDispatchMode):
     """Notes the dtypes in which convolutions are computed."""
 
     def __init__(self, dtypes: list[torch.dtype]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._dtypes = dtypes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -228,27 +227,30 @@ class _Convolved(TorchDispatchMode):  # type: ignore[misc]
 
 @setup(GROUP, "timm: create_optimizer_v2, NativeScaler, schedule, ModelEmaV3 behind the search", "timm")
 def _timm() -> str:
-    from timm.optim import create_optimizer_v2  # noqa: PLC0415
-    from timm.scheduler import create_scheduler_v2  # noqa: PLC0415
-    from timm.utils import ModelEmaV3, NativeScaler  # noqa: PLC0415
+    timm: Any = import_module("timm")
+    for room in ("optim", "scheduler", "utils"):
+        import_module(f"timm.{room}")
 
     def make(gm: nn.Module) -> Any:
-        return create_optimizer_v2(gm, opt="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, filter_bias_and_bn=True)
+        return timm.optim.create_optimizer_v2(
+            gm, opt="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, filter_bias_and_bn=True
+        )
 
     one = Training(optimizer=make)
-    schedule, _ = create_scheduler_v2(one.optimizer, sched="cosine", num_epochs=14, warmup_epochs=2, warmup_lr=0.02)
-    scaler = NativeScaler(device="cpu")
+    schedule, _ = timm.scheduler.create_scheduler_v2(
+        one.optimizer, sched="cosine", num_epochs=14, warmup_epochs=2, warmup_lr=0.02
+    )
+    scaler = timm.utils.NativeScaler(device="cpu")
     held: dict[str, Any] = {}
     steps = 0
 
     def step() -> Tensor:
         nonlocal steps
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = one.loss()
+        loss = one.mixed_loss()
         one.optimizer.zero_grad()
         scaler(loss, one.optimizer, clip_grad=1.0, parameters=one.model.parameters())
         if not one.nr.searching:
-            held.setdefault("ema", ModelEmaV3(one.model, decay=0.5)).update(one.model, step=steps)
+            held.setdefault("ema", timm.utils.ModelEmaV3(one.model, decay=0.5)).update(one.model, step=steps)
         steps += 1
         schedule.step(steps)
         return loss
@@ -267,23 +269,11 @@ def _fsdp2() -> str:
         fully_shard(model)
         return model
 
-    return _in_a_group(sharded)
+    return in_a_group(sharded)
 
 
 @setup(GROUP, "FullyShardedDataParallel (FSDP1), one process, gloo")
 def _fsdp1() -> str:
     from torch.distributed.fsdp import FullyShardedDataParallel  # noqa: PLC0415
 
-    return _in_a_group(lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu")))
-
-
-def _in_a_group(wrap: Callable[[nn.Module], nn.Module]) -> str:
-    import torch.distributed as dist  # noqa: PLC0415
-
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        try:
-            return Training(wrap=wrap).train().checked()
-        finally:
-            with suppress(RuntimeError):
-                dist.destroy_process_group()
+    return in_a_group(lambda model: FullyShardedDataParallel(model, device_id=torch.device("cpu")))

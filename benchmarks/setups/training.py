@@ -1,9 +1,12 @@
 """A small training across an event, and what must hold behind it."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
@@ -89,7 +92,7 @@ class Training:
         x: Tensor | None = None,
         **options: Any,
     ) -> None:
-        self.model = network() if model is None else model
+        self.model: Any = network() if model is None else model
         self.x, self.y = X.to(next(self.model.parameters()).dtype) if x is None else x, Y
         self.gm = nrfx.trace(self.model, self.x)
         made = optimizer(self.gm)
@@ -107,15 +110,31 @@ class Training:
         """The loss of the fixed batch."""
         return F.cross_entropy(self.run(self.x), self.y)
 
-    def step(self) -> Tensor:
-        """A step as most loops have it."""
-        loss = self.loss()
+    def mixed_loss(self) -> Tensor:
+        """The loss of the fixed batch, computed in bfloat16 where autocast does so."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.loss()
+
+    def step(
+        self,
+        loss: Callable[[], Tensor] | None = None,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        between: Callable[[], Any] = lambda: None,
+    ) -> Tensor:
+        """A step as most loops have it, and its loss.
+
+        Args:
+            loss: computes it; `self.loss` by default.
+            between: what the loop does between backward and the step of the optimizer.
+        """
+        value = (self.loss if loss is None else loss)()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss.backward()
+        backward(value)
+        between()
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss
+        return value
 
     def train(self, step: Callable[[], Any] | None = None, steps: int = STEPS, event: int = EVENT) -> "Training":
         """Trains, and lets channels die ahead of step `event`; `step` returns its loss."""
@@ -158,6 +177,26 @@ class Training:
         count = agree(gm, [self.model, self.run, *holders], self.x)
         fell = f"loss {self.losses[0]:.2f} to {self.losses[-1]:.2f}, " if trained else ""
         return f"{fell}{len(expected)} parameters held, {count} holders agree"
+
+
+def step_of(network: Callable[[Tensor], Any], optimizer: Any) -> float:
+    """A step of a loop that has a network and an optimizer, and its loss."""
+    loss = F.cross_entropy(network(X), Y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def in_a_group(wrap: Callable[[nn.Module], Any]) -> str:
+    """A training in a group of one process of gloo; `wrap` makes of the model what the loss calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            return Training(wrap=wrap).train().checked()
+        finally:
+            with suppress(RuntimeError):  # some wrappers have ended it already
+                dist.destroy_process_group()
 
 
 def check_held(optimizers: Sequence[Any], expected: Sequence[Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""The interpretation of a graph on label tensors, one rule an op: at the widths that it has, or at others."""
+"""The interpretation of a graph on label tensors, one rule an op, at the widths that it has."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from nrfx.analysis.channels import Channels, Mismatch, Step
+from nrfx.analysis.channels import Step
 from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, tensors_in
@@ -225,7 +225,7 @@ class LabelInterpreter:
             return self.unfit(call, error)
         except _DEFECTS as error:
             # an error in tests, where warnings are: whoever has a network to look at gets a sound answer all the same
-            warnings.warn(f"{_defect(call)} ({type(error).__name__}: {_first_line(error)}).", RuleWarning, stacklevel=2)
+            warnings.warn(f"{_defect(call)} ({type(error).__name__}: {first_line(error)}).", RuleWarning, stacklevel=2)
             return self.unfit(call, error)
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
@@ -257,7 +257,7 @@ class LabelInterpreter:
 
     def unfit(self, call: Call, error: Exception) -> Effect:
         """The effect of an op that raised on its labels."""
-        return unknown(call, f"its rule cannot be applied here ({_first_line(error)})")
+        return unknown(call, f"its rule cannot be applied here ({first_line(error)})")
 
     def before(self, mode: str, node: fx.Node) -> Before | None:
         """The node at the widths of the trace, where these are others."""
@@ -347,56 +347,6 @@ def _nodes_in(nest: Any) -> list[fx.Node]:
     return nodes
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; of one that says nothing its class."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-class Relabeler(LabelInterpreter):
-    """The interpretation of the same graphs with other births, each of which brings the given labels into being.
-
-    channel_of: the channel of each label, old or new. shapes: the shape that a parameter or buffer will have, by name.
-    An op that does not take the new widths raises a Mismatch.
-    """
-
-    resized = True
-
-    def __init__(
-        self,
-        traced: TracedModule,
-        old: Channels,
-        births: Mapping[str, Tensor],
-        channel_of: Tensor,
-        shapes: Callable[[str], tuple[int, ...]],
-    ) -> None:
-        super().__init__(traced, old.axes)
-        self.born = dict(births)
-        self.aliases = dict(old.aliases)
-        self.reasons = list(old.reasons)
-        self.codes = {reason: OPAQUE - index for index, reason in enumerate(self.reasons)}
-        self.old = {(step.mode, step.node.name): step.effect for step in old.steps}
-        self.channel_of, self.shapes_by_name = channel_of, shapes
-        self.old_labels = old.channel_of.numel()
-
-    def effect(self, mode: str, call: Call) -> Effect:
-        """As at the widths of the trace; what was not understood there is not understood here."""
-        old = self.old[mode, call.node.name]
-        if old.family is Family.UNKNOWN:
-            return unknown(call, old.reason)
-        return super().effect(mode, call)
-
-    def unfit(self, call: Call, error: Exception) -> Effect:
-        touched = tuple(tensors((call.args, call.kwargs)))
-        reason = f"it does not take another width ({_first_line(error)})"
-        raise Mismatch(call.node.name, reason, touched) from error
-
-    def before(self, mode: str, node: fx.Node) -> Before | None:
-        return Before(self.old[mode, node.name].out, self.channel_of, self.old_labels)
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        return self.shapes_by_name(name)
-
-    def check_axes(self, effect: Effect) -> None:
-        """The axes are those of the trace."""
-
-    def check_broadcast(self, operands: list[Tensor]) -> None:
-        """The axes are those of the trace."""

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from nrfx.errors import CheckpointError
 
+PARTS = ("optimizer", "rejuvenator", "extra")
+"""What a file holds beside the network; the places of their tensors begin with these, and a slash."""
+
 _KEYS = (str, bool, int, float, type(None))
+
+
+def is_place(name: str) -> bool:
+    """Whether a tensor of that name belongs to another part of the file than the network, by its name."""
+    part, slash, _ = name.partition("/")
+    return bool(slash) and part in PARTS
 
 
 def encoded(value: Any, place: str) -> Any:

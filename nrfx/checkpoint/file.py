@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nrfx.checkpoint.digests import Digests, bytes_of
-from nrfx.checkpoint.encoding import tensors_named
+from nrfx.checkpoint.encoding import is_place, tensors_named
 from nrfx.checkpoint.plan import Plan
 from nrfx.checkpoint.tensors import listed
 from nrfx.errors import CheckpointError
@@ -53,7 +53,7 @@ class Stored:
     @property
     def names(self) -> frozenset[str]:
         """First names and aliases of the network's parameters and buffers."""
-        return frozenset(name for name in self.tensors if "/" not in name) | self.plan.aliases.keys()
+        return frozenset(name for name in self.tensors if not is_place(name)) | self.plan.aliases.keys()
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of any of its names."""
@@ -62,7 +62,7 @@ class Stored:
     def check_named(self) -> None:
         """Raises a CheckpointError for a tensor that belongs to no part of the file."""
         named = {name for part in (self.optimizer, self.rejuvenator, self.extra) for name in tensors_named(part)}
-        if nameless := {name for name in self.tensors if "/" in name} - named:
+        if nameless := {name for name in self.tensors if is_place(name)} - named:
             raise self.misfit(f"nothing in it says what these tensors are: {listed(nameless)}.")
 
     def misfit(self, reason: str) -> CheckpointError:

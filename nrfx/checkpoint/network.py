@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from nrfx.analysis.spaces import channels_of
 from nrfx.checkpoint.call import arguments
+from nrfx.checkpoint.encoding import PARTS, is_place
 from nrfx.checkpoint.file import Stored
 from nrfx.checkpoint.plan import Layer, Plan
 from nrfx.checkpoint.tensors import CHANNELS_LAST, aliases_of, listed, registered, relative_of
@@ -48,8 +49,11 @@ def savable(module: nn.Module) -> TracedModule:
     kept = registered(traced)
     if extra := [name for name in traced.state_dict() if name not in kept and not name.endswith(KEY)]:
         raise CheckpointError(f"The file format holds parameters and buffers only; found {listed(extra)}.")
-    if odd := [name for name in kept if "/" in name]:
-        raise CheckpointError(f"Names of parameters and buffers must not hold a '/'; found {listed(odd)}.")
+    if odd := [name for name in kept if is_place(name)]:
+        raise CheckpointError(
+            f"Names of parameters and buffers must not begin with {', '.join(f'{part}/' for part in PARTS)}, where a "
+            f"file keeps what is not the network; found {listed(odd)}."
+        )
     return traced
 
 
@@ -177,7 +181,7 @@ def _put_layers(stored: Stored, twin: TracedModule) -> None:
 
 def _check_size(stored: Stored, layer: Layer) -> None:
     """Refuses a layer of more generations or channels than the file holds numbers, before it takes time and memory."""
-    most = sum(stored.tensors[name].numel() for name in stored.tensors if "/" not in name)
+    most = sum(stored.tensors[name].numel() for name in stored.tensors if not is_place(name))
     for side in ("in_generations", "out_generations"):
         generations = layer.config[side]
         if max(len(generations), sum(map(abs, generations))) > most:

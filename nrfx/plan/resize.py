@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step, first_readings
-from nrfx.analysis.interpret import Relabeler
+from nrfx.analysis.relabel import Relabeler
 from nrfx.plan.expected import Expected
 from nrfx.plan.grown_births import grown_births
 from nrfx.plan.mismatches import check_steps

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,10 +19,15 @@ class Row:
     holds: bool
     seen: int | None
     reason: str
+    form: Literal["", "whole"]
+    pins: tuple[str, ...]
 
 
 def test_what_was_written_is_read_as_it_was(tmp_path: Path) -> None:
-    rows = [Row("a, b", 3, 0.25, True, None, ""), Row("c", -1, float("inf"), False, 0, "so")]
+    rows = [
+        Row("a, b", 3, 0.25, True, None, "", "", ()),
+        Row("c", -1, float("inf"), False, 0, "so", "whole", ("x", "y")),
+    ]
     write_csv(rows, tmp_path / "rows.csv")
     assert read_csv(Row, tmp_path / "rows.csv") == rows
 

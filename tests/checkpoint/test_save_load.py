@@ -1,6 +1,7 @@
 """save and load: what fits goes on as if it had never been away."""
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,30 @@ def test_tied_parameters_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     assert loaded.get_submodule("again") is loaded.get_submodule("a")
     assert not {"b.weight", "again.weight"} & load_file(tmp_path / "net").keys()
     assert_same(gm, loaded, image())
+
+
+def slashed(name: str = "body/norm") -> nn.Module:
+    """A network whose layers have names with slashes, as those of some papers' code do."""
+    torch.manual_seed(0)
+    layers = {"conv": nn.Conv2d(3, 8, 3), name: nn.BatchNorm2d(8), "act": nn.ReLU(), "head/conv": nn.Conv2d(8, 2, 1)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+def test_names_may_hold_slashes_but_not_begin_as_the_other_parts_of_a_file(tmp_path: Path) -> None:
+    gm = nrfx.trace(with_dead(slashed()), image(torch.float32))
+    gm = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0)).module
+    optimizer = SGD(gm.parameters(), lr=0.1, momentum=0.9)
+    gm(image(torch.float32)).square().sum().backward()
+    optimizer.step()
+    nrfx.save(tmp_path / "net", gm, optimizer, extra={"a/b": torch.ones(2)})
+    fresh, found = slashed(), dict[str, Any]()
+    other = SGD(fresh.parameters(), lr=0.1, momentum=0.9)
+    loaded = nrfx.load(tmp_path / "net", fresh, other, extra=found)
+    assert_same(gm, loaded, image(torch.float32))
+    ours, theirs = (one.state[net.get_parameter("body/norm.weight")] for one, net in ((optimizer, gm), (other, loaded)))
+    assert torch.equal(ours["momentum_buffer"], theirs["momentum_buffer"]) and torch.equal(found["a/b"], torch.ones(2))
+    with pytest.raises(CheckpointError, match=r"begin with optimizer/, rejuvenator/, extra/.* extra/norm\.bias, extra"):
+        nrfx.save(tmp_path / "other", nrfx.trace(slashed("extra/norm"), image(torch.float32)))
 
 
 def test_ties_that_the_model_cannot_have_are_refused(tmp_path: Path) -> None:

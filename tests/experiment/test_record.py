@@ -1,6 +1,8 @@
 """Runs that are broken off: what cannot be resumed, and that a resumed run ends as it would have."""
 
+import functools
 import json
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,9 +37,34 @@ def fresh(seed: int = 0) -> tuple[nrfx.TracedModule, nrfx.Budget]:
 
 
 def begun(out: Path, after: int, config: RunConfig = CONFIG) -> None:
+    """Makes the folder of a run that was broken off after an epoch."""
+    out.mkdir(exist_ok=True)
+    for name, content in _begun(after, config).items():
+        (out / name).write_bytes(content)
+
+
+@functools.cache
+def _begun(after: int, config: RunConfig) -> dict[str, bytes]:
     gm, budget = fresh()
-    with pytest.raises(KeyboardInterrupt):
-        train(gm, dataset(), config, budget, out, BreaksOff(after))
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(KeyboardInterrupt):
+            train(gm, dataset(), config, budget, Path(folder), BreaksOff(after))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@functools.cache
+def whole(config: RunConfig = CONFIG) -> tuple[Run, dict[str, bytes]]:
+    """A run that was not broken off, and its files."""
+    gm, budget = fresh()
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(gm, dataset(), config, budget, Path(folder))
+        return run, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def over(out: Path) -> None:
+    """Makes the folder of a run that is over."""
+    for name, content in whole()[1].items():
+        (out / name).write_bytes(content)
 
 
 def went_on(out: Path, config: RunConfig = CONFIG) -> Run:
@@ -51,8 +78,7 @@ def test_a_folder_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_over_cannot_be_resumed(tmp_path: Path) -> None:
-    gm, budget = fresh()
-    train(gm, dataset(), CONFIG, budget, tmp_path)
+    over(tmp_path)
     with pytest.raises(UsageError, match="the run in it is over"):
         went_on(tmp_path)
 
@@ -76,19 +102,16 @@ def test_a_state_that_is_none_is_refused(state: str, words: str, tmp_path: Path)
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_resumed_run_ends_as_it_would_have(after: int, restart: bool, tmp_path: Path) -> None:
     config = replace(CONFIG, restart=restart)
-    gm, budget = fresh()
-    whole = train(gm, dataset(), config, budget, tmp_path / "whole")
-    begun(tmp_path / "broken", after, config)
-    resumed = went_on(tmp_path / "broken", config)
-    assert len(whole.events) == 1 and len(whole.epochs) == (5 if restart else 4)
-    assert resumed.events == whole.events
-    assert [_timeless(epoch) for epoch in resumed.epochs] == [_timeless(epoch) for epoch in whole.epochs]
-    expected = whole.module.state_dict()
+    run, files = whole(config)
+    begun(tmp_path, after, config)
+    resumed = went_on(tmp_path, config)
+    assert len(run.events) == 1 and len(run.epochs) == (5 if restart else 4)
+    assert resumed.events == run.events
+    assert [_timeless(epoch) for epoch in resumed.epochs] == [_timeless(epoch) for epoch in run.epochs]
+    expected = run.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.module.state_dict().items())
-    assert resumed.test == whole.test
-    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == sorted(
-        path.name for path in (tmp_path / "whole").iterdir()
-    )
+    assert resumed.test == run.test
+    assert {path.name for path in tmp_path.iterdir()} == files.keys()
 
 
 def test_a_run_that_is_broken_off_in_a_warm_up_rises_on_where_it_was(tmp_path: Path) -> None:
@@ -121,20 +144,19 @@ def _timeless(epoch: Epoch) -> dict[str, float]:
 
 
 def test_plain_training_is_resumed_as_well(tmp_path: Path) -> None:
-    whole = train(fresh()[0], dataset(), CONFIG)
+    run = train(fresh()[0], dataset(), CONFIG)
     with pytest.raises(KeyboardInterrupt):
         train(fresh()[0], dataset(), CONFIG, out=tmp_path, watcher=BreaksOff(3))
     resumed = train(fresh(seed=17)[0], dataset(), CONFIG, out=tmp_path, resume=True)
-    expected = whole.module.state_dict()
+    expected = run.module.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.module.state_dict().items())
 
 
 def test_a_log_is_read_as_what_was_logged(tmp_path: Path) -> None:
-    gm, budget = fresh()
-    run = train(gm, dataset(), CONFIG, budget, tmp_path)
+    over(tmp_path)
     log = read_log(tmp_path)
-    assert log.events == run.events
-    assert log.epochs == run.epochs
+    assert log.events == whole()[0].events
+    assert log.epochs == whole()[0].epochs
 
 
 @pytest.mark.parametrize(
@@ -176,7 +198,6 @@ def test_settings_of_a_run_that_were_changed_into_none_are_refused(
 
 
 def test_every_line_of_the_log_is_json_with_a_kind(tmp_path: Path) -> None:
-    gm, budget = fresh()
-    train(gm, dataset(), CONFIG, budget, tmp_path)
+    over(tmp_path)
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert kinds == ["event", "epoch", "epoch", "epoch", "epoch"]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,46 +14,61 @@ from typing import Any
 import pytest
 import torch
 
+from nrfx import files
+from nrfx.cli.endings import Terminated, terminations
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.loop import finished, train
-from nrfx.experiment.record import Folder, check_free, is_free
+from nrfx.experiment.record import Epoch, Folder, Silent, check_free, is_free
 from tests.experiment.test_loop import dataset
-from tests.experiment.test_record import CONFIG, begun, fresh, went_on
+from tests.experiment.test_record import CONFIG, begun, fresh, went_on, whole
 
 # Killed
+
+AFTER = (0, 2, 5, 9, 14, 25)
 
 KILLED = """
 import os, sys
 from pathlib import Path
 import tests.experiment.test_record as t
-from nrfx import files
 from nrfx.experiment.loop import train
 from tests.experiment.test_loop import dataset
 
 calls = 0
-def counted(kind):
+def counted(kind, most):
     def wrapped(*given, **named):
         global calls
-        if calls == int(sys.argv[2]):
+        if calls == most:
             os.kill(os.getpid(), 9)
         calls += 1
         return kind(*given, **named)
     return wrapped
 
-Path.replace, Path.unlink, Path.mkdir = map(counted, (Path.replace, Path.unlink, Path.mkdir))
-Path.open = counted(Path.open)
-gm, budget = t.fresh()
-train(gm, dataset(), t.CONFIG, budget, Path(sys.argv[1]))
+for after in sys.argv[2:]:  # a process for each, for which the imports are done
+    child = os.fork()
+    if not child:
+        for name in ("replace", "unlink", "mkdir", "open"):
+            setattr(Path, name, counted(getattr(Path, name), int(after)))
+        gm, budget = t.fresh()
+        train(gm, dataset(), t.CONFIG, budget, Path(sys.argv[1]) / after)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("after", [0, 2, 5, 9, 14, 25])
-def test_a_run_that_was_killed_before_any_file_operation_ends_as_it_would_have(after: int, tmp_path: Path) -> None:
-    gm, budget = fresh()
-    whole = train(gm, dataset(), CONFIG, budget, tmp_path / "whole")
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, str(out), str(after)]
-    assert subprocess.run(command, check=False).returncode == -9
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run for each number of AFTER, which was killed after as many file operations."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-c", KILLED, str(folder), *map(str, AFTER)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["-9"] * len(AFTER), done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("after", AFTER)
+def test_a_run_that_was_killed_before_any_file_operation_ends_as_it_would_have(after: int, killed: Path) -> None:
+    expected, left = whole()
+    out = killed / str(after)
     if is_free(out):
         gm, budget = fresh()
         run = train(gm, dataset(), CONFIG, budget, out)
@@ -60,11 +77,12 @@ def test_a_run_that_was_killed_before_any_file_operation_ends_as_it_would_have(a
     else:
         gm, budget = fresh()
         run = finished(gm, dataset(), CONFIG, budget, out)
-    assert run.events == whole.events and run.test == whole.test
-    assert [replace(epoch, seconds=0) for epoch in run.epochs] == [replace(epoch, seconds=0) for epoch in whole.epochs]
-    expected = whole.module.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in run.module.state_dict().items())
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]
+    assert run.events == expected.events and run.test == expected.test
+    epochs = ([replace(epoch, seconds=0) for epoch in each.epochs] for each in (run, expected))
+    assert next(epochs) == next(epochs)
+    numbers = expected.module.state_dict()
+    assert all(torch.equal(value, numbers[name]) for name, value in run.module.state_dict().items())
+    assert {path.name for path in out.iterdir()} == left.keys() == {"config.json", "log.jsonl", "model.safetensors"}
 
 
 def test_a_run_that_is_over_is_read_back_as_it_was_returned(tmp_path: Path) -> None:
@@ -201,35 +219,29 @@ def test_a_folder_below_a_file_is_named(tmp_path: Path) -> None:
         check_free(tmp_path / "file")
 
 
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-import tests.experiment.test_record as t
-from nrfx.experiment.loop import train
-from tests.experiment.test_loop import dataset
+class Fills(Silent):
+    """A watcher behind whose second epoch no file can grow beyond some bytes."""
 
-class Full(t.Silent):
-    def trained(self, epoch):
+    def __init__(self, room: int, most: int) -> None:
+        self.limits = room, most
+
+    def trained(self, epoch: Epoch) -> None:
         if epoch.epoch == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-
-gm, budget = t.fresh()
-train(gm, dataset(), t.CONFIG, budget, Path(sys.argv[1]), Full())
-"""
+            resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
-@pytest.mark.parametrize(("room", "file"), [(0, "checkpoint-2.safetensors"), (900, "checkpoint-2.safetensors")])
-def test_a_disk_that_is_full_ends_the_run_which_goes_on_when_there_is_room(
-    room: int, file: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("room", [0, 900])
+def test_a_disk_that_is_full_ends_the_run_which_goes_on_when_there_is_room(room: int, tmp_path: Path) -> None:
     gm, budget = fresh()
-    whole = train(gm, dataset(), CONFIG, budget)
-    command = [sys.executable, "-c", FULL, str(tmp_path), str(room)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert f"{file} cannot be written (File too large)" in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("nrfx.errors.CheckpointError")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointError) as raised:
+            train(gm, dataset(), CONFIG, budget, tmp_path, Fills(room, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "checkpoint-2.safetensors cannot be written (File too large)" in str(raised.value)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
-    assert went_on(tmp_path).test == whole.test
+    assert went_on(tmp_path).test == whole()[0].test
 
 
 def test_a_log_that_cannot_grow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,15 +250,16 @@ def test_a_log_that_cannot_grow_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         Folder(tmp_path).line("epoch", {"epoch": 1})
 
 
-def test_a_signal_while_a_file_is_written_leaves_no_temporary_file(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path; from nrfx.cli.endings import terminations\n"
-        "from nrfx import files\n"
-        "old = os.fsync\n"
-        "def fsync(handle): os.kill(os.getpid(), signal.SIGTERM); old(handle)\n"
-        "os.fsync = fsync\n"
-        "with terminations(): files.write(sys.argv[1], b'new')"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], capture_output=True, check=False)
-    assert b"nrfx.cli.endings.Terminated: 15" in done.stderr
+def test_a_signal_while_a_file_is_written_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def interrupted(handle: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(Terminated), terminations():
+        files.write(tmp_path / "file", b"new")
     assert not list(tmp_path.iterdir())

@@ -19,9 +19,9 @@ LENGTH = 160
 
 HOW = """
 Small models of the packages that people use with PyTorch, each built without weights, as small as its package lets it
-be. What is not installed is left out: `pip install -e .[field]` brings the packages, and `pip install --no-deps
-facenet-pytorch` one that asks for an old torch. Each model runs in a process of its own, with a limit of time and
-memory.
+be. What is not installed keeps the row that it has: `pip install -e .[field]` brings the packages, and `pip install
+--no-deps facenet-pytorch` one that asks for an old torch. Each model runs in a process of its own, with a limit of time
+and memory.
 
 ```sh
 python -m benchmarks coverage --field                        # all of them; rows are kept in build/field.jsonl

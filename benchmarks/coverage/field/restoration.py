@@ -52,6 +52,12 @@ def extra(
     return image("spandrel_extra_arches", name, family or name, build, side)
 
 
+def large(model: Model, side: int, gibibytes: float = 0) -> Model:
+    """The model of images of side x side pixels and no others, with one image, so as to fit, and then two."""
+    first, second = (Real((batch, 3, side, side)) for batch in (1, 2))
+    return replace(model, inputs=(first,), others=(second,), gibibytes=gibibytes)
+
+
 def enlarged(name: str, family: str) -> Model:
     """A model of torchsr."""
     return image("torchsr", name, family, made(f"torchsr.models:{name}", scale=2, pretrained=False), 16)
@@ -133,8 +139,7 @@ MODELS = (
     extra("MIRNet_v2", 16, n_feat=16, n_MRB=1, of="MIRNet2.__arch.mirnet_v2_arch", family="MIRNet v2"),
     extra("M3SNet", 32, width=8, middle_blk_num=1, enc_blk_nums=[1, 1, 1, 1], dec_blk_nums=[1, 1, 1, 1]),
     extra("SRFormer", 16, SWIN),
-    # large, and it takes images of no other size
-    replace(extra("CodeFormer", 512), inputs=(Real((1, 3, 512, 512)),), others=(Real((2, 3, 512, 512)),), gibibytes=12),
+    large(extra("CodeFormer", 512), 512, gibibytes=12),
     enlarged("edsr_baseline", "EDSR"),
     enlarged("carn_m", "CARN"),
     enlarged("ninasr_b0", "NinaSR"),
@@ -208,5 +213,5 @@ MODELS = (
         num_embeddings=16,
         embedding_dim=8,
     ),
-    medical("HoverNet", "HoVer-Net", (3, 256, 256), mode="fast", in_channels=3),
+    large(medical("HoverNet", "HoVer-Net", (3, 256, 256), mode="fast", in_channels=3), 256),
 )

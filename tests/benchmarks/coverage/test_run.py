@@ -17,9 +17,9 @@ from benchmarks.coverage.catalogue import Catalogue
 from benchmarks.coverage.field import FIELD
 from benchmarks.coverage.field.row import FieldRow
 from benchmarks.coverage.model import Model, Real
-from benchmarks.coverage.row import Row
+from benchmarks.coverage.row import Row, row_of
 from benchmarks.coverage.vision import VISION
-from benchmarks.table import progress_bar
+from benchmarks.table import progress_bar, read_csv, write_csv
 
 
 def aborted() -> nn.Module:
@@ -91,6 +91,22 @@ def test_the_page_of_a_whole_catalogue_waits_for_every_row(
     monkeypatch.setattr(run, "FIELD", catalogue)
     run.main(["--field", "--family", "vit"])
     assert "1 models of 1 families; every check holds for 1 of them. 2 more" in catalogue.document.read_text()
+
+
+def test_rows_that_a_run_does_not_examine_stay_in_the_files(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = replace(tiny("b"), package="not_installed")
+    monkeypatch.setattr(run, "FIELD", replace(run.FIELD, models=lambda: [tiny("a"), absent, tiny("c", family="ViT")]))
+    told = {"form": "parts", "torch": "1", "date": "1 May"}
+    before = [row_of(FieldRow, {**run._head(run.FIELD, model), **told}) for model in run.FIELD.models()]
+    write_csv(before, catalogue.table)
+    monkeypatch.setattr(run, "columns_of", lambda *_: {"failures": ["trace: no"], "torch": "2", "date": "2 May"})
+    assert run.main(["--field", "--only", "*:c"]) == 1
+    *others, last = read_csv(FieldRow, catalogue.table)
+    assert others == before[:2] and (last.model, last.failures, last.form) == ("torch:c", ("trace: no",), "")
+    text = catalogue.document.read_text()
+    assert "with torch 1, 2, 1 May to 2 May;" in text and "every check holds for 2 of them.\n" in text
 
 
 def test_models_are_listed_and_a_name_that_none_has_is_said(

@@ -1,7 +1,7 @@
 """The matrix on smaller networks: one scheme and budget each, every check of the full one."""
 
 import csv
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ BUILDERS = {
 }
 
 
+@cache
 def small(name: str, beta: str) -> matrix.Subject:
     return matrix.subject(name, Network(BUILDERS[name], side=48), beta)
 

@@ -11,7 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import nrfx
 from nrfx.errors import TrainingError
 from nrfx.tracing.graph.stated import KEY
-from nrfx.training.followers import carry, carry_into
+from nrfx.training.followers import carry_into
+from nrfx.training.twins import carry
 from tests.zoo import IMAGE, SMALL, norms, vgg_bn, vgg_conv_bias
 
 SCHEMES = ("attention", "dense", "removed", "compact")
