@@ -194,12 +194,21 @@ class TieGraph:
         import networkx  # noqa: PLC0415 (see __init__)
 
         places = {(step.mode, step.node.name) for step in steps}
-        ways = []
-        for start in self.vertices.get(space, ()):
-            for end in ends if (start.mode, start.node) in places else ():
-                if end in self.graph and networkx.has_path(self.graph, start, end):
-                    ways.append(networkx.bidirectional_shortest_path(self.graph, start, end))
-        return min(ways, key=len, default=[])
+        starts = [vertex for vertex in self.vertices.get(space, ()) if (vertex.mode, vertex.node) in places]
+        known = [end for end in ends if end in self.graph]
+        if not (starts and known):
+            return []
+        # both ends of the way are one vertex each, so that one search finds the nearest of all pairs
+        self.graph.add_edges_from([*((_START, start) for start in starts), *((end, _END) for end in known)])
+        try:
+            way: list[Vertex] = networkx.bidirectional_shortest_path(self.graph, _START, _END)[1:-1]
+        except networkx.NetworkXNoPath:
+            way = []
+        self.graph.remove_nodes_from([_START, _END])
+        return way
+
+
+_START, _END = Vertex("", "start", -1), Vertex("", "end", -1)
 
 
 def _at(step: Step, group: int) -> Vertex:

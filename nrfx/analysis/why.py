@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space, Step
+from nrfx.analysis.holders import Holders
 from nrfx.analysis.liveness import Liveness, liveness_of
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught
@@ -199,7 +200,7 @@ class _Explained:
 
     def __init__(self, traced: TracedModule, channels: Channels, liveness: Liveness) -> None:
         self.traced, self.channels, self.liveness = traced, channels, liveness
-        self.ties = TieGraph(channels)
+        self.ties, self.holders = TieGraph(channels), Holders(channels, liveness)
         self.steps = {(step.mode, step.node.name): step for step in channels.steps}
 
     def has_channels(self, steps: Iterable[Step]) -> bool:
@@ -305,30 +306,10 @@ class _Explained:
     def holds(
         self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
     ) -> Iterator[Hold]:
-        by_reason: dict[str, list[Tensor]] = {}
-        for entry in self.liveness.held:
-            here = entry.channels[torch.isin(entry.channels, members)]
-            if here.numel():
-                by_reason.setdefault(entry.reason, []).append(here)
-        for reason, parts in by_reason.items():
-            held = torch.cat(parts).unique()
+        for reason, held in self.holders.among(members).items():
             if state not in ("pinned", "stream"):  # for these two, `way` leads to what keeps the space already
-                way = self.ties.to_nodes(steps, space.index, self.places(reason, held))
+                way = self.ties.to_nodes(steps, space.index, self.holders.nodes(reason, held))
             yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
-
-    def places(self, reason: str, held: Tensor) -> set[str]:
-        """The nodes that hold the channels: the one that makes their constant vary, or those that read them varying."""
-        constants = self.liveness.constants
-        if reason in constants.causes:
-            return {constants.places[constants.causes.index(reason)]}
-        readers = set()
-        for step in self.channels.steps:
-            if step.effect.reading is not None:
-                cols = self.channels.channels_along(step.effect.reading.cols)
-                varies = [cols[value.isnan()] for value in constants.read.get(step.effect.reading.key, ())]
-                if any(bool(torch.isin(columns, held).any()) for columns in varies):
-                    readers.add(step.node.name)
-        return readers
 
     def linked(self, way: Sequence[Vertex]) -> tuple[Link, ...]:
         """The nodes on the way, each once, with the direction in which the way reaches it."""
