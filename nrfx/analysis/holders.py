@@ -46,9 +46,9 @@ def _varying_reads(channels: Channels, liveness: Liveness) -> tuple[list[str], T
     """Nodes with weights; then a pair of a channel and the index of a node, for each that reads the channel varying."""
     readers, columns = [], []
     for step in channels.steps:
-        reading = step.effect.reading
-        for value in liveness.constants.read.get(reading.key, ()) if reading is not None else ():
-            readers.append(step.node.name)
-            columns.append(channels.channels_along(reading.cols)[value.isnan()])
+        if (reading := step.effect.reading) is not None:
+            for value in liveness.constants.read.get(reading.key, ()):
+                readers.append(step.node.name)
+                columns.append(channels.channels_along(reading.cols)[value.isnan()])
     read, reader = joined(columns)
     return readers, read, reader
