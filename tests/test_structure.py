@@ -44,7 +44,7 @@ ORDER: Mapping[str, str] = {
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
     "result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",
-    "report": "layer_tree amounts page table utilization rejuvenation why",
+    "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "
