@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from nrfx.analysis.deaf import OUTPUT
 from nrfx.analysis.utilization import Utilization
+from nrfx.choices import Measure
 from nrfx.report.amounts import percent
 from nrfx.report.layer_tree import Group, Line, lines
 from nrfx.report.page import alike, some
@@ -47,7 +48,7 @@ def blind_spots(u: Utilization) -> Iterator[str]:
 
 
 def _not_understood(u: Utilization) -> str:
-    nodes = dict.fromkeys(node for entry in u.not_understood for node in entry.nodes)
+    nodes = unseen_nodes(u)
     layers = lines(u.rows)
     named = {row.name for layer in layers for row in layer.rows}
     unseen = sum(any(row.name in nodes for row in layer.rows) for layer in layers)
@@ -103,6 +104,16 @@ def _pinned(u: Utilization) -> Iterator[tuple[str, str]]:
 def alive(item: Group | Line) -> bool:
     """Whether none of its params and flops are dead."""
     return item.params.live == item.params.total and item.flops.live == item.flops.total
+
+
+def unseen_nodes(u: Utilization) -> frozenset[str]:
+    """The modules and nodes that are not understood."""
+    return frozenset(node for entry in u.not_understood for node in entry.nodes)
+
+
+def unseen(item: Group | Line, measure: Measure, nodes: frozenset[str]) -> int:
+    """The params or flops of those of its rows that are not understood."""
+    return sum(getattr(row, measure) for line in item.lines for row in line.rows if row.name in nodes)
 
 
 def part(of: int, whole: int) -> float:

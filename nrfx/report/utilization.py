@@ -14,7 +14,7 @@ from nrfx.report.amounts import MEASURES, human, milliseconds, pair, percent, sh
 from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import Fitted, room, section
 from nrfx.report.table import Bar, Column, of_line, tree_table
-from nrfx.report.told import alive, blind_spots, part, sections, verdict
+from nrfx.report.told import alive, blind_spots, part, sections, unseen, unseen_nodes, verdict
 
 WORST = 5
 
@@ -66,8 +66,7 @@ def _totals(u: Utilization, width: int) -> Table:
     for measure in MEASURES:
         share = share_of(u, measure)
         amount = f"{share.live:,} of {share.total:,}"
-        unseen = sum(getattr(entry, measure) for entry in u.not_understood)
-        table.add_row(measure, _gauge(share, unseen), percent(share.ratio), amount)
+        table.add_row(measure, _gauge(share, _unseen_total(u, measure)), percent(share.ratio), amount)
     return table
 
 
@@ -127,19 +126,29 @@ def _pairs(u: Utilization, measure: Measure) -> Column:
 
 
 def _ratios(u: Utilization, measure: Measure) -> Column:
+    nodes = unseen_nodes(u)
+
     def cell(item: Group | Line) -> str:
         share = share_of(item, measure)
-        return percent(share.ratio) if share.total else ""
+        if not share.total:
+            return ""
+        return percent(share.ratio) if unseen(item, measure, nodes) < share.total else "?"
 
     return Column("r", cell, percent(share_of(u, measure).ratio))
 
 
 def _gauges(u: Utilization, measure: Measure) -> Column:
+    nodes = unseen_nodes(u)
+
     def cell(item: Group | Line) -> str | Bar:
         share = share_of(item, measure)
-        return _gauge(share) if share.total else ""
+        return _gauge(share, unseen(item, measure, nodes)) if share.total else ""
 
-    return Column("", cell, _gauge(share_of(u, measure)))
+    return Column("", cell, _gauge(share_of(u, measure), _unseen_total(u, measure)))
+
+
+def _unseen_total(u: Utilization, measure: Measure) -> int:
+    return sum(getattr(entry, measure) for entry in u.not_understood)
 
 
 def _gauge(share: Share, unseen: int = 0) -> Bar:

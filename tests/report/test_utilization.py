@@ -115,8 +115,15 @@ def test_what_part_is_not_understood_stands_below_the_totals_and_its_layers_have
     assert "what is understood is alive" in text
     assert "▒" in text.splitlines()[2]
     share = sum(entry.params for entry in u.not_understood) / u.params.total
-    told = f"not understood are 1 of 4 layers, {100 * share:.1f} % of params and 0 % of flops"
+    told = f"not understood are 1 of 5 layers, {100 * share:.1f} % of params and 0 % of flops"
     assert f"{told} (it has forward hooks (Identity): 0.0.1)" in " ".join(text.split())
+
+
+def test_the_line_of_a_layer_that_is_not_understood_shows_neither_a_width_nor_a_ratio() -> None:
+    text = render(utilization_report(hooked(slice(0, 2))), 80)
+    (line,) = [line for line in text.splitlines() if line.strip().startswith("0+1")]
+    assert line.split()[1:3] == ["?", "?"] and "?" in line.split()[5:] and "▒" in line and "█" not in line
+    assert "%" not in line
 
 
 def test_flops_that_are_not_all_counted_are_called_a_lower_bound() -> None:
