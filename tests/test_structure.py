@@ -45,6 +45,7 @@ ORDER: Mapping[str, str] = {
     "result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why",
+    "report.html": "lanes bars graph entries page",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast carried_state optimizer followers heads recalibrate restart arguments baselines "

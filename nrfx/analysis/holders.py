@@ -23,15 +23,22 @@ class Holders:
         codes = [self.reasons.index(entry.reason) for entry in liveness.held]
         self.code = torch.tensor(codes, dtype=torch.int64)[entry_of]
         self.readers, self.read, self.reader = _varying_reads(channels, liveness)
+        self.known: dict[bytes, Mapping[str, tuple[Tensor, set[str]]]] = {}  # many axes read the same channels
 
-    def among(self, members: Tensor) -> Mapping[str, Tensor]:
-        """Reason -> the channels among `members` that are held for it, each once."""
-        here = among(self.held, self._mask(members))
-        codes, channels = self.code[here], self.held[here]
-        return {self.reasons[code]: channels[codes == code].unique() for code in codes.unique().tolist()}
+    def among(self, members: Tensor) -> Mapping[str, tuple[Tensor, set[str]]]:
+        """Reason -> the channels among `members` that are held for it, each once, and the nodes that hold them."""
+        if not self.reasons:
+            return {}
+        key = members.numpy().tobytes()
+        if key not in self.known:
+            here = among(self.held, self._mask(members))
+            codes, channels = self.code[here], self.held[here]
+            held = {self.reasons[code]: channels[codes == code].unique() for code in codes.unique().tolist()}
+            self.known[key] = {reason: (each, self._nodes(reason, each)) for reason, each in held.items()}
+        return self.known[key]
 
-    def nodes(self, reason: str, held: Tensor) -> set[str]:
-        """The nodes that hold the channels: the one that makes their constant vary, or those that read them varying."""
+    def _nodes(self, reason: str, held: Tensor) -> set[str]:
+        """The node that makes their constant vary, or those that read them varying."""
         if reason in self.constants.causes:
             return {self.constants.places[self.constants.causes.index(reason)]}
         return {self.readers[index] for index in self.reader[among(self.read, self._mask(held))].unique().tolist()}

@@ -89,13 +89,15 @@ class _Walk:
         """All stops; a module without one is part of the module around it, or else a stop without sources."""
         shown = {name for stop in self.stops for name in stop.layers}
         for path in self.kinds:
+            if path in shown:
+                continue
             around = [
                 (len(name), -at) for at, stop in enumerate(self.stops) for name in stop.layers if _holds(name, path)
             ]
-            if path not in shown and around:
+            if around:
                 at = -max(around)[1]
                 self.stops[at] = replace(self.stops[at], layers=(*self.stops[at].layers, path))
-            elif path not in shown:
+            else:
                 self.stops.append(Stop("layer", path, self.kinds[path], False, (path,), ()))
         return tuple(self.stops)
 

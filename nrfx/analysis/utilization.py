@@ -31,7 +31,7 @@ from nrfx.printed import Printed
 from nrfx.rules import Family
 from nrfx.tracing import Measured, TracedModule, as_traced
 
-TOLD = 6
+TOLD = 3
 """So many spaces of an axis are told with their chains in a picture."""
 
 
@@ -76,7 +76,7 @@ class Utilization(Printed):
         notes: further sentences, such as on layers whose gammas are all dead.
         residual, threshold: as they were given.
         stops: what flows where, for a picture.
-        layers: what `nrfx.why` says of each layer. Of an axis that reads more than 6 spaces, the others have no chains.
+        layers: what `nrfx.why` says of each layer. Of an axis that reads more than 3 spaces, the others have no chains.
     """
 
     params: Share

@@ -340,9 +340,9 @@ class _Explained:
     def holds(
         self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
     ) -> Iterator[Hold]:
-        for reason, held in self.holders.among(members).items():
+        for reason, (held, nodes) in self.holders.among(members).items():
             if state not in ("pinned", "stream"):  # for these two, `way` leads to what keeps the space already
-                way = self.ties.to_nodes(steps, space.index, self.holders.nodes(reason, held))
+                way = self.ties.to_nodes(steps, space.index, nodes)
             yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
 
     def linked(self, way: Sequence[Vertex]) -> tuple[Link, ...]:

@@ -68,8 +68,9 @@ def _folded(stops: Sequence[Stop], line_of: Mapping[str, int]) -> list[Stop]:
     folded: list[Stop] = []
     for stop in stops:
         line = _line(stop, line_of)
-        before = stop.sources[0] if len(stop.sources) == 1 else None
-        if before is not None and readers[before] == 1 and line is not None and line == _line(stops[before], line_of):
+        before = stop.sources[0] if len(stop.sources) == 1 else -1
+        alone = before >= 0 and readers[before] == 1 and line is not None
+        if alone and line == _line(stops[before], line_of) and not {*stop.layers} & {*folded[became[before]].layers}:
             at = became[before]
             folded[at] = replace(folded[at], layers=(*folded[at].layers, *stop.layers))
             became.append(at)

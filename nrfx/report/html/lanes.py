@@ -68,4 +68,6 @@ def layout(sources: Sequence[Sequence[int]]) -> Layout:
         lanes.append(lane)
         for each in (*released, *([lane] if row not in last else [])):
             heapq.heappush(free, each)
-    return Layout(tuple(lanes), tuple((source, row) for row, read in enumerate(sources) for source in dict.fromkeys(read)))
+    return Layout(
+        tuple(lanes), tuple((source, row) for row, read in enumerate(sources) for source in dict.fromkeys(read))
+    )
