@@ -22,6 +22,7 @@ from nrfx.plan.budget_request import parse_budget
 
 if TYPE_CHECKING:
     from nrfx.analysis.utilization import Utilization
+    from nrfx.analysis.why import Why
     from nrfx.deploy.latency import Latency
     from nrfx.models.names import ResolvedModel
     from nrfx.plan.budget import Budget
@@ -61,6 +62,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     if arguments.device is not None and not arguments.latency:
         raise UsageError("--device says where --latency measures: give both, or neither.")
+    _check_writable(arguments.html)
     with busy(f"looking at {arguments.model}"):
         model = _resolved(arguments)
         traced = _traced_from(model)
@@ -76,6 +78,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         difference = f"{verification.difference:.1e}"
         ending = [f"Verified: the traced network and the model differ by {difference} of the largest output, or less."]
         ending += _lines(verification)
+    ending += _page(arguments, u)
     show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost, time), ending)
 
 
@@ -90,16 +93,18 @@ def _why(arguments: argparse.Namespace) -> None:
     from nrfx.cli.output import busy, show
     from nrfx.report import why_report
 
+    _check_writable(arguments.html)
     with busy(f"looking at {arguments.model}"):
         traced = _traced(arguments)
         answer = why(traced, arguments.layer, threshold=arguments.threshold, residual=arguments.residual)
     plain = {"model": arguments.model, **json.loads(answer.to_json())}
-    show(arguments, plain, why_report(answer, _title(arguments)))
+    show(arguments, plain, why_report(answer, _title(arguments)), _page(arguments, answer))
 
 
 def _rejuvenate(arguments: argparse.Namespace) -> None:
     request = parse_budget(arguments.budget)
     _check_writable(arguments.output)
+    _check_writable(arguments.html)
 
     import torch
 
@@ -115,11 +120,13 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
         verification = _verified(model, traced, result) if arguments.verify else None
         _save(arguments, result)
     plain = _plain(arguments, result, budget, verification)
-    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, verification))
+    ending = [*_endings(arguments, verification), *_page(arguments, result)]
+    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), ending)
 
 
 def _compact(arguments: argparse.Namespace) -> None:
     _check_writable(arguments.output)
+    _check_writable(arguments.html)
 
     from nrfx.cli.output import busy, show
     from nrfx.report import rejuvenation_report
@@ -135,7 +142,7 @@ def _compact(arguments: argparse.Namespace) -> None:
         _save(arguments, result)
     plain = _plain(arguments, result, None, verification)
     report = rejuvenation_report(result, _title(arguments), done="compacted")
-    show(arguments, plain, report, _endings(arguments, verification))
+    show(arguments, plain, report, [*_endings(arguments, verification), *_page(arguments, result)])
 
 
 def _save(arguments: argparse.Namespace, result: "Rejuvenation") -> None:
@@ -245,6 +252,16 @@ def _endings(arguments: argparse.Namespace, verification: "Verification | None")
         ending += _lines(verification)
     saved = "Nothing was saved: -o FILE does." if arguments.output is None else f"Saved to {arguments.output}."
     return [*ending, saved]
+
+
+def _page(arguments: argparse.Namespace, result: "Utilization | Why | Rejuvenation") -> list[str]:
+    """Writes the page that was asked for, and says so."""
+    import nrfx.api  # noqa: F401  which registers the pages
+
+    if arguments.html is None:
+        return []
+    result.to_html(arguments.html, _title(arguments))
+    return [f"The page is {arguments.html}."]
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -7,16 +7,17 @@ from typing import Literal
 
 from nrfx.analysis.utilization import Share
 
-PartKind = Literal["live", "held", "dead", "new", "unseen"]
+PartKind = Literal["live", "held", "dead", "new", "gone", "unseen"]
 
 WORDS: dict[PartKind, str] = {
-    "live": "live", "held": "held", "dead": "dead", "new": "new", "unseen": "not understood",
+    "live": "live", "held": "held", "dead": "dead", "new": "new", "gone": "gone", "unseen": "not understood",
 }  # fmt: skip
 MEANT: dict[PartKind, str] = {
     "live": "needed, and kept",
     "held": "gamma-dead, but kept for a reason that is told",
     "dead": "can go without a change of the function",
     "new": "put in by the rewrite",
+    "gone": "taken out by the rewrite",
     "unseen": "what the analysis does not see into",
 }
 
@@ -44,7 +45,13 @@ class Bar:
         >>> bar([("live", 5), ("held", 0), ("dead", 3)]).label
         '5 live, 3 dead'
         """
-        return ", ".join(f"{part.number:,} {WORDS[part.kind]}" for part in self.parts)
+        return ", ".join(
+            f"{part.number:,} {WORDS[part.kind]}" if part.number else WORDS[part.kind] for part in self.parts
+        )
+
+
+UNKNOWN = Bar((Part("unseen", 0, 100.0),), 12.0)
+"""The bar of a layer whose width is not known."""
 
 
 def bar(numbers: Iterable[tuple[PartKind, int]], widest: int | None = None) -> Bar:

@@ -7,7 +7,7 @@ from nrfx.analysis.utilization import Utilization
 from nrfx.analysis.why import Why
 from nrfx.choices import Measure
 from nrfx.report.amounts import MEASURES, change, pair, percent, share_of
-from nrfx.report.html.bars import Bar, PartKind, bar
+from nrfx.report.html.bars import UNKNOWN, Bar, PartKind, bar
 from nrfx.report.layer_tree import Line, lines
 from nrfx.report.paragraphs import WORDS, Paragraph, paragraphs
 from nrfx.report.rejuvenation import Widths, widths
@@ -86,7 +86,7 @@ def of_utilization(u: Utilization) -> list[Entry]:
 def _of_line(line: Line, widest: int, nodes: frozenset[str], told: tuple[Told, ...]) -> Entry:
     main = line.main
     hidden = {measure: unseen(line, measure, nodes) for measure in MEASURES}
-    seen = hidden["params"] < line.params.total or not line.params.total
+    seen = main.name not in nodes
     held = min(line.held, main.out_live)
     parts: list[tuple[PartKind, int]] = [
         ("live", main.out_live - held),
@@ -109,7 +109,7 @@ def _of_line(line: Line, widest: int, nodes: frozenset[str], told: tuple[Told, .
         path=_path(line),
         label=line.label,
         op=main.op,
-        bar=bar(parts if seen or not main.out else [("unseen", main.out)], widest),
+        bar=UNKNOWN if not main.out else bar(parts if seen else [("unseen", main.out)], widest),
         width=out,
         ratio=ratio("params").text if line.params.total else ratio("flops").text,
         quiet=alive(line) and not held and seen,
@@ -149,7 +149,7 @@ def of_rejuvenation(result: Rejuvenation) -> list[Entry]:
 def _rewritten(
     line: Line, of: Widths, widest: int, op: str, new: Mapping[Measure, int], told: tuple[Told, ...]
 ) -> Entry:
-    parts: list[tuple[PartKind, int]] = [("live", of.kept), ("new", of.fresh), ("dead", max(of.old - of.kept, 0))]
+    parts: list[tuple[PartKind, int]] = [("live", of.kept), ("new", of.fresh), ("gone", max(of.old - of.kept, 0))]
     numbers = (of.old, of.live, of.new, of.kept, of.fresh)
     moved = f"{of.old} → {of.new}" if of.old != of.new else str(of.old or "?")
     return Entry(
@@ -224,7 +224,7 @@ def _of_all(live: int, total: int) -> str:
 def _sentence(live: int, total: int, held: int) -> str:
     if not total:
         return "not known"
-    kept = f" ({held:,} of them held)" if held else ""
+    kept = f"; {held:,} have a dead gamma here and are held" if held else ""
     return f"{live:,} of {total:,} live{kept}"
 
 

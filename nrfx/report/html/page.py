@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nrfx.analysis.utilization import Utilization
 from nrfx.analysis.why import Why
 from nrfx.choices import Measure
-from nrfx.report.amounts import MEASURES, human, percent, share_of
+from nrfx.report.amounts import MEASURES, change, human, percent, share_of
 from nrfx.report.html.bars import MEANT, Bar, PartKind, bar, of_share
 from nrfx.report.html.bars import WORDS as PARTS
 from nrfx.report.html.entries import (
@@ -53,6 +53,7 @@ class Contents:
         title, verdict, good: the name of the network, what is to be said of it in a clause, whether that is good news.
         figures: the numbers at the top.
         warnings: what these numbers do not show.
+        rewritten: whether it is about a rewrite.
         legend: the parts of bars that occur.
         graph: the picture; None for the answer of `why`.
         worst: the layers that waste most: the index of the entry, and how much.
@@ -67,6 +68,7 @@ class Contents:
     good: bool
     figures: tuple[Figure, ...]
     warnings: tuple[str, ...]
+    rewritten: bool
     legend: tuple[PartKind, ...]
     graph: Graph | None
     worst: tuple[tuple[int, str], ...]
@@ -121,6 +123,7 @@ def _layers(u: Utilization, entries: list[Entry], columns: tuple[Column, ...]) -
         "worst": tuple(_worst(u)),
         "entries": tuple(entries),
         "columns": columns,
+        "rewritten": columns is OF_REJUVENATION,
         "legend": tuple(kind for kind in PARTS if kind in kinds),
     }
 
@@ -188,11 +191,12 @@ def _alpha(result: Rejuvenation) -> Figure:
 def _before_and_after(result: Rejuvenation, measure: Measure) -> Figure:
     old, new = share_of(result.before, measure), share_of(result.after, measure).total
     bound = None if result.budget is None else getattr(result.budget, measure)
-    within = "" if bound is None else f"; the budget is {bound:,}: met, {bound - new:,} below it"
-    parts = bar([("live", min(old.live, new)), ("new", new - old.live), ("dead", old.total - new)])
+    within = "" if bound is None else f". The budget of {bound:,} is met, {bound - new:,} below it"
+    parts = bar([("live", min(old.live, new)), ("new", new - old.live), ("gone", old.total - new)])
     name = {"params": "Parameters", "flops": "Multiply-adds"}[measure]
-    ratio = percent(new / old.total) if old.total else "none"
-    return Figure(name, ratio, parts, f"{old.total:,} before, {old.live:,} of them alive; {new:,} after{within}")
+    of = f" ({percent(new / old.total)})" if old.total else ""
+    told = f"{old.total:,} before, of which {old.live:,} alive; {new:,} after{of}{within}"
+    return Figure(name, change(old.total, new) or "0", parts, told)
 
 
 def _why(answer: Why, title: str) -> Contents:
@@ -203,6 +207,7 @@ def _why(answer: Why, title: str) -> Contents:
         good=True,
         figures=(),
         warnings=(),
+        rewritten=False,
         legend=(),
         graph=None,
         worst=(),
