@@ -55,7 +55,7 @@ ORDER: Mapping[str, str] = {
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes datasets recipe recipe_file record metrics progress plot sparse ranks loop demo",
     "api": "",
-    "cli": "parser output endings train commands",
+    "cli": "parser output endings train doctor commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

@@ -59,6 +59,9 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_plot(commands)
     _add_demo(commands)
+    _command(
+        commands, "doctor", "show versions, devices and kernels: what to say of a machine in a report", "nrfx doctor"
+    )
     return parser
 
 
