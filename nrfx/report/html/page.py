@@ -182,9 +182,7 @@ def _of_measure(u: Utilization, measure: Measure) -> str:
 
 def _alpha(result: Rejuvenation) -> Figure:
     if result.alpha > 1:
-        return Figure(
-            "Alpha", f"{result.alpha:.4g}", None, "the factor by which the live widths of all free layers grow"
-        )
+        return Figure("Alpha", f"{result.alpha:.4g}", None, "the factor by which the live widths of free layers grow")
     return Figure("Alpha", "1", None, "no layer grows: what is dead goes, and nothing comes in its place")
 
 
@@ -194,9 +192,18 @@ def _before_and_after(result: Rejuvenation, measure: Measure) -> Figure:
     within = "" if bound is None else f". The budget of {bound:,} is met, {bound - new:,} below it"
     parts = bar([("live", min(old.live, new)), ("new", new - old.live), ("gone", old.total - new)])
     name = {"params": "Parameters", "flops": "Multiply-adds"}[measure]
-    of = f" ({percent(new / old.total)})" if old.total else ""
+    of = f" ({_compared(new, old.total)})" if old.total else ""
     told = f"{old.total:,} before, of which {old.live:,} alive; {new:,} after{of}{within}"
     return Figure(name, change(old.total, new) or "0", parts, told)
+
+
+def _compared(new: int, old: int) -> str:
+    """The new cost in percent of the old one, which it may exceed.
+
+    >>> _compared(999_999, 1_000_000), _compared(1_195, 1_000)
+    ('99.9 %', '119.5 %')
+    """
+    return percent(new / old) if new <= old else f"{max(100 * new / old, 100.1):.1f} %"
 
 
 def _why(answer: Why, title: str) -> Contents:

@@ -158,6 +158,13 @@ def test_a_rejuvenation_shows_both_networks_alpha_and_by_how_much_the_budget_is_
         assert " ".join(note.split()) in text
 
 
+def test_a_cost_that_rises_is_more_than_100_percent_of_what_it_was() -> None:
+    gm = traced("resnet")
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.5))
+    ratio = 100 * result.after.params.total / result.before.params.total
+    assert ratio > 140 and f"({ratio:.1f} %)" in Reader(page(result)).text
+
+
 def test_an_unchanged_network_says_why() -> None:
     gm = traced("resnet", 0.0)
     text = Reader(page(nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0)))).text
