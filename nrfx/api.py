@@ -101,5 +101,17 @@ def _report(result: Any) -> str:
     return text(result)
 
 
+def _page(result: Any, title: str) -> str:
+    from nrfx.report.html import page  # noqa: PLC0415 (nor is jinja2)
+
+    return page(result, title)
+
+
+def _cell(result: Any) -> str:
+    from nrfx.report.html import cell  # noqa: PLC0415
+
+    return cell(result)
+
+
 for _kind in (Utilization, Why, Rejuvenation):
-    prints(_kind, _report)
+    prints(_kind, _report, _page, _cell)

@@ -37,25 +37,26 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "relabel residual spaces positions constants domain conditions liveness cost between gammas not_understood "
-    "utilization structure meter tie_graph why check_rule",
+    "relabel residual spaces positions constants domain conditions liveness cost between gammas not_understood deaf stops "
+    "holders tie_graph why rows utilization structure meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb grown_births expected places "
     "mismatches resize rescale blocks heads survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
     "result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",
-    "report": "layer_tree amounts page table utilization rejuvenation why",
+    "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why",
+    "report.html": "lanes bars graph entries page",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
     "training": "schedule forecast gamma_weights carried_state optimizer twins followers heads recalibrate restart "
-    "baselines events resumed guards hooks in_place replicas transaction sharded penalty arguments wrappers processes together "
-    "witness rejuvenator",
+    "baselines events resumed guards hooks in_place replicas transaction sharded penalty arguments wrappers processes "
+    "together witness rejuvenator",
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "
     "sparse ranks loop demo",
     "api": "",
-    "cli": "parser output endings train commands",
+    "cli": "parser output endings train doctor commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

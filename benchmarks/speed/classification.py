@@ -24,7 +24,7 @@ from benchmarks.speed.clock import Spread, interleaved, ratio
 from benchmarks.speed.part import Goal, Part, Settings, made
 from benchmarks.table import markdown
 from benchmarks.timing import seconds
-from nrfx.analysis.utilization import Row as UtilizationRow
+from nrfx.analysis.rows import Row as UtilizationRow
 
 REPEATS, MOST = 3, 2.5
 FLOOR, BOTH = "torch.fx.symbolic_trace", "nrfx.trace + utilization"

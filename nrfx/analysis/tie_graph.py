@@ -50,6 +50,10 @@ class TieGraph:
         self._ties()
         self._shared()
         self.vertices = self._by_space()
+        self.at: dict[tuple[int, str], list[Vertex]] = {}
+        for space, vertices in self.vertices.items():
+            for vertex in vertices:
+                self.at.setdefault((space, vertex.node), []).append(vertex)
         for index, pin in enumerate(channels.pins):
             self._pin(index, pin)
         for step in channels.steps:
@@ -66,7 +70,7 @@ class TieGraph:
 
     def to_nodes(self, steps: Sequence[Step], space: int, nodes: set[str]) -> list[Vertex]:
         """The way from a layer to the nearest of the nodes."""
-        return self._shortest(steps, space, [v for v in self.vertices.get(space, ()) if v.node in nodes])
+        return self._shortest(steps, space, [v for node in nodes for v in self.at.get((space, node), ())])
 
     def to_source(self, steps: Sequence[Step], code: int) -> list[Vertex]:
         """The way from a layer to the node from which the opaque labels of this code come."""
@@ -193,13 +197,23 @@ class TieGraph:
         """The shortest way from one of the steps, at a vertex of the space, to one of the ends; [] if there is none."""
         import networkx  # noqa: PLC0415 (see __init__)
 
-        places = {(step.mode, step.node.name) for step in steps}
-        ways = []
-        for start in self.vertices.get(space, ()):
-            for end in ends if (start.mode, start.node) in places else ():
-                if end in self.graph and networkx.has_path(self.graph, start, end):
-                    ways.append(networkx.bidirectional_shortest_path(self.graph, start, end))
-        return min(ways, key=len, default=[])
+        starts = [
+            vertex for step in steps for vertex in self.at.get((space, step.node.name), ()) if vertex.mode == step.mode
+        ]
+        known = [end for end in ends if end in self.graph]
+        if not (starts and known):
+            return []
+        # both ends of the way are one vertex each, so that one search finds the nearest of all pairs
+        self.graph.add_edges_from([*((_START, start) for start in starts), *((end, _END) for end in known)])
+        try:
+            way: list[Vertex] = networkx.bidirectional_shortest_path(self.graph, _START, _END)[1:-1]
+        except networkx.NetworkXNoPath:
+            way = []
+        self.graph.remove_nodes_from([_START, _END])
+        return way
+
+
+_START, _END = Vertex("", "start", -1), Vertex("", "end", -1)
 
 
 def _at(step: Step, group: int) -> Vertex:
@@ -224,4 +238,4 @@ def _group_of(channels: Channels) -> Tensor:
 
 def in_order(ids: Tensor) -> list[int]:
     """The distinct ids, in the order in which they come."""
-    return list(dict.fromkeys(ids.tolist()))
+    return list(dict.fromkeys(ids.unique_consecutive().tolist()))

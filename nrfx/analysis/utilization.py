@@ -4,8 +4,7 @@ Source: Neural Rejuvenation, Sec. 3.1.2.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError, asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,18 +13,26 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.between import between_examples
-from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
+from nrfx.analysis.deaf import Deaf, deaf_layers, silent_weights
 from nrfx.analysis.gammas import Gammas, gammas_in
 from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Held, Liveness, liveness_of
+from nrfx.analysis.names import named_tensors
 from nrfx.analysis.not_understood import NotUnderstood, not_understood
+from nrfx.analysis.rows import Row, Rows
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.stops import Stop, stops_of
+from nrfx.analysis.taught import taught
+from nrfx.analysis.why import Why, explain
 from nrfx.choices import Residual
-from nrfx.labels import among, joined, tally
 from nrfx.printed import Printed
 from nrfx.rules import Family
 from nrfx.tracing import Measured, TracedModule, as_traced
+
+TOLD = 3
+"""So many spaces of an axis are told with their chains in a picture."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +57,6 @@ class Pinned:
     reason: str
 
 
-@dataclass(frozen=True)
-class Row:
-    """The widths and the cost of one module that owns parameters.
-
-    Widths are channels; params learnable numbers; flops multiply-adds of one example.
-
-    `held` counts gamma-dead channels of its output that are kept, `pins` are the reasons why its output width is fixed.
-    """
-
-    name: str
-    op: str
-    params_live: int
-    params: int
-    flops_live: int
-    flops: int
-    out_live: int
-    out: int
-    in_live: int
-    in_: int
-    held: int
-    pins: tuple[str, ...]
-
-
 class Utilization(Printed):
     """The cost of a network and of its live part. print() renders it for the terminal.
 
@@ -88,22 +72,34 @@ class Utilization(Printed):
         held: gamma-dead channels that are kept, by reason, most first.
         streams: births on residual streams.
         gammas: how many there are, how many can die, and why the others cannot.
+        deaf: layers whose output no longer depends on the network's input, and why.
         notes: further sentences, such as on layers whose gammas are all dead.
         residual, threshold: as they were given.
+        stops: what flows where, for a picture.
+        layers: what `nrfx.why` says of each layer. Of an axis that reads more than 3 spaces, the others have no chains.
     """
 
     params: Share
     flops: Share
     _ask: Callable[[], "_Report"]
+    _look: Callable[[], "_Picture"]
 
-    def __init__(self, params: Share, flops: Share, report: Callable[[], "_Report"]) -> None:
-        vars(self).update(params=params, flops=flops, _ask=report)
+    def __init__(
+        self, params: Share, flops: Share, report: Callable[[], "_Report"], picture: Callable[[], "_Picture"]
+    ) -> None:
+        vars(self).update(params=params, flops=flops, _ask=report, _look=picture)
 
     @cached_property
     def _report(self) -> "_Report":
         report = self._ask()
         vars(self)["_ask"] = lambda: report  # it holds no network
         return report
+
+    @cached_property
+    def _picture(self) -> "_Picture":
+        picture = self._look()
+        vars(self)["_look"] = lambda: picture
+        return picture
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -137,6 +133,10 @@ class Utilization(Printed):
         return self._report.gammas
 
     @property
+    def deaf(self) -> tuple[Deaf, ...]:
+        return self._report.deaf
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return self._report.notes
 
@@ -147,6 +147,14 @@ class Utilization(Printed):
     @property
     def threshold(self) -> float:
         return self._report.threshold
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        return self._picture.stops
+
+    @property
+    def layers(self) -> tuple[Why, ...]:
+        return self._picture.layers
 
     def _all(self) -> tuple[Share, Share, "_Report"]:
         return self.params, self.flops, self._report
@@ -162,7 +170,8 @@ class Utilization(Printed):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle holds no network: it has all that could be asked for."""
-        return {"params": self.params, "flops": self.flops, "_report": self._report}
+        kept = ("params", "flops", "_report", "_picture")
+        return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -202,9 +211,15 @@ def utilization(
     return measure(traced, channels, liveness_of(traced, channels, threshold, residual))
 
 
-def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Utilization:
-    """The utilization of a network whose channels and liveness are known."""
-    inventory, facts = Inventory.of(traced), traced.facts
+def measure(
+    traced: TracedModule, channels: Channels, liveness: Liveness, silent: frozenset[str] | None = None
+) -> Utilization:
+    """The utilization of a network whose channels and liveness are known.
+
+    silent: the weights that are 0; None to look for them.
+    """
+    inventory, facts, learnt = Inventory.of(traced), traced.facts, taught(traced)
+    silent = silent_weights(channels.steps, named_tensors(traced)) if silent is None else silent
     widths = LayoutWidths(channels, None), LayoutWidths(channels, liveness.live)
     params = [parameter_cost(inventory.parameters, channels, width_of) for width_of in widths]
     flops = [step_flops(channels, width_of) for width_of in widths]
@@ -214,7 +229,7 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
 
     def report() -> _Report:
         pins = (Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None)
-        rows = _Rows(inventory, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
+        rows = Rows(inventory, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
         return _Report(
             rows=tuple(rows.rows()),
             pins=tuple(pins),
@@ -223,15 +238,23 @@ def measure(traced: TracedModule, channels: Channels, liveness: Liveness) -> Uti
             held=tuple(_by_reason(liveness.held)),
             streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
             gammas=gammas_in(inventory, channels, liveness.residual),
+            deaf=deaf_layers(channels, liveness.affine, silent),
             notes=notes,
             residual=liveness.residual,
             threshold=liveness.threshold,
         )
 
+    def picture() -> _Picture:
+        kinds = {module.path: module.kind.__name__ for module in inventory.modules if module.shapes and module.first}
+        deaf = {each.layer: each.reason for each in deaf_layers(channels, liveness.affine, silent)}
+        answer = explain(inventory, channels, liveness, learnt, deaf, most=TOLD)
+        return _Picture(stops_of(channels, kinds), answer.layers)
+
     return Utilization(
         Share(sum(params[1].values()), sum(params[0].values())),
         Share(sum(flops[1].values()), sum(flops[0].values())),
         report,
+        picture,
     )
 
 
@@ -246,9 +269,18 @@ class _Report:
     held: tuple[tuple[str, int], ...]
     streams: tuple[str, ...]
     gammas: Gammas
+    deaf: tuple[Deaf, ...]
     notes: tuple[str, ...]
     residual: Residual
     threshold: float
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """The attributes of a Utilization that pictures alone show; to compute them takes longer than all others."""
+
+    stops: tuple[Stop, ...]
+    layers: tuple[Why, ...]
 
 
 def _uncounted(channels: Channels) -> Iterable[str]:
@@ -266,103 +298,3 @@ def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
         channels_of.setdefault(entry.reason, []).append(entry.channels)
     counts = {reason: int(torch.cat(parts).unique().numel()) for reason, parts in channels_of.items()}
     return sorted(counts.items(), key=lambda pair: -pair[1])
-
-
-class _Rows:
-    """The rows of a network. `params`, `flops`, `widths`: of the whole network, then of its live part."""
-
-    def __init__(
-        self,
-        inventory: Inventory,
-        channels: Channels,
-        liveness: Liveness,
-        widths: tuple[LayoutWidths, LayoutWidths],
-        params: list[dict[str, int]],
-        flops: list[dict[str, int]],
-    ) -> None:
-        self.channels, self.liveness, self.params = channels, liveness, params
-        self.flops = [_by_path(channels.steps, cost) for cost in flops]
-        self.all, self.live = widths
-        self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
-        self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
-        self.held = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
-        self.held_by_gamma: Counter[str] = Counter()
-        for entry in liveness.held:
-            self.held[entry.channels] = True
-            self.held_by_gamma[entry.gamma] += entry.indices.numel()
-
-    def rows(self) -> Iterable[Row]:
-        """One row for each module that owns parameters: those that a graph reaches, in its order, then the others."""
-        visited: dict[str, Step] = {}
-        for step in self.channels.steps:
-            if step.effect.sites or step.effect.family is Family.UNKNOWN:
-                visited.setdefault(step.path, step)
-        owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
-        paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
-        axes = [_axes(visited.get(path)) for path in paths]
-        outs = [out for out, _ in axes if out is not None]
-        # counted for all layouts at once, and handed out again in the order of `outs`
-        held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
-        for path, (out, in_) in zip(paths, axes, strict=True):
-            held_here, pins_here = (0, ()) if out is None else (next(held), next(pins))
-            yield self.row(path, visited.get(path), out, in_, held_here, pins_here)
-
-    def row(
-        self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
-    ) -> Row:
-        """The row of one module; `held` and `pins` are those of its output."""
-        params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
-        norm = step.effect.norm if step is not None else None
-        return Row(
-            name=path,
-            op=self.kinds[path] if path else "parameters",
-            params_live=params[1],
-            params=params[0],
-            flops_live=self.flops[1].get(path, 0),
-            flops=self.flops[0].get(path, 0),
-            out_live=self.live(out) if out is not None else 0,
-            out=self.all(out) if out is not None else 0,
-            in_live=self.live(in_) if in_ is not None else 0,
-            in_=self.all(in_) if in_ is not None else 0,
-            held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
-            pins=(*pins, step.effect.reason) if step is not None and step.effect.family is Family.UNKNOWN else pins,
-        )
-
-    def held_on(self, outs: list[Tensor]) -> list[int]:
-        """For each layout, how many of its positions carry a held channel."""
-        labels, layout_of = joined(outs)
-        held = among(self.channels.channels_along(labels), self.held)
-        counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
-        return counts
-
-    def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
-        """For each layout, why channels on it are pinned, in the order of their spaces."""
-        labels, layout_of = joined(outs)
-        spaces = self.channels.spaces_along(labels)
-        here = among(spaces, self.pinned)
-        reasons_of: list[dict[str, None]] = [{} for _ in outs]
-        count = max(len(self.channels.spaces), 1)
-        for pair in tally(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
-            layout, space = divmod(pair, count)
-            reasons_of[layout][self.channels.spaces[space].pinned or ""] = None
-        return [tuple(reasons) for reasons in reasons_of]
-
-
-def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
-    """Module path -> the sum of the costs of its nodes in the eval graph."""
-    total: dict[str, int] = {}
-    for step in steps:
-        if step.mode == "eval" and step.effect.work:
-            total[step.path] = total.get(step.path, 0) + cost[step.node.name]
-    return total
-
-
-def _axes(step: Step | None) -> tuple[Tensor | None, Tensor | None]:
-    """The layouts of a module's output and input channels."""
-    if step is None:
-        return None, None
-    if step.effect.reading is not None:
-        reading = step.effect.reading
-        return reading.rows, reading.cols
-    layout = step.effect.sites[0].layout if step.effect.sites else None
-    return layout, layout

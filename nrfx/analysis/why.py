@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space, Step
+from nrfx.analysis.deaf import deaf_layers, silent_weights
+from nrfx.analysis.holders import Holders
+from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Liveness, liveness_of
+from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught
 from nrfx.analysis.tie_graph import Hop, TieGraph, Vertex, in_order
@@ -107,7 +111,7 @@ class Why(Printed):
         op: its class.
         parts: its own channels, space by space, outputs first; empty for a container.
         layers: of a container, the layers in it.
-        note: a sentence where there is nothing to explain, or "".
+        note: a sentence where there is nothing to explain, or where its output no longer depends on the input, or "".
     """
 
     layer: str
@@ -147,19 +151,34 @@ def why(
     """
     traced = as_traced(gm, example_inputs)
     channels = channels_of(traced)
-    return explain(traced, channels, liveness_of(traced, channels, threshold, residual), layer)
+    _check_name(traced, _by_path(channels), layer)
+    liveness = liveness_of(traced, channels, threshold, residual)
+    silent = silent_weights(channels.steps, named_tensors(traced))
+    deaf = {each.layer: each.reason for each in deaf_layers(channels, liveness.affine, silent)}
+    return explain(Inventory.of(traced), channels, liveness, taught(traced), deaf, layer)
 
 
-def explain(traced: TracedModule, channels: Channels, liveness: Liveness, layer: str) -> Why:
-    """`why` for a network whose channels and liveness are known."""
+def explain(
+    inventory: Inventory,
+    channels: Channels,
+    liveness: Liveness,
+    learnt: frozenset[str],
+    deaf: Mapping[str, str],
+    layer: str = "",
+    most: int | None = None,
+) -> Why:
+    """`why` for a layer of a network that registers this, whose channels and liveness are known.
+
+    learnt: the parameters that it learns. deaf: layer -> why it is deaf. most: only so many parts of an axis are told
+    with their chains and held channels, for a concatenation may join a hundred; None for all.
+    """
     steps = _by_path(channels)
-    _check_name(traced, steps, layer)
-    asked = _Explained(traced, channels, liveness)
+    asked = _Explained(inventory, channels, liveness, learnt, deaf, most)
     inside = [path for path in steps if path != layer and _lies_in(path, layer) and asked.has_channels(steps[path])]
     own = steps.get(layer, [])
     layers = tuple(asked.answer(path, steps[path]) for path in inside)
     answer = asked.answer(layer, own if not layers or asked.has_channels(own) else [])
-    note = "" if own or layers else "No graph reads it: it stays as it is."
+    note = answer.note if own or layers else "No graph reads it: it stays as it is."
     return Why(layer, answer.op, answer.parts, layers, note)
 
 
@@ -197,9 +216,19 @@ def _check_name(traced: TracedModule, steps: Mapping[str, Sequence[Step]], layer
 class _Explained:
     """Answers about the layers of one network, from one tie graph."""
 
-    def __init__(self, traced: TracedModule, channels: Channels, liveness: Liveness) -> None:
-        self.traced, self.channels, self.liveness = traced, channels, liveness
-        self.ties = TieGraph(channels)
+    def __init__(
+        self,
+        inventory: Inventory,
+        channels: Channels,
+        liveness: Liveness,
+        learnt: frozenset[str],
+        deaf: Mapping[str, str],
+        most: int | None,
+    ) -> None:
+        self.channels, self.liveness, self.deaf, self.most = channels, liveness, deaf, most
+        self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
+        self.unlearnt = [name for name in inventory.parameters if name not in learnt]
+        self.ties, self.holders = TieGraph(channels), Holders(channels, liveness)
         self.steps = {(step.mode, step.node.name): step for step in channels.steps}
 
     def has_channels(self, steps: Iterable[Step]) -> bool:
@@ -212,7 +241,8 @@ class _Explained:
             for axis, labels in self.axes(step):
                 axes.setdefault(axis, []).append(labels)
         parts = [part for axis, visits in axes.items() for part in self.parts(axis, visits, steps)]
-        return Why(path, type(self.traced.get_submodule(path)).__name__ if path else "network", tuple(parts), ())
+        note = f"Its output no longer depends on the network's input: {self.deaf[path]}." if path in self.deaf else ""
+        return Why(path, self.kinds[path] if path else "network", tuple(parts), (), note)
 
     def axes(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
         """The labels on each axis of a step, as vectors."""
@@ -235,17 +265,23 @@ class _Explained:
 
     def parts(self, axis: Axis, visits: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[AxisPart]:
         """The parts of an axis: its spaces in their order, then the opaque labels by reason."""
-        for index in in_order(torch.cat([self.channels.spaces_along(labels[labels >= 0]) for labels in visits])):
-            members = [
-                self.channels.channels_along(labels)[self.channels.spaces_along(labels) == index] for labels in visits
-            ]
-            yield self.part(axis, self.channels.spaces[index], max(members, key=Tensor.numel), steps)
+        along = [(self.channels.channels_along(labels), self.channels.spaces_along(labels)) for labels in visits]
+        for place, index in enumerate(in_order(torch.cat([spaces[spaces >= 0] for _, spaces in along]))):
+            members = max((channels[spaces == index] for channels, spaces in along), key=Tensor.numel)
+            told = self.most is None or place < self.most
+            yield (self.part if told else self.brief)(axis, self.channels.spaces[index], members, steps)
         # the values of an op without weights come as distinct labels, of which opaque ones have no width
         has_width = any(step.effect.reading is not None or step.effect.norm is not None for step in steps)
         for code in in_order(torch.cat([labels[labels <= OPAQUE] for labels in visits])):
             width = max(int((labels == code).sum()) for labels in visits) if has_width else 0
             reason, chain = self.channels.reasons[OPAQUE - code], self.linked(self.ties.to_source(steps, code))
             yield AxisPart(axis, "", (), width, width, "fixed", reason, chain, (), ())
+
+    def brief(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> AxisPart:
+        """A part without its chain and its held channels."""
+        live = int(self.liveness.live[members].sum())
+        state, reason, _ = self.state(space, ())
+        return AxisPart(axis, space.name, tuple(space.births), members.numel(), live, state, reason, (), (), ())
 
     def part(self, axis: Axis, space: Space, members: Tensor, steps: Sequence[Step]) -> AxisPart:
         """`members`: the channel at each position of the axis that belongs to the space."""
@@ -296,39 +332,18 @@ class _Explained:
 
     def frozen(self, space: int) -> Iterator[str]:
         """The frozen parameters on the space."""
-        learnt = taught(self.traced)
-        for name, _ in self.traced.named_parameters():
+        for name in self.unlearnt:
             axes = [layout for layout in self.channels.layouts.get(name, ()) if layout is not None]
-            if name not in learnt and any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
+            if any(bool((self.channels.spaces_along(x) == space).any()) for x in axes):
                 yield name
 
     def holds(
         self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
     ) -> Iterator[Hold]:
-        by_reason: dict[str, list[Tensor]] = {}
-        for entry in self.liveness.held:
-            here = entry.channels[torch.isin(entry.channels, members)]
-            if here.numel():
-                by_reason.setdefault(entry.reason, []).append(here)
-        for reason, parts in by_reason.items():
-            held = torch.cat(parts).unique()
+        for reason, (held, nodes) in self.holders.among(members).items():
             if state not in ("pinned", "stream"):  # for these two, `way` leads to what keeps the space already
-                way = self.ties.to_nodes(steps, space.index, self.places(reason, held))
+                way = self.ties.to_nodes(steps, space.index, nodes)
             yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
-
-    def places(self, reason: str, held: Tensor) -> set[str]:
-        """The nodes that hold the channels: the one that makes their constant vary, or those that read them varying."""
-        constants = self.liveness.constants
-        if reason in constants.causes:
-            return {constants.places[constants.causes.index(reason)]}
-        readers = set()
-        for step in self.channels.steps:
-            if step.effect.reading is not None:
-                cols = self.channels.channels_along(step.effect.reading.cols)
-                varies = [cols[value.isnan()] for value in constants.read.get(step.effect.reading.key, ())]
-                if any(bool(torch.isin(columns, held).any()) for columns in varies):
-                    readers.add(step.node.name)
-        return readers
 
     def linked(self, way: Sequence[Vertex]) -> tuple[Link, ...]:
         """The nodes on the way, each once, with the direction in which the way reaches it."""
@@ -348,7 +363,7 @@ class _Explained:
         op = _SPECIAL.get(node.op) or (node.target if isinstance(node.target, str) else node.target.__name__)
         called = node.op == "call_module"
         if called:
-            module, op = str(node.target), type(self.traced.get_submodule(str(node.target))).__name__
+            module, op = str(node.target), self.kinds[str(node.target)]
         return Link(node.name, op, module, called, *_file_and_line(node.meta.get("stack_trace")), hop)
 
 

@@ -56,11 +56,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from nrfx.cli.output import busy, show
+    from nrfx.cli.output import busy, show, written
     from nrfx.report import utilization_report
 
     if arguments.device is not None and not arguments.latency:
         raise UsageError("--device says where --latency measures: give both, or neither.")
+    _check_writable(arguments.html)
     with busy(f"looking at {arguments.model}"):
         model = _resolved(arguments)
         traced = _traced_from(model)
@@ -76,6 +77,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         difference = f"{verification.difference:.1e}"
         ending = [f"Verified: the traced network and the model differ by {difference} of the largest output, or less."]
         ending += _lines(verification)
+    ending += written(arguments, u, _title(arguments))
     show(arguments, plain, utilization_report(u, _title(arguments), arguments.cost, time), ending)
 
 
@@ -87,23 +89,24 @@ def _latency(traced: "TracedModule", arguments: argparse.Namespace) -> "Latency"
 
 def _why(arguments: argparse.Namespace) -> None:
     from nrfx.analysis.why import why
-    from nrfx.cli.output import busy, show
+    from nrfx.cli.output import busy, show, written
     from nrfx.report import why_report
 
+    _check_writable(arguments.html)
     with busy(f"looking at {arguments.model}"):
         traced = _traced(arguments)
         answer = why(traced, arguments.layer, threshold=arguments.threshold, residual=arguments.residual)
     plain = {"model": arguments.model, **json.loads(answer.to_json())}
-    show(arguments, plain, why_report(answer, _title(arguments)))
+    show(arguments, plain, why_report(answer, _title(arguments)), written(arguments, answer, _title(arguments)))
 
 
 def _rejuvenate(arguments: argparse.Namespace) -> None:
     request = parse_budget(arguments.budget)
-    _check_writable(arguments.output)
+    _check_writable(arguments.output, arguments.html)
 
     import torch
 
-    from nrfx.cli.output import busy, show
+    from nrfx.cli.output import busy, show, written
     from nrfx.report import rejuvenation_report
 
     torch.manual_seed(arguments.seed)
@@ -115,13 +118,14 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
         verification = _verified(model, traced, result) if arguments.verify else None
         _save(arguments, result)
     plain = _plain(arguments, result, budget, verification)
-    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), _endings(arguments, verification))
+    ending = [*_endings(arguments, verification), *written(arguments, result, _title(arguments))]
+    show(arguments, plain, rejuvenation_report(result, _title(arguments), budget), ending)
 
 
 def _compact(arguments: argparse.Namespace) -> None:
-    _check_writable(arguments.output)
+    _check_writable(arguments.output, arguments.html)
 
-    from nrfx.cli.output import busy, show
+    from nrfx.cli.output import busy, show, written
     from nrfx.report import rejuvenation_report
     from nrfx.rewrite.rejuvenate import compact
 
@@ -135,7 +139,7 @@ def _compact(arguments: argparse.Namespace) -> None:
         _save(arguments, result)
     plain = _plain(arguments, result, None, verification)
     report = rejuvenation_report(result, _title(arguments), done="compacted")
-    show(arguments, plain, report, _endings(arguments, verification))
+    show(arguments, plain, report, [*_endings(arguments, verification), *written(arguments, result, _title(arguments))])
 
 
 def _save(arguments: argparse.Namespace, result: "Rejuvenation") -> None:
@@ -307,6 +311,14 @@ def _demo(arguments: argparse.Namespace) -> None:
         print(result.to_json())
 
 
+def _doctor(arguments: argparse.Namespace) -> None:
+    from nrfx.cli.doctor import examined, told
+    from nrfx.cli.output import show
+
+    found = examined()
+    show(arguments, found, told(found))
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "inspect": _inspect,
     "why": _why,
@@ -316,6 +328,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "train": _train,
     "plot": _plot,
     "demo": _demo,
+    "doctor": _doctor,
 }
 """What each command does, by its name."""
 
@@ -373,13 +386,12 @@ def _is_named(model: str) -> bool:
     return ":" not in model or model.startswith(("timm:", "nrfx:"))
 
 
-def _check_writable(path: Path | None) -> None:
-    """Refuses a place where nothing can be written, before the work."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; expected the name of a file.")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}.")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise CheckpointError(f"{path} cannot be written: permission denied.")
+def _check_writable(*paths: Path | None) -> None:
+    """Refuses places where nothing can be written, before the work."""
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; expected the name of a file.")
+        if not path.parent.is_dir():
+            raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}.")
+        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            raise CheckpointError(f"{path} cannot be written: permission denied.")

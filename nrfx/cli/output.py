@@ -9,7 +9,11 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 
+from nrfx.analysis.utilization import Utilization
+from nrfx.analysis.why import Why
+from nrfx.files import write
 from nrfx.report import columns, render
+from nrfx.rewrite.result import Rejuvenation
 
 
 @contextmanager
@@ -27,6 +31,16 @@ def remark(sentences: Sequence[str]) -> None:
     """Says on stderr what was done without being asked for, whatever goes to stdout."""
     for sentence in sentences:
         print(f"nrfx: {sentence}", file=sys.stderr)
+
+
+def written(arguments: argparse.Namespace, result: Utilization | Why | Rejuvenation, title: str) -> list[str]:
+    """Writes the page on a result that was asked for, and says so."""
+    if arguments.html is None:
+        return []
+    from nrfx.report.html import page  # noqa: PLC0415 (jinja2 is needed for nothing else)
+
+    write(arguments.html, page(result, title).encode())
+    return [f"The page is {arguments.html}."]
 
 
 def show(

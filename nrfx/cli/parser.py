@@ -70,6 +70,9 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_plot(commands)
     _add_demo(commands)
+    _command(
+        commands, "doctor", "show versions, devices and kernels: what to say of a machine in a report", "nrfx doctor"
+    )
     return parser
 
 
@@ -113,6 +116,10 @@ def _add_analysis(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_html(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page, in one HTML file")
+
+
 def _add_inspect(commands: Any) -> None:
     summary = "show which layers of a network waste what they cost"
     parser = _command(commands, "inspect", summary, "nrfx inspect resnet50 --weights FILE --cost flops")
@@ -123,6 +130,7 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare the traced network with the model, at several sizes and batches"
     )
+    _add_html(parser)
     parser.add_argument("--latency", action="store_true", help="measure how long a forward takes, for some seconds")
     parser.add_argument("--device", metavar="D", help="of --latency: cpu, cuda, cuda:1, mps (cpu)")
 
@@ -131,6 +139,7 @@ def _add_why(commands: Any) -> None:
     summary = "show what pins or holds the channels of a layer, node by node"
     parser = _command(commands, "why", summary, "nrfx why resnet18 layer1.0.conv2")
     _add_analysis(parser)
+    _add_html(parser)
     parser.add_argument(
         "layer", metavar="LAYER", nargs="?", default="", help="a module path; of a container, or without one: all in it"
     )
@@ -148,6 +157,7 @@ def _add_rejuvenate(commands: Any) -> None:
         help="what it may cost: params=11.7M, flops=1.0x (of what it costs now), or both with a comma",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to save the result")
+    _add_html(parser)
     parser.add_argument("--scheme", choices=get_args(Scheme), default="attention", help="how old and new channels meet")
     parser.add_argument("--no-rescale", dest="rescale", action="store_false", help="leave small gammas small")
     parser.add_argument(
@@ -175,6 +185,7 @@ def _add_compact(commands: Any) -> None:
     parser = _command(commands, "compact", summary, "nrfx compact resnet50 --weights FILE -o small.safetensors")
     _add_analysis(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to save the result")
+    _add_html(parser)
     parser.add_argument(
         "--verify", action="store_true", help="compare outputs with the model and before and after, at several sizes"
     )

@@ -25,14 +25,19 @@ def folder() -> Path:
     Raises:
         OSError: there is none that only the user can write.
     """
-    folder = _wanted().resolve()  # a link that is changed later leads nowhere else
+    folder = wanted().resolve()  # a link that is changed later leads nowhere else
     for place in (*reversed(folder.parents), folder):
         place.mkdir(mode=0o700, exist_ok=True)
     refuse_strangers(folder)
     return folder
 
 
-def _wanted() -> Path:
+def wanted() -> Path:
+    """Where the cache is, or will be once something is kept.
+
+    Raises:
+        OSError: nothing says where.
+    """
     if os.environ.get("NRFX_CACHE"):
         return Path(os.environ["NRFX_CACHE"])
     above = os.environ.get("XDG_CACHE_HOME", "")

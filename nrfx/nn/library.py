@@ -50,15 +50,31 @@ def forget() -> None:
     _loaded_once.cache_clear()
 
 
+def wanted() -> bool:
+    """Whether kernels are compiled at all: on systems with owners of files, and unless NRFX_NATIVE is 0."""
+    return os.environ.get("NRFX_NATIVE") != "0" and os.name == "posix"
+
+
+def compiler() -> str | None:
+    """The C compiler that is asked, CC before all others; None where there is none."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", ""), *_COMPILERS))), None)
+
+
+def compiled(folder: Path) -> Path | None:
+    """What this compiler has made of these sources and kept in the folder; None where it has not yet."""
+    found = compiler()
+    return None if found is None else kept.find(folder, _name(found))
+
+
 @cache
 def _loaded_once() -> ctypes.CDLL | None:
-    if os.environ.get("NRFX_NATIVE") == "0" or os.name != "posix":
+    if not wanted():
         return None
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), *_COMPILERS))), None)
+    found = compiler()
     try:
-        if compiler is None:
+        if found is None:
             raise OSError(f"there is no C compiler (CC, {', '.join(_COMPILERS)})")
-        return _from_cache(compiler)
+        return _from_cache(found)
     except OSError as error:
         _warn(
             f"Cross layers run plain operations, which take longer, because {error}. NRFX_NATIVE=0 does so in silence."
@@ -71,8 +87,7 @@ def _warn(text: str) -> None:
 
 
 def _from_cache(compiler: str) -> ctypes.CDLL:
-    name = f"cross-{_fingerprint(compiler)}"
-    trouble = None
+    name, trouble = _name(compiler), None
     try:
         folder = kept.folder()
         path = kept.find(folder, name)
@@ -150,6 +165,10 @@ def _run(command: Sequence[str], log: Path) -> tuple[int, str]:
 
 def _sources() -> list[Path]:
     return sorted(SOURCES.glob("*.c"))
+
+
+def _name(compiler: str) -> str:
+    return f"cross-{_fingerprint(compiler)}"
 
 
 def _fingerprint(compiler: str) -> str:

@@ -62,6 +62,18 @@ def digits(number: int, unit: str) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
+def change(old: int, new: int) -> str:
+    """old → new; the unit once where both have the same.
+
+    >>> change(352, 341), change(9_280, 18_100), change(18_600, 0), change(0, 0)
+    ('352 → 341', '9.28 → 18.1 K', '18.6 K → 0', '')
+    """
+    if not old and not new:
+        return ""
+    before = digits(old, unit_of(old)) if unit_of(old) == unit_of(new) else human(old)
+    return f"{before} → {human(new)}"
+
+
 def milliseconds(seconds: float) -> str:
     """A time in milliseconds, with three digits or all before the point.
 

@@ -7,7 +7,8 @@ group    a module that holds several lines, with their sum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nrfx.analysis.utilization import Row, Share
+from nrfx.analysis.rows import Row
+from nrfx.analysis.utilization import Share
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nrfx.choices import Measure
 from nrfx.plan.budget import Budget
-from nrfx.report.amounts import MEASURES, digits, human, percent, share_of, unit_of
+from nrfx.report.amounts import MEASURES, change, human, percent, share_of
 from nrfx.report.layer_tree import Group, Line, lines, outline
 from nrfx.report.page import CRAMPED, Fitted, room, section, some
 from nrfx.report.table import Bar, Column, of_line, tree_table
@@ -25,9 +25,10 @@ def rejuvenation_report(
 
     Args:
         title: the name of the network.
-        budget: what the network may cost, shown beside what it costs.
+        budget: what the network may cost, shown beside what it costs; None for the budget of the rewrite.
         done: what was done to it, in one word.
     """
+    budget = budget or result.budget
     notes = section("Notes", ((note, "") for note in result.notes))
     if not result.changed:
         return Stack(Text(f"{title} is unchanged.", style="bold yellow"), *notes)
@@ -35,7 +36,7 @@ def rejuvenation_report(
         _outcome(result, title, budget, done),
         "",
         Fitted(lambda width: _rejuvenation_table(result, budget, width)),
-        *section("Carriers: channels that go on with the constants of dead ones", _carriers(result)),
+        *section("Carriers: channels that go on with the constants of dead ones", carriers(result)),
         *notes,
     )
 
@@ -64,7 +65,7 @@ def _costs(result: Rejuvenation, budget: Budget | None, number: Callable[[int], 
     return table
 
 
-def _carriers(result: Rejuvenation) -> Iterator[tuple[str, str]]:
+def carriers(result: Rejuvenation) -> Iterator[tuple[str, str]]:
     """(the spaces, the number of carriers in each of them)."""
     spaces: dict[int, list[str]] = {}
     for name, count in Counter(result.carriers).items():
@@ -153,14 +154,6 @@ def _changes(result: Rejuvenation, measure: Measure) -> Column:
 
     def cell(item: Group | Line) -> str:
         new = sum(after.get(row.name, 0) for line in item.lines for row in line.rows)
-        return _change(share_of(item, measure).total, new)
+        return change(share_of(item, measure).total, new)
 
-    return Column(measure, cell, _change(*(share_of(u, measure).total for u in (result.before, result.after))))
-
-
-def _change(old: int, new: int) -> str:
-    """old → new; the unit once where both have the same."""
-    if not old and not new:
-        return ""
-    before = digits(old, unit_of(old)) if unit_of(old) == unit_of(new) else human(old)
-    return f"{before} → {human(new)}"
+    return Column(measure, cell, change(*(share_of(u, measure).total for u in (result.before, result.after))))

@@ -12,8 +12,9 @@ from nrfx.choices import Measure
 from nrfx.deploy.latency import Latency
 from nrfx.report.amounts import MEASURES, human, milliseconds, pair, percent, share_of
 from nrfx.report.layer_tree import Group, Line, lines, outline
-from nrfx.report.page import Fitted, alike, room, section, some
+from nrfx.report.page import Fitted, room, section
 from nrfx.report.table import Bar, Column, of_line, tree_table
+from nrfx.report.told import alive, blind_spots, part, sections, unseen, unseen_nodes, verdict
 
 WORST = 5
 
@@ -28,20 +29,16 @@ def utilization_report(
         cost: the measure by which layers are ranked, and whose bar is drawn where there is room for one.
         latency: the time of a forward, shown below the totals.
     """
-    sections = [
-        *_waste(u, cost),
-        *section("Held: gamma-dead channels that are kept, and count as live", alike(u.held)),
-        *section("Not understood: no channel there comes or goes, and all counts as live", _not_understood(u)),
-        *section("Pinned: a width that must not change", _pinned(u)),
-        *section("Not counted in flops: what these do beyond it", ((name, "") for name in u.uncounted)),
-        *section("Notes", ((note, "") for note in (u.gammas.note, *u.notes) if note)),
-    ]
-    return Stack(_headline(u, title, latency), "", Fitted(lambda width: _utilization_table(u, cost, width)), *sections)
+    listed = [entry for title, entries in sections(u) for entry in section(title, entries)]
+    body = Fitted(lambda width: _utilization_table(u, cost, width))
+    return Stack(_headline(u, title, latency), "", body, *_waste(u, cost), *listed)
 
 
 def _headline(u: Utilization, title: str, latency: Latency | None) -> RenderableType:
     totals = Fitted(lambda width: _totals(u, width))
-    return Stack(Text.assemble((title, "bold"), "  ", _verdict(u)), "", totals, *_time(u, latency), *_blind_spot(u))
+    clause, good = verdict(u)
+    first = Text.assemble((title, "bold"), "  ", (clause, "green" if good else "yellow"))
+    return Stack(first, "", totals, *_time(u, latency), *(Text(each, style="yellow") for each in blind_spots(u)))
 
 
 def _time(u: Utilization, latency: Latency | None) -> Iterator[RenderableType]:
@@ -69,50 +66,8 @@ def _totals(u: Utilization, width: int) -> Table:
     for measure in MEASURES:
         share = share_of(u, measure)
         amount = f"{share.live:,} of {share.total:,}"
-        unseen = sum(getattr(entry, measure) for entry in u.not_understood)
-        table.add_row(measure, _gauge(share, unseen), percent(share.ratio), amount)
+        table.add_row(measure, _gauge(share, _unseen_total(u, measure)), percent(share.ratio), amount)
     return table
-
-
-def _blind_spot(u: Utilization) -> Iterator[RenderableType]:
-    """How much of the network is not understood, below the totals; nothing where all is."""
-    if u.not_understood:
-        params, flops = sum(entry.params for entry in u.not_understood), sum(entry.flops for entry in u.not_understood)
-        shares = (
-            f"{percent(_part(params, u.params.total))} of params and {percent(_part(flops, u.flops.total))} of flops"
-        )
-        nodes = sum(len(entry.nodes) for entry in u.not_understood)
-        yield Text(f"{shares} are not understood, in {nodes} node{'s' * (nodes > 1)}: see below", style="yellow")
-    if u.uncounted:
-        count = len(u.uncounted)
-        yield Text(
-            f"flops are at least this: {count} node{'s' * (count > 1)} may do more than is counted", style="yellow"
-        )
-
-
-def _part(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _not_understood(u: Utilization) -> Iterator[tuple[str, str]]:
-    """(the nodes of one reason, their share of the costlier measure) for each reason."""
-    for entry in u.not_understood:
-        share = max(_part(entry.params, u.params.total), _part(entry.flops, u.flops.total))
-        yield f"{some(entry.nodes)}: {entry.reason}", percent(share)
-
-
-def _verdict(u: Utilization) -> Text:
-    layers = lines(u.rows)
-    wasteful = sum(not _alive(layer) for layer in layers)
-    if u.params.live < u.params.total or u.flops.live < u.flops.total:
-        return Text(f"{wasteful} of {len(layers)} layers work with dead channels", style="yellow")
-    if u.held:
-        return Text("nothing to give back: every gamma-dead channel is held, for the reasons below", style="yellow")
-    if not u.gammas.can_die:
-        return Text("nothing is known of it: no gamma can die, for the reasons below", style="yellow")
-    if u.not_understood or u.uncounted:
-        return Text("what is understood is alive: there is nothing to give back", style="yellow")
-    return Text("all of it is alive: there is nothing to give back", style="green")
 
 
 def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
@@ -135,15 +90,6 @@ def _waste(u: Utilization, cost: Measure) -> Iterator[RenderableType]:
     yield table
 
 
-def _pinned(u: Utilization) -> Iterator[tuple[str, str]]:
-    """(the spaces that one node pins for one reason, "") for each node and reason."""
-    spaces: dict[tuple[str, str], list[str]] = {}
-    for pin in u.pins:
-        spaces.setdefault((pin.node, pin.reason), []).append(pin.space)
-    for (node, reason), names in spaces.items():
-        yield f"{some(names)}  by {node}: {reason}", ""
-
-
 def _utilization_table(u: Utilization, cost: Measure, width: int) -> Table:
     other: Measure = "flops" if cost == "params" else "params"
     cost_column, other_column = (_pairs(u, measure) for measure in (cost, other))
@@ -157,11 +103,7 @@ def _utilization_table(u: Utilization, cost: Measure, width: int) -> Table:
             *(other_column, _ratios(u, other), _gauges(u, other)),
         ],
     }[room(width)]
-    return tree_table(width, outline(lines(u.rows)), wanted, quiet=_alive)
-
-
-def _alive(item: Group | Line) -> bool:
-    return item.params.live == item.params.total and item.flops.live == item.flops.total
+    return tree_table(width, outline(lines(u.rows)), wanted, quiet=alive)
 
 
 _OP = Column("op", of_line(lambda line: line.main.op))
@@ -184,24 +126,34 @@ def _pairs(u: Utilization, measure: Measure) -> Column:
 
 
 def _ratios(u: Utilization, measure: Measure) -> Column:
+    nodes = unseen_nodes(u)
+
     def cell(item: Group | Line) -> str:
         share = share_of(item, measure)
-        return percent(share.ratio) if share.total else ""
+        if not share.total:
+            return ""
+        return percent(share.ratio) if unseen(item, measure, nodes) < share.total else "?"
 
     return Column("r", cell, percent(share_of(u, measure).ratio))
 
 
 def _gauges(u: Utilization, measure: Measure) -> Column:
+    nodes = unseen_nodes(u)
+
     def cell(item: Group | Line) -> str | Bar:
         share = share_of(item, measure)
-        return _gauge(share) if share.total else ""
+        return _gauge(share, unseen(item, measure, nodes)) if share.total else ""
 
-    return Column("", cell, _gauge(share_of(u, measure)))
+    return Column("", cell, _gauge(share_of(u, measure), _unseen_total(u, measure)))
+
+
+def _unseen_total(u: Utilization, measure: Measure) -> int:
+    return sum(getattr(entry, measure) for entry in u.not_understood)
 
 
 def _gauge(share: Share, unseen: int = 0) -> Bar:
     """A cost as a bar, its live part coloured; `unseen` of the live part is not understood, and hatched."""
-    ratio, hatched = share.ratio, _part(unseen, share.total)
+    ratio, hatched = share.ratio, part(unseen, share.total)
     style = "green" if ratio >= 0.85 else "yellow" if ratio >= 0.5 else "red"
     return Bar(
         ((ratio - hatched, "█", "#", style), (hatched, "▒", "?", "yellow"), (1 - ratio, "░", ".", "bright_black"))

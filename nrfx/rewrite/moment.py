@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nrfx.analysis.channels import Step
+from nrfx.analysis.deaf import silent_weights
 from nrfx.analysis.liveness import liveness_of
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import Labels
@@ -32,13 +33,15 @@ class Moment:
         tensors = named_tensors(traced)
         names = {labels.first_name(name) for step in labels.steps for name in _read(step)}
         with torch.no_grad():
-            self._then = _bare(traced, {name: tensors[name].detach().clone() for name in names})
+            self._silent = silent_weights(labels.steps, tensors)
+            self._then = _bare(traced, {name: _copy(tensors[name]) for name in names})
 
     @cached_property
     def utilization(self) -> Utilization:
         """The utilization at the moment when this was made."""
         channels = self._labels.channels(self._then, {})
-        return measure(self._then, channels, liveness_of(self._then, channels, self._threshold, self._residual))
+        liveness = liveness_of(self._then, channels, self._threshold, self._residual)
+        return measure(self._then, channels, liveness, self._silent)
 
     def __reduce__(self) -> tuple[Callable[[Utilization], "Moment"], tuple[Utilization]]:
         """A copy knows the utilization: the nodes of a graph are neither copied nor pickled by themselves."""
@@ -69,6 +72,17 @@ def _bare(traced: TracedModule, values: dict[str, Tensor]) -> Any:
     """The modules of a network around these values, all other tensors without data; with its graphs and facts."""
     tensors = named_tensors(traced)
     then = {id(tensors[name]): value for name, value in values.items()}  # a tied tensor stays one
-    bare: Any = shell(traced._contents(), lambda tensor: then[id(tensor)] if id(tensor) in then else on_meta(tensor))
+    bare: Any = shell(traced._contents(), lambda tensor: then[id(tensor)] if id(tensor) in then else _empty(tensor))
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
     return bare
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """The same numbers; a parameter stays one, and frozen or not."""
+    numbers = tensor.detach().clone()
+    return nn.Parameter(numbers, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else numbers
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    """The same without its data; a parameter stays frozen or not."""
+    return on_meta(tensor).requires_grad_(tensor.requires_grad)

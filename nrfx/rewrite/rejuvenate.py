@@ -206,7 +206,7 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
         except Mismatch as mismatch:
             constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
             continue
-        return _carried_out(traced, survivors, allocation, resized, budget, options)
+        return replace(_carried_out(traced, survivors, allocation, resized, budget, options), budget=budget)
 
 
 def _no_gamma_may_die(traced: TracedModule, survivors: Survivors) -> str:

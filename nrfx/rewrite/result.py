@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nrfx.analysis.utilization import Utilization
 from nrfx.plan.absorb import Absorption
+from nrfx.plan.budget import Budget
 from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
@@ -75,6 +76,7 @@ class Rejuvenation(Printed):
         planned: the layouts that `verify` compares; None where nothing changed.
         moment: what `after` is computed from.
         decided: what `nrfx.carry` reads; None where nothing changed.
+        budget: what the new network may cost; None where nothing bounds it, as in a compaction.
     """
 
     module: TracedModule
@@ -91,6 +93,7 @@ class Rejuvenation(Printed):
     planned: Resized | None = field(repr=False)
     moment: Moment = field(repr=False)
     decided: Decided | None = field(default=None, repr=False)
+    budget: Budget | None = None
 
     @property
     def after(self) -> Utilization:

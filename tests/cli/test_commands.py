@@ -135,6 +135,30 @@ def test_a_rejuvenated_model_is_saved_verified_and_read_again(files: Path, capsy
     assert again["params"]["total"] == plain["after"]["params"]["total"]
 
 
+def test_every_report_on_a_model_is_also_written_as_a_page(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["tests.cli.running:wasteful", *IMAGE]
+    commands = {
+        "inspect": (["inspect", *model], "layers work with dead channels"),
+        "rejuvenate": (["rejuvenate", *model, "--budget", "params=1.0x"], "is met"),
+        "compact": (["compact", *model], "its dead channels are dropped"),
+        "why": (["why", model[0], "layer1.0.conv2", *IMAGE], "on a stream"),
+    }
+    for name, (arguments, words) in commands.items():
+        out = printed([*arguments, "--html", f"{name}.html"], capsys)
+        assert out.splitlines()[-1] == f"The page is {name}.html."
+        page = (files / f"{name}.html").read_text(encoding="utf-8")
+        assert page.startswith("<!DOCTYPE html>") and words in page and "tests.cli.running:wasteful" in page
+    assert json.loads(printed(["inspect", *model, "--json", "--html", "inspect.html"], capsys))["rows"]
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["why"], ["compact"], ["rejuvenate", "--budget", "params=1.0x"]])
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(
+    command: list[str], files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused([*command, "tests.zoo:vgg_bn", *IMAGE, "--html", "absent/page.html"], capsys)
+    assert "absent/page.html cannot be written: there is no folder absent" in line
+
+
 def test_what_is_inspected_is_compared_with_the_model_at_several_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["inspect", "tests.cli.running:wasteful", *IMAGE, "--verify"]
     plain = json.loads(printed([*arguments, "--json"], capsys))
@@ -188,7 +212,9 @@ def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.Cap
     assert (files / "here" / "plain" / "log.jsonl").exists()
 
 
-@pytest.mark.parametrize("command", ["inspect", "why", "rejuvenate", "compact", "export", "train", "plot", "demo"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "why", "rejuvenate", "compact", "export", "train", "plot", "demo", "doctor"]
+)
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -103,7 +103,7 @@ def test_a_network_that_is_not_understood_does_not_look_healthy(width: int) -> N
     text = render(utilization_report(hooked(slice(None))), width)
     assert "alive: there is nothing" not in text and "no gamma can die" in text
     shown = " ".join(text.split())
-    assert "97.1 % of params and 99.2 % of flops are not understood, in 9 nodes" in shown
+    assert "not understood are 3 of 4 layers and 3 other nodes, 97.1 % of params and 99.2 % of flops" in shown
     assert "0.0.0, 0.0.1, 0.0.2 and 6 more: it has forward hooks (Identity)" in shown
     assert "None of the network's 9 gammas can die" in shown
     assert max(map(len, text.splitlines())) <= width
@@ -115,7 +115,14 @@ def test_what_part_is_not_understood_stands_below_the_totals_and_its_layers_have
     assert "what is understood is alive" in text
     assert "▒" in text.splitlines()[2]
     share = sum(entry.params for entry in u.not_understood) / u.params.total
-    assert f"{100 * share:.1f} % of params and 0 % of flops are not understood, in 1 node: see below" in text
+    told = f"not understood are 1 of 5 layers, {100 * share:.1f} % of params and 0 % of flops"
+    assert f"{told} (it has forward hooks (Identity): 0.0.1)" in " ".join(text.split())
+
+
+def test_the_line_of_a_layer_that_is_not_understood_shows_neither_a_width_nor_a_ratio() -> None:
+    text = render(utilization_report(hooked(slice(1, 2))), 80)
+    line = next(line for line in text.splitlines() if line.startswith("    1 "))
+    assert line.split()[1:5] == ["?", "?", "6", "?"] and "▒" in line and "█" not in line
 
 
 def test_flops_that_are_not_all_counted_are_called_a_lower_bound() -> None:

@@ -1,0 +1,138 @@
+"""The rows of a utilization: widths, cost, held channels and pins of each module that owns parameters."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nrfx.analysis.channels import Channels, Step
+from nrfx.analysis.cost import LayoutWidths
+from nrfx.analysis.inventory import Inventory
+from nrfx.analysis.liveness import Liveness
+from nrfx.labels import among, joined, tally
+from nrfx.rules import Family
+
+
+@dataclass(frozen=True)
+class Row:
+    """The widths and the cost of one module that owns parameters.
+
+    Widths are channels; params learnable numbers; flops multiply-adds of one example.
+
+    `held` counts gamma-dead channels of its output that are kept, `pins` are the reasons why its output width is fixed.
+    """
+
+    name: str
+    op: str
+    params_live: int
+    params: int
+    flops_live: int
+    flops: int
+    out_live: int
+    out: int
+    in_live: int
+    in_: int
+    held: int
+    pins: tuple[str, ...]
+
+
+class Rows:
+    """The rows of a network. `params`, `flops`, `widths`: of the whole network, then of its live part."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        channels: Channels,
+        liveness: Liveness,
+        widths: tuple[LayoutWidths, LayoutWidths],
+        params: list[dict[str, int]],
+        flops: list[dict[str, int]],
+    ) -> None:
+        self.channels, self.liveness, self.params = channels, liveness, params
+        self.flops = [_by_path(channels.steps, cost) for cost in flops]
+        self.all, self.live = widths
+        self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
+        self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
+        self.held = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
+        self.held_by_gamma: Counter[str] = Counter()
+        for entry in liveness.held:
+            self.held[entry.channels] = True
+            self.held_by_gamma[entry.gamma] += entry.indices.numel()
+
+    def rows(self) -> Iterable[Row]:
+        """One row for each module that owns parameters: those that a graph reaches, in its order, then the others."""
+        visited: dict[str, Step] = {}
+        for step in self.channels.steps:
+            if step.effect.sites or step.effect.family is Family.UNKNOWN:
+                visited.setdefault(step.path, step)
+        owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
+        paths = [*(p for p in visited if p in owned), *(p for p in owned if p not in visited)]
+        axes = [_axes(visited.get(path)) for path in paths]
+        outs = [out for out, _ in axes if out is not None]
+        # counted for all layouts at once, and handed out again in the order of `outs`
+        held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
+        for path, (out, in_) in zip(paths, axes, strict=True):
+            held_here, pins_here = (0, ()) if out is None else (next(held), next(pins))
+            yield self.row(path, visited.get(path), out, in_, held_here, pins_here)
+
+    def row(
+        self, path: str, step: Step | None, out: Tensor | None, in_: Tensor | None, held: int, pins: tuple[str, ...]
+    ) -> Row:
+        """The row of one module; `held` and `pins` are those of its output."""
+        params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
+        norm = step.effect.norm if step is not None else None
+        return Row(
+            name=path,
+            op=self.kinds[path] if path else "parameters",
+            params_live=params[1],
+            params=params[0],
+            flops_live=self.flops[1].get(path, 0),
+            flops=self.flops[0].get(path, 0),
+            out_live=self.live(out) if out is not None else 0,
+            out=self.all(out) if out is not None else 0,
+            in_live=self.live(in_) if in_ is not None else 0,
+            in_=self.all(in_) if in_ is not None else 0,
+            held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
+            pins=(*pins, step.effect.reason) if step is not None and step.effect.family is Family.UNKNOWN else pins,
+        )
+
+    def held_on(self, outs: list[Tensor]) -> list[int]:
+        """For each layout, how many of its positions carry a held channel."""
+        labels, layout_of = joined(outs)
+        held = among(self.channels.channels_along(labels), self.held)
+        counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
+        return counts
+
+    def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:
+        """For each layout, why channels on it are pinned, in the order of their spaces."""
+        labels, layout_of = joined(outs)
+        spaces = self.channels.spaces_along(labels)
+        here = among(spaces, self.pinned)
+        reasons_of: list[dict[str, None]] = [{} for _ in outs]
+        count = max(len(self.channels.spaces), 1)
+        for pair in tally(layout_of[here] * count + spaces[here])[0].tolist():  # (layout, space) as one number
+            layout, space = divmod(pair, count)
+            reasons_of[layout][self.channels.spaces[space].pinned or ""] = None
+        return [tuple(reasons) for reasons in reasons_of]
+
+
+def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
+    """Module path -> the sum of the costs of its nodes in the eval graph."""
+    total: dict[str, int] = {}
+    for step in steps:
+        if step.mode == "eval" and step.effect.work:
+            total[step.path] = total.get(step.path, 0) + cost[step.node.name]
+    return total
+
+
+def _axes(step: Step | None) -> tuple[Tensor | None, Tensor | None]:
+    """The layouts of a module's output and input channels."""
+    if step is None:
+        return None, None
+    if step.effect.reading is not None:
+        reading = step.effect.reading
+        return reading.rows, reading.cols
+    layout = step.effect.sites[0].layout if step.effect.sites else None
+    return layout, layout
