@@ -37,8 +37,8 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "relabel residual spaces positions constants domain conditions liveness cost between gammas not_understood deaf stops "
-    "holders tie_graph why rows utilization structure meter check_rule",
+    "relabel residual spaces positions constants domain conditions liveness cost between gammas not_understood deaf "
+    "stops holders tie_graph why rows utilization structure meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb grown_births expected places "
     "mismatches resize rescale blocks heads survivors plan",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
