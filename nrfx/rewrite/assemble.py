@@ -25,7 +25,7 @@ def assemble(traced: TracedModule, plan: Plan, new: NewTensors, layers: Mapping[
     for name, tensor in new.tensors.items():
         if name in new.old:
             memo[id(new.old[name])] = _as(new.old[name], tensor)
-    memo |= _left_behind(traced, layers, memo)
+    memo |= _left_behind(traced, layers, memo) if layers else {}
     twin: TracedModule = copy.deepcopy(traced, memo)
     for path, layer in layers.items():
         _fill(layer, path, new)

@@ -61,6 +61,7 @@ class _Builder:
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
         # keys of the weights that read carriers, for neither a bias nor norms absorb their constants
         self.carrying = self.plan.absorption.before.keys() - self.plan.absorption.absorbers.keys()
+        self.carries = bool(self.plan.absorption.carriers.any())
         self.norm_of = self._roles()
         self.offsets = offsets(self.plan.channels, self.plan.absorption, self._dense)
         for step in readers(self.plan.channels.steps).values():
@@ -122,7 +123,7 @@ class _Builder:
             weight = from_scratch(weight, per_output, plan.generator)
         elif rows.known is not None:
             weight = rejuvenated(weight, rows.places, origins[1], per_output, plan.generator)
-        self._store(reading, weight, origins, factors)
+        self._store(reading, weight, axes, factors)
 
     def _gathered(self, reading: Reading, weight: Tensor, axes: Axes, factors: Factors, grouped: bool) -> Tensor:
         """The weight at the new places, scaled, with the columns of carriers; in its own dtype."""
@@ -156,23 +157,27 @@ class _Builder:
 
         `known_axes` holds all places, so that no id is used twice.
         """
+        if not self.carries:
+            return None
         key = memory_of(layout), id(places)
         if key not in self.known_carriers:
             here = among(places, among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
             self.known_carriers[key] = here if bool(here.any()) else None
         return self.known_carriers[key]
 
-    def _store(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors) -> None:
+    def _store(self, reading: Reading, weight: Tensor, axes: Axes, factors: Factors) -> None:
         """Keeps the weight as one parameter, or as the blocks of a cross layer."""
         module = self.traced.get_submodule(reading.path)
+        origins = _places(axes)
         blocks = self._blocks(module, reading, weight, origins)
         if blocks is None:
             assert reading.weight is not None
-            new = self.plan.resized.readings[reading.key]
+            kept = _changed(axes)
             if reading.transposed:
+                new = self.plan.resized.readings[reading.key]
                 weight = new.by_rows(weight).contiguous()
-                origins, factors = self._transposed(reading, new, origins, factors)
-            self.new.keep(reading.weight, reading.weight, weight, origins, factors)
+                kept, factors = self._transposed(reading, new, origins, factors)
+            self.new.keep(reading.weight, reading.weight, weight, kept, factors)
             return
         # the module becomes a cross layer, with one weight under attention and else one for each output generation
         layer = self.layers[reading.path] = cross_layer(module, blocks, self.plan.scheme)
@@ -244,17 +249,17 @@ class _Builder:
             None if old is None or new is None else self._axis(old, new)
             for old, new in zip(old_layouts, new_layouts, strict=True)
         )
-        origins = _places(axes)
         value = self.new.old[name].detach()
         # neither a bias nor a vector of a norm
         if len(axes) > 1 or axes[0] is None or old_layouts[0] is None or self._is_bare(name):
-            self.new.keep(name, name, with_means(gather_along(value, axes), origins), origins, (None,) * len(origins))
+            value = with_means(gather_along(value, axes), _places(axes))
+            self.new.keep(name, name, value, _changed(axes), (None,) * len(axes))
             return
         if name in self.offsets:
             value = value.double() + self.offsets[name].to(value.device)
-        factor = self._vector_factor(name, old_layouts[0], origins)
+        factor = self._vector_factor(name, old_layouts[0], _places(axes))
         value = gather_along(value, axes, tuple(_values(part) for part in factor))
-        self.new.keep(name, name, self._started(name, value, old_layouts[0], axes[0]), origins, factor)
+        self.new.keep(name, name, self._started(name, value, old_layouts[0], axes[0]), _changed(axes), factor)
 
     def _is_bare(self, name: str) -> bool:
         """Whether the parameter brings channels into being itself: a layer scale, a position embedding."""
@@ -295,6 +300,11 @@ class _Builder:
 
 def _places(axes: Axes) -> Origins:
     return tuple(None if axis is None else axis.places for axis in axes)
+
+
+def _changed(axes: Axes) -> Origins:
+    """The origins, None also for a dim that stays as it is."""
+    return tuple(None if axis is None or axis.chosen is None else axis.places for axis in axes)
 
 
 def _values(factor: Tensor | None) -> Tensor | None:
