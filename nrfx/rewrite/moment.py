@@ -30,9 +30,9 @@ class Moment:
         self._threshold, self._residual = threshold, residual
         self._labels = labels
         tensors = named_tensors(traced)
-        names = {labels.first_name(name) for step in labels.steps for name in _read(step)}
+        read = [tensors[labels.first_name(name)] for step in labels.steps for name in _read(step)]
         with torch.no_grad():
-            self._then = _bare(traced, {name: tensors[name].detach().clone() for name in names})
+            self._then = _bare(traced, {id(tensor): tensor.detach().clone() for tensor in read})
 
     @cached_property
     def utilization(self) -> Utilization:
@@ -65,10 +65,14 @@ def _read(step: Step) -> Iterator[str]:
     return (name for name in names if name is not None)
 
 
-def _bare(traced: TracedModule, values: dict[str, Tensor]) -> Any:
-    """The modules of a network around these values, all other tensors without data; with its graphs and facts."""
-    tensors = named_tensors(traced)
-    then = {id(tensors[name]): value for name, value in values.items()}  # a tied tensor stays one
-    bare: Any = shell(traced._contents(), lambda tensor: then[id(tensor)] if id(tensor) in then else on_meta(tensor))
+def _bare(traced: TracedModule, values: dict[int, Tensor]) -> Any:
+    """The modules of a network around these values, by the ids of its tensors, so that a tied one stays one; all other
+    tensors without data; with its graphs and facts."""
+
+    def then(tensor: Tensor) -> Tensor:
+        value = values.get(id(tensor))
+        return on_meta(tensor) if value is None else value
+
+    bare: Any = shell(traced._contents(), then)
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
     return bare
