@@ -359,7 +359,8 @@ class Propagation:
         if all(_varies(values) for values in tensors(args)):
             return
         layout, varies = varying_part(step.effect.out), collapse(out).isnan()
-        before = [(labels, collapse(values).isnan()) for labels, values in self.labelled(step, args)]
+        names = tensors(operands(step, self.labels)[0])
+        before = [(labels, collapse(values).isnan()) for labels, values in zip(names, tensors(args), strict=True)]
         if all(varying_part(labels) is layout and torch.equal(varied, varies) for labels, varied in before):
             return
         # `seen` marks the channels that some operand holds as a constant; a set would need a Python loop over channels
@@ -374,11 +375,6 @@ class Propagation:
             self.lost[lost] = len(self.causes)
             self.causes.append(reason)
             self.places.append(step.node.name)
-
-    def labelled(self, step: Step, args: Any) -> list[tuple[Tensor, Tensor]]:
-        """(labels, values) of each operand that is a tensor."""
-        names = tensors(operands(step, self.labels)[0])
-        return list(zip(names, tensors(args), strict=True))
 
     def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
         """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""
