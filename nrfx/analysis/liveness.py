@@ -237,7 +237,7 @@ def _gamma_dead(gammas: Mapping[str, Tensor], threshold: float) -> tuple[dict[st
     size, length = torch.cat(list(gammas.values())).abs(), torch.tensor(lengths)
     strongest = torch.segment_reduce(size, "max", lengths=length, initial=0.0)
     each = (size < (threshold * strongest).repeat_interleave(length)).split(lengths)
-    dead, notes = dict(zip(gammas, each, strict=True)), []
+    dead, notes = dict(zip(gammas, each, strict=True)), list[str]()
     for name, most in zip(gammas, strongest.tolist(), strict=True):
         if dead[name].numel() and most < ALL_DEAD and threshold > 0:
             dead[name] = torch.ones_like(dead[name])
