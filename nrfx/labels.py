@@ -101,6 +101,18 @@ def collapse(labels: Tensor) -> Tensor:
     return labels.as_strided(sizes, strides)
 
 
+def varying_part(labels: Tensor) -> Tensor:
+    """The layout that the labels repeat, where their notes tell it; else `collapse` of them. It has all the labels.
+
+    >>> layout = born(0, 3)
+    >>> varying_part(along(layout, 1, (2, 3, 5))) is layout
+    True
+    """
+    repeats = vars(labels).get(_REPEATS)
+    part: Tensor = collapse(labels) if repeats is None else repeats[1]
+    return part
+
+
 def memory_of(labels: Tensor) -> tuple[Any, ...]:
     """A key that two label tensors have in common if they are the same memory, read in the same way. It says nothing
     once one of them is freed.

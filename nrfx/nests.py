@@ -75,8 +75,15 @@ def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if type(value) in (tuple, list):  # nearly all nests; to ask what else it may be takes longer
-        return type(value)(with_tensors(part, change) for part in value)
+        return type(value)([with_tensors(part, change) for part in value])
+    if type(value) is dict:
+        return {key: with_tensors(part, change) for key, part in value.items()}
+    if type(value) in _PLAIN:
+        return value
     return replaced(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
 def tensors_of(value: Any) -> dict[str, Tensor]:

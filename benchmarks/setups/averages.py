@@ -162,6 +162,7 @@ def _siamese() -> str:
 
     def loss() -> Tensor:
         a: Tensor = one.run(X)
-        return F.cross_entropy(a, Y) + 0.1 * (a - one.run(X + 0.01)).square().mean()
+        apart: Tensor = (a - one.run(X + 0.01)).square().mean()
+        return F.cross_entropy(a, Y) + 0.1 * apart
 
     return one.train(lambda: one.step(loss)).checked()

@@ -23,10 +23,14 @@ class Affine:
     scale: bool = False
 
     def __call__(self, constant: Tensor) -> Tensor:
+        """What it makes of one constant a channel, NaN for what varies."""
+        alone = 0.0 if self.scale else self.beta
+        if constant.stride() == (0,) and bool(constant[:1].isnan().all()):  # nearly always: all of it varies
+            return torch.where(self.dead, alone, constant)
         if self.scale:
-            return torch.where(self.dead, 0.0, self.gamma * constant)
-        if self.mean is None or self.var is None:
+            alive = self.gamma * constant
+        elif self.mean is None or self.var is None:
             alive = torch.full_like(constant, torch.nan)
         else:
             alive = self.gamma * (constant - self.mean) / (self.var + self.eps).sqrt() + self.beta
-        return torch.where(self.dead, self.beta, alive)
+        return torch.where(self.dead, alone, alive)

@@ -29,6 +29,7 @@ from nrfx.labels import (
     repeats_along,
     spread,
     spread_inside,
+    varying_part,
 )
 from nrfx.rules import Family, Norm, Reading, Site, Unfit, tensors
 
@@ -83,7 +84,7 @@ def nothing_constant(channels: Channels) -> Constants:
 
 def one(low: Tensor, high: Tensor) -> Tensor:
     """The one value of several constants, from their lowest and their highest; NaN where these differ."""
-    return torch.where(low == high, low, NAN)  # NaN equals nothing, itself included
+    return torch.where(low == high, low, _UNKNOWN)  # NaN equals nothing, itself included
 
 
 def same(rows: Tensor, one: Callable[[Tensor, Tensor], Tensor] = one) -> Tensor:
@@ -336,7 +337,7 @@ class Propagation:
 
     def zeros(self, values: Tensor) -> Tensor:
         """Zeros as they are, NaN for other constants, which an op makes vary."""
-        return torch.where(values == 0, values, NAN)
+        return torch.where(values == 0, values, _UNKNOWN)
 
     def uniform(self, values: Tensor, axis: int) -> Tensor:
         """The one value that each index of `axis` has at all its positions; NaN where they differ."""
@@ -357,9 +358,14 @@ class Propagation:
         """Records the channels that were constant in an operand and vary in the result."""
         if all(_varies(values) for values in tensors(args)):
             return
+        layout, varies = varying_part(step.effect.out), collapse(out).isnan()
+        names = tensors(operands(step, self.labels)[0])
+        before = [(labels, collapse(values).isnan()) for labels, values in zip(names, tensors(args), strict=True)]
+        if all(varying_part(labels) is layout and torch.equal(varied, varies) for labels, varied in before):
+            return
         # `seen` marks the channels that some operand holds as a constant; a set would need a Python loop over channels
-        known = [self.where(labels, ~collapse(values).isnan()) for labels, values in self.labelled(step, args)]
-        after = self.where(step.effect.out, collapse(out).isnan())
+        known = [self.where(labels, ~varied) for labels, varied in before]
+        after = self.where(step.effect.out, varies)
         for channels in known:
             self.seen[channels] = True
         lost = after[self.seen[after] & (self.lost[after] < 0)]
@@ -369,11 +375,6 @@ class Propagation:
             self.lost[lost] = len(self.causes)
             self.causes.append(reason)
             self.places.append(step.node.name)
-
-    def labelled(self, step: Step, args: Any) -> list[tuple[Tensor, Tensor]]:
-        """(labels, values) of each operand that is a tensor."""
-        names = tensors(operands(step, self.labels)[0])
-        return list(zip(names, tensors(args), strict=True))
 
     def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
         """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""

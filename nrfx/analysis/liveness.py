@@ -91,12 +91,7 @@ def liveness_of(
     norms = tuple(channels.first_norms.values())
     values = _fetch(traced, norms)
     _check_finite(norms, values)
-    gamma_dead = {}
-    notes: list[str] = []
-    for norm in norms:
-        if norm.gamma is not None:
-            gamma_dead[norm.gamma], note = _gamma_dead(norm.gamma, values[norm.gamma], threshold)
-            notes += note
+    gamma_dead, notes = _gamma_dead({norm.gamma: values[norm.gamma] for norm in norms if norm.gamma}, threshold)
     affine = {norm.key: affine_of(norm, values, gamma_dead) for norm in norms}
     if not values or not bool(torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()]).any()):
         whole = torch.ones(channels.space_of.numel(), dtype=torch.bool)
@@ -123,10 +118,16 @@ def liveness_of(
 
 def removed_gammas(channels: Channels, liveness: Liveness) -> dict[str, Tensor]:
     """Per gamma parameter, bool [channels]: dead, on a channel that is removed."""
-    return {
-        name: dead & ~live_along(channels, liveness.live, channels.norms[name])
-        for name, dead in liveness.gamma_dead.items()
-    }
+    if not liveness.gamma_dead:
+        return {}
+    # all gammas as one vector, split again at the end
+    labels, _ = joined([channels.norms[name] for name in liveness.gamma_dead])
+    gone = torch.cat(list(liveness.gamma_dead.values())) & ~live_along(channels, liveness.live, labels)
+    return dict(zip(liveness.gamma_dead, gone.split(_lengths(liveness.gamma_dead)), strict=True))
+
+
+def _lengths(vectors: Mapping[str, Tensor]) -> list[int]:
+    return [vector.numel() for vector in vectors.values()]
 
 
 def prunable_gammas(traced: TracedModule, residual: Residual = "live") -> dict[str, Tensor]:
@@ -227,28 +228,34 @@ def _check_finite(norms: Iterable[Norm], values: Mapping[str, Tensor]) -> None:
                 )
 
 
-def _gamma_dead(name: str, gamma: Tensor, threshold: float) -> tuple[Tensor, list[str]]:
-    """bool [len gamma], which gammas are dead; and a note where all of them are."""
-    size = gamma.abs()
-    strongest = float(size.max()) if size.numel() else 0.0
-    if size.numel() and strongest < ALL_DEAD and threshold > 0:
-        dead = torch.ones_like(size, dtype=torch.bool)
-        dead[int(size.argmax())] = False
-        return dead, [f"{name}: all gammas are below {ALL_DEAD}; only the strongest counts as live."]
-    return size < threshold * strongest, []
+def _gamma_dead(gammas: Mapping[str, Tensor], threshold: float) -> tuple[dict[str, Tensor], list[str]]:
+    """Gamma parameter -> bool of its shape, which gammas are dead; and a note on each layer where all of them are."""
+    if not gammas:
+        return {}, []
+    # all layers as one vector, split again at the end
+    lengths = _lengths(gammas)
+    size, length = torch.cat(list(gammas.values())).abs(), torch.tensor(lengths)
+    strongest = torch.segment_reduce(size, "max", lengths=length, initial=0.0)
+    each = (size < (threshold * strongest).repeat_interleave(length)).split(lengths)
+    dead, notes = dict(zip(gammas, each, strict=True)), list[str]()
+    for name, most in zip(gammas, strongest.tolist(), strict=True):
+        if dead[name].numel() and most < ALL_DEAD and threshold > 0:
+            dead[name] = torch.ones_like(dead[name])
+            dead[name][int(gammas[name].abs().argmax())] = False
+            notes.append(f"{name}: all gammas are below {ALL_DEAD}; only the strongest counts as live.")
+    return dead, notes
 
 
 def affine_of(norm: Norm, values: Mapping[str, Tensor], gamma_dead: Mapping[str, Tensor]) -> Affine:
     """What the norm does in eval mode, from its parameters and statistics by name, float64 on the CPU."""
     width = norm.layout.numel()
-    ones, zeros = _ONE.expand(width), _ZERO.expand(width)
     return Affine(
-        gamma=values[norm.gamma] if norm.gamma else ones,
-        beta=values[norm.beta] if norm.beta else zeros,
+        gamma=values[norm.gamma] if norm.gamma else _ONE.expand(width),
+        beta=values[norm.beta] if norm.beta else _ZERO.expand(width),
         mean=values[norm.mean] if norm.mean else None,
         var=values[norm.var] if norm.var else None,
         eps=norm.eps,
-        dead=gamma_dead[norm.gamma] if norm.gamma else zeros.bool(),
+        dead=gamma_dead[norm.gamma] if norm.gamma else torch.zeros(width, dtype=torch.bool),
         scale=norm.scale,
     )
 
@@ -340,7 +347,7 @@ def _held(
     labels, _ = joined([channels.norms[name] for name in gamma_dead])
     ids = channels.channels_along(labels)
     dead = among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
-    sizes = [each.numel() for each in gamma_dead.values()]
+    sizes = _lengths(gamma_dead)
     for name, channel, kept in zip(gamma_dead, ids.split(sizes), dead.split(sizes), strict=True):
         here = kept.nonzero().flatten()
         why = reason_of[channel[here]]

@@ -22,7 +22,7 @@ from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step, readers
 from nrfx.analysis.constants import constants_of, same
 from nrfx.analysis.liveness import Liveness, live_along, reader
-from nrfx.labels import among, occurrence
+from nrfx.labels import among, joined, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
 
@@ -123,9 +123,11 @@ def _constants_before(
     between the calls of a layer.
     """
     before, hold = {}, {}
-    for key, step in readings.items():
+    # the columns of all weights as one vector
+    columns = [step.effect.reading.cols for step in readings.values() if step.effect.reading is not None]
+    all_gone = ~live_along(channels, ~dead, joined(columns)[0])
+    for (key, step), gone in zip(readings.items(), all_gone.split([cols.numel() for cols in columns]), strict=True):
         assert step.effect.reading is not None
-        gone = ~live_along(channels, ~dead, step.effect.reading.cols)
         first, *others = (torch.where(gone, value, 0.0) for value in liveness.constants.read[key])
         before[key] = first
         for other in others:
@@ -246,11 +248,13 @@ def _constants_after(
 
     NaN where it is another one at each call of the layer: behind an addition a carrier gives 2, before it 1.
     """
+    if not bool(carriers.any()):
+        return {key: _none(step) for key, step in readings.items()}
     affine = dict(liveness.affine)
     for key, norm in channels.first_norms.items():
         if norm.gamma is not None and norm.beta is not None:
             affine[key] = carrying(affine[key], _at(channels, carriers, norm.layout))
-    read = constants_of(channels, affine, read_tensor, read_tensor).read if bool(carriers.any()) else {}
+    read = constants_of(channels, affine, read_tensor, read_tensor).read
     after = {}
     for key, step in readings.items():
         assert step.effect.reading is not None
@@ -258,6 +262,12 @@ def _constants_after(
         constant = same(torch.stack(read[key], 1)) if key in read else torch.zeros(carried.shape).double()
         after[key] = torch.where(carried, constant, 0.0)
     return after
+
+
+def _none(step: Step) -> Tensor:
+    """float64 [columns]: no constant in any column that the step reads."""
+    assert step.effect.reading is not None
+    return torch.zeros(step.effect.reading.cols.shape, dtype=torch.float64)
 
 
 def carrying(affine: Affine, carried: Tensor) -> Affine:

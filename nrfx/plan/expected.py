@@ -1,7 +1,6 @@
 """How often each channel must occur on each axis of each parameter at the new widths."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,15 +10,21 @@ from nrfx.labels import NONE, memory_of
 
 
 class Expected:
-    """How often each channel must occur on each axis of a parameter at the new widths."""
+    """How often each channel must occur on each axis of a parameter at the new widths.
 
-    def __init__(self, channels: Channels, kept: Tensor, width: Tensor) -> None:
+    Args:
+        births: place -> its labels at the new widths, as `grown_births` made them.
+    """
+
+    def __init__(self, channels: Channels, births: Mapping[str, Tensor], kept: Tensor, width: Tensor) -> None:
         self.channels, self.kept = channels, kept
         more = width - torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
         self.space_of_new = torch.repeat_interleave(torch.arange(len(channels.spaces)), more)
         self.total = torch.bincount(channels.space_of, minlength=len(channels.spaces))
-        # by the memory of layouts, which the caller holds: those of a layer are those of its norm, too
-        self.matched: set[tuple[Any, ...]] = set()
+        # pairs of layouts by their memory, which the caller holds: those of a layer are those of its norm, too. A grown
+        # birth has what it must have by the way in which it is made, and most layouts are those of a birth
+        self.grown = {(memory_of(old), memory_of(births[key])) for key, old in channels.births.items()}
+        self.matched = set(self.grown)
 
     def check(self, old: Step, new: Step, channel_of: Tensor) -> None:
         """Raises Mismatch where a weight or norm does not read each channel as often as it must."""

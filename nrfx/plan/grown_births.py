@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nrfx.analysis.channels import Channels
+from nrfx.analysis.channels import Channels, Space
 from nrfx.labels import occurrence
 
 
@@ -14,27 +14,30 @@ def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[
     kept_width = torch.bincount(channels.space_of[kept], minlength=len(channels.spaces))
     # new channels are numbered behind all old ones, space by space; new labels behind all old ones, birth by birth
     more = width - kept_width
-    first_new = channels.space_of.numel() + torch.cumsum(more, 0) - more
-    labels = channels.channel_of.numel()
+    first_new = (channels.space_of.numel() + torch.cumsum(more, 0) - more).tolist()
+    stays, labels = kept[channels.channel_of], channels.channel_of.numel()
     channel_of = [channels.channel_of]
+    spaces_of: dict[str, list[Space]] = {key: [] for key in channels.births}
+    for space, comes in zip(channels.spaces, more.tolist(), strict=True):
+        for key in space.births if comes else ():
+            spaces_of[key].append(space)
     births = {}
     for key, old in channels.births.items():
         fresh = {}
-        for space in torch.unique(channels.space_of[channels.channel_of[old]]).tolist():
-            each = channels.spaces[space].births[key]
-            new_channels = torch.arange(int(more[space])) + first_new[space]
-            fresh[space] = torch.arange(labels, labels + int(more[space]) * each).view(-1, each)
-            channel_of.append(new_channels.repeat_interleave(each))
-            labels += int(more[space]) * each
-        births[key] = _grown(channels, old, kept, fresh)
+        for space in spaces_of[key]:
+            each, count, first = space.births[key], int(more[space.index]), first_new[space.index]
+            fresh[space.index] = torch.arange(labels, labels + count * each).view(-1, each)
+            channel_of.append(torch.arange(first, first + count).repeat_interleave(each))
+            labels += count * each
+        births[key] = _grown(channels, old, stays, fresh) if fresh else old[stays[old]]
     return births, torch.cat(channel_of)
 
 
-def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
+def _grown(channels: Channels, old: Tensor, stays: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:
     """The labels of a birth that stay, in order, and the new labels of each space behind its last old one.
 
-    fresh: space -> [new channels, labels a channel]. Where the labels of a channel lie in several blocks (queries, keys
-    and values of one linear layer), each block gets its share of the new labels.
+    stays: bool [labels]. fresh: space -> [new channels, labels a channel]. Where the labels of a channel lie in several
+    blocks (queries, keys and values of one linear layer), each block gets its share of the new labels.
     """
     channel = channels.channel_of[old]
     space = channels.space_of[channel]
@@ -47,9 +50,10 @@ def _grown(channels: Channels, old: Tensor, kept: Tensor, fresh: Mapping[int, Te
     parts, start = [], 0
     for end, new in sorted(ends, key=lambda each: each[0]):
         here = old[start : end + 1]
-        parts += [here[kept[channel[start : end + 1]]], new]
+        parts += [here[stays[here]], new]
         start = end + 1
-    return torch.cat(parts)
+    rest = old[start:]
+    return torch.cat([*parts, rest[stays[rest]]])
 
 
 def blocks_of(channel: Tensor) -> tuple[Tensor, int]:

@@ -1,13 +1,13 @@
 """A check for each way in which an op can take new widths without an error and compute something else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
-from nrfx.labels import collapse, memory_of
+from nrfx.labels import collapse, memory_of, varying_part
 from nrfx.plan.expected import Expected
 from nrfx.plan.places import Places
 from nrfx.rules import Before, Family, tensors
@@ -19,7 +19,7 @@ def check_steps(channels: Channels, steps: tuple[Step, ...], channel_of: Tensor,
     channel_of: the channel of each label, old or new.
     """
     _check_visits(steps, channel_of)
-    labels = _Labels(channels.channel_of.numel())
+    labels = _Labels(channels.channel_of.numel(), expected.grown)
     changed = _changed_values(channels.steps, steps)
     places = Places(channels, steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
@@ -120,13 +120,17 @@ class _Labels:
     """The check that no other one of several labels that are tied stands for their channel.
 
     Of operands that are tied a rule takes the labels of one, the one that is simplest at these widths; a layout of
-    the labels of another one would find none of its old places. `count`: how many old labels there are.
+    the labels of another one would find none of its old places.
+
+    Args:
+        count: how many old labels there are.
+        known: pairs of layouts, by their memory, for which this holds. Most steps hand on the labels of others, which
+            the caller holds.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, known: Iterable[tuple[Any, ...]]) -> None:
+        self.count, self.checked = count, set(known)
         self.there = torch.zeros(count, dtype=torch.bool)
-        self.checked: set[tuple[Any, ...]] = set()  # most steps hand on the labels of others, which the caller holds
 
     def check(self, old: Step, new: Step) -> None:
         """Raises Mismatch where other labels stand for the channels of a step."""
@@ -134,7 +138,7 @@ class _Labels:
         if len(before) != len(after):
             raise Mismatch(new.node.name, f"{len(before)} parts became {len(after)}", (*before, *after))
         for was, now in zip(before, after, strict=True):
-            small = collapse(was), collapse(now)
+            small = varying_part(was), varying_part(now)
             pair = memory_of(small[0]), memory_of(small[1])
             if pair not in self.checked and not self._stay(*small):
                 raise Mismatch(new.node.name, "other labels stand for its channels", (was, now))

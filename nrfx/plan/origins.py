@@ -1,6 +1,8 @@
 """Where each position of a new axis comes from. Slicing, widening and carrying optimizer state are a gather by it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -61,6 +63,38 @@ def first_place(layout: Tensor, labels: Tensor) -> Tensor:
     return torch.where(ordered[place] == labels, order[place], NEW)
 
 
+@dataclass(frozen=True)
+class Axis:
+    """The origins of a dim, with what a gather asks of them: many tensors have the same.
+
+    Attributes:
+        places: the origins.
+        chosen: the old positions that are there, in order; None where the axis stays as it is.
+        known: the positions that have an origin; None where all have.
+        in_front: whether all that have one stand in front of those that have none.
+    """
+
+    places: Tensor
+    chosen: Tensor | None
+    known: Tensor | None
+    in_front: bool = True
+
+    @classmethod
+    def of(cls, places: Tensor, width: int) -> Self:
+        """Of origins on an old axis of that width."""
+        if is_whole(places, width):
+            return cls(places, None, None)
+        old = places != NEW
+        if bool(old.all()):
+            return cls(places, places, None)
+        known = old.nonzero().flatten()
+        return cls(places, places[known], known, not known.numel() or int(known[-1]) == known.numel() - 1)
+
+
+Axes = tuple[Axis | None, ...]
+"""For each dim of a tensor, its origins; None: dim unchanged."""
+
+
 def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
     """The tensor with each dim resized by its origins, times the factors; new positions are zero.
 
@@ -70,33 +104,41 @@ def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
     tensor([[3, 4],
             [0, 0]])
     """
-    known: dict[int, Tensor] = {}  # dim -> the places that have an origin, where some have none
-    chosen: dict[int, Tensor] = {}  # dim -> the old positions that are there, in order
-    shape = list(tensor.shape)
-    for dim, places in enumerate(origins):
-        if places is None or is_whole(places, tensor.shape[dim]):
-            continue
-        here, shape[dim] = places.to(tensor.device), places.numel()
-        old = here != NEW
-        if not bool(old.all()):
-            known[dim] = old.nonzero().flatten()
-            here = here[known[dim]]
-        chosen[dim] = here
-    by = tuple(f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in enumerate(factors))
-    if not chosen and all(factor is None for factor in by):
+    axes = (None if places is None else Axis.of(places, tensor.shape[dim]) for dim, places in enumerate(origins))
+    return gather_along(tensor, tuple(axes), factors)
+
+
+def gather_along(tensor: Tensor, axes: Axes, factors: Factors = ()) -> Tensor:
+    """`gather` by origins that others have, too."""
+    moved = {dim: axis for dim, axis in enumerate(axes) if axis is not None and axis.chosen is not None}
+    scaling = any(factor is not None for factor in factors)
+    if not moved and not scaling:
         return tensor
+    chosen = {dim: axis.chosen.to(tensor.device) for dim, axis in moved.items() if axis.chosen is not None}
+    known = {dim: axis.known.to(tensor.device) for dim, axis in moved.items() if axis.known is not None}
+    by = tuple(f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in enumerate(factors))
+    by = by if scaling else ()
     if not known:
         return _taken(tensor, chosen, by)
-    if all(not at.numel() or int(at[-1]) == at.numel() - 1 for at in known.values()):  # nearly always
+    if all(axis.in_front for axis in moved.values()):  # nearly always
+        shape = [axis.places.numel() if (axis := moved.get(dim)) else size for dim, size in enumerate(tensor.shape)]
         return _in_front(tensor, chosen, by, shape)
-    return _spread_out(_taken(tensor, chosen, by), known, shape)
+    return _spread_out(_taken(tensor, chosen, by), known, moved)
 
 
 def _taken(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors) -> Tensor:
     """The tensor at the chosen positions, times the factors."""
+    if tensor.numel() <= PART:
+        return scaled(_selected(tensor, chosen), factors).to(tensor.dtype)
     taken = tensor.new_empty(_sizes(tensor, chosen))
     _take(tensor, chosen, factors, taken)
     return taken
+
+
+def _selected(tensor: Tensor, chosen: Mapping[int, Tensor]) -> Tensor:
+    for dim, here in chosen.items():
+        tensor = tensor.index_select(dim, here)
+    return tensor
 
 
 def _in_front(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors, shape: Sequence[int]) -> Tensor:
@@ -117,23 +159,19 @@ def _take(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors, into: 
 
     `into` may be a part of a larger tensor.
     """
-    if not tensor.dim():
-        into.copy_(scaled(tensor, factors))
-        return
     step = max(PART // max(tensor[:1].numel(), 1), 1)
+    behind = {dim: here for dim, here in chosen.items() if dim}
     for start in range(0, into.shape[0], step):
         at = slice(start, start + step)
         part = tensor.index_select(0, chosen[0][at]) if 0 in chosen else tensor[at]
-        for dim, here in chosen.items():
-            part = part.index_select(dim, here) if dim else part
         by = tuple(factor if dim or factor is None else factor[at] for dim, factor in enumerate(factors))
-        into[at].copy_(scaled(part, by))
+        into[at].copy_(scaled(_selected(part, behind), by))
 
 
-def _spread_out(tensor: Tensor, known: dict[int, Tensor], shape: list[int]) -> Tensor:
-    """A tensor of that shape that holds the given one at the known places of these dims, and zeros elsewhere."""
+def _spread_out(tensor: Tensor, known: Mapping[int, Tensor], moved: Mapping[int, Axis]) -> Tensor:
+    """A tensor that holds the given one at the known places of these dims, and zeros elsewhere."""
     for dim, at in known.items():
-        width = [size if other != dim else shape[dim] for other, size in enumerate(tensor.shape)]
+        width = [moved[dim].places.numel() if other == dim else size for other, size in enumerate(tensor.shape)]
         tensor = tensor.new_zeros(width).index_copy_(dim, at, tensor)
     return tensor
 

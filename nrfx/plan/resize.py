@@ -50,7 +50,7 @@ def resize(traced: TracedModule, channels: Channels, kept: Tensor, width: Tensor
         Mismatch: an op does not take these widths.
     """
     births, channel_of = grown_births(channels, kept, width)
-    expected = Expected(channels, kept, width)
+    expected = Expected(channels, births, kept, width)
     tensors = dict([*traced.named_parameters(), *traced.named_buffers()])
 
     def shape_of(name: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from nrfx.analysis.channels import readers
 from nrfx.labels import among, memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Factors, Origins, gather, origin, with_means
+from nrfx.plan.origins import NEW, Axes, Axis, Factors, Origins, gather, gather_along, origin, with_means
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offsets, write_carriers
 from nrfx.rewrite.assemble import assemble
@@ -57,8 +57,11 @@ class _Builder:
     def build(self) -> Built:
         """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.new = NewTensors(dict([*self.traced.named_parameters(), *self.traced.named_buffers()]))
-        self.known_origins: dict[tuple[Any, Any], Tensor] = {}
+        self.known_axes: dict[tuple[Any, Any], Axis] = {}
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
+        # keys of the weights that read carriers, for neither a bias nor norms absorb their constants
+        self.carrying = self.plan.absorption.before.keys() - self.plan.absorption.absorbers.keys()
+        self.carries = bool(self.plan.absorption.carriers.any())
         self.norm_of = self._roles()
         self.offsets = offsets(self.plan.channels, self.plan.absorption, self._dense)
         for step in readers(self.plan.channels.steps).values():
@@ -81,12 +84,12 @@ class _Builder:
             tuple(self.notes),
         )
 
-    def _origin(self, old: Tensor, new: Tensor) -> Tensor:
+    def _axis(self, old: Tensor, new: Tensor) -> Axis:
         """Where each position of a new layout comes from. The plan holds every layout, in memory of its own."""
         key = memory_of(old), memory_of(new)
-        if key not in self.known_origins:
-            self.known_origins[key] = origin(old, new)
-        return self.known_origins[key]
+        if key not in self.known_axes:
+            self.known_axes[key] = Axis.of(origin(old, new), old.numel())
+        return self.known_axes[key]
 
     def _roles(self) -> dict[str, tuple[str, Norm]]:
         """Parameter or buffer of a norm -> (its role, the norm)."""
@@ -107,30 +110,28 @@ class _Builder:
     def _weight(self, reading: Reading, family: Family) -> None:
         """Builds the dense weight of a convolution or linear layer, and cuts it where the layer has blocks."""
         plan, new = self.plan, self.plan.resized.readings[reading.key]
-        rows, columns = self._origin(reading.rows, new.rows), self._origin(reading.cols, new.cols)
+        rows, columns = self._axis(reading.rows, new.rows), self._axis(reading.cols, new.cols)
         weight = self._dense(reading)
         grouped = family is Family.GROUPED
-        origins: Origins = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
+        axes: Axes = (rows, None if grouped else columns, *(None,) * (weight.dim() - 2))
+        origins = _places(axes)
         factors = self._weight_factors(reading, origins, grouped)
-        weight = self._gathered(reading, weight, origins, factors, grouped)
-        per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // columns.numel(), 1)
+        weight = self._gathered(reading, weight, axes, factors, grouped)
+        width = columns.places.numel()
+        per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // width, 1)
         if plan.scratch:
             weight = from_scratch(weight, per_output, plan.generator)
-        else:
-            weight = rejuvenated(weight, rows, None if plan.drawn else origins[1], per_output, plan.generator)
-        self._store(reading, weight, origins, factors)
+        elif rows.known is not None:
+            weight = rejuvenated(weight, rows.places, None if plan.drawn else origins[1], per_output, plan.generator)
+        self._store(reading, weight, axes, factors)
 
-    def _gathered(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors, grouped: bool) -> Tensor:
+    def _gathered(self, reading: Reading, weight: Tensor, axes: Axes, factors: Factors, grouped: bool) -> Tensor:
         """The weight at the new places, scaled, with the columns of carriers; in its own dtype."""
-        new = gather(weight, origins, tuple(_values(factor) for factor in factors))
-        if grouped or reading.key not in self._carrying():
+        new = gather_along(weight, axes, tuple(_values(factor) for factor in factors))
+        if grouped or reading.key not in self.carrying:
             return new
         # the factors of carriers are 1
-        return write_carriers(new, origins, weight, self.plan.channels, reading, self.plan.absorption)
-
-    def _carrying(self) -> set[str]:
-        """Keys of the weights that read carriers, for neither a bias nor norms absorb their constants."""
-        return self.plan.absorption.before.keys() - self.plan.absorption.absorbers.keys()
+        return write_carriers(new, _places(axes), weight, self.plan.channels, reading, self.plan.absorption)
 
     def _weight_factors(self, reading: Reading, origins: Origins, grouped: bool) -> Factors:
         """1 / the rescaling of the gammas that the columns (rows of a grouped weight) read, with 0 at carriers."""
@@ -138,7 +139,7 @@ class _Builder:
         by_row = divisors if grouped else None
         by_column = None if grouped else divisors
         factors = [_inverse(by_row, origins[0]), _inverse(by_column, origins[1])]
-        if not grouped and reading.key in self._carrying():
+        if not grouped and reading.key in self.carrying:
             factors[1] = self._restart(factors[1], reading.cols, origins[1])
         return (*factors, *(None,) * (len(origins) - 2))
 
@@ -154,25 +155,29 @@ class _Builder:
     def _carriers_at(self, layout: Tensor, places: Tensor) -> Tensor | None:
         """bool [len places]: whether the position comes from a carrier; None where none does.
 
-        `known_origins` holds all places, so that no id is used twice.
+        `known_axes` holds all places, so that no id is used twice.
         """
+        if not self.carries:
+            return None
         key = memory_of(layout), id(places)
         if key not in self.known_carriers:
             here = among(places, among(self.plan.channels.channels_along(layout), self.plan.absorption.carriers))
             self.known_carriers[key] = here if bool(here.any()) else None
         return self.known_carriers[key]
 
-    def _store(self, reading: Reading, weight: Tensor, origins: Origins, factors: Factors) -> None:
+    def _store(self, reading: Reading, weight: Tensor, axes: Axes, factors: Factors) -> None:
         """Keeps the weight as one parameter, or as the blocks of a cross layer."""
         module = self.traced.get_submodule(reading.path)
+        origins = _places(axes)
         blocks = self._blocks(module, reading, weight, origins)
         if blocks is None:
             assert reading.weight is not None
-            new = self.plan.resized.readings[reading.key]
+            kept = _changed(axes)
             if reading.transposed:
+                new = self.plan.resized.readings[reading.key]
                 weight = new.by_rows(weight).contiguous()
-                origins, factors = self._transposed(reading, new, origins, factors)
-            self.new.keep(reading.weight, reading.weight, weight, origins, factors)
+                kept, factors = self._transposed(reading, new, origins, factors)
+            self.new.keep(reading.weight, reading.weight, weight, kept, factors)
             return
         # the module becomes a cross layer, with one weight under attention and else one for each output generation
         layer = self.layers[reading.path] = cross_layer(module, blocks, self.plan.scheme)
@@ -240,20 +245,21 @@ class _Builder:
         """A bias, a parameter or statistic of a norm, or a parameter that the graph reads on its own."""
         old_layouts = self.plan.channels.layouts[name]
         new_layouts = self.plan.resized.layouts.get(name) or (self._bias_layout(name),)
-        origins = tuple(
-            None if old is None or new is None else self._origin(old, new)
+        axes = tuple(
+            None if old is None or new is None else self._axis(old, new)
             for old, new in zip(old_layouts, new_layouts, strict=True)
         )
         value = self.new.old[name].detach()
         # neither a bias nor a vector of a norm
-        if len(origins) > 1 or old_layouts[0] is None or self._is_bare(name):
-            self.new.keep(name, name, with_means(gather(value, origins), origins), origins, (None,) * len(origins))
+        if len(axes) > 1 or axes[0] is None or old_layouts[0] is None or self._is_bare(name):
+            value = with_means(gather_along(value, axes), _places(axes))
+            self.new.keep(name, name, value, _changed(axes), (None,) * len(axes))
             return
         if name in self.offsets:
             value = value.double() + self.offsets[name].to(value.device)
-        factor = self._vector_factor(name, old_layouts[0], origins)
-        value = gather(value, origins, tuple(_values(part) for part in factor))
-        self.new.keep(name, name, self._started(name, value, old_layouts[0], origins), origins, factor)
+        factor = self._vector_factor(name, old_layouts[0], _places(axes))
+        value = gather_along(value, axes, tuple(_values(part) for part in factor))
+        self.new.keep(name, name, self._started(name, value, old_layouts[0], axes[0]), _changed(axes), factor)
 
     def _is_bare(self, name: str) -> bool:
         """Whether the parameter brings channels into being itself: a layer scale, a position embedding."""
@@ -275,20 +281,30 @@ class _Builder:
             factor = self._restart(factor, layout, origins[0])
         return (factor,)
 
-    def _started(self, name: str, value: Tensor, layout: Tensor, origins: Origins) -> Tensor:
+    def _started(self, name: str, value: Tensor, layout: Tensor, axis: Axis) -> Tensor:
         """The value, with the new positions of a norm at their initial level, and carriers at gamma 0 and beta 1."""
         role, norm = self.norm_of.get(name, ("", None))
         if norm is None:
             return torch.zeros_like(value) if self.plan.scratch else value
         start = {"gamma": self.plan.gamma_new(name), "beta": 0.0, "mean": 0.0, "var": 1.0}[role]
-        assert origins[0] is not None
-        fresh = torch.ones_like(origins[0]).bool() if self.plan.scratch else origins[0] == NEW
-        value = torch.where(fresh.to(value.device), start, value)
-        here = self._carriers_at(layout, origins[0])
+        if self.plan.scratch:
+            value = torch.full_like(value, start)
+        elif axis.known is not None:
+            value = torch.where((axis.places == NEW).to(value.device), start, value)
+        here = self._carriers_at(layout, axis.places)
         constant = {"gamma": 0.0, "beta": 1.0}
         if here is None or role not in constant:
             return value
         return torch.where(here.to(value.device), constant[role], value)
+
+
+def _places(axes: Axes) -> Origins:
+    return tuple(None if axis is None else axis.places for axis in axes)
+
+
+def _changed(axes: Axes) -> Origins:
+    """The origins, None also for a dim that stays as it is."""
+    return tuple(None if axis is None or axis.chosen is None else axis.places for axis in axes)
 
 
 def _values(factor: Tensor | None) -> Tensor | None:

@@ -31,10 +31,10 @@ class Moment:
         self._threshold, self._residual = threshold, residual
         self._labels = labels
         tensors = named_tensors(traced)
-        names = {labels.first_name(name) for step in labels.steps for name in _read(step)}
+        read = [tensors[labels.first_name(name)] for step in labels.steps for name in _read(step)]
         with torch.no_grad():
             self._silent = silent_weights(labels.steps, tensors)
-            self._then = _bare(traced, {name: _copy(tensors[name]) for name in names})
+            self._then = _bare(traced, {id(tensor): _copy(tensor) for tensor in read})
 
     @cached_property
     def utilization(self) -> Utilization:
@@ -68,11 +68,15 @@ def _read(step: Step) -> Iterator[str]:
     return (name for name in names if name is not None)
 
 
-def _bare(traced: TracedModule, values: dict[str, Tensor]) -> Any:
-    """The modules of a network around these values, all other tensors without data; with its graphs and facts."""
-    tensors = named_tensors(traced)
-    then = {id(tensors[name]): value for name, value in values.items()}  # a tied tensor stays one
-    bare: Any = shell(traced._contents(), lambda tensor: then[id(tensor)] if id(tensor) in then else _empty(tensor))
+def _bare(traced: TracedModule, values: dict[int, Tensor]) -> Any:
+    """The modules of a network around these values, by the ids of its tensors, so that a tied one stays one; all other
+    tensors without data; with its graphs and facts."""
+
+    def then(tensor: Tensor) -> Tensor:
+        value = values.get(id(tensor))
+        return _empty(tensor) if value is None else value
+
+    bare: Any = shell(traced._contents(), then)
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
     return bare
 

@@ -284,7 +284,7 @@ def _on_a_copy(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def without_nan(nest: Any) -> Any:
     """A copy of the values in a nest of arguments, with 0 for what varies."""
-    return with_tensors(nest, lambda x: torch.where(x.isnan(), 0.0, x))
+    return with_tensors(nest, lambda x: x.nan_to_num(0.0, torch.inf, -torch.inf))
 
 
 def only(value: float, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ instead.
 import operator
 from collections.abc import Callable
 from functools import partial
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 import torch
@@ -112,10 +112,13 @@ def _followed(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
     if any(isinstance(number, float) and isnan(number) for number in (*args, *kwargs.values())):
         return _varying(*args, *kwargs.values())
     given, named = without_nan((args, kwargs))
-    result: Tensor = attempt(op, *given, **named)
+    result: Tensor = attempt(op, *given, **named).double()
     for values in tensors((args, kwargs)):
-        result = torch.where(values.isnan(), float("nan"), result)
-    return result.double()
+        result = torch.where(values.isnan(), _UNKNOWN, result)
+    return result
+
+
+_UNKNOWN = torch.full((), nan, dtype=torch.float64)  # a number in its place takes twice as long
 
 
 def elementwise(

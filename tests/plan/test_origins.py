@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nrfx.plan.origins import NEW, first_place, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Axis, first_place, gather, is_whole, origin, scaled
 
 
 def drawn(seed: int, most: int = 12) -> torch.Tensor:
@@ -74,3 +74,13 @@ def test_products_are_rounded_once() -> None:
     old, factor = torch.rand(1000, generator=torch.Generator().manual_seed(0)), torch.full((1000,), 1 / 3).double()
     product = gather(old, (None,), (factor,))
     assert product.dtype == torch.float32 and torch.equal(product, (old.double() * factor).float())
+
+
+@pytest.mark.parametrize(
+    ("places", "in_front"), [([0, 1], True), ([1, NEW], True), ([NEW, 1], False), ([NEW, NEW], True), ([1, 0], True)]
+)
+def test_an_axis_knows_whether_new_positions_stand_behind_all_others(places: list[int], in_front: bool) -> None:
+    axis = Axis.of(torch.tensor(places), 2)
+    assert axis.in_front is in_front and axis.places.tolist() == places
+    assert (axis.chosen is None) is (places == [0, 1])
+    assert (axis.known is None) is (NEW not in places)

@@ -134,3 +134,21 @@ def test_a_weight_that_is_split_into_blocks_says_which_weight_it_comes_from() ->
     result = rewritten(scheme="removed")
     assert result.parents["4.weights.0"] == result.parents["4.weights.1"] == "4.weight"
     assert bool((result.origins["4.weights.1"][0] < 0).all())
+
+
+def test_buffers_that_share_memory_share_it_in_the_new_network_and_none_with_the_old() -> None:
+    gm = nrfx.trace(with_dead(vgg_bn(), 0.4), torch.zeros(IMAGE, dtype=torch.float64))
+    pair = torch.zeros(2)
+    for name, buffer in (("pair", pair), ("first", pair[:1]), ("alone", torch.ones(3))):
+        gm.register_buffer(name, buffer)
+    new = dict(nrfx.compact(gm).module.named_buffers())
+    new["pair"][0] = 7.0
+    assert new["first"].item() == 7.0 and not pair.any()
+    assert new["alone"].tolist() == [1, 1, 1] and new["alone"].data_ptr() != gm.alone.data_ptr()
+
+
+def test_the_check_of_outputs_leaves_no_code_in_the_network_before() -> None:
+    gm = nrfx.trace(with_dead(vgg_bn(), 0.4), torch.zeros(IMAGE, dtype=torch.float64))
+    module = nrfx.compact(gm).module
+    assert "_code" in vars(module) and "_code" not in vars(gm) and "forward" not in vars(gm)
+    assert gm.code == module.code
