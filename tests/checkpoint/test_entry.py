@@ -331,3 +331,17 @@ def test_a_distributed_checkpoint_comes_back(tmp_path: Path) -> None:
     wider = {"model": get_model_state_dict(Task(other_event()))}
     with pytest.raises(BaseException, match="Size mismatch between saved"):
         dcp.load(wider, checkpoint_id=tmp_path / "run", no_dist=True)
+
+
+@pytest.mark.parametrize("which", ["the model", "its traced module"])
+def test_functional_call_takes_the_state_dict(which: str) -> None:
+    model, gm = followed()
+    module = (model if which == "the model" else gm).eval()
+    values = {name: value.detach() for name, value in module.state_dict().items()}
+    assert KEY in values
+    x = torch.randn(3, *IMAGE[1:])
+    expected = module(x)
+    torch.testing.assert_close(torch.func.functional_call(module, values, (x,)), expected)
+    each = torch.func.vmap(lambda one: torch.func.functional_call(module, values, (one[None],))[0])(x)
+    torch.testing.assert_close(each, expected, rtol=1e-4, atol=1e-5)
+    assert values.keys() == module.state_dict().keys() and torch.equal(module(x), expected)

@@ -15,12 +15,17 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from nrfx.tracing.graph.clone import on_meta, shell
 
 KEY = "rewritten_by_nrfx"
-"""The name of the entry, and of an attribute of what has it: torch.distributed.checkpoint looks each name up."""
+"""The name of the entry, and of an attribute of what has it, a tensor without elements: torch.distributed.checkpoint
+looks each name up, and torch.func.functional_call puts the entry there for the call."""
+
+LINK = "_followed_by_nrfx"
+"""The attribute of a model that leads to its traced module."""
 
 
 class Statements(NamedTuple):
@@ -108,15 +113,16 @@ def save_hook(model: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> N
 
 def followed(model: nn.Module) -> Any:
     """The traced module that a model follows; None where it follows none."""
-    link = vars(model).get(KEY)
+    link = vars(model).get(LINK)
     return link.traced if isinstance(link, Link) else None
 
 
 def carry(model: nn.Module, traced: Any, held: bool) -> None:
     """Lets the state dict of a model have the entry of its traced module, and what it loads be prepared for it."""
-    link = vars(model).get(KEY)
+    link = vars(model).get(LINK)
     held = held or (isinstance(link, Link) and link.traced is traced and link._held is not None)
-    model.__dict__[KEY] = Link(traced, held)
+    model.__dict__[LINK] = Link(traced, held)
+    model.__dict__[KEY] = torch.empty(0, dtype=torch.uint8)
     if not any(_is_ours(hook) for hook in model._load_state_dict_pre_hooks.values()):
         model.register_state_dict_post_hook(save_hook)
         model._register_load_state_dict_pre_hook(LoadHook(model))
