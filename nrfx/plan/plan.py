@@ -28,4 +28,5 @@ class Plan:
     merge: bool  # the survivors of a cross layer become one generation where that is exact
     gamma0: Callable[[str], float]  # gamma parameter -> its initial level
     scratch: bool  # every parameter gets a new initial value
+    recycles: bool  # new rows read all columns, as those of a layer that starts
     generator: torch.Generator | None

@@ -29,7 +29,9 @@ class Penalty:
 
     def __init__(self, module: TracedModule, options: Options, shrink_beta: float) -> None:
         self._module, self._options, self._shrink_beta = module, options, shrink_beta
-        self.gammas = _on_devices(module, prunable_gammas(module, options.residual))
+        # a criterion does not look at gammas
+        masks = prunable_gammas(module, options.residual) if options.criterion is None else {}
+        self.gammas = _on_devices(module, masks)
         self.betas: Masks = {}
         self._signs: Masks = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -37,7 +39,7 @@ class Penalty:
 
     def look(self) -> None:
         """Finds the betas anew, after gammas have died."""
-        if self._shrink_beta:
+        if self._shrink_beta and self._options.criterion is None:
             how = self._options
             self.betas = _on_devices(self._module, shrinkable_betas(self._module, how.threshold, how.residual))
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from nrfx.analysis.asked_meter import meter_of
 from nrfx.analysis.gammas import gammas_of
-from nrfx.analysis.meter import Meter, MeterReading
+from nrfx.analysis.meter import MeterReading
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
@@ -109,7 +110,8 @@ class Rejuvenator:
             of the default group if torch.distributed is initialised; "alone": this process trains a network of its
             own. In all of them the decisions and the new weights are the same.
         wait: seconds that a process waits for the others at the first step, at a measurement and in an event.
-        options: those of `nrfx.rejuvenate`, passed on.
+        options: those of `nrfx.rejuvenate`, passed on. With a criterion as `liveness` there is no penalty: `lam` and
+            what concerns it mean nothing, and the batches of the criterion are run at every measurement.
 
     Raises:
         TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
@@ -204,7 +206,7 @@ class Rejuvenator:
         self._witness = StepWitness(self)
         if inplace:
             join_original(self._module)
-        if not self._penalty.gammas:
+        if not self._penalty.gammas and self._options.criterion is None:
             gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
 
@@ -332,7 +334,7 @@ class Rejuvenator:
     def _watch(self, module: TracedModule) -> None:
         """Takes a network as the one that is trained."""
         penalty = Penalty(module, self._options, self.shrink_beta)
-        meter = Meter(module, self._options.threshold, self._options.residual)
+        meter = meter_of(module, self._options.criterion, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
         self._clock, self._facts = clock(self.optimizers, module), module.facts
 
