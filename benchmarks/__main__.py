@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[str, str] = {
     "search": "study.search",
     "held": "study.held",
     "recalibration": "study.recalibration",
+    "stream": "study.stream",
 }
 """The module of each benchmark. Its `main(arguments)` returns the exit status; the list shows its first line."""
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from nrfx.analysis.batches import call_of
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.probes import probed
-from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError, TrainingError
 from nrfx.labels import among
 from nrfx.nests import replaced, tensors_of
@@ -70,13 +69,12 @@ def checked_batches(batches: Batches) -> Batches:
 
 
 @torch.no_grad()
-def activity_of(traced: TracedModule, batches: Batches) -> Activity:
+def activity_of(traced: TracedModule, channels: Channels, batches: Batches) -> Activity:
     """What weights read on the batches, in eval mode; the network, its mode and the random generators stay as they are.
 
     Raises:
         AnalysisError: there is no batch, one does not go through the network, or what a weight reads is not finite.
     """
-    channels = channels_of(traced)
     observers: dict[str, _Observer] = {}
     twin = probed(traced, channels, partial(_observer, channels, observers))
     means: dict[str, list[Tensor]] = {key: [] for key in observers}

@@ -106,6 +106,14 @@ def check_number(value: object, name: str) -> None:
         raise AnalysisError(f"{name} is {value!r}; expected a number of 0 or more.")
 
 
+def check_whole(traced: TracedModule) -> None:
+    """Raises AnalysisError for a model that was traced in parts: what takes a channel's place would not run there."""
+    if isinstance(traced, PartialModule):
+        raise AnalysisError(
+            'The model was traced in parts: only liveness="gamma" is there for it, for its own code runs between them.'
+        )
+
+
 def judge_of(traced: TracedModule, criterion: Criterion | None, threshold: float, residual: Residual) -> Judge:
     """What tells the liveness of a network whenever its channels are known; a criterion looks at its batches once.
 
@@ -118,34 +126,62 @@ def judge_of(traced: TracedModule, criterion: Criterion | None, threshold: float
     if criterion is None:
         return lambda channels, hold: liveness_of(traced, channels, threshold, residual, hold)
     check_residual(0.0, residual)
-    if isinstance(traced, PartialModule):
-        raise AnalysisError(
-            'The model was traced in parts: only liveness="gamma" is there for it, for its own code runs between them.'
-        )
-    activity = None if criterion.batches is None else activity_of(traced, criterion.batches)
-    return lambda channels, hold: _judged(Subject(traced, channels, activity), criterion, residual, hold)
+    check_whole(traced)
+    seen: list[Activity | None] = []
+
+    def judged(channels: Channels, hold: Mapping[int, str]) -> Liveness:
+        if not seen:  # once: the channels of later rounds are the same, with further pins
+            seen.append(None if criterion.batches is None else activity_of(traced, channels, criterion.batches))
+        return _judged(Subject(traced, channels, *seen), criterion, residual, hold)
+
+    return judged
+
+
+def live_by(traced: TracedModule, channels: Channels, criterion: Criterion, residual: Residual) -> Tensor:
+    """bool [channels]: what a criterion leaves.
+
+    Raises:
+        AnalysisError: the criterion cannot be applied to this network.
+    """
+    activity = None if criterion.batches is None else activity_of(traced, channels, criterion.batches)
+    return ~_choice(Subject(traced, channels, activity), criterion, residual, {}).gone
 
 
 def _judged(subject: Subject, criterion: Criterion, residual: Residual, hold: Mapping[int, str]) -> Liveness:
     channels = subject.channels
     whole = liveness_of(subject.traced, channels, 0.0, residual)  # no gamma is below 0: all live
+    choice = _choice(subject, criterion, residual, hold)
+    gone = choice.gone
+    held = tuple(_held(channels, choice.dead & ~gone, choice.alone, hold, residual))
+    if bool(gone.any()):
+        note = _counted(channels, gone, criterion)
+        constants = _constants(subject, whole, gone)
+        return replace(whole, live=~gone, held=held, notes=(*whole.notes, note), given_up=constants)
+    within = f"The network is within {criterion.budget}: no channel was given up."
+    return replace(whole, held=held, notes=whole.notes if criterion.budget is None else (*whole.notes, within))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """bool [channels]: which are given up, and which the criterion calls dead; bool [spaces]: which are left alone."""
+
+    gone: Tensor
+    dead: Tensor
+    alone: Tensor
+
+
+def _choice(subject: Subject, criterion: Criterion, residual: Residual, hold: Mapping[int, str]) -> _Choice:
+    channels = subject.channels
     scores = _by_channel(channels, criterion.scores(subject), criterion.group)
     least, alone = least_widths(channels, criterion.keep, criterion.min_width, criterion.most)
     dead = scores < torch.inf if criterion.budget is not None else scores <= criterion.threshold
     may_go = dead & (prunable_spaces(channels, residual) & ~alone)[channels.space_of]
     may_go[list(hold)] = False
     gone = _within(channels, scores, may_go, least)
-    notes = list(whole.notes)
-    if criterion.budget is not None:
-        gone = ranked(subject.traced, channels, scores, gone, criterion.budget)
-        dead = gone
-        if not bool(gone.any()):
-            notes.append(f"The network is within {criterion.budget}: no channel was given up.")
-    held = tuple(_held(channels, dead & ~gone, alone, hold, residual))
-    if not bool(gone.any()):
-        return replace(whole, held=held, notes=tuple(notes))
-    notes.append(_counted(channels, gone, criterion))
-    return replace(whole, live=~gone, held=held, notes=tuple(notes), given_up=_constants(subject, whole, gone))
+    if criterion.budget is None:
+        return _Choice(gone, dead, alone)
+    gone = ranked(subject.traced, channels, scores, gone, criterion.budget)
+    return _Choice(gone, gone, alone)
 
 
 def _by_channel(channels: Channels, scores: Mapping[str, Tensor], group: Group) -> Tensor:

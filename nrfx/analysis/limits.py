@@ -91,5 +91,6 @@ def _each(
 
 
 def _spaces(channels: Channels, labels: Tensor) -> Tensor:
-    spaces = channels.spaces_along(labels)
-    return spaces[spaces >= 0].unique()
+    spaces: Tensor = channels.spaces_along(labels)
+    known_spaces: Tensor = spaces[spaces >= 0].unique()
+    return known_spaces

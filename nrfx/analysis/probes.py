@@ -12,10 +12,9 @@ from torch import Tensor, fx, nn
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import eval_steps
 from nrfx.analysis.reinterpret import arguments
-from nrfx.errors import AnalysisError
 from nrfx.nn import Cross
 from nrfx.rules import Family, Reading, tensors
-from nrfx.tracing import PartialModule, TracedModule
+from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.clone import shell
 from nrfx.tracing.graph.module import copied
 from nrfx.tracing.graph.registered import registered
@@ -35,13 +34,8 @@ def probed(traced: TracedModule, channels: Channels, ahead: Probe, behind: Probe
 
     Parameters are shared, buffers are copies, modules are twins: to run it changes nothing in `traced`.
 
-    Raises:
-        AnalysisError: the model was traced in parts, whose own code runs and not the graph.
+    The model is not one that was traced in parts, whose own code runs and not the graph.
     """
-    if isinstance(traced, PartialModule):
-        raise AnalysisError(
-            'The model was traced in parts: only liveness="gamma" is there for it, for its own code runs between them.'
-        )
     twin = evaluated(traced)
     graph = twin.graph
     nodes = {node.name: node for node in graph.nodes}

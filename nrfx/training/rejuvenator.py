@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nrfx.analysis.asked_meter import meter_of
 from nrfx.analysis.gammas import gammas_of
-from nrfx.analysis.meter import MeterReading
+from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
@@ -110,8 +110,8 @@ class Rejuvenator:
             of the default group if torch.distributed is initialised; "alone": this process trains a network of its
             own. In all of them the decisions and the new weights are the same.
         wait: seconds that a process waits for the others at the first step, at a measurement and in an event.
-        options: those of `nrfx.rejuvenate`, passed on. With a criterion as `liveness` there is no penalty: `lam` and
-            what concerns it mean nothing, and the batches of the criterion are run at every measurement.
+        options: those of `nrfx.rejuvenate`, passed on. With a criterion as `liveness` there is no penalty, `lam`
+            stays 0, and the batches of the criterion are run at every measurement.
 
     Raises:
         TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
@@ -196,7 +196,8 @@ class Rejuvenator:
         self._cut = is_sharded(traced)
         with Whole(traced, values=False):
             self._watch(as_traced(traced))
-            room = self._meter.read()
+            # the batches of a criterion may come from the training that has not begun
+            room = self._meter.read() if isinstance(self._meter, Meter) else self._meter.whole()
         self._clock = clock(self.optimizers, traced)
         self._before: TracedModule | None = None  # between load_state_dict and settle
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
@@ -426,8 +427,9 @@ class Rejuvenator:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
         self._penalty.look()
-        self._schedule = self._schedule.observe(r)
-        if self.events == 0 and not self._searches(self.steps + self.interval):
+        if self._options.criterion is None:
+            self._schedule = self._schedule.observe(r)
+        if self.events == 0 and self._options.criterion is None and not self._searches(self.steps + self.interval):
             self.note = never(self._clock, self._gammas(), self.steps, self.until, r, self.trigger, self.lam)
         return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
 
