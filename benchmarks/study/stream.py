@@ -27,12 +27,12 @@ from benchmarks.table import progress_bar, terminal
 from benchmarks.timing import Environment
 
 KEPT = ROOT / "build" / "stream.jsonl"
-SEEDS, TASKS, IMAGES, BATCH = 10, 60, 1024, 8
-WIDTH, LR = 64, 0.3
-INTERVAL = 2 * IMAGES // BATCH
-"""Steps between two measurements: two tasks."""
+SEEDS, TASKS, IMAGES, BATCH = 10, 40, 1024, 16
+WIDTH, LR = 64, 0.2
+INTERVAL = 4 * IMAGES // BATCH
+"""Steps between two measurements: four tasks."""
 
-RECENT = 32
+RECENT = 16
 """So many of the latest batches does a criterion look at."""
 
 
@@ -48,10 +48,10 @@ _IN_PLACE = {"scheme": "dense", "reallocate": False}
 ARMS: Mapping[str, Arm | None] = {
     "plain": None,
     "ReDo": Arm(lambda recent: nrfx.liveness.Activation(recent, tau=0.1), _IN_PLACE),
-    "utility": Arm(lambda recent: nrfx.liveness.Utility(recent, tau=1.0, most=0.02), _IN_PLACE),
+    "utility": Arm(lambda recent: nrfx.liveness.Utility(recent, tau=1.0, most=0.05), _IN_PLACE),
     "NR": Arm(lambda recent: nrfx.liveness.Activation(recent, tau=0.1), {"scheme": "dense"}),
 }
-"""ReDo resets dormant units; utility resets the least useful unit of each layer, as Continual Backprop does; NR drops
+"""ReDo resets dormant units; utility resets the three least useful units of each layer, as Continual Backprop does; NR drops
 dormant units and makes all layers wider by one factor."""
 
 
