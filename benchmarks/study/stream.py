@@ -27,12 +27,12 @@ from benchmarks.table import progress_bar, terminal
 from benchmarks.timing import Environment
 
 KEPT = ROOT / "build" / "stream.jsonl"
-SEEDS, TASKS, IMAGES, BATCH = 10, 40, 1024, 32
-WIDTH, LR = 64, 0.4
+SEEDS, TASKS, IMAGES, BATCH = 10, 40, 1024, 16
+WIDTH, LR = 64, 0.2
 INTERVAL = 4 * IMAGES // BATCH
 """Steps between two measurements: four tasks."""
 
-RECENT = 8
+RECENT = 16
 """So many of the latest batches does a criterion look at."""
 
 
