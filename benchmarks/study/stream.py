@@ -51,8 +51,8 @@ ARMS: Mapping[str, Arm | None] = {
     "utility": Arm(lambda recent: nrfx.liveness.Utility(recent, tau=1.0, most=0.05), _IN_PLACE),
     "NR": Arm(lambda recent: nrfx.liveness.Activation(recent, tau=0.1), {"scheme": "dense"}),
 }
-"""ReDo resets dormant units; utility resets the three least useful units of each layer, as Continual Backprop does; NR drops
-dormant units and makes all layers wider by one factor."""
+"""ReDo resets dormant units; utility resets the three least useful units of each layer, as Continual Backprop does; NR
+drops dormant units and makes all layers wider by one factor."""
 
 
 def network() -> nn.Sequential:

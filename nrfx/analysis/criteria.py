@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -268,7 +269,7 @@ class Scores(Criterion):
 
     def _checked(self, name: str, value: Any, width: int) -> Tensor:
         """float64 [width]: the scores; of a mask infinity where True and minus infinity where False."""
-        vector = torch.as_tensor(value).detach().cpu()
+        vector = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
         if vector.shape != (width,):
             raise AnalysisError(
                 f"liveness gives {name} a tensor of shape {list(vector.shape)}; expected one score or truth for each "
