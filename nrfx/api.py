@@ -5,6 +5,7 @@ Results print themselves: the report is loaded when the first of them is printed
 
 from typing import Any
 
+from nrfx import liveness
 from nrfx.analysis.check_rule import check_rule
 from nrfx.analysis.utilization import Utilization, utilization
 from nrfx.analysis.why import Why, why
@@ -80,6 +81,7 @@ __all__ = [
     "fold_scales",
     "heads",
     "insert_scales",
+    "liveness",
     "load",
     "migrate",
     "plain",

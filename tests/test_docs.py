@@ -47,6 +47,17 @@ def test_the_baselines_run_as_they_stand_there(capsys: pytest.CaptureFixture[str
     ]  # fmt: skip
 
 
+def test_liveness_of_ones_own_runs_as_it_stands_there(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for block in blocks("liveness.md"):
+        exec(compile(block, "liveness.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "out_features=16, bias=True) False" in printed and "On the batches the outputs moved" in printed
+    assert "out_features=24" in printed and printed.rstrip().endswith(
+        "Linear(in_features=8, out_features=32, bias=True)"
+    )
+
+
 def test_the_schemes_do_what_their_document_says(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     for block in blocks("schemes.md"):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.constants import Constants, constants_of, nothing_constant
+from nrfx.analysis.given_up import GivenUp
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught
@@ -58,6 +59,7 @@ class Liveness:
         constants: the constants that weights read once dead gammas count as 0.
         notes: sentences on layers and spaces of which all channels are dead.
         threshold, residual: as they were given.
+        given_up: what stands for the channels that a criterion gives up (criterion.py); None where gammas decide.
     """
 
     live: Tensor
@@ -68,6 +70,7 @@ class Liveness:
     notes: tuple[str, ...]
     threshold: float
     residual: Residual
+    given_up: GivenUp | None = None
 
 
 def liveness_of(

@@ -15,10 +15,12 @@ from torch import Tensor
 from nrfx.analysis.between import between_examples
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
+from nrfx.analysis.criteria import criterion_of
+from nrfx.analysis.criterion import judge_of
 from nrfx.analysis.deaf import Deaf, deaf_layers, silent_weights
 from nrfx.analysis.gammas import Gammas, gammas_in
 from nrfx.analysis.inventory import Inventory
-from nrfx.analysis.liveness import Held, Liveness, liveness_of
+from nrfx.analysis.liveness import Held, Liveness
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.not_understood import NotUnderstood, not_understood
 from nrfx.analysis.rows import Row, Rows
@@ -187,13 +189,18 @@ class Utilization(Printed):
 
 
 def utilization(
-    gm: Any, *, threshold: float = 0.01, residual: Residual = "live", example_inputs: Any = None
+    gm: Any,
+    *,
+    threshold: float = 0.01,
+    residual: Residual = "live",
+    liveness: Any = "gamma",
+    example_inputs: Any = None,
 ) -> Utilization:
-    """How much of `gm` is alive, by params and by flops, in all and per module. Nothing is changed and no data is run.
+    """How much of `gm` is alive, by params and by flops, in all and per module. Nothing is changed.
 
     Args:
         gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
-        threshold, residual: as for `nrfx.rejuvenate`.
+        threshold, residual, liveness: as for `nrfx.rejuvenate`. No data is run, but for a criterion with batches.
 
     Raises:
         AnalysisError: a gamma is NaN or infinite, or an option is out of range.
@@ -208,7 +215,8 @@ def utilization(
     """
     traced = as_traced(gm, example_inputs)
     channels = channels_of(traced)
-    return measure(traced, channels, liveness_of(traced, channels, threshold, residual))
+    judge = judge_of(traced, criterion_of(liveness), threshold, residual)
+    return measure(traced, channels, judge(channels, {}))
 
 
 def measure(

@@ -41,6 +41,9 @@ class Absorption:
         carrier_of: int64 [channels], the carrier that stands for each dead channel, -1 for none.
         hold: channels for which neither way is exact, with the reason. Where there are any, the rest is not valid:
             liveness must be computed again with these channels held.
+        given: whether the constants are those of a criterion (placed.py), for twins of the network too.
+        exact: whether the function is kept.
+        notes: sentences on constants that have no place.
     """
 
     carriers: Tensor
@@ -49,6 +52,9 @@ class Absorption:
     after: Mapping[str, Tensor]
     carrier_of: Tensor
     hold: Mapping[int, str]
+    given: bool = False
+    exact: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def drop_constants(channels: Channels) -> Absorption:
@@ -70,8 +76,8 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         key: target
         for key, step in readings.items()
         if key not in attention
-        for target in [_absorber(channels, step, len(liveness.constants.read[key]))]
-        if target is not None
+        for target in [absorber(channels, step, len(liveness.constants.read[key]))]
+        if target is not None and step.effect.reading is not None and not step.effect.reading.padded
     }
     # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
     needs = [
@@ -96,7 +102,7 @@ def absorb_alike(
         read: reads a parameter or buffer of that network by name, in float64 on the CPU.
         channels: those of the network for which the places were found; `liveness` has the other network's values.
     """
-    if not absorption.before:  # constants are dropped
+    if not absorption.before or absorption.given:  # constants are dropped, or the same for all
         return absorption
     readings = {key: step for key, step in readers(channels.steps).items() if step.effect.family is Family.CONTRACTION}
     before, hold = _constants_before(channels, liveness, readings, ~liveness.live)
@@ -136,15 +142,17 @@ def _constants_before(
     return before, hold
 
 
-def _absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | None:
+def absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | None:
     """The norms whose running means take the layer's constant, () where its bias takes it; None where neither can.
+
+    It is exact where the layer reads no zeros of a padding.
 
     The layer is called once in each mode. Norms can take its constant where nothing else reads its output.
     """
     reading = step.effect.reading
     assert reading is not None
     modes = len({other.mode for other in channels.steps if other.path == step.path})
-    if reading.padded or reading.generation is not None or visits > modes:
+    if reading.generation is not None or visits > modes:
         return None
     if reading.bias is not None:
         return None if reading.bias in channels.shared else ()

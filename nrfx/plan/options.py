@@ -1,11 +1,14 @@
 """The options of a rewrite: names, defaults, and the values that each takes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
+from nrfx.analysis.criteria import criterion_of
+from nrfx.analysis.criterion import Criterion
 from nrfx.analysis.liveness import check_residual
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError
@@ -30,11 +33,13 @@ class Options:
     merge: bool = False
     generator: torch.Generator | None = None
     check: bool = True
+    liveness: Any = "gamma"
     cramped: bool = False  # scheme became "dense": the budget has no room for the carriers of "attention"
 
     def validate(self) -> None:
         """Raises AnalysisError for the first option with a value that it does not take."""
         check_residual(self.threshold, self.residual)
+        criterion_of(self.liveness)
         for name, value, allowed in (
             ("scheme", self.scheme, get_args(Scheme)),
             ("reinitialize", self.reinitialize, get_args(Reinitialize)),
@@ -64,6 +69,16 @@ class Options:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and least < value < inf):
                 raise AnalysisError(f"{name} is {value!r}; expected {expected}, or None.")
+
+    @cached_property
+    def criterion(self) -> Criterion | None:
+        """What says which channels are dead; None where gammas do."""
+        return criterion_of(self.liveness)
+
+    @property
+    def recycles(self) -> bool:
+        """Whether what a criterion gives up starts anew in its place, as a layer starts."""
+        return self.criterion is not None and not self.reallocate and self.scheme == "dense"
 
     @property
     def scratch(self) -> bool:

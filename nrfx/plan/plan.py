@@ -29,4 +29,5 @@ class Plan:
     gamma_new: Callable[[str], float]  # gamma parameter -> where the gammas of new channels start
     drawn: bool  # new channels read old ones through random weights from the start
     scratch: bool  # every parameter gets a new initial value
+    recycles: bool  # new rows read all columns, as those of a layer that starts
     generator: torch.Generator | None

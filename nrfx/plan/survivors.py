@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space
-from nrfx.analysis.liveness import Liveness, liveness_of
+from nrfx.analysis.criterion import Judge
+from nrfx.analysis.liveness import Liveness
 from nrfx.nn import Cross
 from nrfx.plan.absorb import Absorption, absorb, drop_constants
 from nrfx.plan.blocks import crossable
 from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.options import Options
+from nrfx.plan.placed import place
 from nrfx.plan.reallocate import Allocation, CostModel, WidthBounds, reallocate, restore, units
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
@@ -37,7 +39,9 @@ class Survivors:
         return self.liveness.live | self.absorption.carriers
 
 
-def decide(traced: TracedModule, channels: Channels, options: Options, constraints: WidthConstraints) -> Survivors:
+def decide(
+    traced: TracedModule, channels: Channels, judge: Judge, options: Options, constraints: WidthConstraints
+) -> Survivors:
     """The survivors: channels whose constant can be kept in no way are held, and liveness is computed again.
 
     Each round holds channels that were not held before, so that the loop ends.
@@ -51,10 +55,12 @@ def decide(traced: TracedModule, channels: Channels, options: Options, constrain
         attention |= {key for key, reading in forms.items() if _widens_both(channels, reading, grows)}
     hold: dict[int, str] = {}
     while True:
-        liveness = liveness_of(traced, channels, options.threshold, options.residual, hold)
-        absorption = (
-            absorb(traced, channels, liveness, attention) if options.keeps_function else drop_constants(channels)
-        )
+        liveness = judge(channels, hold)
+        if liveness.given_up is not None:
+            absorption = place(channels, liveness, liveness.given_up, attention, options.keeps_function)
+        else:
+            keeps = options.keeps_function
+            absorption = absorb(traced, channels, liveness, attention) if keeps else drop_constants(channels)
         if not absorption.hold:
             grows = _growing(channels, options, constraints)
             return Survivors(channels, liveness, absorption, forms, notes, grows, dict(constraints.no_growth))
@@ -79,7 +85,7 @@ def _growing(channels: Channels, options: Options, constraints: WidthConstraints
 
     def grows(space: Space) -> bool:
         constrained = space.births.keys() & constraints.no_growth.keys()
-        mobile = space.free and space.normed and not space.frozen and not constrained
+        mobile = space.free and (space.normed or options.criterion is not None) and not space.frozen and not constrained
         return mobile and not (space.stream and options.residual == "fixed")
 
     return torch.tensor([grows(space) for space in channels.spaces], dtype=torch.bool)

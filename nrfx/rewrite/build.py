@@ -20,7 +20,7 @@ from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offsets, write_carriers
 from nrfx.rewrite.assemble import assemble
 from nrfx.rewrite.cross_layers import cross_layer
-from nrfx.rewrite.initialise import from_scratch, rejuvenated
+from nrfx.rewrite.initialise import from_scratch, recycled, rejuvenated
 from nrfx.rewrite.new_tensors import NewTensors
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
@@ -121,6 +121,8 @@ class _Builder:
         per_output = weight.shape[0] if not grouped else max(weight.shape[0] * weight.shape[1] // width, 1)
         if plan.scratch:
             weight = from_scratch(weight, per_output, plan.generator)
+        elif plan.recycles and rows.known is not None:
+            weight = recycled(weight, rows.places, per_output, plan.generator)
         elif rows.known is not None:
             weight = rejuvenated(weight, rows.places, None if plan.drawn else origins[1], per_output, plan.generator)
         self._store(reading, weight, axes, factors)

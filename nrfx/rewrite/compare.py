@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of, with_tensors
+from nrfx.rewrite.replacement import replaced_network
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.graph.arguments import shown
@@ -24,7 +25,12 @@ Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 def reference(traced: TracedModule, result: Rejuvenation) -> TracedModule:
-    """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel."""
+    """A copy of the network before, with gamma = 0 where the rewrite removed a dead channel.
+
+    After a rewrite by a criterion it is a twin around the same parameters, with constants where channels were given up.
+    """
+    if result.decided is not None and result.decided.absorption.given:
+        return replaced_network(traced, result.decided.live, result.decided.absorption)
     twin = copy.deepcopy(traced)
     with torch.no_grad():
         for name, dead in result.removed.items():

@@ -59,3 +59,19 @@ def from_scratch(weight: Tensor, per_output: int, generator: torch.Generator | N
     if weight.dim() > 2:
         return he_normal(tuple(weight.shape), per_output, weight, generator)
     return normal(tuple(weight.shape), 1 / sqrt(3 * weight.shape[1]), weight, generator)
+
+
+def recycled(weight: Tensor, rows: Tensor, per_output: int, generator: torch.Generator | None) -> Tensor:
+    """A gathered weight whose R rows (origin NEW) start as those of a new layer do, over all columns; R columns stay 0.
+
+    Source: the reset of "The Dormant Neuron Phenomenon" (Sokar et al., 2023), Sec. 4: incoming weights drawn anew,
+    outgoing weights 0.
+
+    Args:
+        weight: [rows, columns, *kernel], zero at new positions; written to.
+        per_output: as for `rejuvenated`.
+    """
+    new = (rows == NEW).nonzero().flatten().to(weight.device)
+    if new.numel():
+        weight[new] = from_scratch(weight[new], per_output, generator)
+    return weight

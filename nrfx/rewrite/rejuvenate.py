@@ -12,6 +12,7 @@ import torch
 
 from nrfx.analysis.channels import Mismatch
 from nrfx.analysis.cost import Cost, whole_cost
+from nrfx.analysis.criterion import judge_of
 from nrfx.analysis.domain import not_to_grow
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import removed_gammas
@@ -34,6 +35,7 @@ from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.moment import Moment, known
+from nrfx.rewrite.replacement import change
 from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
@@ -58,6 +60,7 @@ def rejuvenate(
     merge: bool = False,
     generator: torch.Generator | None = None,
     check: bool = True,
+    liveness: Any = "gamma",
     example_inputs: Any = None,
 ) -> Rejuvenation:
     """A network in which the dead channels of `gm` are gone and all live layers are wider, within the budget.
@@ -93,6 +96,11 @@ def rejuvenate(
             between them is in use. It stays as it is elsewhere, with a note, and a note says where there are no cross
             layers yet. Heads (scheme "removed") always merge.
         generator: of the random numbers of new weights.
+        liveness: what says which channels are dead. "gamma": those of which the gammas are; "weight": filters of
+            zeros; masks (True stays) or scores by layer; or a criterion of `nrfx.liveness` with thresholds, a budget
+            and limits. What a criterion gives up need not be constant: the function then moves, and a note says how
+            far. Layers without a norm take part too. With reallocate=False and scheme="dense" units are recycled:
+            every layer keeps its width, and what is new starts as in a new layer, with outgoing weights of 0.
         check: compare the outputs of both networks on drawn inputs, in eval mode, so that a wrong rule is refused and
             not delivered. Beyond 1e8 multiply-adds (both networks, the traced batch) images are drawn 64 by 64, where
             the network takes them or beyond 5e8. It is left out, with a note, beyond 2e9 or with 1e8 parameters, and
@@ -136,6 +144,7 @@ def rejuvenate(
         merge=merge,
         generator=generator,
         check=check,
+        liveness=liveness,
     )
     options.validate()
     if not isinstance(budget, Budget):
@@ -152,6 +161,7 @@ def compact(
     threshold: float = 0.01,
     constants: bool = True,
     check: bool = True,
+    liveness: Any = "gamma",
     example_inputs: Any = None,
 ) -> Rejuvenation:
     """A network without the dead channels of `gm`, and nothing in their place: network slimming.
@@ -167,7 +177,13 @@ def compact(
     Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
     """
     options = Options(
-        scheme="dense", rescale=False, residual=residual, threshold=threshold, constants=constants, check=check
+        scheme="dense",
+        rescale=False,
+        residual=residual,
+        threshold=threshold,
+        constants=constants,
+        check=check,
+        liveness=liveness,
     )
     options.validate()
     return rewritten(as_traced(gm, example_inputs), None, options)
@@ -181,14 +197,15 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
     """
     _check_data(traced)
     constraints = WidthConstraints()
+    judge = judge_of(traced, options.criterion, options.threshold, options.residual)
     # each round but the last adds a constraint, at most two for each birth, or makes the scheme dense, once
     while True:
         channels = channels_of(traced, constraints.no_change)
         if budget is not None:
             constraints.no_growth.update(not_to_grow(channels))
-        survivors = decide(traced, channels, options, constraints)
-        if not survivors.channels.norms:
-            return _unchanged(traced, survivors, _no_gamma_may_die(traced, survivors))
+        survivors = decide(traced, channels, judge, options, constraints)
+        if options.criterion is None and not survivors.channels.norms:
+            return _unchanged(traced, survivors, _no_gamma_may_die(traced, survivors), options)
         try:
             allocation = allocate(traced, survivors, budget, options)
         except BudgetError:
@@ -197,10 +214,11 @@ def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> 
                 raise
             options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
             continue
-        free = any(space.free and space.normed for space in survivors.channels.spaces)
-        idle = idle_reason(survivors, allocation, budget, options) if free else _no_gamma_may_die(traced, survivors)
+        idle = idle_reason(survivors, allocation, budget, options)
+        if options.criterion is None and not any(space.free and space.normed for space in survivors.channels.spaces):
+            idle = _no_gamma_may_die(traced, survivors)
         if idle:
-            return _unchanged(traced, survivors, idle)
+            return _unchanged(traced, survivors, idle, options)
         try:
             resized = resize(traced, survivors.channels, survivors.kept, allocation.width)
         except Mismatch as mismatch:
@@ -222,7 +240,7 @@ def _check_data(traced: TracedModule) -> None:
             )
 
 
-def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuvenation:
+def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options: Options) -> Rejuvenation:
     """The result of a rewrite that changes nothing: an equal copy, and the reason as its first note."""
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
@@ -232,7 +250,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str) -> Rejuv
         module=twin,
         before=usage,
         alpha=1.0,
-        notes=(reason, *survivors.liveness.notes, *_held_notes(usage)),
+        notes=(reason, *survivors.liveness.notes, *_held_notes(usage, options)),
         origins=unchanged,
         parents={name: name for name in tensors},
         factors=unchanged,
@@ -284,6 +302,7 @@ def _carried_out(
         gamma_new=gamma_new,
         drawn=options.cross == "drawn",
         scratch=options.scratch,
+        recycles=options.recycles,
         generator=options.generator,
     )
     built = build(traced, plan)
@@ -291,9 +310,24 @@ def _carried_out(
     check_labels(after, resized)
     _check_cost(whole_cost(built.module, after), allocation.cost, budget)
     result = _result(traced, survivors, allocation, built, after, plan, options, head_notes)
-    checked = options.check and options.keeps_function
+    by_criterion = survivors.absorption.given and not options.scratch
+    checked = options.check and (options.keeps_function or by_criterion)
     why = check_outputs(traced, result, result.before.flops.total + allocation.cost.flops) if checked else ""
-    return replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
+    result = replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
+    return _measured(traced, result, options) if by_criterion and not result.keeps_function else result
+
+
+def _measured(traced: TracedModule, result: Rejuvenation, options: Options) -> Rejuvenation:
+    """The result with how far the outputs moved on the batches of the criterion, if it has some."""
+    batches = None if options.criterion is None else options.criterion.batches
+    if batches is None:
+        return replace(result, notes=(*result.notes, "How far the outputs moved is not known: there are no batches."))
+    moved = change(traced, result.module, batches)
+    told = (
+        f"On the batches the outputs moved by at most {moved.largest:.2g} of the largest output, and by "
+        f"{moved.mean:.2g} on average."
+    )
+    return replace(result, notes=(*result.notes, told), change=moved)
 
 
 def _check_cost(counted: Cost, predicted: Cost, budget: Budget | None) -> None:
@@ -326,7 +360,8 @@ def _result(
         alpha=allocation.alpha,
         notes=(
             *survivors.liveness.notes,
-            *_held_notes(before),
+            *survivors.absorption.notes,
+            *_held_notes(before, options),
             *_carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
@@ -339,11 +374,12 @@ def _result(
         parents=built.parents,
         factors=built.factors,
         changed=True,
-        keeps_function=options.keeps_function,
+        keeps_function=options.keeps_function and survivors.absorption.exact,
         removed=removed_gammas(channels, survivors.liveness),
         carriers=carried,
         planned=plan.resized,
-        moment=Moment(built.module, after, options.threshold, options.residual),
+        # what a criterion left is live: it would need its batches to say more
+        moment=Moment(built.module, after, options.threshold if options.criterion is None else 0.0, options.residual),
         decided=Decided(
             old=Before(traced),
             shapes={name: tensor.shape for name, tensor in named_tensors(traced).items()},
@@ -356,8 +392,9 @@ def _result(
     )
 
 
-def _held_notes(before: Utilization) -> list[str]:
-    return [f"Held: {count} gamma-dead channels, {reason}." for reason, count in before.held]
+def _held_notes(before: Utilization, options: Options) -> list[str]:
+    dead = "gamma-dead" if options.criterion is None else "dead"
+    return [f"Held: {count} {dead} channels, {reason}." for reason, count in before.held]
 
 
 def _carrier_notes(carried: tuple[str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from nrfx.plan.origins import Factors, Origins
 from nrfx.plan.resize import Resized
 from nrfx.printed import Printed
 from nrfx.rewrite.moment import Moment
+from nrfx.rewrite.replacement import Change
 from nrfx.tracing import TracedModule
 
 
@@ -70,13 +71,15 @@ class Rejuvenation(Printed):
         factors: parameter or buffer -> for each dim, float64: new value = gathered old value * product of the factors.
             0 marks positions that were written anew (carriers); None is 1 everywhere.
         changed: False where there was nothing to do; `module` then is an equal copy.
-        keeps_function: False after constants=False or reinitialize="all".
+        keeps_function: False after constants=False or reinitialize="all", and where a criterion gave up what is not
+            constant.
         removed: gamma parameter of the old network -> bool of its shape, whether its channel was dead and went.
         carriers: for each carrier, the name of its space.
         planned: the layouts that `verify` compares; None where nothing changed.
         moment: what `after` is computed from.
         decided: what `nrfx.carry` reads; None where nothing changed.
         budget: what the new network may cost; None where nothing bounds it, as in a compaction.
+        change: how far the outputs moved on the batches of a criterion; None where that was not measured.
     """
 
     module: TracedModule
@@ -94,6 +97,7 @@ class Rejuvenation(Printed):
     moment: Moment = field(repr=False)
     decided: Decided | None = field(default=None, repr=False)
     budget: Budget | None = None
+    change: Change | None = None
 
     @property
     def after(self) -> Utilization:

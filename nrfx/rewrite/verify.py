@@ -112,7 +112,8 @@ def verify(
 ) -> float:
     """The largest difference of eval outputs, relative to the largest output, between the network before and after.
 
-    Before is a copy of `before_gm` in which the gammas of the channels that went are 0; both run on `inputs` without
+    Before is a copy of `before_gm` in which the gammas of the channels that went are 0 or, after a rewrite by a
+    criterion, one in which constants stand for these channels; both run on `inputs` without
     gradients. Nothing is changed. Of a model that was traced in parts, the outputs of the parts on equal inputs are
     compared, for the order of detections with equal scores is a matter of rounding. After constants=False or
     reinitialize="all" the function differs on purpose: then only the labels are compared and 0.0 is returned.
@@ -184,7 +185,7 @@ class _Comparison:
     def __init__(self, traced: TracedModule, result: Rejuvenation | None, model: nn.Module | None) -> None:
         self.model = None if model is None else shell(model, _cloned)
         self.traced = traced if model is None else copy.deepcopy(traced)
-        self.before = reference(traced, result) if result is not None and result.keeps_function else None
+        self.before = reference(traced, result) if result is not None and _is_comparable(result) else None
         self.after = traced if result is None else copy.deepcopy(result.module)
         self.differences: list[float] = []
         self.compared: list[str] = []
@@ -253,6 +254,12 @@ class _Comparison:
             raise VerificationError(f"On {size}: {error}" if size else str(error)) from error
         self.differences.append(difference)
         self.compared.append(f"{what}: {difference:.1e}")
+
+
+def _is_comparable(result: Rejuvenation) -> bool:
+    """Whether there is a network before whose outputs those of the new one must be."""
+    by_criterion = result.decided is not None and result.decided.absorption.given and not result.decided.scratch
+    return result.keeps_function or by_criterion
 
 
 _REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AssertionError, AttributeError, ArithmeticError)

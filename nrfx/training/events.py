@@ -87,5 +87,6 @@ def measurement(
     step: int, measured: MeterReading, r: float, lam: float, note: str, module: TracedModule, how: Options
 ) -> Measurement:
     """The measurement of a module, which it does not keep alive."""
-    report = partial(_reported, weakref.ref(module), threshold=how.threshold, residual=how.residual)
+    told = {"threshold": how.threshold, "residual": how.residual, "liveness": how.liveness}
+    report = partial(_reported, weakref.ref(module), **told)
     return Measurement(step, measured.params, measured.flops, r, lam, note, report=report)

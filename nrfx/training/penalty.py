@@ -53,7 +53,9 @@ class Penalty:
 
     def __init__(self, module: TracedModule, options: Options, how: Pull) -> None:
         self._module, self._options, self._how = module, options, how
-        self.gammas = _on_devices(module, prunable_gammas(module, options.residual))
+        # a criterion does not look at gammas
+        masks = prunable_gammas(module, options.residual) if options.criterion is None else {}
+        self.gammas = _on_devices(module, masks)
         self.betas: Masks = {}
         self._weights: Mapping[str, Tensor] = self.gammas
         self._signs: Masks = {}
@@ -63,7 +65,7 @@ class Penalty:
     def look(self) -> None:
         """Finds the betas, and what channels cost, anew: after gammas have died."""
         options = self._options
-        if self._how.shrink_beta:
+        if self._how.shrink_beta and options.criterion is None:
             betas = shrinkable_betas(self._module, options.threshold, options.residual)
             self.betas = _on_devices(self._module, betas)
         if self._how.weighted is not None and self.gammas:

@@ -8,8 +8,7 @@ statistics of the batch, as in training. `recalibrate` writes them, `recalibrate
 Not handled: instance norms that keep running statistics. Frozen norms normalise as they always do and stay as they are.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from nrfx.analysis.batches import call_of
 from nrfx.errors import TrainingError
 from nrfx.nests import replaced, tensors_of
 from nrfx.plan.origins import NEW, Origins
 from nrfx.rewrite.compare import evaluating
-from nrfx.tracing import PartialModule, TracedModule
-from nrfx.tracing.graph.arguments import CallForm
 
 
 def recalibrate(
@@ -194,7 +192,7 @@ def _run(module: nn.Module, batch: Any, index: int) -> None:
     """Runs the module on a batch that is moved to its device; raises TrainingError with the batch's index."""
     device = next((parameter.device for parameter in module.parameters()), None)
     moved = partial(replaced, change=lambda x: x.to(device) if isinstance(x, Tensor) else x)
-    args, kwargs = _call(module, batch, index)
+    args, kwargs = call_of(module, batch, index)
     try:
         module(*map(moved, args), **{name: moved(value) for name, value in kwargs.items()})
     except TrainingError:
@@ -205,43 +203,6 @@ def _run(module: nn.Module, batch: Any, index: int) -> None:
             f"Batch {index}, of shape {shapes}, does not go through the module: {error}. Give inputs as in training. "
             "Nothing was changed."
         ) from error
-
-
-def _call(module: nn.Module, batch: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """The arguments for the module, by position and by keyword: what it takes, from the start of the batch."""
-    if isinstance(module, PartialModule):
-        return (batch if isinstance(batch, tuple) else (batch,)), {}
-    form = module.facts.form if isinstance(module, TracedModule) else None
-    if form is not None:
-        return _call_of_form(form, batch, index)
-    given = [batch] if isinstance(batch, Tensor) else batch
-    count = len(module.inputs) if isinstance(module, TracedModule) else 1
-    if not isinstance(given, list | tuple) or len(given) < count:
-        actual = type(batch).__name__ if not isinstance(given, list | tuple) else f"{len(given)} of them"
-        raise TrainingError(
-            f"Batch {index} is to begin with {count} input tensor{'s' if count > 1 else ''}; found {actual}."
-        )
-    inputs = given[:count]
-    if not all(isinstance(x, Tensor) for x in inputs):
-        kinds = ", ".join(type(x).__name__ for x in inputs)
-        raise TrainingError(f"Batch {index} is to begin with input tensors; found {kinds}.")
-    return inputs, {}
-
-
-def _call_of_form(form: CallForm, batch: Any, index: int) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """The arguments where they are not just tensors: a mapping is the first of them, or holds them by name."""
-    args, _ = form.filled(itertools.repeat(None))
-    names = form.given
-    if isinstance(batch, Mapping) and not (args and isinstance(args[0], Mapping)):
-        if missing := [name for name in names if name not in batch]:
-            raise TrainingError(f"Batch {index} is to hold {', '.join(names)}; it lacks {', '.join(missing)}.")
-        return (), {name: batch[name] for name in names}
-    items = batch if isinstance(batch, tuple | list) else [batch]
-    if form.is_starred:
-        return items[: len(args)], {}
-    if len(items) < len(names):
-        raise TrainingError(f"Batch {index} is to begin with {', '.join(names)}; it holds {len(items)}.")
-    return (), dict(zip(names, items, strict=False))
 
 
 @dataclass(eq=False)

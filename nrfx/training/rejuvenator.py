@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from nrfx.analysis.asked_meter import meter_of
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
@@ -117,7 +118,8 @@ class Rejuvenator:
             of the default group if torch.distributed is initialised; "alone": this process trains a network of its
             own. In all of them the decisions and the new weights are the same.
         wait: seconds that a process waits for the others at the first step, at a measurement and in an event.
-        options: those of `nrfx.rejuvenate`, passed on.
+        options: those of `nrfx.rejuvenate`, passed on. With a criterion as `liveness` there is no penalty, `lam`
+            stays 0, and the batches of the criterion are run at every measurement.
 
     Raises:
         TrainingError: an argument is out of range, the schedule cannot be set back, the budget is too small for the
@@ -206,7 +208,8 @@ class Rejuvenator:
         self._cut = is_sharded(traced)
         with Whole(traced, values=False):
             self._watch(as_traced(traced))
-            room = self._meter.read()
+            # the batches of a criterion may come from the training that has not begun
+            room = self._meter.read() if isinstance(self._meter, Meter) else self._meter.whole()
         self._clock = clock(self.optimizers, traced)
         self._before: TracedModule | None = None  # between load_state_dict and settle
         self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
@@ -216,7 +219,7 @@ class Rejuvenator:
         self._witness = StepWitness(self)
         if inplace:
             join_original(self._module)
-        if not self._penalty.gammas:
+        if not self._penalty.gammas and self._options.criterion is None:
             gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
 
@@ -352,7 +355,7 @@ class Rejuvenator:
     def _watch(self, module: TracedModule) -> None:
         """Takes a network as the one that is trained."""
         penalty = Penalty(module, self._options, self.pull)
-        meter = Meter(module, self._options.threshold, self._options.residual)
+        meter = meter_of(module, self._options.criterion, self._options.threshold, self._options.residual)
         self._module, self._penalty, self._meter = module, penalty, meter
         self._clock, self._facts = clock(self.optimizers, module), module.facts
 
@@ -453,8 +456,9 @@ class Rejuvenator:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
         self._penalty.look()
-        self._schedule = self._schedule.observe(r, self.trigger, self._measurements_left)
-        if self.events == 0 and not self._searches(self.steps + self.interval):
+        if self._options.criterion is None:
+            self._schedule = self._schedule.observe(r, self.trigger, self._measurements_left)
+        if self.events == 0 and self._options.criterion is None and not self._searches(self.steps + self.interval):
             self.note = never(self._law(), self.steps, self.until, r, self.trigger, self.lam)
         return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
 

@@ -26,7 +26,9 @@ END = "the end of an event"
 
 def settings(budget: Budget, options: Options, **others: object) -> dict[str, object]:
     """Name -> value of all that decides when and how a network is rejuvenated, generators apart."""
-    plain = asdict(replace(options, generator=None))
+    # criteria are compared by what they are called: each process may have batches of its own, and plans are compared
+    told = "gamma" if options.criterion is None else options.criterion.title
+    plain = asdict(replace(options, generator=None, liveness=told))
     return {**others, **{f"budget {name}": value for name, value in asdict(budget).items()}, **plain}
 
 

@@ -53,6 +53,7 @@ RESULTS = {
     "search": "study.search.Search",
     "held": "study.held.Sight",
     "recalibration": "study.recalibration.Sight",
+    "stream": "study.stream_page.Streamed",
 }
 """The class whose fields are the columns of each file of results; behind a name may stand a device and a dtype."""
 

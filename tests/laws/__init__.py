@@ -11,6 +11,7 @@ from tests.laws.cost import (
     costs_do_not_depend_on_the_batch_that_was_traced,
     the_budget_leaves_no_room_for_another_channel,
 )
+from tests.laws.criteria import what_a_criterion_gives_up_is_replaced
 from tests.laws.function import (
     a_rewrite_keeps_the_function,
     nothing_dead_at_the_same_cost_changes_nothing,
@@ -38,6 +39,7 @@ LAWS: dict[str, Law] = {
         what_is_saved_is_loaded,
         every_number_comes_from_its_origin,
         a_meter_reads_what_utilization_says,
+        what_a_criterion_gives_up_is_replaced,
         other_sizes_give_what_the_model_gives,
         costs_do_not_depend_on_the_batch_that_was_traced,
     )
@@ -74,6 +76,7 @@ __all__ = [
     "rejuvenating_twice_keeps_the_function",
     "the_budget_leaves_no_room_for_another_channel",
     "two_rewrites_compose",
+    "what_a_criterion_gives_up_is_replaced",
     "what_comes_out_trains",
     "what_is_saved_is_loaded",
 ]
