@@ -63,9 +63,10 @@ def page(runs: Sequence[Streamed]) -> str:
     """docs/liveness.md with the table of these runs in its place."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
+    table = "\n".join(markdown(HEADINGS, lines(runs)))
     seeds = len({run.seed for run in runs})
     shown = f"![The error over the tasks, with intervals of 95 %, {seeds} seeds]({PLOT.name})"
-    return f"{before}{BEGIN}\n{markdown(HEADINGS, lines(runs))}\n{seeds} seeds.\n\n{shown}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n{table}\n{seeds} seeds.\n\n{shown}\n\n{END}{after}"
 
 
 def plot(runs: Sequence[Streamed]) -> None:
