@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.command import DOCS, RESULTS
-from benchmarks.study.digits_page import Interval, interval
+from benchmarks.study.intervals import Interval, interval
 from benchmarks.table import markdown
 
 TABLE = RESULTS / "stream.csv"

@@ -4,6 +4,7 @@ Source: Neural Rejuvenation, Sec. 3.1.2.
 """
 
 import json
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError, asdict, dataclass
 from functools import cached_property
@@ -102,6 +103,21 @@ class Utilization(Printed):
         picture = self._look()
         vars(self)["_look"] = lambda: picture
         return picture
+
+    def released(self, traced: TracedModule, again: Callable[[TracedModule], "Utilization"]) -> "Utilization":
+        """The same, which no longer keeps the network alive.
+
+        `stops` and `layers` are what `again` finds as long as the network lives and costs what it did; then empty.
+        """
+        network, costs = weakref.ref(traced), (self.params, self.flops)
+
+        def look() -> _Picture:
+            alive = network()
+            now = None if alive is None else again(alive)
+            return now._picture if now is not None and (now.params, now.flops) == costs else _Picture((), ())
+
+        report = self._report
+        return Utilization(*costs, lambda: report, look)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")

@@ -18,7 +18,7 @@ from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import removed_gammas
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.spaces import Labels, channels_of, labels_of
-from nrfx.analysis.utilization import Utilization, measure
+from nrfx.analysis.utilization import Utilization, measure, utilization
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, BudgetError, RewriteError
 from nrfx.nn import Cross
@@ -245,7 +245,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
     twin = copy.deepcopy(traced)
     tensors = dict([*twin.named_parameters(), *twin.named_buffers()])
     unchanged: dict[str, Origins] = {name: (None,) * tensor.dim() for name, tensor in tensors.items()}
-    usage = measure(traced, survivors.channels, survivors.liveness)
+    usage = _usage(traced, survivors, options)
     return Rejuvenation(
         module=twin,
         before=usage,
@@ -351,7 +351,7 @@ def _result(
 ) -> Rejuvenation:
     """The result of a rewrite that was built and checked."""
     channels = survivors.channels
-    before = measure(traced, channels, survivors.liveness)
+    before = _usage(traced, survivors, options)
     carried = tuple(channels.spaces[space].name for space in channels.space_of[survivors.absorption.carriers].tolist())
     crossing = survivors.form_notes if options.scheme != "dense" and allocation.alpha > 1 else ()
     return Rejuvenation(
@@ -390,6 +390,15 @@ def _result(
             scratch=options.scratch,
         ),
     )
+
+
+def _usage(traced: TracedModule, survivors: Survivors, options: Options) -> Utilization:
+    """The utilization of the network that is rewritten, which a result does not keep alive."""
+
+    def again(network: TracedModule) -> Utilization:
+        return utilization(network, threshold=options.threshold, residual=options.residual, liveness=options.liveness)
+
+    return measure(traced, survivors.channels, survivors.liveness).released(traced, again)
 
 
 def _held_notes(before: Utilization, options: Options) -> list[str]:

@@ -54,6 +54,8 @@ RESULTS = {
     "held": "study.held.Sight",
     "recalibration": "study.recalibration.Sight",
     "stream": "study.stream_page.Streamed",
+    "fashion": "study.fashion.plan.Line",
+    "fashion_choices": "study.fashion.plan.Line",
 }
 """The class whose fields are the columns of each file of results; behind a name may stand a device and a dtype."""
 
