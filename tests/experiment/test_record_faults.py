@@ -27,12 +27,13 @@ from tests.experiment.test_record import CONFIG, begun, fresh, went_on, whole
 AFTER = (0, 2, 5, 9, 14, 25)
 
 KILLED = """
-import os, sys
+import os, sys, torch
 from pathlib import Path
 import tests.experiment.test_record as t
 from nrfx.experiment.loop import train
 from tests.experiment.test_loop import dataset
 
+torch.set_num_threads(1)  # as in conftest.py
 calls = 0
 def counted(kind, most):
     def wrapped(*given, **named):

@@ -58,7 +58,7 @@ def test_state_that_fits_no_parameter_is_found_at_the_first_measurement() -> Non
         learn(nr, optimizer)
 
 
-@pytest.mark.parametrize("place", ["rewritten", "migrate", "become", "Penalty", "Meter"])
+@pytest.mark.parametrize("place", ["rewritten", "migrate", "become", "Penalty", "meter_of"])
 def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nr, optimizer = set_up()
     learn(nr, optimizer)

@@ -224,7 +224,7 @@ PLACES = (
     "rejuvenator.migrate",
     "in_place.hold_instead",
     "in_place.follow",
-    "rejuvenator.Meter",
+    "rejuvenator.meter_of",
     "rejuvenator.Whole.cut_again",
 )
 
