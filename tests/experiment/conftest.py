@@ -1,4 +1,4 @@
-"""One thread for each run: runs of several processes are compared bit for bit, and the last digit depends on threads."""
+"""One thread: runs of several processes are compared bit for bit, and the last digit depends on the threads."""
 
 from collections.abc import Iterator
 
