@@ -56,6 +56,10 @@ def test_every_law_holds_on_networks_that_nobody_wrote() -> None:
 
 
 ONCE_BROKEN = (
+    # a criterion in a network with a layer of train mode alone
+    Trial(
+        Plan((Unit(width=3, groups=2, bias=True, act="prelu"), Single(kind="train only"), Gate(squeezed=4))), Options()
+    ),
     # two chunks of one channel each, side by side again
     Trial(Plan((Unit(width=6), Split(join="add", body=()), Split(body=()))), Options(times=2.5)),
     # a reshape to the shape of a value that grows where the reshaped one does not

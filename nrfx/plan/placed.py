@@ -34,6 +34,9 @@ def place(
         reading = step.effect.reading
         if reading is None or step.effect.family is not Family.CONTRACTION:
             continue
+        if key not in given_up.constants:  # a layer of train mode alone, which is not in the function
+            before[key] = torch.zeros(reading.cols.numel()).double()
+            continue
         gone = ~live_along(channels, liveness.live, reading.cols)
         value = given_up.constants[key]
         target = None if key in attention else absorber(channels, step, len(liveness.constants.read[key]))

@@ -56,6 +56,7 @@ def _criteria(trial: Trial, images: Tensor) -> tuple[Criterion, ...]:
 
 def _mask(name: str, module: nn.Module) -> Tensor | None:
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or getattr(module, "transposed", False):
+    plain = (nn.Linear, nn.Conv2d)  # whose first axis is that of their output; others may be read transposed
+    if not isinstance(weight, Tensor) or type(module) not in plain:
         return None
     return torch.rand(weight.shape[0], generator=torch.Generator().manual_seed(crc32(name.encode()))) < SPARED

@@ -9,7 +9,7 @@ from benchmarks.study.fashion.networks import network
 from benchmarks.study.fashion.plan import Line, points_of
 from benchmarks.study.fashion.tables import Runs
 
-COLOURS = {"BL": "#555555", "NR": "#D55E00", "NR-CA-BR": "#0072B2", "NR-FS": "#009E73"}
+COLOURS = {"BL": "#555555", "NR": "#D55E00", "NR-CA-BR": "#0072B2", "NR-FS all steps": "#009E73"}
 
 
 def drawn(family: str, runs: Runs, path: Path) -> None:
@@ -21,7 +21,7 @@ def drawn(family: str, runs: Runs, path: Path) -> None:
     with rc_context({"font.size": 9}):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
-        shown = [name for name in COLOURS if name in runs]
+        shown = [name for name in COLOURS if len(runs.get(name, {})) > 1]
         for name in shown:
             points = _mean_curve(runs[name])
             left.plot(*zip(*points, strict=True), color=COLOURS[name], label=name, lw=1.4)
@@ -30,7 +30,7 @@ def drawn(family: str, runs: Runs, path: Path) -> None:
                 left.axvline(event, color=COLOURS[name], lw=0.6, ls=":")
         left.set_xlabel("step (dotted: events)")
         left.set_ylabel("validation error, %, statistics taken anew")
-        left.set_ylim(bottom=10, top=40)
+        left.set_ylim(bottom=10, top=32)
         left.legend(frameon=False)
         _widths(right, family, runs)
         for axis in (left, right):

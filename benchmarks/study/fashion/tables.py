@@ -13,6 +13,9 @@ NEAR = 100
 HELD = "BL held"
 """The row that tells what a search costs on the way: without one, at its learning rate."""
 
+ANEW = ("NR-FS", "NR-FS all steps", "MorphNet", "random widths", "two towers")
+"""Rows whose weights start anew, so that there is nothing to keep on the way."""
+
 Runs = Mapping[str, Mapping[int, Line]]
 """Name of a row -> seed -> its line."""
 
@@ -109,7 +112,7 @@ def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
             "" if plain else _told(paired(own, runs["BL"], "test")),
             "" if plain else _reach(paired(own, runs["BL"], "test", comparisons)),
             "" if plain else _told(paired(own, runs["BL"], "validation")),
-            "" if plain or name == HELD else _harm(own, runs.get(HELD, {})),
+            "" if plain or name in (HELD, *ANEW) else _harm(own, runs.get(HELD, {})),
             "" if plain else _events(own),
         )
 
