@@ -25,8 +25,22 @@ Given = Mapping[str, Any] | Callable[[str, nn.Module], Any]
 """Scores or masks of the user's own, by layer; or a function that gives them."""
 
 
+class Relative(Criterion):
+    """A criterion whose scores are relative to their layer's: a channel with `tau` or less is dead."""
+
+    tau: float
+
+    def __post_init__(self) -> None:
+        check_number(self.tau, "tau")
+        super().__post_init__()
+
+    @property
+    def threshold(self) -> float:
+        return self.tau
+
+
 @dataclass(frozen=True, eq=False)
-class Activation(Criterion):
+class Activation(Relative):
     """Dormant channels: those whose mean absolute activation is at most `tau` of their layer's mean.
 
     score = mean |x| / mean over the layer of mean |x|        x: what weights read of the channel, over the batches
@@ -59,12 +73,7 @@ class Activation(Criterion):
 
     def __post_init__(self) -> None:
         checked_batches(self.batches)  # None is not among them
-        check_number(self.tau, "tau")
         super().__post_init__()
-
-    @property
-    def threshold(self) -> float:
-        return self.tau
 
     @property
     def title(self) -> str:
@@ -81,7 +90,7 @@ class Activation(Criterion):
 
 
 @dataclass(frozen=True, eq=False)
-class Utility(Criterion):
+class Utility(Relative):
     """Contribution utility: those whose activation times outgoing weights is at most `tau` of their layer's mean.
 
     utility = running mean of |x| * sum of |outgoing weights|, added up over the weights that read the channel
@@ -105,15 +114,10 @@ class Utility(Criterion):
 
     def __post_init__(self) -> None:
         checked_batches(self.batches)  # None is not among them
-        check_number(self.tau, "tau")
         check_number(self.decay, "decay")
         if self.decay >= 1:
             raise AnalysisError(f"decay is {self.decay!r}; expected a number in [0, 1), such as 0.99.")
         super().__post_init__()
-
-    @property
-    def threshold(self) -> float:
-        return self.tau
 
     @property
     def title(self) -> str:
@@ -131,7 +135,7 @@ class Utility(Criterion):
 
 
 @dataclass(frozen=True, eq=False)
-class Weight(Criterion):
+class Weight(Relative):
     """Small filters: those whose norm is at most `tau` of the mean norm in their layer.
 
     Args:
@@ -153,14 +157,6 @@ class Weight(Criterion):
 
     tau: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_number(self.tau, "tau")
-        super().__post_init__()
-
-    @property
-    def threshold(self) -> float:
-        return self.tau
-
     @property
     def title(self) -> str:
         return f"weight (filters of at most {self.tau:g} of the layer's mean norm)" if self.budget is None else "weight"
@@ -175,7 +171,7 @@ class Weight(Criterion):
 
 
 @dataclass(frozen=True, eq=False)
-class Gamma(Criterion):
+class Gamma(Relative):
     """Small gammas: those whose absolute value is at most `tau` of the largest in their norm.
 
     The string "gamma" is what nrfx does without a criterion: it keeps the constants of what is gamma-dead, and thereby
@@ -186,14 +182,6 @@ class Gamma(Criterion):
     """
 
     tau: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_number(self.tau, "tau")
-        super().__post_init__()
-
-    @property
-    def threshold(self) -> float:
-        return self.tau
 
     @property
     def title(self) -> str:

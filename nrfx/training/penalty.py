@@ -187,6 +187,7 @@ def _mean_one(module: TracedModule, measure: Measure, options: Options) -> dict[
     weights = gamma_weights(module, measure, threshold=options.threshold, residual=options.residual)
     masks = prunable_gammas(module, options.residual)
     mean = torch.cat([weights[name][mask] for name, mask in masks.items()]).mean()
+    mean = mean.clamp(min=torch.finfo(mean.dtype).tiny)  # channels that cost nothing by this measure are not pulled
     return {name: weight / mean for name, weight in weights.items()}
 
 

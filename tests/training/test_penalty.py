@@ -131,6 +131,16 @@ def test_weights_follow_the_channels_that_have_died() -> None:
     assert learn(nr, optimizer) is not None
 
 
+def test_channels_that_cost_nothing_are_not_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def free(module: nn.Module, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        return {name: 0 * weight for name, weight in gamma_weights(module).items()}
+
+    monkeypatch.setattr("nrfx.training.penalty.gamma_weights", free)
+    nr = searching(penalty="proximal", weighted="flops")
+    nr.penalize(), nr.step()
+    assert bool((gammas(nr) == 1).all())
+
+
 def test_the_forecast_of_a_proximal_penalty_is_known_for_every_optimizer() -> None:
     forecasts = [searching(kind, lr=0.01, penalty="proximal").forecast for kind in (Adam, ASGD)]
     assert forecasts[0] == forecasts[1] and "dies after" in forecasts[0]
