@@ -65,6 +65,9 @@ BUDGETS: Mapping[str, Mapping[str, float]] = {
 }
 """Name -> the budget, relative to the untrained network."""
 
+WITHOUT_BUDGET = ("BL", "BL held", "BL longer")
+"""Rows that train the network as it is: one run, with "params" in the file, stands in the tables of all budgets."""
+
 
 @dataclass(frozen=True)
 class Task:

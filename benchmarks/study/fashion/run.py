@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.command import DOCS, RESULTS, parser_of, write
 from benchmarks.study.fashion import choices
 from benchmarks.study.fashion.page import page
-from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, Line, Task
+from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, WITHOUT_BUDGET, Line, Task
 from benchmarks.study.fashion.runs import ROWS, kept, lines
 from benchmarks.study.fashion.searches import budget_of
 from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
@@ -65,8 +65,8 @@ def _tasks(options: Namespace) -> list[Task]:
         Task(family, row, budget, seed, choices.chosen(family, budget))
         for seed in range(options.seeds)
         for family in options.families
-        for budget in options.budgets
         for row in options.rows
+        for budget in (["params"] if row in WITHOUT_BUDGET else options.budgets)
     ]
 
 

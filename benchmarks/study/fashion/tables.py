@@ -1,10 +1,12 @@
 """The tables of docs/results.md, from the lines of runs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from benchmarks.study.fashion.choices import VARIANTS, tasks
 from benchmarks.study.fashion.plan import Line, points_of
+from benchmarks.study.fashion.searches import SOON
 from benchmarks.study.intervals import Interval, interval
 
 NEAR = 100
@@ -42,10 +44,43 @@ def harm(line: Line, plain: Line) -> float:
     `plain` is trained at the same learning rate: that of "BL held". From the start to 100 steps behind the event, or
     over the whole run where there was none.
     """
-    reference = [(step, error) for step, _, error in points_of(plain.curve)]
     last = line.event + NEAR if line.event else line.steps
-    points = [(step, error) for step, _, error in points_of(line.curve) if step <= last]
-    return max((error - _between(reference, step) for step, error in points), default=0.0)
+    return max(_behind(line, plain, (step for step, _, _ in points_of(line.curve) if step <= last)), default=0.0)
+
+
+def mean_harm(runs: Mapping[int, Line], plain: Mapping[int, Line]) -> float:
+    """How far the mean of the seeds was behind that of plain training, at worst, in points of error.
+
+    Looked at are every hundredth step up to the event, the event itself and the steps behind it that are scored in
+    every run, wherever at least three seeds (or all, of fewer) have got to.
+    """
+    found: dict[tuple[str, int], list[float]] = {}
+    for seed, line in runs.items():
+        if seed not in plain:
+            continue
+        steps = [step for step, _, _ in points_of(line.curve)]
+        searched = {("step", step): step for step in steps if step % NEAR == 0 and step <= (line.event or line.steps)}
+        behind = {("behind", after): line.event + after for after in (0, *SOON, NEAR)} if line.event else {}
+        places = searched | behind
+        for place, value in zip(places, _behind(line, plain[seed], places.values()), strict=True):
+            found.setdefault(place, []).append(value)
+    return max((mean(values) for values in found.values() if len(values) >= min(3, len(runs))), default=0.0)
+
+
+def chance(plain: Mapping[int, Line], runs: Mapping[int, Line]) -> float | None:
+    """What `harm` finds between plain runs alone: each against that of the next seed, over as many steps as `runs`."""
+    seeds = sorted(plain.keys() & runs.keys())
+    if len(seeds) < 2:
+        return None
+    pairs = zip(seeds, seeds[1:] + seeds[:1], strict=True)
+    return max(harm(replace(plain[one], event=runs[one].event), plain[other]) for one, other in pairs)
+
+
+def _behind(line: Line, plain: Line, steps: Iterable[int]) -> Iterator[float]:
+    """The error of a run minus that of plain training, at each of the steps."""
+    own = [(step, error) for step, _, error in points_of(line.curve)]
+    reference = [(step, error) for step, _, error in points_of(plain.curve)]
+    return (_between(own, step) - _between(reference, step) for step in steps)
 
 
 def _between(points: Sequence[tuple[int, float]], step: int) -> float:
@@ -90,7 +125,7 @@ def choice_rows(lines: Iterable[Line]) -> Iterator[tuple[str, ...]]:
 
 HEADINGS = (
     *("row", "seeds", "params", "flops", "steps", "test error, %", "minus BL", "corrected", "validation, minus BL"),
-    *("behind BL held at worst", "event at step"),
+    *("behind BL held at worst: one seed", "mean of seeds", "event at step"),
 )
 
 
@@ -112,9 +147,18 @@ def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
             "" if plain else _told(paired(own, runs["BL"], "test")),
             "" if plain else _reach(paired(own, runs["BL"], "test", comparisons)),
             "" if plain else _told(paired(own, runs["BL"], "validation")),
-            "" if plain or name in (HELD, *ANEW) else _harm(own, runs.get(HELD, {})),
+            *(("", "") if plain or name in ANEW else _harms(name, own, runs)),
             "" if plain else _events(own),
         )
+
+
+def _harms(name: str, own: Mapping[int, Line], runs: Runs) -> tuple[str, str]:
+    """The worst of one seed, and of the mean of the seeds; of BL held itself, what two seeds of it are apart."""
+    if name == HELD:
+        apart = chance(own, runs.get("NR", {}))
+        return "" if apart is None else f"({apart:.1f})", ""
+    plain = runs.get(HELD, {})
+    return _harm(own, plain), f"{mean_harm(own, plain):.1f}" if own.keys() & plain.keys() else ""
 
 
 def _harm(own: Mapping[int, Line], plain: Mapping[int, Line]) -> str:

@@ -1,13 +1,15 @@
 """The tables of the study: pairing by seed, correction for many comparisons, and how far a search is behind."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.study.fashion import choices
+from benchmarks.study.fashion import run as study
 from benchmarks.study.fashion.page import page
 from benchmarks.study.fashion.plan import Line
-from benchmarks.study.fashion.tables import by_row, choice_rows, harm, paired, rows
+from benchmarks.study.fashion.tables import by_row, chance, choice_rows, harm, mean_harm, paired, rows
 from benchmarks.study.intervals import interval
 
 
@@ -38,6 +40,39 @@ def test_harm_is_the_most_that_a_search_is_behind_plain_training_at_the_same_ste
     run = line("NR", curve="100:31.00 150e:29.00 170:28.50 200:24.50 300:30.00", event=150)
     assert harm(run, plain) == pytest.approx(28.5 - 23.0)  # step 170; step 300 lies too far behind the event
     assert harm(line("NR", curve="100:29.00"), plain) == pytest.approx(-1.0)
+
+
+def test_the_mean_of_the_seeds_is_behind_by_less_than_the_worst_of_them() -> None:
+    plain = {seed: line("BL held", seed, curve="100:30.00 200:20.00") for seed in range(3)}
+    curves = ("100:33.00 200:20.00", "100:30.00 150e:31.00 200:20.00", "100:30.00 200:26.00")
+    events = (200, 150, 200)
+    runs = {seed: line("NR", seed, curve=curves[seed], event=events[seed]) for seed in range(3)}
+    # step 100: (3 + 0 + 0) / 3; the event: (0 + 6 + 6) / 3; step 200 is one that only two of the searches reached
+    assert mean_harm(runs, plain) == pytest.approx(4.0)
+    assert max(harm(runs[seed], plain[seed]) for seed in range(3)) == pytest.approx(6.0)
+    assert mean_harm({0: runs[0]}, plain) == pytest.approx(3.0)
+
+
+def test_plain_runs_of_two_seeds_are_apart_by_chance() -> None:
+    plain = {0: line("BL held", 0, curve="100:30.00 200:20.00"), 1: line("BL held", 1, curve="100:28.00 200:29.00")}
+    runs = {seed: line("NR", seed, event=5) for seed in range(2)}
+    assert chance(plain, runs) == pytest.approx(2.0)  # 100 steps behind the event are those up to step 105
+    assert chance(plain, {}) is None
+
+
+def test_rows_without_a_budget_stand_in_the_tables_of_all_budgets(tmp_path: Path) -> None:
+    curve = "100:30.00 200:20.00"
+    lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
+    assert page(lines, [], tmp_path / "results.png").count("## vgg") == 1
+    lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100, budget="flops") for seed in range(3)]
+    text = page(lines, [], tmp_path / "results.png")
+    assert "## vgg, params <= 1x" in text and "vgg, flops: better than BL, corrected: NR; worse: none" in text
+    tasks = study._tasks(study_options(rows=["BL", "NR"], budgets=["params", "flops"], seeds=1))
+    assert [(task.row, task.budget) for task in tasks] == [("BL", "params"), ("NR", "params"), ("NR", "flops")]
+
+
+def study_options(**changed: object) -> Namespace:
+    return Namespace(**({"choose": False, "rates": False, "families": ["vgg"]} | changed))
 
 
 def test_a_table_has_a_line_for_each_row_and_marks_what_lies_off_zero() -> None:
