@@ -20,6 +20,9 @@ CrossWeights = Literal["zero", "drawn"]
 PenaltyName = Literal["sign", "proximal"]
 """How lambda pulls gammas to 0, see `nrfx.Rejuvenator`."""
 
+Weighted = Literal["budget", "params", "flops", "alike"]
+"""By what a gamma is pulled harder or less, see `nrfx.Rejuvenator`."""
+
 RaiseLambda = Literal["slow", "late"]
 """When a measurement raises lambda, see `nrfx.Rejuvenator`."""
 

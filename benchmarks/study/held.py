@@ -21,6 +21,7 @@ from torchvision import models
 
 import nrfx
 from benchmarks.command import RESULTS, parser_of, write
+from benchmarks.study import as_in_the_paper
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.analysis.liveness import liveness_of
@@ -72,6 +73,7 @@ def rejuvenator(model: nn.Module, data: Dataset, shrink_beta: float, interval: i
         interval=interval,
         delta_lambda=DELTA_LAMBDA,
         shrink_beta=shrink_beta,
+        **as_in_the_paper.SEARCH,
     )
 
 

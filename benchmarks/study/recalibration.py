@@ -19,6 +19,7 @@ from rich.progress import track
 
 import nrfx
 from benchmarks.command import RESULTS, parser_of, write
+from benchmarks.study import as_in_the_paper
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.experiment.data import Dataset, digits
@@ -60,6 +61,7 @@ def after_the_event(seed: int, calibrated: bool, data: Dataset, steps: Sequence[
         rescale=CONFIG.rescale,
         generator=torch.Generator().manual_seed(seed),
         calibration=[batch.x for batch in some] if calibrated else None,
+        **as_in_the_paper.SEARCH,
     )
     order, since = torch.Generator().manual_seed(seed), None
     for batch in chain.from_iterable(

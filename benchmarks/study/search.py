@@ -18,6 +18,7 @@ from rich.progress import track
 
 import nrfx
 from benchmarks.command import RESULTS, parser_of, write
+from benchmarks.study import as_in_the_paper
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.experiment.data import Dataset, digits
@@ -54,7 +55,7 @@ class Search:
 
 def run(part: float, seed: int, data: Dataset) -> Search:
     """Trains the demo's network with the delta_lambda of that part."""
-    config = replace(CONFIG, seed=seed)
+    config = replace(CONFIG, seed=seed, **as_in_the_paper.RUN)
     search = int(config.epochs * (len(data.train) // config.batch_size) * config.search)
     assert config.interval is not None
     steps = max(int(part * search), 2 * config.interval + 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nrfx.cli.endings import described, going_on_with, status_of, terminations
-from nrfx.cli.parser import arguments_parser
+from nrfx.cli.parser import NEW_CHANNELS, arguments_parser
 from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.plan.budget_request import parse_budget
 
@@ -177,9 +177,7 @@ def _rejuvenated(traced: "TracedModule", budget: "Budget", arguments: argparse.N
         residual=arguments.residual,
         threshold=arguments.threshold,
         gamma0=arguments.gamma0,
-        gamma_new=arguments.gamma_new,
-        rescale_limit=arguments.rescale_limit,
-        cross=arguments.cross or "zero",
+        **{name: value for name in NEW_CHANNELS if (value := getattr(arguments, name)) is not None},
         round_to=arguments.round_to,
         generator=torch.Generator().manual_seed(arguments.seed),
     )

@@ -15,6 +15,7 @@ from nrfx.choices import (
     Residual,
     Scheme,
     Suffix,
+    Weighted,
 )
 from nrfx.errors import UsageError
 from nrfx.plan.budget_request import parse_budget
@@ -25,6 +26,9 @@ MODEL = (
 )
 
 WEIGHTS = "a checkpoint in any usual form, or a file that nrfx wrote; KEY is the entry of it to take, such as ema"
+
+NEW_CHANNELS = ("gamma_new", "rescale_limit", "cross")
+"""Options of what happens to new channels, by the names of `nrfx.rejuvenate`; None where one is not given."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -173,8 +177,8 @@ def _add_rejuvenate(commands: Any) -> None:
 
 
 def _add_new_channels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gamma-new", type=float, metavar="G", help="where gammas of new channels start (gamma0)")
-    parser.add_argument("--rescale-limit", type=float, metavar="S", help="the largest factor of rescaling (none)")
+    parser.add_argument("--gamma-new", type=float, metavar="G", help="where gammas of new channels start (1)")
+    parser.add_argument("--rescale-limit", type=float, metavar="S", help="the largest factor of rescaling (4)")
     parser.add_argument(
         "--cross", choices=get_args(CrossWeights), help="weights through which new channels read old ones (zero)"
     )
@@ -238,15 +242,15 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
     parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
     parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
-    parser.add_argument("--warmup", type=int, metavar="N", help="steps in which it rises again after an event (0)")
+    parser.add_argument("--warmup", type=int, metavar="N", help="steps in which it rises again after an event (200)")
     parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
     parser.add_argument(
         "--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (by the search's length)"
     )
     parser.add_argument(
-        "--penalty", choices=get_args(PenaltyName), help="as a gradient, or a step of its own to exact zeros (sign)"
+        "--penalty", choices=get_args(PenaltyName), help="a step of its own to exact zeros, or a gradient (proximal)"
     )
-    parser.add_argument("--weighted", choices=get_args(Measure), help="pull gammas by what their channels cost (alike)")
+    parser.add_argument("--weighted", choices=get_args(Weighted), help="pull gammas by what channels cost (budget)")
     parser.add_argument(
         "--raise-lambda",
         choices=get_args(RaiseLambda),

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from nrfx.choices import LogName
+from nrfx.choices import LogName, PenaltyName, Weighted
 from nrfx.cli.output import remark
+from nrfx.cli.parser import NEW_CHANNELS
 from nrfx.errors import CheckpointError, TraceError, UsageError
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset
@@ -31,12 +32,11 @@ from nrfx.tracing import TracedModule, as_traced
 from nrfx.training.processes import Alone
 
 OF_THE_PENALTY = ("delta_lambda", "penalty", "weighted", "raise_lambda", "shrink_beta")
-OF_NEW_CHANNELS = ("gamma_new", "rescale_limit", "cross")
 
 SETTINGS = {
     "batch": "batch_size",
     **{name: name for name in ("epochs", "lr", "warmup", "trigger", "interval", "until", "window")},
-    **{name: name for name in (*OF_THE_PENALTY, *OF_NEW_CHANNELS)},
+    **{name: name for name in (*OF_THE_PENALTY, *NEW_CHANNELS)},
 }
 """Options of the command line -> settings of a recipe."""
 
@@ -54,7 +54,7 @@ ROW_OF = {"attention": "NR-CA-BR", "dense": "NR-BR", "removed": "NR-CR"}
 
 OF_A_SEARCH = (
     *("budget", "warmup", "trigger", *OF_THE_PENALTY, "interval", "until", "window", "scheme"),
-    *OF_NEW_CHANNELS,
+    *NEW_CHANNELS,
 )
 """Options that mean nothing where nothing is rejuvenated."""
 
@@ -154,8 +154,13 @@ def resumed(out: Path, options: Mapping[str, Any]) -> Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Told(RunConfig):
-    """The content of a config.json of `nrfx train`."""
+    """The content of a config.json of `nrfx train`; what a file of before does not name was as in the paper."""
 
+    penalty: PenaltyName = "sign"
+    weighted: Weighted = "alike"
+    gamma_new: float | None = None
+    rescale_limit: float | None = None
+    warmup: int | None = 0
     row: Row
     model: str
     num_classes: int | None

@@ -4,11 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nrfx.choices import CrossWeights, Measure, PenaltyName, RaiseLambda, Reinitialize, Scheme
+from nrfx.choices import CrossWeights, PenaltyName, RaiseLambda, Reinitialize, Scheme, Weighted
 from nrfx.errors import TrainingError
+from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT
 
 OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "steps"]
+
+WARMUP = 200
+"""Steps of a warm-up by default, in a run that is long enough."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class RunConfig:
         decay: for schedule "steps".
         restart: an event sets the epoch counter back to 0, as in the paper: the run then is longer than `epochs` by the
             epochs before the last event.
-        warmup: steps after each event in which the learning rate rises in equal parts up to the schedule's; 0 for none.
+        warmup: steps after each event in which the learning rate rises in equal parts up to the schedule's; 0 for none,
+            as in the paper; None for 200, or a twentieth of the run where that is less.
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
         seed: of the order of the images and of new weights.
@@ -55,7 +60,7 @@ class RunConfig:
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
     restart: bool = False
-    warmup: int = 0
+    warmup: int | None = None
     shift: int = 1
     flip: bool = False
     seed: int = 0
@@ -64,8 +69,8 @@ class RunConfig:
     delta_lambda: float | None = 5e-5
     delta_r: float = 0.01
     max_events: int | None = 1
-    penalty: PenaltyName = "sign"
-    weighted: Measure | None = None
+    penalty: PenaltyName = "proximal"
+    weighted: Weighted = "budget"
     raise_lambda: RaiseLambda = "slow"
     shrink_beta: float = 0.0
     search: float = 0.5
@@ -74,8 +79,8 @@ class RunConfig:
     rescale: bool = True
     reallocate: bool = True
     reinitialize: Reinitialize = "rejuvenated"
-    gamma_new: float | None = None
-    rescale_limit: float | None = None
+    gamma_new: float | None = GAMMA_NEW
+    rescale_limit: float | None = RESCALE_LIMIT
     cross: CrossWeights = "zero"
     dsd: float = 0.0
 
@@ -97,7 +102,8 @@ class RunConfig:
         if not 0 <= self.dsd < 1:
             raise TrainingError(f"dsd is {self.dsd!r}; expected the part of the weights to leave out, such as 0.3.")
         for name, unit in {"shift": "pixels", "warmup": "steps"}.items():
-            if (value := getattr(self, name)) < 0:
+            value = getattr(self, name)
+            if value is not None and value < 0:
                 raise TrainingError(f"{name} is {value!r}; expected a number of {unit}, 0 or more.")
         self._check_schedule()
 
@@ -138,9 +144,19 @@ def learning_rate(
     [0.2, 0.4, 0.6, 0.8, 0.8]
     """
     scheduled = _scheduled(config, step, per_epoch, start, fall_from)
-    if last_event is None or step >= last_event + config.warmup:
+    warmup = warmup_of(config, per_epoch)
+    if last_event is None or step >= last_event + warmup:
         return scheduled
-    return scheduled * (step + 1 - last_event) / config.warmup
+    return scheduled * (step + 1 - last_event) / warmup
+
+
+def warmup_of(config: RunConfig, per_epoch: int) -> int:
+    """The steps of a warm-up of a run with so many steps an epoch.
+
+    >>> [warmup_of(RunConfig(epochs=epochs), per_epoch=100) for epochs in (1, 20, 90)]
+    [5, 100, 200]
+    """
+    return min(WARMUP, config.epochs * per_epoch // 20) if config.warmup is None else config.warmup
 
 
 def _scheduled(config: RunConfig, step: int, per_epoch: int, start: int, fall_from: int | None) -> float:

@@ -11,7 +11,7 @@
     [train]                     # the fields of nrfx.experiment.config.RunConfig that the row does not decide
     epochs = 90
     window = 30                 # the first epochs, in which an event may happen; instead of `search`
-    max_events = 1              # or "unlimited"
+    max_events = 1              # or "unlimited", as of rescale_limit
 
 Whatever else stands in a file, or is of another type, is refused by name. The recipes of the paper's tables come with
 the package: `names` lists them.
@@ -48,16 +48,18 @@ Row = Annotated[Recipe, PlainValidator(recipe)]
 def _limit(value: object) -> object:
     """A limit as TOML states it, which has no None."""
     if isinstance(value, str) and value != "unlimited":
-        raise ValueError("a whole number or 'unlimited'")
+        raise ValueError("a number or 'unlimited'")
     return None if isinstance(value, str) else value
 
 
 OF_THE_FILE = {name: hint for name, hint in get_type_hints(RunConfig).items() if name not in (*OF_THE_ROW, "seed")}
 """The other settings and their types: those in [train]."""
 
-_LIMIT = Annotated[int | None, BeforeValidator(_limit)]
+_COUNT = Annotated[int | None, BeforeValidator(_limit)]
+_FACTOR = Annotated[float | None, BeforeValidator(_limit)]
 _typed: Any = TypedDict  # which mypy wants spelled out
-_Train: Any = _typed("_Train", {**OF_THE_FILE, "max_events": _LIMIT, "window": int}, total=False)
+_Limits = {"max_events": _COUNT, "rescale_limit": _FACTOR}
+_Train: Any = _typed("_Train", {**OF_THE_FILE, **_Limits, "window": int}, total=False)
 
 
 @dataclass(frozen=True)

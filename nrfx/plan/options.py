@@ -13,6 +13,12 @@ from nrfx.analysis.liveness import check_residual
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError
 
+GAMMA_NEW = 1.0
+"""Where the gammas of new channels start by default: as in any new norm."""
+
+RESCALE_LIMIT = 4.0
+"""The largest factor of rescaling by default."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,8 +31,8 @@ class Options:
     residual: Residual = "live"
     threshold: float = 0.01
     gamma0: float | None = None
-    gamma_new: float | None = None
-    rescale_limit: float | None = None
+    gamma_new: float | None = GAMMA_NEW
+    rescale_limit: float | None = RESCALE_LIMIT
     cross: CrossWeights = "zero"
     round_to: int = 1
     constants: bool = True

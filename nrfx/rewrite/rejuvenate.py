@@ -25,7 +25,7 @@ from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
 from nrfx.plan.constraints import WidthConstraints
 from nrfx.plan.heads import headed
-from nrfx.plan.options import Options
+from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT, Options
 from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
@@ -52,8 +52,8 @@ def rejuvenate(
     residual: Residual = "live",
     threshold: float = 0.01,
     gamma0: float | None = None,
-    gamma_new: float | None = None,
-    rescale_limit: float | None = None,
+    gamma_new: float | None = GAMMA_NEW,
+    rescale_limit: float | None = RESCALE_LIMIT,
     cross: CrossWeights = "zero",
     round_to: int = 1,
     constants: bool = True,
@@ -83,7 +83,7 @@ def rejuvenate(
             "coupled": a stream channel dies when all the gammas that feed it are dead.
         threshold: a gamma is dead below threshold * the largest abs(gamma) of its layer; in [0, 1).
         gamma0: initial level of gammas; None: the value each norm had when traced, where constant, else 1.
-        gamma_new: where the gammas of new channels start; None: at gamma0, as in the paper. Those of
+        gamma_new: where the gammas of new channels start, above 0; None: at gamma0, as in the paper. Those of
             reinitialize="all" all start at gamma0.
         rescale_limit: the largest factor by which rescaling raises a gamma, above 1; None for no limit, as in the
             paper. The first steps of a weight that is divided by s are s^2 larger relative to it.

@@ -6,18 +6,15 @@ from math import inf
 from typing import Any, get_args
 
 from nrfx.analysis.meter import MeterReading
-from nrfx.choices import Measure, PenaltyName, RaiseLambda
+from nrfx.choices import PenaltyName, RaiseLambda, Weighted
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
 from nrfx.rewrite.rejuvenate import rejuvenate
-from nrfx.training.penalty import Pull
 from nrfx.training.restart import check_restartable
 
 
-def check_search(
-    trigger: float, interval: int, max_events: int | None, until: int | None, raise_lambda: str, pull: Pull
-) -> None:
+def check_search(trigger: float, interval: int, max_events: int | None, until: int | None, raise_lambda: str) -> None:
     """Raises TrainingError for the first argument of a search that is out of range, none of its choices, or alone."""
     if isinstance(trigger, bool) or not isinstance(trigger, int | float) or not 0 < trigger <= 1:
         raise TrainingError(f"trigger is {trigger!r}; expected a utilization above 0 and up to 1, such as 0.5.")
@@ -28,19 +25,23 @@ def check_search(
         raise TrainingError(
             f"until is {until}, before the first measurement at step {interval}: make the interval shorter."
         )
-    shrink = pull.shrink_beta
-    if isinstance(shrink, bool) or not isinstance(shrink, int | float) or not 0 <= shrink < inf:
-        raise TrainingError(f"shrink_beta is {shrink!r}; expected 0, or a positive number such as 1.0.")
-    choices: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "penalty": (pull.penalty, get_args(PenaltyName)),
-        "weighted": (pull.weighted, (*get_args(Measure), None)),
-        "raise_lambda": (raise_lambda, get_args(RaiseLambda)),
-    }
-    for name, (choice, allowed) in choices.items():
-        if choice not in allowed:
-            raise TrainingError(f"{name} is {choice!r}; expected {' or '.join(map(repr, allowed))}.")
+    _check_choice("raise_lambda", raise_lambda, RaiseLambda)
     if raise_lambda == "late" and until is None:
         raise TrainingError("raise_lambda is 'late', and the search has no end to be late for: give until=.")
+
+
+def check_pull(penalty: str, weighted: str, shrink_beta: float) -> None:
+    """Raises TrainingError for the first argument of the penalty that is out of range, or none of its choices."""
+    _check_choice("penalty", penalty, PenaltyName)
+    _check_choice("weighted", weighted, Weighted)
+    if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
+        raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
+
+
+def _check_choice(name: str, value: object, names: Any) -> None:
+    allowed = get_args(names)
+    if value not in allowed:
+        raise TrainingError(f"{name} is {value!r}; expected {' or '.join(map(repr, allowed))}.")
 
 
 def check_processes(group: Any, wait: float) -> None:

@@ -26,10 +26,12 @@ ADAPTIVE = (Adam, AdamW, NAdam, RMSprop)
 """Optimizers that divide each gradient by the root of a running mean of its square."""
 
 
-def search_forecast(law: "Law", gammas: Gammas, delta_lambda: float, interval: int, until: int | None) -> str:
+def search_forecast(
+    law: "Law", gammas: Gammas, delta_lambda: float, interval: int, until: int | None, weighted: bool
+) -> str:
     """How long dying takes from the start of a search, and whether the search, up to step `until`, is long enough.
 
-    "" where no gamma can die.
+    Where gammas are weighted by cost, of a gamma with the mean weight. "" where no gamma can die.
     """
     gamma = _mean_size(gammas)
     if gamma == 0:
@@ -39,9 +41,10 @@ def search_forecast(law: "Law", gammas: Gammas, delta_lambda: float, interval: i
     steps = law.of_search(gamma, delta_lambda, interval)
     if not isfinite(steps):
         return f"A gamma of {gamma:.2g} does not die in a million intervals: raise delta_lambda or the learning rate."
+    whose = ", of a channel of mean cost," if weighted else ""
     text = (
-        f"A gamma of {gamma:.2g} that the loss has no use for dies after {steps:,.0f} steps of a search in which "
-        f"every measurement raises lambda{law.condition}."
+        f"A gamma of {gamma:.2g}{whose} that the loss has no use for dies after {steps:,.0f} steps of a search in "
+        f"which every measurement raises lambda{law.condition}."
     )
     if until is None or steps <= until:
         return text
@@ -154,7 +157,7 @@ Law = _Descent | _Adaptive | _Unknown
 """How fast gammas fall under the penalty, with the name of the optimizer's class."""
 
 
-def law_of(optimizer: Optimizer, gammas: Gammas, penalty: PenaltyName = "sign") -> Law:
+def law_of(optimizer: Optimizer, gammas: Gammas, penalty: PenaltyName) -> Law:
     """The law of the optimizer for the group that holds the gammas."""
     name = type(optimizer).__name__
     group = next((group for group in optimizer.param_groups if gammas.keys() & set(group["params"])), None)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
-from nrfx.choices import Measure, PenaltyName
+from nrfx.choices import Measure, PenaltyName, Weighted
 from nrfx.optimizers.packages import kind_of, with_wrapped
+from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
 from nrfx.tracing import TracedModule
 from nrfx.training.gamma_weights import gamma_weights
@@ -38,9 +39,23 @@ class Pull:
         shrink_beta: the pull on betas that hold gamma-dead channels, relative to that on gammas.
     """
 
-    penalty: PenaltyName = "sign"
+    penalty: PenaltyName = "proximal"
     weighted: Measure | None = None
     shrink_beta: float = 0.0
+
+
+def measure_of(weighted: Weighted, budget: Budget, sharded: bool) -> Measure | None:
+    """The measure by which gammas are weighted; None: they are pulled alike.
+
+    "budget" is what the budget bounds, and params where it bounds both. Under fully_shard it has no weights, for each
+    process has a part of the gammas that decide what a channel costs.
+
+    >>> measure_of("budget", Budget(flops=100), sharded=False), measure_of("alike", Budget(flops=100), sharded=False)
+    ('flops', None)
+    """
+    if weighted == "budget" and not sharded:
+        return "params" if budget.params is not None else "flops"
+    return weighted if weighted in ("params", "flops") else None
 
 
 class Penalty:

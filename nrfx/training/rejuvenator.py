@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from nrfx.analysis.asked_meter import meter_of
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
-from nrfx.choices import Measure, PenaltyName, RaiseLambda
+from nrfx.choices import PenaltyName, RaiseLambda, Weighted
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.budget import Budget
@@ -29,7 +28,14 @@ from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.tracing.graph.original import traced_of
-from nrfx.training.arguments import check_objects, check_processes, check_room, check_search, checked_options
+from nrfx.training.arguments import (
+    check_objects,
+    check_processes,
+    check_pull,
+    check_room,
+    check_search,
+    checked_options,
+)
 from nrfx.training.events import Event, Measurement, measurement
 from nrfx.training.followers import carried_inside, checked_followers, put_inside
 from nrfx.training.forecast import Law, chosen_delta_lambda, law_of, never, search_forecast
@@ -41,16 +47,17 @@ from nrfx.training.guards import (
     check_held,
     refuse_in_backward,
 )
-from nrfx.training.hooks import StepHooks, clock
+from nrfx.training.hooks import StepHooks
 from nrfx.training.in_place import become, join_original, joined_with
 from nrfx.training.optimizer import check_optimizer, check_state, migrate
-from nrfx.training.penalty import Penalty, Pull, gradient_scales
+from nrfx.training.penalty import Pull, gradient_scales, measure_of
 from nrfx.training.processes import WAIT, Alone, processes
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.replicas import check_renewable, renew, replicas_of
 from nrfx.training.restart import restart
 from nrfx.training.resumed import State, positions, saved_masks, saved_state
 from nrfx.training.schedule import LambdaSchedule
+from nrfx.training.search import Search
 from nrfx.training.sharded import Whole, check_sharded, is_sharded
 from nrfx.training.together import (
     DRAWN,
@@ -65,10 +72,9 @@ from nrfx.training.together import (
     weights,
 )
 from nrfx.training.transaction import Transaction
+from nrfx.training.watched import Watched
 from nrfx.training.witness import StepWitness
 from nrfx.training.wrappers import group_of, unwrapped
-
-_SETTINGS = ("interval", "trigger", "max_events", "until", "raise_lambda", "inplace")
 
 
 class Rejuvenator:
@@ -92,15 +98,16 @@ class Rejuvenator:
         trigger: an r below this causes an event (the paper's T_r).
         interval: steps between two measurements, about an epoch in the paper; 1 or more.
         delta_lambda: what lambda rises by; None chooses it so that, under the penalty alone, the gammas die after a
-            quarter of the search: it needs `until`, and SGD.
+            quarter of the search: it needs `until`, and SGD or penalty "proximal".
         delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
-        penalty: "sign" adds lambda * sign(gamma) to the gradients, as in the paper, so that in the end gammas swing
-            around 0; "proximal" moves each gamma towards 0 after the optimizer's step, by lr * lambda (with momentum,
-            as far as the other would in the long run), and leaves it at 0: exact zeros, under any optimizer.
+        penalty: "proximal" moves each gamma towards 0 after the optimizer's step, by lr * lambda (with momentum, as far
+            as the other would in the long run), and leaves it at 0: exact zeros, under any optimizer; "sign" adds
+            lambda * sign(gamma) to the gradients, as in the paper, so that in the end gammas swing around 0.
         weighted: "params" or "flops": a gamma is pulled in proportion to what its channel costs by this measure, with
-            a mean of 1 over all; None: all alike, as in the paper.
+            a mean of 1 over all; "budget": by the measure that the budget bounds (params where it bounds both; under
+            fully_shard all alike); "alike": all alike, as in the paper.
         raise_lambda: "slow": whenever r has not fallen by delta_r, as in the paper; "late": only where, besides, at
             the pace of the last measurements r would not fall below the trigger by `until`.
         shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
@@ -157,8 +164,8 @@ class Rejuvenator:
         delta_r: float = 0.01,
         max_events: int | None = 1,
         until: int | None = None,
-        penalty: PenaltyName = "sign",
-        weighted: Measure | None = None,
+        penalty: PenaltyName = "proximal",
+        weighted: Weighted = "budget",
         raise_lambda: RaiseLambda = "slow",
         shrink_beta: float = 0.0,
         scheduler: LRScheduler | None = None,
@@ -171,8 +178,8 @@ class Rejuvenator:
         wait: float = WAIT,
         **options: Any,
     ) -> None:
-        self.pull = Pull(penalty, weighted, shrink_beta)
-        check_search(trigger, interval, max_events, until, raise_lambda, self.pull)
+        check_search(trigger, interval, max_events, until, raise_lambda)
+        check_pull(penalty, weighted, shrink_beta)
         check_processes(process_group, wait)
         self.optimizer: Any = optimizer
         self.optimizers = optimizers_of(optimizer)
@@ -180,11 +187,6 @@ class Rejuvenator:
         check_objects(budget, self.optimizers, scheduler, calibration, on_event)
         self._options = checked_options(options)
         self.budget = budget
-        self.trigger = trigger
-        self.interval = interval
-        self.max_events = max_events
-        self.until = until
-        self.raise_lambda = raise_lambda
         self.scheduler = scheduler
         self.calibration = calibration
         self.inplace = inplace
@@ -206,37 +208,44 @@ class Rejuvenator:
         traced = as_traced(given, example_inputs) if known is None else known
         check_sharded(traced, self._options, inplace, self.followers, weighted)
         self._cut = is_sharded(traced)
+        self.pull = Pull(penalty, measure_of(weighted, budget, self._cut), shrink_beta)
         with Whole(traced, values=False):
             self._watch(as_traced(traced))
             # the batches of a criterion may come from the training that has not begun
-            room = self._meter.read() if isinstance(self._meter, Meter) else self._meter.whole()
-        self._clock = clock(self.optimizers, traced)
+            meter = self._watched.meter
+            room = meter.read() if isinstance(meter, Meter) else meter.whole()
         self._before: TracedModule | None = None  # between load_state_dict and settle
-        self._schedule = LambdaSchedule(self._rise(delta_lambda), delta_r)
-        check_held(self.optimizers, self._module, self._penalty.gammas)
-        self._held.look(self.optimizers, self._module)
-        check_room(self.budget, self.trigger, room)
+        schedule = LambdaSchedule(self._rise(delta_lambda, interval, until), delta_r)
+        self.search = Search(schedule, trigger, interval, max_events, until, raise_lambda)
+        check_held(self.optimizers, self.module, self._watched.penalty.gammas)
+        self._held.look(self.optimizers, self.module)
+        check_room(self.budget, trigger, room)
         self._witness = StepWitness(self)
         if inplace:
-            join_original(self._module)
-        if not self._penalty.gammas and self._options.criterion is None:
-            gammas = gammas_of(self._module, channels_of(self._module), self._options.residual, in_training=True)
+            join_original(self.module)
+        if not self._watched.penalty.gammas and self._options.criterion is None:
+            gammas = gammas_of(self.module, channels_of(self.module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
 
     @property
     def module(self) -> TracedModule:
         """The network to train now."""
-        return self._module
+        return self._watched.module
 
     @property
     def lam(self) -> float:
         """lambda now: the weight of the L1 penalty on each gamma that can die."""
-        return self._schedule.value
+        return self.search.schedule.value
+
+    @property
+    def interval(self) -> int:
+        """Steps between two measurements."""
+        return self.search.interval
 
     @property
     def searching(self) -> bool:
         """Whether the penalty acts in the next call of `penalize`."""
-        return self._searches(self.steps + 1)
+        return self.search.goes_on(self.steps + 1, self.events)
 
     @property
     def forecast(self) -> str:
@@ -245,8 +254,9 @@ class Rejuvenator:
         Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where
         no gamma can die, and under fully_shard.
         """
-        delta_lambda = self._schedule.delta_lambda
-        return search_forecast(self._law(), self._gammas(), delta_lambda, self.interval, self.until)
+        search = self.search
+        law, gammas, weighted = self._law(), self._gammas(), self.pull.weighted is not None
+        return search_forecast(law, gammas, search.schedule.delta_lambda, search.interval, search.until, weighted)
 
     def attach(self) -> Self:
         """Puts `penalize` and `step` into the optimizers, so that the loop needs no line of its own; returns itself.
@@ -290,7 +300,8 @@ class Rejuvenator:
 
         Raises:
             TrainingError: the optimizer's state cannot be carried over. This is checked at every measurement.
-            NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are then as before.
+            NrfxError: what `nrfx.rejuvenate` raises. Module, optimizer, lambda and history are as before the event; the
+                step is counted, and a proximal step of the penalty made.
         """
         self._refuse_if_attached("step")
         self._shrink(self.optimizers)
@@ -301,11 +312,11 @@ class Rejuvenator:
         return {
             "steps": self.steps,
             "events": self.events,
-            "lam": self._schedule.value,
-            "previous_r": self._schedule.previous_r,
-            "falls": list(self._schedule.falls),
+            "lam": self.lam,
+            "previous_r": self.search.schedule.previous_r,
+            "falls": list(self.search.schedule.falls),
             "note": self.note,
-            "betas": positions(self._penalty.betas),
+            "betas": positions(self._watched.penalty.betas),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -314,22 +325,16 @@ class Rejuvenator:
         Raises:
             TrainingError: a value is missing, unknown or of another type. Nothing was changed.
         """
-        before, saved = self._module, saved_state(state)
-        schedule = replace(
-            self._schedule,
-            value=saved["lam"],
-            previous_r=saved["previous_r"],
-            falls=tuple(saved.get("falls", ())),
-        )
-        trained = self._module if module is None else module
+        before, saved = self.module, saved_state(state)
+        trained = before if module is None else module
         masks = saved_masks(trained, saved["betas"])
         self._cut = is_sharded(trained)
         with Whole(trained, values=False):
             self._watch(trained)  # its network may have become another one since, by module.load_state_dict
-        self._clock = clock(self.optimizers, trained)
-        self._penalty.restore(masks)
+        self._watched.penalty.restore(masks)
         self._processes = None
-        self._schedule, self.steps, self.events, self.note = schedule, saved["steps"], saved["events"], saved["note"]
+        self.search.restore(saved)
+        self.steps, self.events, self.note = saved["steps"], saved["events"], saved["note"]
         self._before = before
         if module is not None:
             self._gradients = GradientGuard("load")
@@ -339,7 +344,7 @@ class Rejuvenator:
 
         The module from before becomes the other one, as in an event, unless `inplace` is False. Returns `module`.
         """
-        before, loaded, betas = self._before, self._module, self._penalty.betas
+        before, loaded, betas = self._before, self.module, self._watched.penalty.betas
         if self.inplace and before is not None and before is not loaded:
             joined = joined_with(before)
             replicas = replicas_of([before, *joined])
@@ -348,30 +353,27 @@ class Rejuvenator:
                 for replica in replicas:
                     renew(replica)
                 self._watch(before)
-                self._penalty.restore(betas)
+                self._watched.penalty.restore(betas)
         self._before = None
-        return self._module
+        return self.module
 
     def _watch(self, module: TracedModule) -> None:
         """Takes a network as the one that is trained."""
-        penalty = Penalty(module, self._options, self.pull)
-        meter = meter_of(module, self._options.criterion, self._options.threshold, self._options.residual)
-        self._module, self._penalty, self._meter = module, penalty, meter
-        self._clock, self._facts = clock(self.optimizers, module), module.facts
+        self._watched = Watched(module, self.optimizers, self._options, self.pull)
 
     def _look_again(self) -> None:
-        """Watches the network anew where somebody else has made it another one: a second Rejuvenator, a state dict."""
-        if self._module.facts is not self._facts and not self._cut:
-            self._watch(self._module)
+        """Watches the network anew where somebody else has made it another one."""
+        if not self._watched.is_current and not self._cut:
+            self._watch(self.module)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """What is watched stays the same if an error ends the block."""
-        before = {name: vars(self)[name] for name in ("_module", "_penalty", "_meter", "_clock", "_facts")}
+        before = self._watched
         try:
             yield
         except BaseException:
-            vars(self).update(before)
+            self._watched = before
             raise
 
     def _refuse_if_attached(self, name: str) -> None:
@@ -384,44 +386,44 @@ class Rejuvenator:
 
     def _behind(self, optimizer: Optimizer) -> None:
         self._shrink((optimizer,))
-        if optimizer is self._clock:
+        if optimizer is self._watched.clock:
             refuse_in_backward()
             self._step()
 
     @torch.no_grad()
     def _penalize(self, scales: Mapping[torch.device, Tensor], held: set[Tensor] | None) -> None:
         self._look_again()
-        gammas = self._penalty.parameters()
+        gammas = self._watched.penalty.parameters()
         self._gradients.look(gamma for gamma in gammas if held is None or gamma in held)
         self._calls.called = True
         if self.searching and self.lam > 0:
-            self._penalty.pull(self.lam, scales, held)
+            self._watched.penalty.pull(self.lam, scales, held)
 
     @torch.no_grad()
     def _shrink(self, optimizers: Sequence[Optimizer]) -> None:
         """The proximal steps that follow the steps of these optimizers."""
         if self.searching and self.lam > 0:
             self._look_again()
-            self._penalty.shrink(self.lam, optimizers)
+            self._watched.penalty.shrink(self.lam, optimizers)
 
     def _step(self) -> Measurement | Event | None:
         self.steps += 1
         self._look_again()
         with torch.no_grad():
-            self._penalty.stop_betas_at_zero()
+            self._watched.penalty.stop_betas_at_zero()
         together = self._meet() if self._processes is None else self._processes
-        if not self._searches(self.steps) or self.steps % self.interval:
+        if not self.search.measures(self.steps, self.events):
             return None
         with together.telling(f"step {self.steps}"), torch.no_grad():
-            check_state(self.optimizers, self._module)
-            self._held.look(self.optimizers, self._module)
+            check_state(self.optimizers, self.module)
+            self._held.look(self.optimizers, self.module)
             self._calls.measured(self.lam)
             if self._cut:
                 together.agree(GATHERING, {"step": self.steps, "lambda": self.lam})
-            with Whole(self._module, self.optimizers) as whole:
+            with Whole(self.module, self.optimizers) as whole:
                 self.last = self._measured(together, whole)
             if self._cut:
-                self._meter.forget()
+                self._watched.meter.forget()
         if isinstance(self.last, Event):
             if self.on_event is not None:
                 self.on_event(self.last)
@@ -432,44 +434,33 @@ class Rejuvenator:
         """Finds the processes that train the network, and checks that they do it in the same way."""
         group = self.process_group
         if group is None:
-            group = next((replica.process_group for replica in replicas_of([self._module])), None)
+            group = next((replica.process_group for replica in replicas_of([self.module])), None)
         together = processes(group, self.wait)
         if together.size > 1:
             state = {name: value for name, value in self.state_dict().items() if name != "note"}
-            own = {name: getattr(self, name) for name in _SETTINGS}
-            rising = {"delta_lambda": self._schedule.delta_lambda, "delta_r": self._schedule.delta_r}
-            own = {**own, **rising, **asdict(self.pull)}
-            facts = {**state, **settings(self.budget, self._options, **own), **weights(self._module)}
+            own = {**self.search.settings(), **asdict(self.pull), "inplace": self.inplace}
+            facts = {**state, **settings(self.budget, self._options, **own), **weights(self.module)}
             together.agree(FIRST_STEP, facts)
         self._processes = together
         return together
 
     def _measured(self, together: Alone, whole: Whole) -> Measurement | Event:
-        own = self._meter.read()
-        measured = agreed_reading(together, {"step": self.steps, "lambda": self.lam}, self._module, own)
+        module, own = self.module, self._watched.meter.read()
+        measured = agreed_reading(together, {"step": self.steps, "lambda": self.lam}, module, own)
         r = _ratio(measured, self.budget)
-        if r < self.trigger:
-            with first_statistics(together, self._module):
-                result = rewritten(as_traced(self._module), self.budget, self._options)
+        if r < self.search.trigger:
+            with first_statistics(together, module):
+                result = rewritten(as_traced(module), self.budget, self._options)
                 agree_on(together, result)
                 if result.changed:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
-        self._penalty.look()
+        self._watched.penalty.look()
         if self._options.criterion is None:
-            self._schedule = self._schedule.observe(r, self.trigger, self._measurements_left)
-        if self.events == 0 and self._options.criterion is None and not self._searches(self.steps + self.interval):
-            self.note = never(self._law(), self.steps, self.until, r, self.trigger, self.lam)
-        return measurement(self.steps, measured, r, self.lam, self.note, self._module, self._options)
-
-    @property
-    def _measurements_left(self) -> int:
-        """Those in which r may still fall below the trigger; 0 where lambda is not to ask for them."""
-        return (self.until - self.steps) // self.interval if self.until and self.raise_lambda == "late" else 0
-
-    def _searches(self, step: int) -> bool:
-        within = self.until is None or step <= self.until
-        return within and (self.max_events is None or self.events < self.max_events)
+            self.search.observe(r, self.steps)
+            if self.events == 0 and not self.search.goes_on(self.steps + self.interval, self.events):
+                self.note = never(self._law(), self.steps, self.search.until, r, self.search.trigger, self.lam)
+        return measurement(self.steps, measured, r, self.lam, self.note, module, self._options)
 
     def _event(self, r: float, result: Rejuvenation, together: Alone, whole: Whole) -> Event:
         """Makes the network the new one, or puts the new one in its place; all of it or nothing, in all processes."""
@@ -477,22 +468,23 @@ class Rejuvenator:
             recalibrate(result.module, self.calibration, result.origins)
         together.agree(DRAWN, {})
         spread_new(together, result.module)
-        self._averages = Averages(self._module, self.followers)
-        joined = joined_with(self._module) if self.inplace else []
-        replicas = replicas_of([self._module, *joined]) if self.inplace else []
+        module = self.module
+        self._averages = Averages(module, self.followers)
+        joined = joined_with(module) if self.inplace else []
+        replicas = replicas_of([module, *joined]) if self.inplace else []
         for replica in replicas:
             check_renewable(replica)
         whole.take_optimizers()
-        changing = Transaction([self._module, *joined, *self.followers], self.optimizers, self.scheduler, replicas)
+        changing = Transaction([module, *joined, *self.followers], self.optimizers, self.scheduler, replicas)
         with self._kept(), changing, whole.undone():
-            twins = [carried_inside(follower, result, self._module) for follower in self.followers]
-            notes = migrate(self.optimizers, self._module, result, hooks_stay=self.inplace)
+            twins = [carried_inside(follower, result, module) for follower in self.followers]
+            notes = migrate(self.optimizers, module, result, hooks_stay=self.inplace)
             for follower, twin in zip(self.followers, twins, strict=True):
                 put_inside(follower, twin)
                 notes += twin.notes
             if self.inplace:
-                become(self._module, result.module, joined, self.optimizers)
-                result = replace(result, module=self._module)
+                become(module, result.module, joined, self.optimizers)
+                result = replace(result, module=module)
             if self.scheduler is not None:
                 restart(self.scheduler)
             for replica in replicas:
@@ -500,15 +492,15 @@ class Rejuvenator:
             self._watch(result.module)
             whole.cut_again()
             together.agree(END, {})
-        renew_heads(self._module)
+        renew_heads(self.module)
         event = Event(self.steps, r, result, self.lam, notes)
-        self._schedule = self._schedule.reset()
+        self.search.restart()
         self._gradients = GradientGuard("event")
         self.events += 1
         self.note = ""
         return event
 
-    def _rise(self, delta_lambda: float | None) -> float:
+    def _rise(self, delta_lambda: float | None, interval: int, until: int | None) -> float:
         """delta_lambda, chosen where it is None."""
         if delta_lambda is not None:
             return delta_lambda
@@ -517,16 +509,14 @@ class Rejuvenator:
                 "delta_lambda=None is chosen by the gammas, of which each process has a part under fully_shard: build "
                 "the Rejuvenator with delta_lambda=..., such as 5e-5."
             )
-        return chosen_delta_lambda(self._law(), self._gammas(), self.interval, self.until)
+        return chosen_delta_lambda(self._law(), self._gammas(), interval, until)
 
     def _law(self) -> Law:
-        return law_of(self._clock, self._gammas(), self.pull.penalty)
+        return law_of(self._watched.clock, self._gammas(), self.pull.penalty)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can; none where they are cut (sharded.py)."""
-        if self._cut:
-            return {}
-        return {self._module.get_parameter(name): mask for name, mask in self._penalty.gammas.items()}
+        return {} if self._cut else self._watched.gammas
 
 
 def _ratio(measured: MeterReading, budget: Budget) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nrfx.choices import Weighted
 from nrfx.errors import TrainingError
 from nrfx.plan.options import Options
 from nrfx.tracing import TracedModule
@@ -55,17 +56,17 @@ def local_like(whole: Tensor, tensor: Tensor) -> Tensor:
 
 
 def check_sharded(
-    traced: TracedModule, options: Options, inplace: bool, followers: Sequence[nn.Module], weighted: str | None
+    traced: TracedModule, options: Options, inplace: bool, followers: Sequence[nn.Module], weighted: Weighted
 ) -> None:
     """Raises TrainingError where a network that is cut over processes cannot be rejuvenated."""
     if not is_sharded(traced):
         return
     if not inplace:
         raise TrainingError("inplace=False would put a network that is not cut in the place of one under fully_shard.")
-    if weighted is not None:
+    if weighted in ("params", "flops"):
         raise TrainingError(
             f"weighted is {weighted!r}, and what a channel costs depends on gammas of which each process has a part "
-            "under fully_shard: leave it out, or use DistributedDataParallel."
+            "under fully_shard: leave it out, and gammas are pulled alike, or use DistributedDataParallel."
         )
     fsdp = _fsdp()
     if followers:

@@ -24,8 +24,11 @@ class Counting(Protocol):
     """What a witness asks of a Rejuvenator."""
 
     steps: int
-    interval: int
     optimizers: Any
+
+    @property
+    def interval(self) -> int:
+        """Steps between two measurements."""
 
     @property
     def module(self) -> nn.Module:

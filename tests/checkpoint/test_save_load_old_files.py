@@ -108,7 +108,7 @@ def test_the_settings_of_a_run_of_an_earlier_version_are_read(tmp_path: Path) ->
     job = resumed(tmp_path, {"data_root": None})
     told = json.loads((SAVED / "run" / "config.json").read_text())
     config = json.loads(json.dumps(asdict(job.recipe.config)))
-    plain = {"penalty": "sign", "raise_lambda": "slow", "cross": "zero", "warmup": 0}  # what there was before
+    plain = {"penalty": "sign", "weighted": "alike", "raise_lambda": "slow", "cross": "zero", "warmup": 0}  # of before
     assert config == {name: told.get(name, plain.get(name)) for name in config}
     assert job.to_plain() == {name: told[name] for name in job.to_plain()}
     assert (job.recipe.row.name, config["milestones"], config["max_events"]) == ("NR+DSD", [1, 2], None)

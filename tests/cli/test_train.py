@@ -70,7 +70,9 @@ def test_a_recipe_is_trained_with_the_row_and_the_options_given_over_it(
     assert main(["train", "--recipe", "own.toml", *over, "--out", "run", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["row"] == "NR-IP"
-    assert "A gamma of 0.5 that the loss has no use for dies after" in " ".join(captured.err.split())
+    assert "A gamma of 0.5, of a channel of mean cost, that the loss has no use for dies after" in " ".join(
+        captured.err.split()
+    )
     told = json.loads((files / "run" / "config.json").read_text())
     assert (told["reallocate"], told["epochs"], told["batch_size"], told["seed"]) == (False, 1, 200, 3)
     assert (told["lr"], told["interval"], told["row"]) == (0.05, 2, "NR-IP")

@@ -34,7 +34,7 @@ LEAST = {"row": "NR", "model": "resnet18"}
     ({**LEAST, "train": {"restart": 1}}, "restart is 1; expected true or false"),
     ({**LEAST, "train": {"schedule": "linear"}}, "expected 'cosine' or 'steps'"),
     ({**LEAST, "train": {"milestones": 30}}, r"train\.milestones is 30; expected a list"),
-    ({**LEAST, "train": {"max_events": "many"}}, "max_events is 'many'; expected a whole number or 'unlimited'"),
+    ({**LEAST, "train": {"max_events": "many"}}, "max_events is 'many'; expected a number or 'unlimited'"),
     ({**LEAST, "train": {"epochs": -1}}, "the recipe: epochs is -1; expected a positive number"),
     ({**LEAST, "train": {"scheme": "dense"}}, "'scheme' is decided by the row"),
     ({**LEAST, "train": {"epochs": 5, "window": 6}}, "window is 6 of 5 epochs"),

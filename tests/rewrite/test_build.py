@@ -1,6 +1,7 @@
 """What a rewrite writes: the four blocks of weights, carriers, and the factors that the optimizer follows."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -56,11 +57,14 @@ def test_new_weights_are_he_normal_by_fan_out() -> None:
     assert float(weight[rows][:, columns].detach().std()) == pytest.approx(expected, rel=0.03)
 
 
-def test_new_norm_positions_start_at_gamma0_beta_0_mean_0_and_variance_1() -> None:
-    result = rewritten(gamma0=0.7)
+@pytest.mark.parametrize(("options", "start"), [({}, 1.0), ({"gamma_new": None}, 0.7), ({"gamma_new": 0.4}, 0.4)])
+def test_new_norm_positions_start_at_one_or_where_they_are_told_to_beta_0_mean_0_and_variance_1(
+    options: dict[str, Any], start: float
+) -> None:
+    result = rewritten(gamma0=0.7, **options)
     norm = result.module.get_submodule("5")
     new = result.origins["5.weight"][0] < 0
-    assert bool((norm.weight[new] == 0.7).all()) and not norm.bias[new].any()
+    assert bool((norm.weight[new] == start).all()) and not norm.bias[new].any()
     assert not norm.running_mean[new].any() and bool((norm.running_var[new] == 1).all())
 
 
@@ -72,7 +76,7 @@ def test_gamma0_is_what_the_layer_was_initialised_with() -> None:
     with torch.no_grad():
         for norm in norms(model):
             norm.weight[:3] = 0.0
-    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), gamma_new=None)
     new = result.origins["5.weight"][0] < 0
     assert new.any() and bool((result.module.get_submodule("5").weight[new] == 0.5).all())
 

@@ -95,7 +95,7 @@ def test_each_call_of_a_closure_is_penalized() -> None:
 
 
 def test_accumulated_gradients_are_penalized_once() -> None:
-    nr, optimizer = searched()
+    nr, optimizer = searched(penalty="sign", weighted="alike")
     nr.load_state_dict({**nr.state_dict(), "lam": 0.2})
     nr.attach()
     seen = []

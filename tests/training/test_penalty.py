@@ -36,7 +36,7 @@ def gammas(nr: Rejuvenator) -> torch.Tensor:
 def test_a_proximal_step_moves_gammas_by_rate_times_lambda_and_leaves_them_at_zero(
     kind: type[Optimizer], rate: float
 ) -> None:
-    nr = searching(kind, penalty="proximal")
+    nr = searching(kind, penalty="proximal", weighted="alike")
     with torch.no_grad():
         for norm in norms(nr.module):
             norm.weight.copy_(torch.linspace(-1.2, 1.2, norm.num_features) * rate)
@@ -70,7 +70,7 @@ def test_attached_each_optimizer_moves_the_gammas_that_it_holds_by_its_own_rate(
     first, *others = norms(gm)
     rest = [p for p in gm.parameters() if p is not first.weight]
     optimizers = [SGD([first.weight], lr=0.1), SGD(rest, lr=0.01)]
-    nr = Rejuvenator(gm, optimizers, nrfx.Budget.relative(gm, params=1.0), interval=1000, penalty="proximal").attach()
+    nr = Rejuvenator(gm, optimizers, nrfx.Budget.relative(gm, params=1.0), interval=1000, weighted="alike").attach()
     nr.load_state_dict({**nr.state_dict(), "lam": 1.0})
     for parameter in gm.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -93,7 +93,7 @@ def test_a_gamma_without_a_gradient_is_left_and_so_is_one_outside_of_the_search(
 
 
 def test_copies_of_a_gamma_in_the_optimizer_follow() -> None:
-    nr = searching(ASGD, penalty="proximal")
+    nr = searching(ASGD, penalty="proximal", weighted="alike")
     nr.optimizer.step()
     gamma = norms(nr.module)[0].weight
     average = nr.optimizer.state[gamma]["ax"]
@@ -105,7 +105,7 @@ def test_copies_of_a_gamma_in_the_optimizer_follow() -> None:
 @pytest.mark.parametrize("penalty", ["sign", "proximal"])
 @pytest.mark.parametrize("measure", ["params", "flops"])
 def test_weighted_gammas_are_pulled_by_what_their_channels_cost_with_a_mean_of_one(measure: str, penalty: str) -> None:
-    plain, nr = (searching(lam=0.01, lr=1.0, penalty=penalty, weighted=each) for each in (None, measure))
+    plain, nr = (searching(lam=0.01, lr=1.0, penalty=penalty, weighted=each) for each in ("alike", measure))
     weights = torch.cat(list(gamma_weights(nr.module, measure).values()))
     pulls = []
     for each in (plain, nr):
@@ -121,11 +121,11 @@ def test_weighted_gammas_are_pulled_by_what_their_channels_cost_with_a_mean_of_o
 def test_weights_follow_the_channels_that_have_died() -> None:
     nr, optimizer = set_up(weighted="params", trigger=1e-9, delta_lambda=0.1)
     step(nr), step(nr)
-    before = {name: weight.clone() for name, weight in nr._penalty._weights.items()}
+    before = {name: weight.clone() for name, weight in nr._watched.penalty._weights.items()}
     with torch.no_grad():
         norms(nr.module)[0].weight[:4] = 0
     step(nr)
-    after = nr._penalty._weights
+    after = nr._watched.penalty._weights
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert float(torch.cat([*after.values()]).mean()) == pytest.approx(1)
     assert learn(nr, optimizer) is not None
@@ -144,14 +144,14 @@ def test_channels_that_cost_nothing_are_not_pulled(monkeypatch: pytest.MonkeyPat
 def test_the_forecast_of_a_proximal_penalty_is_known_for_every_optimizer() -> None:
     forecasts = [searching(kind, lr=0.01, penalty="proximal").forecast for kind in (Adam, ASGD)]
     assert forecasts[0] == forecasts[1] and "dies after" in forecasts[0]
-    assert "not known" in searching(ASGD, lr=0.01).forecast
+    assert "not known" in searching(ASGD, lr=0.01, penalty="sign").forecast
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"penalty": "l1"}, "penalty is 'l1'; expected 'sign' or 'proximal'"),
-        ({"weighted": "time"}, "weighted is 'time'; expected 'params' or 'flops' or None"),
+        ({"weighted": "time"}, "weighted is 'time'; expected 'budget' or 'params' or 'flops' or 'alike'"),
         ({"raise_lambda": "never"}, "raise_lambda is 'never'; expected 'slow' or 'late'"),
         ({"raise_lambda": "late"}, "no end to be late for: give until="),
     ],

@@ -58,7 +58,7 @@ def test_state_that_fits_no_parameter_is_found_at_the_first_measurement() -> Non
         learn(nr, optimizer)
 
 
-@pytest.mark.parametrize("place", ["rewritten", "migrate", "become", "Penalty", "meter_of"])
+@pytest.mark.parametrize("place", ["rewritten", "migrate", "become", "Watched"])
 def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nr, optimizer = set_up()
     learn(nr, optimizer)
@@ -123,7 +123,7 @@ def test_gammas_without_a_gradient_are_passed_over() -> None:
 
 
 def test_the_penalty_is_lambda_times_the_sign_of_every_gamma_that_can_die_and_nothing_else() -> None:
-    nr, _ = set_up()
+    nr, _ = set_up(penalty="sign", weighted="alike")
     nr.load_state_dict({**nr.state_dict(), "lam": 0.25})
     with torch.no_grad():
         nr.module.get_parameter("1.weight")[:2] = torch.tensor([-3.0, 0.0])
@@ -134,9 +134,9 @@ def test_the_penalty_is_lambda_times_the_sign_of_every_gamma_that_can_die_and_no
 
 def test_the_streams_of_a_resnet_are_not_penalized_unless_they_are_coupled() -> None:
     lam = {"lam": 0.25}
-    live, _ = set_up(resnet())
+    live, _ = set_up(resnet(), penalty="sign")
     live.load_state_dict({**live.state_dict(), **lam})
-    coupled, _ = set_up(resnet(), residual="coupled")
+    coupled, _ = set_up(resnet(), residual="coupled", penalty="sign")
     coupled.load_state_dict({**coupled.state_dict(), **lam})
     assert set(penalized(live)) == {"layer1.0.bn1.weight", "layer2.0.bn1.weight", "layer2.1.bn1.weight"}
     assert set(penalized(coupled)) > {"bn1.weight", "layer1.0.bn2.weight", "layer2.0.downsample.1.weight"}

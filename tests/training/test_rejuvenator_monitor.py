@@ -4,6 +4,7 @@ import gc
 import pickle
 import weakref
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -94,11 +95,18 @@ def test_as_on_cifar_events_come_without_a_limit_and_each_starts_the_schedules_a
 def test_the_defaults_are_the_papers() -> None:
     gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
     nr = Rejuvenator(gm, SGD(gm.parameters(), lr=0.1), nrfx.Budget.relative(gm, params=1.0))
-    schedule = nr._schedule
-    assert (nr.trigger, schedule.delta_lambda, schedule.delta_r, schedule.value) == (0.5, 5e-5, 0.01, 0.0)
+    schedule = nr.search.schedule
+    assert (nr.search.trigger, schedule.delta_lambda, schedule.delta_r, schedule.value) == (0.5, 5e-5, 0.01, 0.0)
 
 
 # The forecast
+
+AS_IN_THE_PAPER: Any = {"penalty": "sign", "weighted": "alike"}
+
+
+def test_the_forecast_of_weighted_gammas_is_that_of_the_mean_cost() -> None:
+    weighted, alike = set_up(interval=5)[0].forecast, set_up(interval=5, weighted="alike")[0].forecast
+    assert weighted.replace(", of a channel of mean cost,", "") == alike != weighted
 
 
 def test_the_forecast_is_what_the_penalty_alone_does() -> None:
@@ -106,7 +114,7 @@ def test_the_forecast_is_what_the_penalty_alone_does() -> None:
     model = vgg_bn()
     for norm in norms(model):
         torch.nn.init.constant_(norm.weight, 0.5)
-    nr, optimizer = set_up(model, interval=5, delta_lambda=0.02, lr=0.05, trigger=0.01)
+    nr, optimizer = set_up(model, interval=5, delta_lambda=0.02, lr=0.05, trigger=0.01, **AS_IN_THE_PAPER)
     assert "A gamma of 0.5 that the loss has no use for dies after 30 steps" in nr.forecast
     gamma = nr.module.get_parameter("5.weight")
     for number in range(1, 50):
@@ -140,7 +148,7 @@ def test_the_forecast_of_an_adaptive_optimizer_is_what_the_penalty_does_under_it
         torch.nn.init.constant_(norm.weight, 0.5)
     gm = nrfx.trace(model, torch.zeros(IMAGE))
     optimizer = optimizer_of(gm.parameters(), lr=0.004)
-    options = {"interval": 20, "delta_lambda": 0.02, "trigger": 0.01, "threshold": 0.05}
+    options = {"interval": 20, "delta_lambda": 0.02, "trigger": 0.01, "threshold": 0.05, **AS_IN_THE_PAPER}
     nr = Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), **options)
     assert "dies after 164 steps" in nr.forecast and "at the earliest" in nr.forecast
     gamma = gm.get_parameter("5.weight")
@@ -164,7 +172,7 @@ def test_an_adaptive_search_that_is_too_short_is_told_what_is_long_enough() -> N
 
     def forecast(lr: float, delta_lambda: float) -> str:
         optimizer = AdamW(gm.parameters(), lr=lr)
-        nr = Rejuvenator(gm, optimizer, budget, interval=10, until=400, delta_lambda=delta_lambda)
+        nr = Rejuvenator(gm, optimizer, budget, interval=10, until=400, delta_lambda=delta_lambda, **AS_IN_THE_PAPER)
         for gamma in nr._gammas():
             optimizer.state[gamma] = {"step": torch.tensor(1.0), "exp_avg_sq": torch.full_like(gamma, 1e-5)}
         return nr.forecast
@@ -187,13 +195,16 @@ def test_a_delta_lambda_that_is_chosen_lets_gammas_die_after_a_quarter_of_the_se
         TrainingError, match="is for SGD, or penalty='proximal': how long dying takes under Adam depends"
     ):
         Rejuvenator(
-            gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), 0.5, 10, until=400, delta_lambda=None
+            *(gm, Adam(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), 0.5, 10),
+            until=400,
+            delta_lambda=None,
+            penalty="sign",
         )
 
 
 def test_what_is_not_known_of_an_optimizer_is_said_and_where_nothing_can_die_there_is_no_forecast() -> None:
     gm = nrfx.trace(vgg_bn(), torch.zeros(IMAGE))
-    unknown = Rejuvenator(gm, Adagrad(gm.parameters()), nrfx.Budget.relative(gm, params=1.0))
+    unknown = Rejuvenator(gm, Adagrad(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), penalty="sign")
     assert unknown.forecast.startswith("How long a gamma takes to die under Adagrad is not known")
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5))
     assert set_up(plain)[0].forecast == ""
@@ -251,7 +262,7 @@ def test_after_an_event_and_a_resumption_the_new_network_is_measured() -> None:
     other, _ = set_up(trigger=0.01)
     kill(other)
     nr.load_state_dict(nr.state_dict(), other.module)
-    nr.trigger = 0.01
+    nr.search.trigger = 0.01
     with pytest.warns(TrainingWarning, match="No optimizer holds"):  # those of the other module
         seen = step(nr)
     assert isinstance(seen, Measurement) and seen.params == nrfx.utilization(other.module).params

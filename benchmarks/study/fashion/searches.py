@@ -90,7 +90,7 @@ class _Search:
             max_events=events,
             until=self.until,
             penalty=how.penalty,
-            weighted=how.weighted,
+            weighted=how.weighted or "alike",
             raise_lambda=how.raise_lambda,
             on_event=self.seen.append,
             residual=how.residual,
