@@ -22,6 +22,7 @@ FILES = (
     "copies",
     "mistakes",
     "trainers",
+    "launched",
 )
 GOOD = ("works", "refused", "warned", "stopped")
 

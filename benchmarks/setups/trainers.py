@@ -13,7 +13,20 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nrfx
 from benchmarks.setups.setup import setup
-from benchmarks.setups.training import EVENT, Training, X, Y, agree, check_held, expect, in_a_group, kill, network
+from benchmarks.setups.training import (
+    EVENT,
+    Training,
+    X,
+    Y,
+    agree,
+    check_held,
+    check_same_everywhere,
+    expect,
+    in_a_group,
+    kill,
+    network,
+    of_all,
+)
 
 GROUP = "trainers"
 
@@ -22,8 +35,10 @@ OPTIONS: dict[str, Any] = {"interval": 1, "trigger": 0.8, "threshold": 0.2, "del
 
 def _ended(nr: Any, model: nn.Module, optimizers: list[Any], losses: list[float]) -> str:
     expect(nr is not None and nr.events == 1, f"events: {nr and nr.events}")
+    losses = of_all(losses)
     expect(losses[-1] < min(losses[0], losses[EVENT + 1]), f"the loss does not fall: {losses}")
     check_held(optimizers, list(model.parameters()))
+    check_same_everywhere(model)
     count = agree(nr.module, [model], X)
     parameters = len(list(model.parameters()))
     return f"loss {losses[0]:.2f} to {losses[-1]:.2f}, {parameters} parameters held, {count} holders agree"
@@ -31,25 +46,26 @@ def _ended(nr: Any, model: nn.Module, optimizers: list[Any], losses: list[float]
 
 @setup(GROUP, "Lightning, nrfx.integrations.lightning", "lightning")
 def _lightning() -> str:
-    return _lit()
+    return lit()
 
 
 @setup(GROUP, "Lightning, manual optimization", "lightning")
 def _lightning_manual() -> str:
-    return _lit(manual=True)
+    return lit(manual=True)
 
 
 @setup(GROUP, "Lightning, bf16-mixed, accumulated gradients, clipping", "lightning")
 def _lightning_mixed() -> str:
-    return _lit(precision="bf16-mixed", accumulate_grad_batches=2, gradient_clip_val=1.0)
+    return lit(precision="bf16-mixed", accumulate_grad_batches=2, gradient_clip_val=1.0)
 
 
 @setup(GROUP, "Lightning, strategy ddp, one process", "lightning")
 def _lightning_ddp() -> str:
-    return _lit(strategy="ddp")
+    return lit(strategy="ddp")
 
 
-def _lit(manual: bool = False, **options: Any) -> str:
+def lit(manual: bool = False, devices: int = 1, **options: Any) -> str:
+    """Lightning, across an event."""
     import lightning.pytorch as L  # noqa: PLC0415
 
     from nrfx.integrations.lightning import RejuvenatorCallback  # noqa: PLC0415
@@ -80,8 +96,9 @@ def _lit(manual: bool = False, **options: Any) -> str:
     loader = DataLoader(TensorDataset(X.repeat(copies, 1, 1, 1), Y.repeat(copies)), batch_size=16)
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
-            max_epochs=14, accelerator="cpu", devices=1, callbacks=[callback], logger=False, default_root_dir=folder,
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **options,
+            max_epochs=14, accelerator="cpu", devices=devices, callbacks=[callback], logger=False,
+            default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, **options,
         )  # fmt: skip
         trainer.fit(module, loader)
     return _ended(callback.rejuvenator, module.net, trainer.optimizers, module.losses)
@@ -102,20 +119,21 @@ class _Labelled(nn.Module):
 
 @setup(GROUP, "transformers Trainer, nrfx.integrations.transformers", "transformers", "accelerate")
 def _transformers() -> str:
-    return _hugging()
+    return hugging()
 
 
 @setup(GROUP, "transformers Trainer, bf16, accumulated gradients, network= a submodule", "transformers", "accelerate")
 def _transformers_mixed() -> str:
-    return _hugging(inside=True, bf16=True, gradient_accumulation_steps=2)
+    return hugging(inside=True, bf16=True, gradient_accumulation_steps=2)
 
 
 @setup(GROUP, "transformers Trainer, bf16, the model as a whole", "transformers", "accelerate")
 def _transformers_mixed_whole() -> str:
-    return _hugging(bf16=True)
+    return hugging(bf16=True)
 
 
-def _hugging(inside: bool = False, **options: Any) -> str:
+def hugging(inside: bool = False, **options: Any) -> str:
+    """The Trainer of transformers, across an event."""
     import transformers  # noqa: PLC0415
 
     from nrfx.integrations.transformers import RejuvenatorCallback  # noqa: PLC0415
@@ -146,40 +164,43 @@ def _hugging(inside: bool = False, **options: Any) -> str:
     nr = callback.rejuvenator
     expect(nr is not None and nr.events == 1, f"events: {nr and nr.events}")
     check_held([inner], list(model.parameters()))
+    check_same_everywhere(model)
     dtypes: list[torch.dtype] = []
     with _Convolved(dtypes):
         trainer.model(X, Y)
     expect(bool(options.get("bf16")) is (dtypes[0] is torch.bfloat16), f"convolutions run in {dtypes[0]}")
+    model.losses = of_all(model.losses)
     expect(model.losses[-1] < model.losses[0], f"the loss does not fall: {model.losses}")
     return f"loss {model.losses[0]:.2f} to {model.losses[-1]:.2f}, {len(list(model.parameters()))} parameters held"
 
 
 @setup(GROUP, "accelerate, the Rejuvenator built ahead of prepare", "accelerate")
 def _accelerate_ahead() -> str:
-    return _accelerated(ahead=True)
+    return accelerated(ahead=True)
 
 
 @setup(GROUP, "accelerate, the Rejuvenator given what prepare returned", "accelerate")
 def _accelerate_behind() -> str:
-    return _accelerated(ahead=False)
+    return accelerated(ahead=False)
 
 
 @setup(GROUP, "accelerate, bf16, the Rejuvenator built ahead of prepare", "accelerate")
 def _accelerate_mixed() -> str:
-    return _accelerated(ahead=True, mixed_precision="bf16")
+    return accelerated(ahead=True, mixed_precision="bf16")
 
 
 @setup(GROUP, "accelerate, bf16, the Rejuvenator given what prepare returned", "accelerate")
 def _accelerate_mixed_behind() -> str:
-    return _accelerated(ahead=False, mixed_precision="bf16")
+    return accelerated(ahead=False, mixed_precision="bf16")
 
 
 @setup(GROUP, "accelerate, bf16, a prepared optimizer and accelerator.autocast()", "accelerate")
 def _accelerate_autocast() -> str:
-    return _accelerated(ahead=True, prepare_model=False, mixed_precision="bf16")
+    return accelerated(ahead=True, prepare_model=False, mixed_precision="bf16")
 
 
-def _accelerated(ahead: bool, prepare_model: bool = True, **options: Any) -> str:
+def accelerated(ahead: bool, prepare_model: bool = True, **options: Any) -> str:
+    """A loop with accelerate, across an event."""
     from accelerate import Accelerator  # noqa: PLC0415
 
     accelerator = Accelerator(cpu=True, **options)
@@ -196,12 +217,13 @@ def _accelerated(ahead: bool, prepare_model: bool = True, **options: Any) -> str
     nr = nr or watched(prepared, optimizer)
     dtypes: list[torch.dtype] = []
     losses = []
+    x, y = (each.chunk(accelerator.num_processes)[accelerator.process_index] for each in (X, Y))
     for number in range(14):
         if number == EVENT:
             kill(model)
         with accelerator.accumulate(prepared):
             with _Convolved(dtypes), nullcontext() if prepare_model else accelerator.autocast():
-                loss = F.cross_entropy(prepared(X), Y)
+                loss = F.cross_entropy(prepared(x), y)
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(prepared.parameters(), 1.0)

@@ -199,6 +199,26 @@ def in_a_group(wrap: Callable[[nn.Module], Any]) -> str:
                 dist.destroy_process_group()
 
 
+def of_all(losses: Sequence[float]) -> list[float]:
+    """The losses of a training; in several processes, the means over all of them."""
+    means = torch.tensor(losses)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(means)
+        means /= dist.get_world_size()
+    return means.tolist()
+
+
+def check_same_everywhere(model: nn.Module) -> None:
+    """In several processes: their weights are the same, bit by bit."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        weights = [parameter.detach() for parameter in model.parameters()]
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, weights)
+        for other in found:
+            same = all(torch.equal(a, b) for a, b in zip(weights, other, strict=True))
+            expect(same, "the weights of two processes differ")
+
+
 def check_held(optimizers: Sequence[Any], expected: Sequence[Tensor]) -> None:
     """Raises Silent unless the optimizers hold these parameters, each once, and no others."""
     held = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]

@@ -1,4 +1,4 @@
-"""A callback for the Trainer of transformers, on one device.
+"""A callback for the Trainer of transformers, in one process or in several.
 
 The Trainer loads weights into the model before its callbacks are asked, so that a run that goes on behind an event
 needs one line of its own: `callback.resume(model, folder)`, before `trainer.train(resume_from_checkpoint=folder)`.
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from nrfx.errors import CheckpointError, TrainingError
+from nrfx.errors import CheckpointError
 from nrfx.files import parsed, text_of, write
 from nrfx.integrations.architecture import Kept, kept, network_in, rebuild, under
 from nrfx.integrations.attached import attached, numbers
@@ -22,6 +22,7 @@ from nrfx.plan.budget import Budget
 from nrfx.plan.budget_request import parse_budget
 from nrfx.tracing import TracedModule, trace
 from nrfx.tracing.graph.original import traced_of
+from nrfx.training.in_place import join_original
 from nrfx.training.rejuvenator import Rejuvenator
 
 FILE = "nrfx.json"
@@ -42,7 +43,7 @@ class RejuvenatorCallback(TrainerCallback):
         rejuvenator: the Rejuvenator, from the start of the training on; None before.
 
     Raises:
-        TrainingError: when the training starts: it is distributed, or what `nrfx.Rejuvenator` raises.
+        TrainingError: when the training starts, what `nrfx.Rejuvenator` raises.
 
     >>> RejuvenatorCallback(torch.zeros(1, 3, 32, 32), interval=100).rejuvenator is None
     True
@@ -78,17 +79,16 @@ class RejuvenatorCallback(TrainerCallback):
         self._loaded = loaded
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Traces the network, ahead of what accelerate wraps around its forward."""
+        """Traces the network, ahead of what accelerate wraps around its forward, and joins both.
+
+        Joined later, the trace would hold other buffers: in several processes the model gets new ones.
+        """
         if self._traced is None:
             self._traced = self._trace(given["model"])
+            join_original(self._traced)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Builds and attaches the Rejuvenator."""
-        if args.world_size > 1:
-            raise TrainingError(
-                f"The Trainer runs in {args.world_size} processes, and an event of this callback would change one "
-                "model: train on one device, or use nrfx.integrations.lightning with 'ddp'."
-            )
         model, optimizers = given["model"], optimizers_of(given["optimizer"])
         self._traced = self._traced or self._trace(model)
         self.rejuvenator = attached(self._traced, optimizers, self._budget, model, self._loaded, None, self._options)
@@ -108,7 +108,7 @@ class RejuvenatorCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Adds a file to the checkpoint: the architecture, the Rejuvenator's state, the names of parameters."""
-        if self.rejuvenator is not None:
+        if self.rejuvenator is not None and state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             write(folder / FILE, json.dumps(kept(self.rejuvenator, given["model"])).encode())
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.tracing import TracedModule
+from nrfx.tracing.graph.original import original_of
 
 
 def check_held(optimizers: Iterable[Optimizer], module: TracedModule, gammas: Iterable[str]) -> None:
@@ -86,6 +87,23 @@ class Averages:
     def _left(self) -> list[str]:
         wrappers = [(wrapper(), known) for wrapper, known in self._found]
         return [type(each).__name__ for each, known in wrappers if each is not None and id(_averaged(each)) == known]
+
+
+def tell_of_other_traces(module: TracedModule) -> None:
+    """Warns of another trace of the same model, behind an event in place: it has the new numbers in the old layers."""
+    model = original_of(module)
+    if model is None:
+        return
+    others = [each for each in gc.get_objects() if issubclass(type(each), TracedModule) and each is not module]
+    own = {id(parameter) for parameter in module.parameters()}
+    if any(original_of(each) is model and own & {id(one) for one in each.parameters()} for each in others):
+        warnings.warn(
+            f"Another trace of the {type(model).__name__} shares the parameters of the one that was rejuvenated, and "
+            "runs its own graph, of before the event: compute the loss with the model, or with the trace that the "
+            "Rejuvenator was given.",
+            TrainingWarning,
+            stacklevel=5,
+        )
 
 
 def _averaged(each: object) -> nn.Module | None:

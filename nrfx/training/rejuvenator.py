@@ -46,6 +46,7 @@ from nrfx.training.guards import (
     HeldGuard,
     check_held,
     refuse_in_backward,
+    tell_of_other_traces,
 )
 from nrfx.training.hooks import StepHooks
 from nrfx.training.in_place import become, join_original, joined_with
@@ -428,6 +429,8 @@ class Rejuvenator:
             if self.on_event is not None:
                 self.on_event(self.last)
             self._averages.tell()
+            if self.inplace:
+                tell_of_other_traces(self.module)
         return self.last
 
     def _meet(self) -> Alone:

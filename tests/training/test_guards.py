@@ -97,6 +97,21 @@ def test_an_average_that_nobody_named_is_told_of_behind_the_event() -> None:
     gc.collect()
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+def test_another_trace_of_the_model_is_told_of_where_the_event_changed_its_parameters(inplace: bool) -> None:
+    model = vgg_bn()
+    nr, _ = set_up(model, inplace=inplace)
+    other = nrfx.trace(model, torch.zeros(IMAGE))
+    kill(nr)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        event = step(nr)
+    told = [str(each.message) for each in heard if "Another trace of the Sequential shares" in str(each.message)]
+    assert isinstance(event, nrfx.Event) and len(told) == inplace and other is not None
+    del other
+    gc.collect()
+
+
 def test_a_step_inside_of_backward_is_refused() -> None:
     nr, _ = set_up()
     optimizers = []

@@ -38,8 +38,8 @@ def test_a_set_up_ends_in_one_of_seven_ways(one: Setup, outcome: str, detail: st
     assert (outcome in GOOD) == (outcome in ("works", "refused", "warned", "stopped"))
 
 
-def test_there_are_two_hundred_set_ups_in_ten_files_and_the_usual_loop_works() -> None:
-    assert len(FILES) == 10 and len(all_setups()) > 150
+def test_there_are_two_hundred_set_ups_in_eleven_files_and_the_usual_loop_works() -> None:
+    assert len(FILES) == 11 and len(all_setups()) > 150
     assert "8 parameters held, 2 holders agree" in Training().train().checked()
 
 
