@@ -1,11 +1,18 @@
 """Every test runs on one thread, from one seed, with every multiply-add visible and every effect checked."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from nrfx.rules import check
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: looking through it for garbage, again and again, took a third of the suite."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ from tests.networks import (
     plans,
 )
 
-EXAMPLES = 40
+EXAMPLES = 20
 CHUNK = 100
 """Networks that hypothesis draws in one go: over thousands it slows down, and each go finds its own failures."""
 COMMON: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}

@@ -36,7 +36,7 @@ from tests.patterns import ALL, DIES, PATTERNS, Pattern
 from tests.patterns.pattern import IMAGE
 from tests.zoo import calibrated, norms
 
-TRIES = 2  # cases a pattern in the suite; neighbours in the table have others
+TRIES = 1  # cases a pattern in the suite; neighbours in the table have others
 EXACT = 1e-9  # relative, in float64; rounding stays below 1e-12
 
 DEAD = {  # per norm, repeated along its channels: x is dead

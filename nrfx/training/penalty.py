@@ -75,20 +75,29 @@ class Penalty:
         self._weights: Mapping[str, Tensor] = self.gammas
         self._signs: Masks = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
-        self.look()
+        self._seen: object = None
+        self.look(None)
 
-    def look(self) -> None:
-        """Finds the betas, and what channels cost, anew: after gammas have died."""
-        options = self._options
+    def look(self, measured: object) -> None:
+        """Finds the betas anew, and, where something else was measured than at the last look, what channels cost."""
+        options, changed = self._options, measured is None or measured != self._seen
+        self._seen = measured
         if self._how.shrink_beta and options.criterion is None:
             betas = shrinkable_betas(self._module, options.threshold, options.residual)
             self.betas = _on_devices(self._module, betas)
-        if self._how.weighted is not None and self.gammas:
+        if self._how.weighted is not None and self.gammas and changed:
             self._weights = _on_devices(self._module, _mean_one(self._module, self._how.weighted, options))
 
-    def restore(self, betas: Masks) -> None:
-        """Takes the betas of a saved state."""
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """By which gammas are pulled harder or less; {} where all are alike."""
+        return self._weights if self._how.weighted is not None else {}
+
+    def restore(self, betas: Masks, weights: Mapping[str, Tensor]) -> None:
+        """Takes the betas of a saved state, and its weights if it has some."""
         self.betas, self._signs = betas, {}
+        if weights and self._how.weighted is not None:
+            self._weights = weights
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The gammas that can die, as the parameters that the network has now."""

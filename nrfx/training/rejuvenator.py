@@ -56,7 +56,7 @@ from nrfx.training.processes import WAIT, Alone, processes
 from nrfx.training.recalibrate import recalibrate
 from nrfx.training.replicas import check_renewable, renew, replicas_of
 from nrfx.training.restart import restart
-from nrfx.training.resumed import State, positions, saved_masks, saved_state
+from nrfx.training.resumed import State, positions, saved_masks, saved_state, saved_weights
 from nrfx.training.schedule import LambdaSchedule
 from nrfx.training.search import Search
 from nrfx.training.sharded import Whole, check_sharded, is_sharded
@@ -318,6 +318,7 @@ class Rejuvenator:
             "falls": list(self.search.schedule.falls),
             "note": self.note,
             "betas": positions(self._watched.penalty.betas),
+            "weights": {name: weight.tolist() for name, weight in self._watched.penalty.weights.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -328,11 +329,11 @@ class Rejuvenator:
         """
         before, saved = self.module, saved_state(state)
         trained = before if module is None else module
-        masks = saved_masks(trained, saved["betas"])
+        masks, pulls = saved_masks(trained, saved["betas"]), saved_weights(trained, saved.get("weights", {}))
         self._cut = is_sharded(trained)
         with Whole(trained, values=False):
             self._watch(trained)  # its network may have become another one since, by module.load_state_dict
-        self._watched.penalty.restore(masks)
+        self._watched.penalty.restore(masks, pulls)
         self._processes = None
         self.search.restore(saved)
         self.steps, self.events, self.note = saved["steps"], saved["events"], saved["note"]
@@ -345,7 +346,7 @@ class Rejuvenator:
 
         The module from before becomes the other one, as in an event, unless `inplace` is False. Returns `module`.
         """
-        before, loaded, betas = self._before, self.module, self._watched.penalty.betas
+        before, loaded, penalty = self._before, self.module, self._watched.penalty
         if self.inplace and before is not None and before is not loaded:
             joined = joined_with(before)
             replicas = replicas_of([before, *joined])
@@ -354,7 +355,7 @@ class Rejuvenator:
                 for replica in replicas:
                     renew(replica)
                 self._watch(before)
-                self._watched.penalty.restore(betas)
+                self._watched.penalty.restore(penalty.betas, penalty.weights)
         self._before = None
         return self.module
 
@@ -440,7 +441,7 @@ class Rejuvenator:
             group = next((replica.process_group for replica in replicas_of([self.module])), None)
         together = processes(group, self.wait)
         if together.size > 1:
-            state = {name: value for name, value in self.state_dict().items() if name != "note"}
+            state = {name: value for name, value in self.state_dict().items() if name not in ("note", "weights")}
             own = {**self.search.settings(), **asdict(self.pull), "inplace": self.inplace}
             facts = {**state, **settings(self.budget, self._options, **own), **weights(self.module)}
             together.agree(FIRST_STEP, facts)
@@ -458,7 +459,7 @@ class Rejuvenator:
                 if result.changed:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
-        self._watched.penalty.look()
+        self._watched.penalty.look(measured)
         if self._options.criterion is None:
             self.search.observe(r, self.steps)
             if self.events == 0 and not self.search.goes_on(self.steps + self.interval, self.events):

@@ -21,6 +21,7 @@ class State(TypedDict):
     falls: NotRequired[list[float]]  # not in files of before
     note: str
     betas: dict[str, list[int]]
+    weights: NotRequired[dict[str, list[float]]]  # where gammas are weighted; not in files of before
 
 
 """What a resumed Rejuvenator needs."""
@@ -53,6 +54,25 @@ def saved_masks(module: TracedModule, betas: Mapping[str, list[int]]) -> dict[st
             f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(betas)}. "
             "Load what Rejuvenator.state_dict returned."
         ) from error
+
+
+def saved_weights(module: TracedModule, weights: Mapping[str, list[float]]) -> dict[str, Tensor]:
+    """The weights of gammas as tensors, for the parameters of a module.
+
+    Raises:
+        TrainingError: the module has no such parameter, or one of another shape.
+    """
+    found = {}
+    for name, listed in weights.items():
+        gamma = dict(module.named_parameters()).get(name)
+        if gamma is None or gamma.shape != (len(listed),):
+            raise TrainingError(
+                f"The state of a Rejuvenator holds {len(listed)} weights of {name}, and its module "
+                f"{'has no such parameter' if gamma is None else f'has {gamma.numel()}'}. Load what "
+                "Rejuvenator.state_dict returned."
+            )
+        found[name] = torch.tensor(listed, dtype=torch.float32, device=gamma.device)
+    return found
 
 
 def _mask(parameter: Tensor, positions: list[int]) -> Tensor:

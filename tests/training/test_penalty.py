@@ -1,5 +1,6 @@
 """The penalty in its two forms: exact zeros under any optimizer, the same lambda for both, weights by cost."""
 
+import json
 from typing import Any
 
 import pytest
@@ -129,6 +130,45 @@ def test_weights_follow_the_channels_that_have_died() -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert float(torch.cat([*after.values()]).mean()) == pytest.approx(1)
     assert learn(nr, optimizer) is not None
+
+
+def test_weights_of_a_search_that_goes_on_are_those_that_it_had() -> None:
+    """They are of the last measurement: channels that died since do not change them yet."""
+    nr, _ = set_up(nn.Sequential(*vgg_bn()), interval=3, trigger=1e-9, delta_lambda=0.1)
+    step(nr), step(nr), step(nr)
+    with torch.no_grad():
+        norms(nr.module)[0].weight[:4] = 0
+    step(nr)
+    again, _ = set_up(nn.Sequential(*vgg_bn()), interval=3, trigger=1e-9, delta_lambda=0.1)
+    again.module.load_state_dict(nr.module.state_dict())
+    again.load_state_dict(json.loads(json.dumps(nr.state_dict())))
+    for name, weight in nr._watched.penalty.weights.items():
+        assert torch.equal(weight, again._watched.penalty.weights[name]), name
+    fresh = gamma_weights(nr.module, "params")
+    assert not torch.equal(torch.cat([*fresh.values()]), torch.cat([*nr._watched.penalty.weights.values()]))
+    step(nr), step(nr), step(again), step(again)
+    for name, weight in nr._watched.penalty.weights.items():
+        assert torch.equal(weight, again._watched.penalty.weights[name]), name
+
+
+def test_what_channels_cost_is_computed_again_only_where_something_else_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nr, _ = set_up(trigger=1e-9, delta_lambda=1e-9)
+    step(nr)
+    asked = []
+
+    def counted(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
+        asked.append(1)
+        return gamma_weights(*args, **options)
+
+    monkeypatch.setattr("nrfx.training.penalty.gamma_weights", counted)
+    step(nr), step(nr)
+    assert not asked
+    with torch.no_grad():
+        norms(nr.module)[0].weight[:4] = 0
+    step(nr), step(nr)
+    assert len(asked) == 1
 
 
 def test_channels_that_cost_nothing_are_not_pulled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,14 @@ def test_an_event_changes_the_module_in_place_resets_lambda_and_ends_the_search(
     assert (event.step, event.lam, event.r < 0.5) == (4, pytest.approx(0.02), True)
     assert nr.module is event.result.module is old
     assert nr.lam == 0
+    weights = nr.state_dict()["weights"]
+    assert {name: len(each) for name, each in weights.items()} == {
+        f"{path}.weight": norm.num_features
+        for path, norm in nr.module.named_modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    }
     assert nr.state_dict() == {
+        "weights": weights,
         "steps": 4,
         "events": 1,
         "lam": 0.0,
@@ -325,13 +332,15 @@ def test_a_state_that_is_not_a_rejuvenators_is_refused_and_nothing_changes() -> 
     nr, _ = set_up()
     before = nr.state_dict()
     for change, words in (
-        ({}, "lacks 'steps'. Known are steps, events, lam, previous_r, falls, note, betas"),
+        ({}, "lacks 'steps'. Known are steps, events, lam, previous_r, falls, note, betas, weights"),
         ({**before, "lamda": 0.1}, "'lamda' is unknown; close to it: lam"),
         ({**before, "steps": "3"}, "steps is '3'; expected a whole number"),
         ({**before, "betas": {"1.bias": [0.5]}}, r"betas\.1\.bias\.0 is 0\.5; expected a whole number"),
         ({**before, "betas": {"gone": [0]}}, r"holds betas that its module has not: {'gone': \[0\]}"),
         ({**before, "betas": {"1.bias": [99]}}, r"holds betas that its module has not: {'1.bias': \[99\]}"),
         ({**before, "betas": {"1.bias": [2**70]}}, "holds betas that its module has not"),
+        ({**before, "weights": {"1.weight": [1.0]}}, r"holds 1 weights of 1\.weight, and its module has 8\. Load what"),
+        ({**before, "weights": {"gone": [1.0]}}, "holds 1 weights of gone, and its module has no such parameter"),
     ):
         with pytest.raises(TrainingError, match=rf"The state of a Rejuvenator.* ?{words}"):
             nr.load_state_dict(change)
