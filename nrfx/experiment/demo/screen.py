@@ -8,13 +8,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from nrfx.experiment.demo.training import ROWS, Moment, Row, Task, Trained
-from nrfx.report import Bar, percent
+from nrfx.report import Bar
 
 NAMES: dict[Row, str] = {"plain": "plain", "nr": "NR"}
 
@@ -29,7 +29,7 @@ class Screen:
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.live.start()
+            self.live.start(refresh=True)
         return self
 
     def __exit__(
@@ -60,13 +60,13 @@ class Screen:
                 soft_wrap=True,
             )
 
-    def _frame(self) -> Table:
+    def _frame(self) -> Group:
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(no_wrap=True)
-        for _ in ROWS:
+        for width in (6, 15):
             table.add_column(no_wrap=True)
             table.add_column(ratio=1)
-            table.add_column(width=22, no_wrap=True)
+            table.add_column(width=width, no_wrap=True)
         for seed in dict.fromkeys(seed for seed, _ in self.moments):
             cells: list[str | Bar | Text] = [f"seed {seed}"]
             for row in ROWS:
@@ -75,7 +75,7 @@ class Screen:
                 bar = Bar(((done, "█", "#", "green"), (1 - done, "·", ".", "bright_black")))
                 cells += [NAMES[row], bar, Text(_state(moment))]
             table.add_row(*cells)
-        return table
+        return Group(table, Text("behind the bars: validation error, and r until the network is widened", style="dim"))
 
     def _refresh(self) -> None:
         if self.console.is_terminal:
@@ -84,9 +84,7 @@ class Screen:
 
 def _state(moment: Moment) -> str:
     """The validation error, and r up to the event."""
-    if moment.error is None:
-        return ""
-    error = f"error {moment.error:4.1f} %"
+    error = "" if moment.error is None else f"{moment.error:4.1f} %"
     if moment.event is not None:
-        return f"{error}, widened"
-    return error if moment.r is None else f"{error}, r {percent(moment.r)}"
+        return f"{error:6}  widened"
+    return error if moment.r is None else f"{error:6}  r {100 * moment.r:3.0f} %"

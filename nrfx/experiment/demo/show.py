@@ -167,13 +167,12 @@ def introduction(asked: Asked) -> str:
 
 def report(pairs: Sequence[Pair]) -> Iterator[RenderableType]:
     """The widths, the curves and the table, with their titles."""
-    seeds = ", ".join(str(pair.plain.seed) for pair in pairs)
-    each = f" (mean; then of seed {seeds})" if told_apart(pairs) else ""
-    yield Text.assemble(("Channels of each layer", "bold"), f"  above: as built, below: behind the event{each}")
+    each = " (mean, and each seed)" if told_apart(pairs) else " (mean)" if len(pairs) > 1 else ""
+    yield Text.assemble(("Channels of each layer", "bold"), f"  as built, and behind the event{each}")
     yield ""
     yield widths(pairs)
     yield ""
-    yield Text.assemble(("Validation error", "bold"), "  mean over the seeds, running statistics taken anew")
+    yield Text.assemble(("Validation error", "bold"), "  mean, logarithmic; with running statistics taken anew")
     yield ""
     yield Curves(pairs)
     yield ""

@@ -36,4 +36,4 @@ def _terms(pairs: Sequence[Pair]) -> str:
     flops = f"{abs(more)} % {'more' if more > 0 else 'fewer'}" if more else "as many"
     without = sum(not pair.nr.event for pair in pairs)
     rest = f" In {without} of {len(pairs)} seeds no rejuvenation took place." if without else ""
-    return f"Both have as many steps and params; NR's network has {flops} multiply-adds.{rest}"
+    return f"Both have as many steps; NR's network has no more params and {flops} multiply-adds.{rest}"

@@ -10,7 +10,7 @@ def test_a_gain_is_told_with_its_interval() -> None:
     # differences -2, -2.3, -1.9: mean -2.07, deviation 0.208, reach 4.303 * 0.208 / sqrt(3) = 0.52
     assert verdict(GAIN) == (
         "Neural Rejuvenation helps here, by 2.07 ± 0.52 points (95 % interval over 3 seeds): test error 3.43 % with "
-        "Neural Rejuvenation, 5.50 % without. Both have as many steps and params; NR's network has 38 % more "
+        "Neural Rejuvenation, 5.50 % without. Both have as many steps; NR's network has no more params and 38 % more "
         "multiply-adds."
     )
 
@@ -46,4 +46,4 @@ def test_seeds_without_an_event_are_counted() -> None:
 
 @pytest.mark.parametrize(("flops", "words"), [(150_000, "22 % fewer"), (191_872, "as many")])
 def test_multiply_adds_are_told_whichever_way_they_went(flops: int, words: str) -> None:
-    assert f"NR's network has {words} multiply-adds." in verdict(pairs((5.0, 3.0), (5.5, 3.2), flops=flops))
+    assert f"no more params and {words} multiply-adds." in verdict(pairs((5.0, 3.0), (5.5, 3.2), flops=flops))
