@@ -1,4 +1,4 @@
-"""Trains a small VGG on the digits with five values of delta_lambda, by which lambda rises during the search.
+"""Trains a small VGG on the digits with five values of delta_lambda, by which lambda rises.
 
 The search lasts half of 50 epochs. Each delta_lambda is the one
 with which a gamma that the loss has no use for dies within a given part of the search
