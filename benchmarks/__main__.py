@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, str] = {
     "integrations": "setups.integrations",
     "coverage": "coverage.run",
     "digits": "study.digits",
+    "demo": "study.demo",
     "search": "study.search",
     "held": "study.held",
     "recalibration": "study.recalibration",

@@ -24,6 +24,15 @@ def write_csv(rows: Sequence[Any], path: Path) -> None:
         writer.writerows([[_cell(getattr(row, name)) for name in names] for row in rows])
 
 
+def append_csv(row: Any, path: Path) -> None:
+    """Adds a row to the file, behind a head if it is the first: what is there stays if the work is broken off."""
+    if not path.is_file():
+        write_csv([row], path)
+        return
+    with path.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow([_cell(getattr(row, field.name)) for field in fields(row)])
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
         return "; ".join(value)

@@ -37,3 +37,6 @@ Free = Literal["batch", "sizes", "none"]
 
 LogName = Literal["csv", "tensorboard"]
 """What the numbers of a run can be written to, beside its own log; see `nrfx.experiment.metrics`."""
+
+DemoData = Literal["digits", "fashion"]
+"""What the demo trains on, see `nrfx.experiment.demo`."""

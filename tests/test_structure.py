@@ -55,7 +55,8 @@ ORDER: Mapping[str, str] = {
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "
-    "sparse ranks loop demo",
+    "sparse ranks loop networks intervals",
+    "experiment.demo": "setting training workers picture screen verdict show",
     "liveness": "",
     "api": "",
     "cli": "parser output endings train doctor commands",

@@ -1,6 +1,6 @@
 """Evaluates networks after an event: running statistics of new channels from 0 and 1, and from data.
 
-The network and the settings are those of the demo. In one run the mean and variance of new channels start at 0 and 1;
+The network and the settings are those of `search`. In one run the mean and variance of new channels start at 0 and 1;
 in the other they are taken from four batches of 64 training images at the event. Train mode does not read them, so
 that the weights of both runs agree step by step. `python -m benchmarks recalibration` prints the validation loss and
 error at some steps after the event and writes benchmarks/results/recalibration.csv; two minutes of one core. It has no
@@ -20,10 +20,11 @@ from rich.progress import track
 import nrfx
 from benchmarks.command import RESULTS, parser_of, write
 from benchmarks.study import as_in_the_paper
+from benchmarks.study.search import CONFIG
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
 from nrfx.experiment.data import Dataset, digits
-from nrfx.experiment.demo import CONFIG, digits_net
+from nrfx.experiment.networks import digits_net
 from nrfx.experiment.scores import score
 
 TABLE = RESULTS / "recalibration.csv"

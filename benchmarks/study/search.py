@@ -1,6 +1,6 @@
-"""Trains the demo's network with five values of delta_lambda, by which lambda rises during the search.
+"""Trains a small VGG on the digits with five values of delta_lambda, by which lambda rises.
 
-The network and the settings are those of the demo, whose search lasts half of 50 epochs. Each delta_lambda is the one
+The search lasts half of 50 epochs. Each delta_lambda is the one
 with which a gamma that the loss has no use for dies within a given part of the search
 (`nrfx.training.schedule.suggest_delta_lambda`). For each part and seed a row holds the step of the event, the
 validation errors (eval mode, with running statistics as training has left them) before and after it, and the error at
@@ -21,12 +21,17 @@ from benchmarks.command import RESULTS, parser_of, write
 from benchmarks.study import as_in_the_paper
 from benchmarks.table import terminal
 from benchmarks.timing import Environment
+from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset, digits
-from nrfx.experiment.demo import CONFIG, GAMMA, digits_net
 from nrfx.experiment.loop import train
+from nrfx.experiment.networks import digits_net
+from nrfx.models.layers import GAMMA
 from nrfx.training.schedule import suggest_delta_lambda
 
 TABLE = RESULTS / "search.csv"
+CONFIG = RunConfig(epochs=50, batch_size=16, lr=0.02, interval=20, delta_lambda=5e-4, search=0.5, rescale=False)
+"""Of every run, but for the seed and delta_lambda."""
+
 PARTS = (1.0, 0.5, 0.25, 0.1, 0.05)
 
 
@@ -54,7 +59,7 @@ class Search:
 
 
 def run(part: float, seed: int, data: Dataset) -> Search:
-    """Trains the demo's network with the delta_lambda of that part."""
+    """Trains the network with the delta_lambda of that part."""
     config = replace(CONFIG, seed=seed, **as_in_the_paper.RUN)
     search = int(config.epochs * (len(data.train) // config.batch_size) * config.search)
     assert config.interval is not None

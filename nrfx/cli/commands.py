@@ -293,18 +293,22 @@ def _plot(arguments: argparse.Namespace) -> None:
 def _demo(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from nrfx.experiment.demo import begun, demo
+    from nrfx.experiment.demo.show import FILE, JOBS, chosen, demo
 
-    given = {name: getattr(arguments, name) for name in ("seed", "epochs", "out")}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    out = arguments.resume or chosen.pop("out", None) or _free("demo")
+    asked = {name: getattr(arguments, name) for name in ("data", "data_root", "seed", "seeds", "epochs")}
+    given = {name: value for name, value in asked.items() if value is not None}
     if arguments.resume:
-        if chosen:
-            name = next(iter(chosen))
-            raise UsageError(f"--{name} cannot be changed in a demo that goes on: give --resume {out} alone.")
-        chosen = begun(out)
-    with going_on_with(f"nrfx demo --resume {out}", out / "plain" / "config.json"):
-        result = demo(out, console=Console(stderr=arguments.json), resume=bool(arguments.resume), **chosen)
+        if arguments.out is not None:
+            given["out"] = arguments.out
+        if given:
+            name = next(iter(given)).replace("_", "-")
+            raise UsageError(
+                f"--{name} cannot be changed in a demo that goes on: give --resume {arguments.resume} alone."
+            )
+    out = arguments.resume or arguments.out or _free("demo")
+    wanted = None if arguments.resume else chosen(given.pop("data", None), given.pop("data_root", None), **given)
+    with going_on_with(f"nrfx demo --resume {out}", out / FILE):
+        result = demo(out, wanted, arguments.jobs or JOBS, Console(stderr=arguments.json))
     if arguments.json:
         print(result.to_json())
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, get_args
 from nrfx.choices import (
     CrossWeights,
     DatasetName,
+    DemoData,
     Free,
     LogName,
     Measure,
@@ -274,7 +275,7 @@ def _add_train(commands: Any) -> None:
 
 def _add_plot(commands: Any) -> None:
     summary = "draw utilization and validation accuracy of runs over their epochs"
-    parser = _command(commands, "plot", summary, "nrfx plot runs/demo/plain runs/demo/nr -o figure.png")
+    parser = _command(commands, "plot", summary, "nrfx plot runs/demo/seed-0/plain runs/demo/seed-0/nr -o figure.png")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", default=Path("runs.png"), help="(runs.png, runs.svg)"
@@ -283,12 +284,18 @@ def _add_plot(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    summary = "train a small network twice, plainly and with Neural Rejuvenation, and compare"
+    summary = "train a network plainly and with Neural Rejuvenation, over three seeds, and compare"
     parser = _command(commands, "demo", summary, "nrfx demo")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of each training (the demo's)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of both runs (runs/demo, or the next free one)")
+    parser.add_argument(
+        "--data", choices=get_args(DemoData), help="the images (Fashion-MNIST where its files are found, else digits)"
+    )
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="the folder of Fashion-MNIST's four files")
+    parser.add_argument("--seed", type=int, metavar="N", help="the first seed: of data, weights and order (0)")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="how many (3)")
+    parser.add_argument("--epochs", type=_positive, metavar="N", help="of each training (the demo's)")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help="processes that train at a time (2)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of all runs (runs/demo, or the next free one)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the demo in DIR")
-    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
 
 
 def _positive(text: str) -> int:

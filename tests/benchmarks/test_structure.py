@@ -49,6 +49,8 @@ RESULTS = {
     "coverage": "coverage.vision.row.WholeRow",
     "field": "coverage.field.row.FieldRow",
     "digits": "study.digits_run.Trained",
+    "demo": "study.demo_page.Line",
+    "demo_choices": "study.demo_page.Line",
     "digits_choice": "study.digits_page.Choice",
     "search": "study.search.Search",
     "held": "study.held.Sight",

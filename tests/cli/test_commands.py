@@ -197,7 +197,7 @@ def test_options_reach_the_rewrite(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_runs_are_plotted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = ["train", "nrfx.experiment.demo:digits_net", "--epochs", "1", "--batch", "200", "--out", "run", "--json"]
+    run = ["train", "nrfx.experiment.networks:digits_net", "--epochs", "1", "--batch", "200", "--out", "run", "--json"]
     assert main(run) == 0
     capsys.readouterr()
     plain = json.loads(printed(["plot", "run", "-o", "figure.png", "--json"], capsys))
@@ -207,9 +207,12 @@ def test_runs_are_plotted(files: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--epochs", "1", "--out", "here", "--json"]) == 0
-    assert {"plain", "rejuvenated"} <= json.loads(capsys.readouterr().out).keys()
-    assert (files / "here" / "plain" / "log.jsonl").exists()
+    assert main(["demo", "--data", "digits", "--epochs", "1", "--seeds", "2", "--out", "here", "--json"]) == 0
+    assert {"data", "seeds", "interval", "verdict"} <= json.loads(capsys.readouterr().out).keys()
+    assert all(
+        (files / "here" / f"seed-{seed}" / row / "log.jsonl").exists() for seed in (0, 1) for row in ("plain", "nr")
+    )
+    assert "absent cannot be read" in refused(["demo", "--data-root", "absent"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from nrfx.cli.endings import Terminated, terminations
 from tests.cli.running import refused
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
-TRAIN = ["train", "nrfx.experiment.demo:digits_net", "--epochs", "500", "--batch", "200", "--out", "run"]
+TRAIN = ["train", "nrfx.experiment.networks:digits_net", "--epochs", "500", "--batch", "200", "--out", "run"]
 
 
 def in_a_terminal(arguments: list[str], folder: Path, until: bytes, number: int) -> tuple[bytes, int]:
@@ -105,7 +105,8 @@ def test_a_demo_that_was_broken_off_goes_on_by_the_command_that_it_names(
 ) -> None:
     from nrfx.experiment.record import Folder  # noqa: PLC0415  (patched below)
 
-    arguments = ["demo", "--epochs", "3", "--seed", "4", "--json"]
+    arguments = ["demo", "--data", "digits", "--epochs", "3", "--seed", "4", "--seeds", "1", "--jobs", "1", "--json"]
+    going_on = ["demo", "--resume", "broken", "--jobs", "1", "--json"]
     put, kept = Folder.checkpoint, []
 
     def breaks_off(self: Folder, *of: object) -> None:
@@ -122,10 +123,11 @@ def test_a_demo_that_was_broken_off_goes_on_by_the_command_that_it_names(
         assert "(nrfx demo --resume broken goes on from" in " ".join(capsys.readouterr().err.split())
         assert "go on with it (nrfx demo --resume broken)" in refused([*arguments, "--out", "broken"], capsys)
         assert "--seed cannot be changed in a demo" in refused(["demo", "--resume", "broken", "--seed", "5"], capsys)
-        assert main(["demo", "--resume", "broken", "--json"]) == 130
+        assert "--data-root cannot" in refused(["demo", "--resume", "broken", "--data-root", "data"], capsys)
+        assert main(going_on) == 130
         capsys.readouterr()
-    assert kept[-1] == Path("broken/nr")
-    assert main(["demo", "--resume", "broken", "--json"]) == 0
+    assert kept[-1] == Path("broken/seed-4/nr")
+    assert main(going_on) == 0
     assert timeless(capsys.readouterr().out) == timeless(whole)
     assert "absent holds no demo" in refused(["demo", "--resume", "absent"], capsys)
 

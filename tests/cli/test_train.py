@@ -14,7 +14,7 @@ from tests.experiment.test_fashion import write
 
 
 def test_training_leaves_a_run_that_can_be_inspected(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = "nrfx.experiment.demo:digits_net"
+    model = "nrfx.experiment.networks:digits_net"
     arguments = ["train", model, "--epochs", "1", "--batch", "64", "--budget", "params=1.0x", "--out", "run", "--json"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
@@ -43,7 +43,7 @@ TRAININGS = {
         "fashion is not in .: expected train-images-idx3-ubyte.gz",
     ),
     "count of digits": (["tests.zoo:vgg_bn", "--count", "9"], "--count has no meaning for digits: leave it out"),
-    "unknown device": (["nrfx.experiment.demo:digits_net", "--device", "abacus"], "no device 'abacus'"),
+    "unknown device": (["nrfx.experiment.networks:digits_net", "--device", "abacus"], "no device 'abacus'"),
     "nothing to resume": (["--resume", "absent"], "absent holds no run"),
     "changed and resumed": (["--resume", "absent", "--epochs", "3"], "--epochs cannot be changed"),
     "images that do not fit": (["tests.zoo:vgg_bn"], "input was 2x1x8x8, the images of digits; --channels and --size"),
@@ -64,7 +64,7 @@ def test_a_recipe_is_trained_with_the_row_and_the_options_given_over_it(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (files / "own.toml").write_text(
-        'row = "NR-CR"\nmodel = "nrfx.experiment.demo:digits_net"\n[train]\nepochs = 9\ninterval = 2\nlr = 0.05\n'
+        'row = "NR-CR"\nmodel = "nrfx.experiment.networks:digits_net"\n[train]\nepochs = 9\ninterval = 2\nlr = 0.05\n'
     )
     over = ["--row", "NR-IP", "--epochs", "1", "--batch", "200", "--seed", "3"]
     assert main(["train", "--recipe", "own.toml", *over, "--out", "run", "--json"]) == 0
@@ -82,7 +82,7 @@ def test_fashion_is_trained_from_its_files_by_options_or_by_a_recipe(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(files / "data")
-    model, sizes = "nrfx.experiment.demo:digits_net", ["--size", "14", "--count", "64"]
+    model, sizes = "nrfx.experiment.networks:digits_net", ["--size", "14", "--count", "64"]
     options = ["--data", "fashion", "--data-root", "data", *sizes]
     (files / "own.toml").write_text(f'row = "BL"\nmodel = "{model}"\n[data]\nname = "fashion"\nroot = "data"\n')
     for name, job in {"a": [model, *options], "b": ["--recipe", "own.toml", *sizes]}.items():
@@ -103,7 +103,8 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_that_was_broken_off_goes_on_from_its_folder_alone(
     row: str, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["train", "nrfx.experiment.demo:digits_net", "--epochs", "3", "--batch", "200", "--row", row, "--json"]
+    model = "nrfx.experiment.networks:digits_net"
+    arguments = ["train", model, "--epochs", "3", "--batch", "200", "--row", row, "--json"]
     assert main([*arguments, "--out", "whole"]) == 0
     whole = json.loads(capsys.readouterr().out)
     put, kept = Folder.checkpoint, []

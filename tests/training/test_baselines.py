@@ -15,7 +15,7 @@ import nrfx
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import AnalysisError, BudgetError, TrainingError
 from nrfx.experiment.data import Dataset, batches, digits
-from nrfx.experiment.demo import digits_net
+from nrfx.experiment.networks import digits_net
 from nrfx.experiment.scores import score
 from nrfx.training.baselines import morph, penalize, slim
 from nrfx.training.gamma_weights import gamma_weights
