@@ -58,7 +58,13 @@ html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = True
-html_theme_options = {"light_logo": "logo.svg", "dark_logo": "logo_dark.svg", "sidebar_hide_name": True}
+html_theme_options = {
+    "light_logo": "logo.svg",
+    "dark_logo": "logo_dark.svg",
+    "sidebar_hide_name": True,
+    "light_css_variables": {"color-brand-primary": "#0f766e", "color-brand-content": "#0b6a63"},
+    "dark_css_variables": {"color-brand-primary": "#5eead4", "color-brand-content": "#5eead4"},
+}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
