@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 
 from benchmarks.__main__ import BENCHMARKS
 from nrfx.cli.parser import arguments_parser
@@ -37,7 +38,7 @@ def name_of(page: Path) -> str:
 def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
     text = page.read_text()
-    found = [*re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.M | re.S)]
+    found = [*re.finditer(r"^ *```(\w+)\n(.*?)^ *```$", text, flags=re.M | re.S)]
     blocks = []
     for match, behind in pairwise([*found, None]):
         assert match is not None
@@ -45,7 +46,7 @@ def blocks_of(page: Path) -> list[Block]:
         before = text[: match.start()]
         section = (re.findall(r"^## (.*)$", before, flags=re.M) or [""])[-1]
         output = behind[2] if follows and behind is not None else None
-        blocks.append(Block(match[1], match[2], before.count("\n") + 2, section, output))
+        blocks.append(Block(match[1], dedent(match[2]), before.count("\n") + 2, section, output))
     return blocks
 
 
@@ -78,11 +79,8 @@ def runs(command: str) -> list[list[str]]:
 
 
 def check_command(words: list[str]) -> None:
-    """Raises SystemExit or AssertionError for a command that its program would refuse for how it is written."""
-    words = [word.removeprefix(".venv/bin/") for word in words]
-    while "=" in words[0]:  # VARIABLE=value
-        words = words[1:]
-    program, *rest = words
+    """Raises UsageError or AssertionError for a command that its program would refuse for how it is written."""
+    program, *rest = Path(words[0]).name, *words[1:]
     if program == "torchrun":
         at = rest.index("-m")
         program, rest = "python", rest[at:]
@@ -102,7 +100,7 @@ def check_command(words: list[str]) -> None:
     elif program == "python":
         assert (ROOT / rest[0]).exists(), words
     else:
-        assert program in ("pytest", "ruff", "mypy", "venv", "sphinx", "sphinx-build", "build", "git"), words
+        assert program in ("pytest", "ruff", "mypy", "venv", "sphinx", "sphinx-build", "build", "git", "cd"), words
         assert all((ROOT / word).exists() for word in rest if word.startswith(("tests/", "docs/"))), words
 
 
