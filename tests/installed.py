@@ -50,19 +50,20 @@ def built(folder: Path) -> Path:
 
 def required(names: Iterable[str]) -> Iterator[Distribution]:
     """The packages that these requirements bring in here, each once."""
-    left, seen = [Requirement(name) for name in names], set[str]()
+    left, asked, seen = [Requirement(name) for name in names], set[str](), set[str]()
     while left:
-        asked = left.pop()
-        if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+        each = left.pop()
+        if str(each) in asked:
             continue
-        if asked.name.lower() not in seen:
-            seen.add(asked.name.lower())
-            try:
-                found = distribution(asked.name)
-            except PackageNotFoundError:
-                continue  # of another platform
+        asked.add(str(each))
+        try:
+            found = distribution(each.name)
+        except PackageNotFoundError:
+            continue  # of another platform
+        if found.name not in seen:
+            seen.add(found.name)
             yield found
-            left += [Requirement(each) for each in found.requires or ()]
+        left += [need for need in map(Requirement, found.requires or ()) if _wanted(need, each.extras)]
 
 
 def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Path:
@@ -84,7 +85,7 @@ def environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Path:
     return folder / "env" / "bin" / "python"
 
 
-def _wanted(requirement: Requirement, extras: Sequence[str]) -> bool:
+def _wanted(requirement: Requirement, extras: Iterable[str]) -> bool:
     return requirement.marker is None or any(requirement.marker.evaluate({"extra": each}) for each in ("", *extras))
 
 
