@@ -208,7 +208,11 @@ def occurrence(layout: Tensor) -> Tensor:
 
 
 def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
-    """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying."""
+    """A tensor of `shape` that repeats `layout` (1-d, len shape[dim]) along every other dim, without copying.
+
+    >>> along(torch.arange(3), 1, (2, 3, 5, 5)).shape, along(torch.arange(3), 1, (2, 3, 5, 5))[0, :, 4, 4]
+    (torch.Size([2, 3, 5, 5]), tensor([0, 1, 2]))
+    """
     view = [1] * len(shape)
     view[dim] = layout.numel()
     labels = layout.view(view).expand(shape)

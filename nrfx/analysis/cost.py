@@ -22,7 +22,11 @@ from nrfx.tracing import TracedModule
 
 @dataclass(frozen=True)
 class Cost:
-    """A pair of exact integers."""
+    """A pair of exact integers.
+
+    >>> Cost(params=10, flops=20) + Cost(1, 2)
+    Cost(params=11, flops=22)
+    """
 
     params: int
     flops: int
@@ -65,7 +69,14 @@ def _length(layout: Tensor | None) -> int:
 
 
 def total_cost(traced: TracedModule, channels: Channels, live: Tensor | None = None) -> Cost:
-    """The cost of the whole network, or of its live part."""
+    """The cost of the whole network, or of its live part.
+
+    >>> import nrfx
+    >>> from nrfx.analysis.spaces import channels_of
+    >>> gm = nrfx.trace(torch.nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> total_cost(gm, channels_of(gm))
+    Cost(params=8, flops=6)
+    """
     width_of = LayoutWidths(channels, live)
     shapes = Inventory.of(traced).parameters
     return Cost(sum(parameter_cost(shapes, channels, width_of).values()), sum(step_flops(channels, width_of).values()))

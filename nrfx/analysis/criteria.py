@@ -106,6 +106,14 @@ class Utility(Relative):
     Source: "Loss of plasticity in deep continual learning" (Dohare et al., 2024), Methods, "contribution utility".
     There the running mean is kept from step to step, and a part of each layer is replaced at a rate; here the batches
     are gone through at each measurement, and `most=` and `budget=` say how much may go.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[2].weight[:, 0].zero_()  # nobody listens to the first unit
+    >>> x = torch.ones(4, 2)
+    >>> nrfx.compact(nrfx.trace(net, x), liveness=nrfx.liveness.Utility([x])).module.get_submodule("2").in_features < 3
+    True
     """
 
     batches: Batches
@@ -179,6 +187,14 @@ class Gamma(Relative):
 
     Raises:
         AnalysisError: an argument is out of range.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([1.0, 0.1, 0.2, 0.9]))
+    >>> gm = nrfx.trace(net, torch.zeros(1, 1, 3, 3))
+    >>> nrfx.compact(gm, liveness=nrfx.liveness.Gamma(tau=0.3)).module.get_submodule("0").out_channels
+    2
     """
 
     tau: float = 0.01

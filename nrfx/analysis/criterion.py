@@ -59,6 +59,18 @@ class Criterion(ABC):
         budget: an `nrfx.Budget`, to which channels are given up in the order of score per cost, in the place of a
             threshold.
         batches: batches whose means take the place of what is given up, as for `Activation`; without them it is 0.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> @dataclass(frozen=True, eq=False)
+    ... class Even(Criterion):
+    ...     threshold, title = 0.0, "an even number"
+    ...
+    ...     def scores(self, subject):
+    ...         return {"0": torch.arange(6, dtype=torch.float64) % 2}
+    >>> gm = nrfx.trace(nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)), torch.zeros(1, 2))
+    >>> nrfx.compact(gm, liveness=Even()).module.get_submodule("0")
+    Linear(in_features=2, out_features=3, bias=True)
     """
 
     _: KW_ONLY

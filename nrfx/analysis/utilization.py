@@ -40,7 +40,11 @@ TOLD = 3
 
 @dataclass(frozen=True)
 class Share:
-    """A live part of a total, in params or flops."""
+    """A live part of a total, in params or flops.
+
+    >>> Share(live=1, total=4).ratio
+    0.25
+    """
 
     live: int
     total: int
@@ -80,6 +84,15 @@ class Utilization(Printed):
         residual, threshold: as they were given.
         stops: what flows where, for a picture.
         layers: what `nrfx.why` says of each layer. Of an axis that reads more than 3 spaces, the others have no chains.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> u = nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 4, 4)))
+    >>> round(u.params.ratio, 2), u.flops.live, [pinned.reason for pinned in u.pins]
+    (0.52, 448, ["the network's output"])
     """
 
     params: Share

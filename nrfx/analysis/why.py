@@ -112,6 +112,13 @@ class Why(Printed):
         parts: its own channels, space by space, outputs first; empty for a container.
         layers: of a container, the layers in it.
         note: a sentence where there is nothing to explain, or where its output no longer depends on the input, or "".
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> reasons = nrfx.why(nrfx.trace(net, torch.zeros(1, 3, 4, 4)), "0")
+    >>> reasons.layer, [(part.axis, part.state) for part in reasons.parts]
+    ('0', [('out', 'free'), ('in', 'fixed')])
     """
 
     layer: str

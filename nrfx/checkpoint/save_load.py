@@ -106,6 +106,19 @@ def load(
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit. Nothing was changed.
+
+    >>> import tempfile, torch, nrfx
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> fresh = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> small = nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).module
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nrfx.save(f"{folder}/small.safetensors", small)
+    ...     again = nrfx.load(f"{folder}/small.safetensors", fresh)
+    >>> x = torch.ones(1, 3, 4, 4)
+    >>> torch.equal(again.eval()(x), small.eval()(x)), fresh[0].out_channels
+    (True, 8)
     """
     stored = read(path)
     check_asked(stored, optimizer, rejuvenator)

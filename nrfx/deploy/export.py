@@ -46,6 +46,13 @@ class Exported:
         compared: a line for each comparison.
         refused: a line for each size that the network takes and the file does not.
         notes: sentences on what was not done.
+
+    >>> import nrfx, tempfile
+    >>> gm = nrfx.trace(nn.Linear(3, 2), torch.zeros(1, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     exported = nrfx.export(gm, f"{folder}/net.pt2")
+    >>> exported.format, exported.outputs, exported.difference
+    ('torch.export', ('output',), 0.0)
     """
 
     path: Path

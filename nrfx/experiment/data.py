@@ -110,6 +110,10 @@ def digits(seed: int = 0, validation: float = 0.15, test: float = 0.25, size: in
 
     Raises:
         UsageError: scikit-learn is not installed, or the fractions leave a part empty.
+
+    >>> data = digits(seed=0)
+    >>> data.train.x.shape[1:], len(data.train) + len(data.validation) + len(data.test)
+    (torch.Size([1, 8, 8]), 1797)
     """
     if not (0 <= validation < 1 and 0 < test < 1 and validation + test < 1):
         raise UsageError(

@@ -33,6 +33,10 @@ class Recipe:
         scheme, rescale, reallocate, reinitialize: see nrfx.rejuvenate; without meaning for a baseline.
         attends: the layers' channels are split in two halves with cross attention between them before training starts.
         dsd: the part of the weights that a sparse phase leaves out after the event; 0 for no such phase.
+
+    >>> row = recipe("NR-CR")
+    >>> row.scheme, row.rescale, row.rejuvenates
+    ('removed', False, True)
     """
 
     name: str

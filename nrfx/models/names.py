@@ -38,7 +38,12 @@ SLOW_START = {"googlenet", "inception_v3"}
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model, example inputs that fit it, the name it was asked for by, and how its weights were found."""
+    """A model, example inputs that fit it, the name it was asked for by, and how its weights were found.
+
+    >>> found = resolve("nrfx:vgg19_cifar")
+    >>> found.name, [tuple(x.shape) for x in found.example_inputs]
+    ('nrfx:vgg19_cifar', [(1, 3, 32, 32)])
+    """
 
     module: nn.Module
     example_inputs: tuple[Tensor, ...]

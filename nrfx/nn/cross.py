@@ -55,6 +55,11 @@ class Cross(nn.Module):
 
     Raises:
         RewriteError: the generations, the runs or the present blocks do not fit together.
+
+    >>> from nrfx.nn import CrossLinear
+    >>> layer = CrossLinear((4, 2), (3, 3))
+    >>> isinstance(layer, Cross), layer.weight.shape, layer.scheme
+    (True, torch.Size([6, 6]), 'attention')
     """
 
     channel_dim: ClassVar[int]

@@ -80,6 +80,17 @@ class Rejuvenation(Printed):
         decided: what `nrfx.carry` reads; None where nothing changed.
         budget: what the new network may cost; None where nothing bounds it, as in a compaction.
         change: how far the outputs moved on the batches of a criterion; None where that was not measured.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> result = nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4)))
+    >>> result.before.params.total, result.after.params.total, result.alpha
+    (84, 44, 1.0)
+    >>> result.origins["0.weight"][0], result.parents["0.weight"], result.removed["1.weight"].sum()
+    (tensor([4, 5, 6, 7]), '0.weight', tensor(4))
     """
 
     module: TracedModule

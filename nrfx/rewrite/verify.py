@@ -152,7 +152,14 @@ def verified(
     *,
     model: nn.Module | None = None,
 ) -> Verification:
-    """`verify`, with all that was compared."""
+    """`verify`, with all that was compared.
+
+    >>> import nrfx
+    >>> gm = nrfx.trace(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 5, 5))
+    >>> x = torch.randn(2, 3, 5, 5)
+    >>> verified(gm, nrfx.compact(gm), x, model=gm).difference
+    0.0
+    """
     if not hasattr(result, "planned"):
         raise VerificationError(
             f"verify compares with what nrfx.rejuvenate returned; it got a {type(result).__name__}."

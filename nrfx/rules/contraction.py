@@ -27,6 +27,10 @@ class Layer:
 
     `kernel` and `groups` as in nn.Conv2d, () and 1 for a linear layer. `path`: the module that owns the weight.
     `shape` is [rows, columns of a group, *kernel] also where the weight is stored `transposed`.
+
+    >>> layer = Layer("0", "0.weight", "0.bias", shape=(8, 3, 5, 5), kernel=(5, 5))
+    >>> layer.key, layer.axis(torch.zeros(2, 3, 9, 9))
+    ('0', 1)
     """
 
     path: str
@@ -244,7 +248,25 @@ def _shape(call: Call, axis: int, width: int) -> list[int]:
 
 
 def weighted(call: Call, layer: Layer, labels: Tensor, axis: int) -> Effect:
-    """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis."""
+    """The effect of ungrouped weights that read `axis` of their input, and give their channels on the same axis.
+
+    >>> import nrfx
+    >>> from torch import nn
+    >>> from torch.nn import functional as F
+    >>> class Plain(nn.Module):
+    ...     def __init__(self, into, out):
+    ...         super().__init__()
+    ...         self.weight, self.bias = nn.Parameter(torch.randn(out, into)), nn.Parameter(torch.zeros(out))
+    ...
+    ...     def forward(self, x):
+    ...         return F.linear(x, self.weight, self.bias)
+    >>> @nrfx.rules.rule(Plain)
+    ... def plain(call):
+    ...     return weighted(call, Layer.held(call), call.args[0], axis=1)
+    >>> gm = nrfx.trace(nn.Sequential(Plain(3, 8), nn.BatchNorm1d(8), Plain(8, 2)), torch.zeros(4, 3))
+    >>> nrfx.utilization(gm).flops.total, nrfx.utilization(gm).gammas.total
+    (40, 8)
+    """
     cols = layout(labels, axis)
     if layer.flat:
         cols = attempt(cols.view, -1, prod(layer.kernel))[:, 0]

@@ -26,6 +26,13 @@ class Unfit(Exception):
 def attempt(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """op(*args, **kwargs), where whatever the op raises is an Unfit. A rule runs its op through this, so that only the
     op's own refusal counts as one, and a mistake in the rule does not.
+
+    >>> attempt(torch.reshape, torch.zeros(6), (2, 3)).shape
+    torch.Size([2, 3])
+    >>> attempt(torch.reshape, torch.zeros(6), (4, 2))
+    Traceback (most recent call last):
+        ...
+    nrfx.rules.effect.Unfit: shape '[4, 2]' is invalid for input of size 6
     """
     try:
         return op(*args, **kwargs)
@@ -34,7 +41,11 @@ def attempt(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 class Family(Enum):
-    """What an op does to a value that is known to be constant, or to be scaled, channel by channel."""
+    """What an op does to a value that is known to be constant, or to be scaled, channel by channel.
+
+    >>> Family.POINTWISE.value
+    'acts on each element alone'
+    """
 
     VALUE = "gives a Python value: a size, a shape, a number"
     SOURCE = "brings in something that is not understood: an input, a bare parameter"
@@ -52,7 +63,11 @@ class Family(Enum):
 
 @record
 class Site:
-    """An axis of a parameter or buffer, and the layout that it follows."""
+    """An axis of a parameter or buffer, and the layout that it follows.
+
+    >>> Site("0.weight", dim=0, layout=torch.arange(8)).layout.numel()
+    8
+    """
 
     parameter: str
     dim: int
@@ -61,7 +76,11 @@ class Site:
 
 @record
 class Pin:
-    """Channels that must not change, with the node and the reason."""
+    """Channels that must not change, with the node and the reason.
+
+    >>> Pin(torch.arange(8), node="mean", reason="a mean over the channels").reason
+    'a mean over the channels'
+    """
 
     labels: Tensor
     node: str
@@ -70,7 +89,11 @@ class Pin:
 
 @record
 class Work:
-    """`times` * len(rows) * len(cols) multiply-adds of one example; a None layout counts once."""
+    """`times` * len(rows) * len(cols) multiply-adds of one example; a None layout counts once.
+
+    >>> Work(times=9, rows=torch.arange(8), cols=torch.arange(3)).times  # a 3x3 kernel at one position
+    9
+    """
 
     times: int
     rows: Tensor | None
@@ -80,7 +103,13 @@ class Work:
 @record
 class Norm:
     """A normalisation, known by its `key`, with running statistics and, where affine, one gamma and beta a channel
-    (names, or None). `scale`: it only multiplies by gamma."""
+    (names, or None). `scale`: it only multiplies by gamma.
+
+    >>> channels = torch.arange(8)
+    >>> names = {"gamma": "1.weight", "beta": "1.bias", "mean": "1.running_mean", "var": "1.running_var"}
+    >>> Norm("1", "1", channels, axis=1, eps=1e-5, **names).gamma
+    '1.weight'
+    """
 
     path: str
     key: str
@@ -102,6 +131,11 @@ class Reading:
     cross layer has several). `functional`: a function is given them, no module is called. `padded` says that zeros are
     read at the border. `transposed`: the weight is [columns, rows, *kernel]. In a cross layer, `generation` is that of
     each column and `out_generation` that of each row; elsewhere both are None.
+
+    >>> rows, cols = torch.arange(3, 7), torch.arange(3)
+    >>> read = Reading("0", "0", "0.weight", "0.bias", rows, cols, axis=1, padded=False)
+    >>> read.rows.numel(), read.cols.numel()
+    (4, 3)
     """
 
     path: str
@@ -139,6 +173,16 @@ class Effect:
 
     `numbers`: the Python numbers that its values depend on. `literals`: arguments of the node, by index or name, that
     must be written anew because they state a width.
+
+    >>> import nrfx
+    >>> class Flip(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.flip(1)  # the channels in the opposite order
+    >>> @nrfx.rules.rule(Flip, keeps_shape=True, workless=True)
+    ... def flip(call):
+    ...     return Effect(Family.MOVEMENT, out=call.args[0].flip(1), apply=lambda x: x.flip(1), homogeneous=True)
+    >>> nrfx.check_rule(Flip(), torch.randn(2, 4, 3, 3))
+    ('channels stay apart', 'it scales with its input', 'constants are what its apply gives')
     """
 
     family: Family
@@ -196,7 +240,22 @@ class Before:
 
 @record
 class Call:
-    """One node of a graph, as its rule sees it."""
+    """One node of a graph, as its rule sees it.
+
+    >>> import nrfx
+    >>> class Double(nn.Module):
+    ...     def forward(self, x):
+    ...         return 2 * x
+    >>> seen = []
+    >>> @nrfx.rules.rule(Double, keeps_shape=True, workless=True)
+    ... def double(call):
+    ...     seen.append((call.path, tuple(call.args[0].shape), call.args[0].dtype))
+    ...     return nrfx.rules.elementwise(call, homogeneous=True)
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), Double(), nn.Conv2d(4, 2, 1))
+    >>> _ = nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 5, 5)))
+    >>> seen[0]
+    ('1', (1, 4, 5, 5), torch.int64)
+    """
 
     node: fx.Node
     args: tuple[Any, ...]  # label tensors and Python values
@@ -254,6 +313,7 @@ class Call:
         return self.node.target
 
     def pin(self, labels: Tensor, reason: str) -> Pin:
+        """A pin of this node: the labels must not change, for this reason."""
         return Pin(labels, self.node.name, reason)
 
     def opaque_like(self, val: Any, reason: str) -> Any:
@@ -293,7 +353,11 @@ def only(value: float, x: Tensor) -> Tensor:
 
 
 def tensors(nest: Any) -> list[Tensor]:
-    """The label tensors in a nest of arguments, in order."""
+    """The label tensors in a nest of arguments, in order.
+
+    >>> len(tensors(([torch.zeros(1), 3], {"x": torch.zeros(2)})))
+    2
+    """
     if isinstance(nest, Tensor):
         return [nest]
     if type(nest) is tuple or type(nest) is list:  # nearly all nests; a tree of any kind is slower to walk
@@ -307,6 +371,17 @@ def unknown(call: Call, reason: str) -> Effect:
     """The effect of what is not understood: whatever it touches is pinned, whatever it gives is opaque.
 
     Its work is not known, unless it cannot do any: no tensor of the network goes in.
+
+    >>> import nrfx
+    >>> class Sorted(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.sort(1).values
+    >>> @nrfx.rules.rule(Sorted, keeps_shape=True)
+    ... def sorting(call):
+    ...     return unknown(call, "it sorts channels by their values")
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Sorted())
+    >>> nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 5, 5))).pins[0].reason
+    'it sorts channels by their values'
     """
     touched = tensors((call.args, call.kwargs))
     return Effect(

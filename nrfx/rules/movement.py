@@ -52,7 +52,18 @@ MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.Pixe
 
 
 def moved(call: Call, apply: Callable[..., Any]) -> Effect:
-    """The effect of a movement: the op applied to the labels."""
+    """The effect of a movement: the op applied to the labels.
+
+    >>> import nrfx
+    >>> class Swap(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x.transpose(2, 3)
+    >>> @rule(Swap, workless=True)
+    ... def swap(call):
+    ...     return moved(call, lambda x: x.transpose(2, 3))
+    >>> nrfx.check_rule(Swap(), torch.randn(2, 4, 3, 5))
+    ('channels stay apart', 'it scales with its input', 'constants are what its apply gives')
+    """
     moved_labels = attempt(apply, *call.args, **call.kwargs)
     out, pins = at_every_size(call, apply, with_tensors(moved_labels, repeated))
     return Effect(Family.MOVEMENT, out=out, pins=pins, apply=apply, homogeneous=True)

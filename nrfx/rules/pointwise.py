@@ -131,7 +131,18 @@ def elementwise(
     undefined: bool = False,
     apply: Callable[..., Any] | None = None,
 ) -> Effect:
-    """The effect of any element-wise op on one or more tensors and numbers."""
+    """The effect of any element-wise op on one or more tensors and numbers.
+
+    >>> import nrfx, torch
+    >>> class Wave(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return x + x.sin() ** 2
+    >>> @rule(Wave, keeps_shape=True, workless=True)
+    ... def wave(call):
+    ...     return elementwise(call)
+    >>> nrfx.check_rule(Wave(), torch.randn(2, 4, 3, 3))
+    ('channels stay apart', 'constants are what its apply gives')
+    """
     operands = tensors((call.args, call.kwargs))
     if not operands:
         return Effect(Family.VALUE, out=_plain(call))

@@ -61,6 +61,10 @@ class Op:
         shipped: nrfx registered it, whose effects the tests check; those of others are checked always.
         sized: the op that takes the sizes of parts in the place of their number.
         cross_form: the cross layer that takes the place of the module where generations meet.
+
+    >>> import torch
+    >>> op_of(torch.nn.Conv2d(3, 8, 1)).workless, OPS[torch.nn.BatchNorm2d].norm
+    (False, True)
     """
 
     rule: Rule

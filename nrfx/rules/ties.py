@@ -6,7 +6,13 @@ from nrfx.labels import collapse, lies_along, spread
 
 
 def ties_along(labels: Tensor, axis: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Ties between the labels that share an index of `axis`; none where labels vary along it alone."""
+    """Ties between the labels that share an index of `axis`; none where labels vary along it alone.
+
+    >>> import torch
+    >>> labels = torch.tensor([[0, 1], [2, 1]])  # the labels 0 and 2 meet at index 0 of the last axis
+    >>> [(left.tolist(), right.tolist()) for left, right in ties_along(labels, 1)]
+    [([[2, 2], [1, 1]], [[0, 2], [1, 1]])]
+    """
     if lies_along(labels, axis):
         return ()
     rows = spread(labels, axis)

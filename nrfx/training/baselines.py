@@ -42,6 +42,15 @@ def penalize(module: nn.Module, weights: Mapping[str, Tensor], strength: float) 
 
     Raises:
         TrainingError: the strength is negative or not finite, or the weights are those of another network.
+
+    >>> import nrfx
+    >>> from nrfx.training.gamma_weights import gamma_weights
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(1, 1, 3, 3))
+    >>> net[1].weight.grad = torch.zeros(4)
+    >>> penalize(gm, gamma_weights(gm), 0.5)
+    >>> net[1].weight.grad
+    tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength < float("inf"):
         raise TrainingError(f"strength is {strength!r}; expected 0 or a positive number such as 1e-4.")
@@ -129,6 +138,15 @@ def morph(
 
     Source: Gordon et al., CVPR 2018, Algorithm 1, the expansion step. There a gamma is dead below a fixed value; here
     below a share of the largest of its layer, as in Neural Rejuvenation.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 4, 4))
+    >>> result = morph(gm, nrfx.Budget.relative(gm, flops=1.0))
+    >>> result.after.flops.total <= 896, result.keeps_function
+    (True, False)
     """
     return rejuvenate(
         gm,

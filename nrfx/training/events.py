@@ -19,6 +19,16 @@ class Measurement:
     """A measurement without a rejuvenation: the step, the live part by params and by flops, r, and lambda after it.
 
     `note` says in sentences why no rejuvenation will come, or is empty.
+
+    >>> import nrfx, torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(2, 1, 3, 3))
+    >>> optimizer = torch.optim.SGD(gm.parameters(), lr=0.1)
+    >>> nr = nrfx.Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), interval=1)
+    >>> seen = nr.step()
+    >>> seen.step, seen.r, seen.lam, seen.utilization.params
+    (1, 1.0, 0.0, Share(live=50, total=50))
     """
 
     step: int
@@ -74,6 +84,20 @@ class Event:
     """A rejuvenation: the step, the r below the trigger, the result, and the lambda before it (afterwards it is 0).
 
     `notes`: what of the optimizers' state could not be carried along, in sentences.
+
+    >>> import nrfx, torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    >>> gm = nrfx.trace(net, torch.zeros(2, 1, 3, 3))
+    >>> optimizer = torch.optim.SGD(gm.parameters(), lr=0.1)
+    >>> nr = nrfx.Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0), interval=1)
+    >>> with torch.no_grad():
+    ...     _ = gm.get_parameter("1.weight")[:6].zero_()
+    >>> event = nr.step()
+    >>> isinstance(event, nrfx.Event), event.step, event.r
+    (True, 1, 0.28)
+    >>> event.result.module is gm, event.result.after.params
+    (True, Share(live=50, total=50))
     """
 
     step: int

@@ -20,6 +20,17 @@ def carry_into(wrapper: nn.Module, result: Rejuvenation, inputs: Any = None) -> 
 
     Raises:
         TrainingError: the wrapper has no twin there, or it is none of the network. Nothing was changed.
+
+    >>> import nrfx, torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()
+    >>> gm = nrfx.trace(net, torch.zeros(1, 3, 4, 4))
+    >>> average = torch.optim.swa_utils.AveragedModel(gm)
+    >>> nrfx.carry_into(average, nrfx.compact(gm)).keeps_function
+    True
+    >>> average.module.get_submodule("0")
+    Conv2d(3, 4, kernel_size=(1, 1), stride=(1, 1))
     """
     for name in ("module", "ema"):
         twin = getattr(wrapper, name, None)

@@ -47,6 +47,15 @@ class Carried:
         difference: the largest difference of outputs on the inputs that were given, relative to the largest output,
             against the twin as it was; None without inputs.
         notes: sentences on what is not exact.
+
+    >>> import nrfx
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    >>> teacher = copy.deepcopy(net)
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight[:4].zero_()  # alive in the teacher
+    >>> carried = nrfx.carry(teacher, nrfx.compact(nrfx.trace(net, torch.zeros(1, 3, 4, 4))))
+    >>> carried.keeps_function, carried.lag
+    (False, 1.0)
     """
 
     module: TracedModule | None = field(repr=False)

@@ -81,6 +81,13 @@ class TracedModule(Registered):
     `node.meta["val"]` of every node is a meta tensor, or a python value, or a tuple, list or dict of them. It
     is made by `nrfx.trace`; copy.deepcopy and pickle keep all of it (a loaded one has its shapes inferred
     anew). Its state dict has an entry more where it came out of a rewrite: see stated.py.
+
+    >>> import nrfx
+    >>> gm = nrfx.trace(nn.Sequential(nn.Linear(3, 8), nn.ReLU()), torch.zeros(2, 3))
+    >>> gm(torch.zeros(5, 3)).shape, gm.inputs
+    (torch.Size([5, 8]), (((2, 3), torch.float32),))
+    >>> [(node.op, tuple(node.meta["val"].shape)) for node in gm.graph.nodes][:2]
+    [('placeholder', (2, 3)), ('call_module', (2, 8))]
     """
 
     rewritten_by_nrfx: None = None
