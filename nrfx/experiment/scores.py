@@ -70,7 +70,7 @@ def score(module: nn.Module, images: Part, size: int = 512) -> Score:
     """How well the module classifies images in eval mode, as it is; its mode is put back afterwards.
 
     >>> from nrfx.experiment.data import digits
-    >>> from nrfx.experiment.demo import digits_net
+    >>> from nrfx.experiment.networks import digits_net
     >>> images = digits(seed=0).validation
     >>> found = score(digits_net(), images)  # untrained
     >>> found.images == len(images), 50 < found.error <= 100
