@@ -1,16 +1,16 @@
 """Full runs of a setting: plain training and Neural Rejuvenation, in as many steps, each a line of a file."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 import nrfx
+from benchmarks.study.advice.lines import add, kept
 from benchmarks.study.advice.settings import BUDGETS, SETTINGS, images
-from benchmarks.table import progress_bar, read_csv
+from benchmarks.table import progress_bar
 from benchmarks.timing import Environment
 from nrfx.experiment.loop import train
 
@@ -67,36 +67,14 @@ def carried_out(name: str, row: str, seed: int, root: Path) -> Full:
     )
 
 
-def kept(path: Path) -> dict[tuple[str, str, int], Full]:
-    """The lines of a file by their keys; {} where there is no file."""
-    return {line.key: line for line in read_csv(Full, path)} if path.is_file() else {}
-
-
-def full_runs(
-    names: Sequence[str], seeds: int, path: Path, root: Path, console: Console
-) -> Mapping[tuple[str, str, int], Full]:
-    """All runs of the settings: those in the file, and the others, which are added to it as they end."""
-    known = kept(path)
+def full_runs(names: Sequence[str], seeds: int, path: Path, root: Path, console: Console) -> None:
+    """Carries out the runs of the settings that are not in the file, and adds each to it as it ends."""
+    known = {line.key for line in kept(Full, path)}
     wanted = [(name, row, seed) for seed in range(seeds) for name in names for row in ROWS]
     missing = [key for key in wanted if key not in known]
     with progress_bar(console) as progress:
         bar = progress.add_task("runs", total=len(wanted), completed=len(wanted) - len(missing))
         for name, row, seed in missing:
             progress.update(bar, description=f"{name}, {row}, seed {seed}")
-            line = carried_out(name, row, seed, root)
-            _add(line, path)
-            known[line.key] = line
+            add(carried_out(name, row, seed, root), path)
             progress.advance(bar)
-    return known
-
-
-def _add(line: Full, path: Path) -> None:
-    """Adds a line to the file, behind a head if it is the first."""
-    names = [each.name for each in fields(Full)]
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(names)
-        cells = (getattr(line, name) for name in names)
-        writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])

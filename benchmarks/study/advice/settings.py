@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ class Setting:
         return self.network()
 
     def config(self, seed: int) -> RunConfig:
-        """How it is trained, and searches: the settings that the study chose, with measurements as close as a short run needs."""
+        """How it is trained, and searches: what the study chose, with an interval for short runs."""
         return RunConfig(
             **OF_DATA[self.data],
             lr=0.1,
@@ -71,12 +72,16 @@ class Setting:
         )
 
 
-OF_DATA: Mapping[str, Mapping[str, int]] = {
+OF_DATA: Mapping[str, Mapping[str, Any]] = {
     "fashion": {"epochs": 8, "batch_size": 64, "shift": 0},
     "digits": {"epochs": 60, "batch_size": 32, "shift": 1},
     "shapes": {"epochs": 18, "batch_size": 64, "shift": 0},
 }
 """Full runs of 1,248, 840 and 1,008 steps."""
+
+
+SHAPES: Mapping[str, tuple[int, int, int]] = {"fashion": (1, 14, 14), "digits": (1, 8, 8), "shapes": (1, 16, 16)}
+"""Of one image."""
 
 
 @lru_cache(maxsize=3)
@@ -135,8 +140,12 @@ SETTINGS: Mapping[str, Setting] = {
     "mobilenet, even": Setting(
         lambda: _mobilenet(8, (12, 1, 4), (16, 2, 4), (16, 1, 4), (24, 2, 4)), trigger=0.5, held=False
     ),
-    "digits, vgg, wide late": Setting(lambda: vgg((3, 3, None, 6, 6, None, 40, 40)), data="digits", trigger=0.5, held=False),
-    "digits, vgg, even": Setting(lambda: vgg((6, 6, None, 12, 12, None, 24, 24)), data="digits", trigger=0.5, held=False),
+    "digits, vgg, wide late": Setting(
+        lambda: vgg((3, 3, None, 6, 6, None, 40, 40)), data="digits", trigger=0.5, held=False
+    ),
+    "digits, vgg, even": Setting(
+        lambda: vgg((6, 6, None, 12, 12, None, 24, 24)), data="digits", trigger=0.5, held=False
+    ),
     # held back
     "vgg, wide last two": Setting(lambda: vgg((6, 6, None, 10, None, 40, 72))),
     "vgg, rising": Setting(lambda: vgg((8, 12, None, 16, 24, None, 32))),

@@ -49,9 +49,7 @@ class Residual(nn.Module):
 
     def __init__(self, i: int, middle: int, o: int, stride: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            unit(i, middle, 1), unit(middle, middle, 3, stride), unit(middle, o, 1, act=False)
-        )
+        self.branch = nn.Sequential(unit(i, middle, 1), unit(middle, middle, 3, stride), unit(middle, o, 1, act=False))
         self.skip = nn.Identity() if (i, stride) == (o, 1) else unit(i, o, 1, stride, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
