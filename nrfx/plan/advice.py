@@ -42,6 +42,9 @@ NOTICED = 0.1
 TOO_FAR = 0.6
 """A plan for which gammas above this part of their layer's largest would have to die is a guess."""
 
+TOO_FAST = 0.5
+"""A plan is one of too few channels where r fell below this part of the trigger between two measurements."""
+
 LITTLE = 0.1
 """A plan is a guess, too, where a search has not come this part of the way from r = 1 to the trigger."""
 
@@ -220,13 +223,9 @@ class Advice(Printed):
                 f"no event would come: even with only the strongest channel of each layer alive r is "
                 f"{max(prospect.r):.2f}, and the trigger is {self.trigger:.2f}",
             )
-        if max(prospect.threshold) > TOO_FAR or self._shed(prospect) < LITTLE:
-            return Verdict(
-                "not known",
-                "too little has died to tell which channels would: give the search more steps, or raise delta_lambda",
-            )
-        reshape = self.reshape(prospect)
-        if reshape < SAME_SHAPE:
+        if doubt := self._doubt(prospect):
+            return Verdict("not known", doubt)
+        if self.reshape(prospect) < SAME_SHAPE:
             return Verdict(
                 "not expected",
                 "the plan keeps the shape of the network: all layers change by nearly the same factor, so that width "
@@ -239,12 +238,23 @@ class Advice(Printed):
             )
         return self._tried(self.trial)
 
+    def _doubt(self, prospect: Prospect) -> str:
+        """Why the plan is no ground for an answer; "" where it is one."""
+        if max(prospect.threshold) > TOO_FAR or self._shed(prospect) < LITTLE:
+            return "too little has died to tell which channels would: give the search more steps, or raise delta_lambda"
+        if min(prospect.r) < TOO_FAST * self.trigger:
+            return (
+                f"r fell to {min(prospect.r):.2f} between two measurements, far below the trigger of "
+                f"{self.trigger:.2f}: give the search more steps, or lower delta_lambda"
+            )
+        return ""
+
     def _shed(self, prospect: Prospect) -> float:
         """How far the search that came least far came on the way from r = 1 to the trigger; 1 is its end."""
         ratios = {"params": self.r_params, "flops": self.r_flops}
         now = [max(each) for each in zip(*(ratios[measure] for measure in MEASURES[prospect.budget]), strict=True)]
         ways = [
-            1.0 if threshold <= self.threshold else (1 - r) / (1 - self.trigger)
+            1.0 if threshold <= self.threshold else (1 - r) / max(1 - self.trigger, 1e-9)
             for threshold, r in zip(prospect.threshold, now, strict=True)
         ]
         return min(ways)

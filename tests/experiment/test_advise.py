@@ -123,8 +123,7 @@ def test_of_a_network_that_never_sheds_nothing_is_known() -> None:
 
 def test_wide_layers_that_the_task_does_not_need_waste() -> None:
     told = quick(steps=120, trial=False)
-    assert told.wasting == ("8",) and told.starving
-    assert told.verdict.gain == "not known" and "a trial tells" in told.verdict.reason
+    assert told.wasting == ("8",) and told.starving and told.verdict.gain == "not known"
 
 
 def test_both_networks_of_a_trial_are_new_and_cost_no_more_than_the_budget() -> None:

@@ -103,6 +103,12 @@ def test_an_event_that_would_not_come_brings_nothing() -> None:
     assert verdict.gain == "not expected" and "r is 0.62, and the trigger is 0.50" in verdict.reason
 
 
+def test_a_plan_behind_a_fall_far_below_the_trigger_is_no_ground_for_an_answer() -> None:
+    verdict = advice(MOVED, MOVED, r=0.24, trial=trial(-0.5, -0.5)).verdict
+    assert verdict.gain == "not known" and "r fell to 0.24" in verdict.reason and "more steps" in verdict.reason
+    assert advice(MOVED, MOVED, r=0.26, trial=trial(-0.5, -0.5)).verdict.gain == "expected"
+
+
 def test_a_plan_from_gammas_that_are_nearly_alike_is_no_ground_for_an_answer() -> None:
     verdict = advice(MOVED, threshold=TOO_FAR + 0.01, trial=trial(-0.5)).verdict
     assert verdict.gain == "not known" and "more steps" in verdict.reason
