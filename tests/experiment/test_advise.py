@@ -121,9 +121,9 @@ def test_of_a_network_that_never_sheds_nothing_is_known() -> None:
     assert told.verdict.gain == "not known" and "too little has died" in told.verdict.reason
 
 
-def test_wide_layers_that_the_task_does_not_need_waste() -> None:
+def test_where_width_moves_some_layers_starve_and_others_waste() -> None:
     told = quick(steps=120, trial=False)
-    assert told.wasting == ("8",) and told.starving and told.verdict.gain == "not known"
+    assert told.wasting and told.starving and told.verdict.gain == "not known"
 
 
 def test_both_networks_of_a_trial_are_new_and_cost_no_more_than_the_budget() -> None:
