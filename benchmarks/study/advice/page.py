@@ -80,6 +80,15 @@ def rows(settings: Sequence[Compared]) -> Iterator[tuple[str, ...]]:
         )
 
 
+NARROW = (0, 1, 2, 3, 8, 9, 10, 11)
+"""The columns that the terminal has room for."""
+
+
+def narrow(cells: Sequence[str]) -> list[str]:
+    """A line of the table, or its headings, for the terminal."""
+    return [cells[index] for index in NARROW]
+
+
 def section(settings: Sequence[Compared]) -> str:
     """Both tables, and how often the advice was right."""
     lines = []
@@ -88,8 +97,10 @@ def section(settings: Sequence[Compared]) -> str:
         if not own:
             continue
         right, signs = (sum(getattr(each, name) for each in own) for name in ("right", "sign_right"))
+        none, above = sum(not each.gained for each in own), sum(each.difference.mean >= 0 for each in own)
         lines += [
-            f"{title}: right on **{right} of {len(own)}**; {signs} of {len(own)} if any mean below 0 counts as a gain.",
+            f"{title}: right on **{right} of {len(own)}**; {signs} of {len(own)} if any mean below 0 counts as a gain. "
+            f"Who never expects one is right on {none}, and {above}.",
             "",
             *markdown(HEADINGS, rows(own)),
             "",

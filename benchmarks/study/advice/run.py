@@ -6,6 +6,7 @@ that are there. DIR is the folder of Fashion-MNIST's files. Exit status 1: a run
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ import nrfx
 from benchmarks.command import RESULTS, parser_of, write
 from benchmarks.study.advice.advised import Advised, all_advised
 from benchmarks.study.advice.lines import kept
-from benchmarks.study.advice.page import HEADINGS, PAGE, compared, page, rows
+from benchmarks.study.advice.page import HEADINGS, PAGE, compared, narrow, page, rows
 from benchmarks.study.advice.runs import Full, full_runs
 from benchmarks.study.advice.settings import BUDGETS, SETTINGS, SHAPES
 from benchmarks.table import terminal
@@ -39,14 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         all_advised(ADVICE, options.data_root, console)
     runs = kept(Full, RUNS)
     settings = compared({line.setting: line for line in kept(Advised, ADVICE)}, runs)
-    console.print(terminal("Advice and full runs", HEADINGS, rows(settings)))
+    console.print(terminal("Advice and full runs", narrow(HEADINGS), map(narrow, rows(settings))))
     write({PAGE: page(settings)}, console)
     return 1 if any(_over(run) for run in runs) else 0
 
 
 def _over(run: Full) -> bool:
     """Whether a network costs more than the one that it was at first, in a measure that is bounded."""
-    setting = SETTINGS[run.setting]
-    gm = nrfx.trace(setting.built(0), torch.zeros(2, *SHAPES[setting.data]))
-    budget = nrfx.Budget.relative(gm, **BUDGETS[setting.budget])
+    budget = _budget(run.setting)
     return run.params > (budget.params or run.params) or run.flops > (budget.flops or run.flops)
+
+
+@cache
+def _budget(name: str) -> nrfx.Budget:
+    setting = SETTINGS[name]
+    gm = nrfx.trace(setting.built(0), torch.zeros(2, *SHAPES[setting.data]))
+    return nrfx.Budget.relative(gm, **BUDGETS[setting.budget])

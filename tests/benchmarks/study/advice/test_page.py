@@ -51,6 +51,7 @@ def test_a_setting_needs_both_rows_of_two_seeds() -> None:
 def test_the_section_counts_what_was_right() -> None:
     text = section(settings("expected", (-1.0, -1.1, -0.9)))
     assert text.startswith("Held back: right on **1 of 1**; 1 of 1 if any mean")
+    assert "Who never expects one is right on 0, and 0." in text
     assert (
         "| resnet, even | params | expected | -8 % | 0.20 | 80 % | 8 8 | 8 8 | 3 | **-1.00 ± 0.25** | yes | right |"
         in text
