@@ -134,6 +134,19 @@ class Advice(Printed):
         asked: the budget that is asked for, in which layers starve or waste and a gain is expected or not.
         trial: of the plan within it; None where there was none.
         notes: sentences on what could not be planned.
+
+    >>> import torch, nrfx
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    >>> gm = nrfx.trace(model, torch.zeros(2, 1, 5, 5))
+    >>> optimizer = torch.optim.SGD(gm.parameters(), lr=0.1)
+    >>> nr = nrfx.Rejuvenator(gm, optimizer, nrfx.Budget.relative(gm, params=1.0)).attach()
+    >>> with torch.no_grad():
+    ...     _ = gm.get_parameter("1.weight")[:5].zero_()
+    >>> gm(torch.zeros(2, 1, 5, 5)).sum().backward()
+    >>> optimizer.step()
+    >>> nr.advice.verdict.gain, nr.advice.prospect.widths  # there is no other layer that width could move to
+    ('not expected', {'0': (8,)})
     """
 
     steps: tuple[int, ...]
