@@ -8,7 +8,7 @@ import pytest
 from nrfx.cli.parser import arguments_parser
 from tests.cli.running import printed, refused
 
-NET = "nrfx.experiment.demo:digits_net"
+NET = "nrfx.experiment.networks:digits_net"
 QUICK = ["advise", NET, "--steps", "60", "--batch", "64", "--lr", "0.1", "--penalty", "proximal", "--seeds", "1"]
 
 ADVICE = {
