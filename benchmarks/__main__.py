@@ -27,6 +27,7 @@ BENCHMARKS: Mapping[str, str] = {
     "held": "study.held",
     "recalibration": "study.recalibration",
     "study": "study.fashion.run",
+    "advice": "study.advice.run",
     "stream": "study.stream",
 }
 """The module of each benchmark. Its `main(arguments)` returns the exit status; the list shows its first line."""

@@ -29,6 +29,7 @@ from nrfx.errors import (
 )
 from nrfx.experiment.recipe import Recipe, recipe
 from nrfx.optimizers.kinds import register_optimizer
+from nrfx.plan.advice import Advice
 from nrfx.plan.budget import Budget
 from nrfx.printed import prints
 from nrfx.rewrite.cross_attend import cross_attend
@@ -47,6 +48,7 @@ from nrfx.training.rejuvenator import Rejuvenator
 from nrfx.training.twins import Carried, carry
 
 __all__ = [
+    "Advice",
     "AnalysisError",
     "Budget",
     "BudgetError",
@@ -117,3 +119,4 @@ def _cell(result: Any) -> str:
 
 for _kind in (Utilization, Why, Rejuvenation):
     prints(_kind, _report, _page, _cell)
+prints(Advice, _report)

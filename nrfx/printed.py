@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from nrfx.errors import UsageError
 from nrfx.files import Location, write
 
 _REPORTS: dict[type, Callable[[Any], str]] = {}
@@ -25,7 +26,12 @@ class Printed:
 
         Raises:
             CheckpointError: the file cannot be written; what was there is as it was.
+            UsageError: there are no pages on results of this class.
         """
+        if type(self) not in _PAGES:
+            raise UsageError(
+                f"There is no page on a result of class {type(self).__name__}: print it, or take to_json()."
+            )
         write(path, _PAGES[type(self)](self, title).encode())
 
     def _repr_html_(self) -> str | None:

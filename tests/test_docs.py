@@ -51,7 +51,7 @@ budget = nrfx.Budget.relative(gm, params=1.0)
 
 COMMANDS: Mapping[str, int] = {"README.md": 5, "docs/deployment.md": 1, "docs/report.md": 3}
 """Pages whose commands are run, and how many of them at least."""
-LONG = r"nrfx (train|demo|plot|export) |\.onnx|my_package|--help"
+LONG = r"nrfx (advise|train|demo|plot|export) |\.onnx|my_package|--help"
 """Commands that are only parsed: they train, run for long, or need a file of the reader's own."""
 
 
@@ -89,6 +89,7 @@ RUNS: Mapping[str, Run] = {
     "docs/liveness.md": Run(
         prints=("out_features=16, bias=True) False", "On the batches the outputs moved", "out_features=24"),
     ),
+    "docs/advise.md": Run(prints=("a gain over plain training is not known",)),
     "docs/schemes.md": Run(
         prints=("stay apart: its cross weights do not exist", "CrossConv2d((16, 16) -> (16, 16), kernel_size=(3, 3)"),
     ),

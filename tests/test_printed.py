@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nrfx.errors import UsageError
 from nrfx.printed import Printed, prints
 from nrfx.report import render, utilization_report
 from tests.report.networks import measured
@@ -37,6 +38,8 @@ def test_a_value_without_a_page_shows_nothing_in_a_notebook_and_one_with_a_page_
 
     prints(Shown, str)
     assert Shown(3)._repr_html_() is None
+    with pytest.raises(UsageError, match="no page on a result of class Shown: print it"):
+        Shown(3).to_html(tmp_path / "none.html")
     prints(Shown, str, lambda value, title: f"<p>{title}: {value.number}", lambda value: f"<b>{value.number}</b>")
     Shown(3).to_html(tmp_path / "page.html", title="a number")
     assert (tmp_path / "page.html").read_text() == "<p>a number: 3" and Shown(3)._repr_html_() == "<b>3</b>"

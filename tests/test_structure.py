@@ -41,11 +41,11 @@ ORDER: Mapping[str, str] = {
     "activity zero_filters limits ranking criterion criteria gammas not_understood deaf stops holders tie_graph why "
     "rows utilization structure meter asked_meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb placed grown_births expected places "
-    "mismatches resize rescale blocks heads survivors plan",
+    "mismatches resize rescale blocks heads survivors decision plan advice advised",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
     "replacement result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
     "deploy": "plain apply formats compared export latency",
-    "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why",
+    "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why advice",
     "report.html": "lanes bars graph entries page",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
@@ -55,11 +55,11 @@ ORDER: Mapping[str, str] = {
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "
-    "sparse ranks loop networks intervals",
+    "sparse ranks loop advise networks intervals",
     "experiment.demo": "setting training workers picture screen verdict show",
     "liveness": "",
     "api": "",
-    "cli": "parser output endings train doctor commands",
+    "cli": "parser output endings train advise doctor commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

@@ -271,6 +271,18 @@ def _train(arguments: argparse.Namespace) -> None:
         show(arguments, finished.plain, finished.sentence)
 
 
+def _advise(arguments: argparse.Namespace) -> None:
+    from nrfx.cli import advise as job
+    from nrfx.cli.output import show
+    from nrfx.report import advice_report
+
+    given = vars(arguments)
+    asked, title = job.asked(given), str(arguments.model or arguments.recipe)
+    advice = job.carry_out(asked, given)
+    plain = {"model": asked.recipe.model, "data": asked.recipe.data.name, **advice.as_dict()}
+    show(arguments, plain, advice_report(advice, title))
+
+
 def _list_recipes(arguments: argparse.Namespace) -> None:
     from nrfx.cli.output import show
     from nrfx.experiment.recipe_file import names, read
@@ -327,6 +339,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "rejuvenate": _rejuvenate,
     "compact": _compact,
     "export": _export,
+    "advise": _advise,
     "train": _train,
     "plot": _plot,
     "demo": _demo,

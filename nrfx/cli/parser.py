@@ -72,6 +72,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_rejuvenate(commands)
     _add_compact(commands)
     _add_export(commands)
+    _add_advise(commands)
     _add_train(commands)
     _add_plot(commands)
     _add_demo(commands)
@@ -227,6 +228,31 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run that was broken off")
     parser.add_argument("--weights", metavar="FILE[:KEY]", help=WEIGHTS)
     parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
+    _add_data(parser)
+    parser.add_argument(
+        "--budget", type=_budget, metavar="BUDGET", help="as for rejuvenate; without one it is plain training"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
+    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
+    parser.add_argument("--warmup", type=int, metavar="N", help="steps in which it rises again after an event (200)")
+    _add_penalty(parser)
+    parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
+    parser.add_argument("--until", type=_positive, metavar="N", help="last step in which it may rejuvenate")
+    parser.add_argument("--window", type=_positive, metavar="N", help="the same in epochs (half of them)")
+    parser.add_argument(
+        "--scheme", choices=get_args(Scheme), help="how old and new channels meet (attention; or give a row)"
+    )
+    _add_new_channels(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")
+    parser.add_argument(
+        "--log", type=_logs, metavar="NAMES", help="csv, tensorboard, or both with a comma: numbers for other tools"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=get_args(DatasetName), help="(digits, which need no download)")
     parser.add_argument(
         "--data-root", metavar="DIR", help="folder of the files of CIFAR or fashion, or of train/ and val/"
@@ -237,13 +263,9 @@ def _add_train(commands: Any) -> None:
         "--count", type=_positive, metavar="N", help="images of shapes (6000), or of fashion to train on"
     )
     parser.add_argument("--channels", type=int, choices=(1, 3), metavar="N", help="colours of the images (1)")
-    parser.add_argument(
-        "--budget", type=_budget, metavar="BUDGET", help="as for rejuvenate; without one it is plain training"
-    )
-    parser.add_argument("--epochs", type=int, metavar="N", help="(30)")
-    parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
-    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
-    parser.add_argument("--warmup", type=int, metavar="N", help="steps in which it rises again after an event (200)")
+
+
+def _add_penalty(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trigger", type=float, metavar="R", help="rejuvenate at a utilization below R (0.5)")
     parser.add_argument(
         "--delta-lambda", type=float, metavar="D", help="how fast the penalty grows (by the search's length)"
@@ -258,19 +280,31 @@ def _add_train(commands: Any) -> None:
         help="when r falls too slowly, or only where it would come late (slow)",
     )
     parser.add_argument("--shrink-beta", type=float, metavar="S", help="also pull betas that hold dead channels (0)")
-    parser.add_argument("--interval", type=int, metavar="N", help="steps between two measurements (an epoch)")
-    parser.add_argument("--until", type=_positive, metavar="N", help="last step in which it may rejuvenate")
-    parser.add_argument("--window", type=_positive, metavar="N", help="the same in epochs (half of them)")
+
+
+def _add_advise(commands: Any) -> None:
+    summary = "say from a short search whether a rejuvenation would help, and which layers starve or waste"
+    example = "nrfx advise resnet18 --data fashion --data-root DIR --size 14 --channels 3 --batch 64 --lr 0.1"
+    parser = _command(commands, "advise", summary, example)
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL}; a recipe names its own")
+    parser.add_argument("--recipe", metavar="NAME", help="as for train, whose settings it takes")
+    parser.add_argument("--weights", metavar="FILE[:KEY]", help=f"to search from: {WEIGHTS}")
+    parser.add_argument("--num-classes", type=_positive, metavar="N", help="outputs of the model")
+    _add_data(parser)
     parser.add_argument(
-        "--scheme", choices=get_args(Scheme), help="how old and new channels meet (attention; or give a row)"
+        "--budget", type=_budget, metavar="BUDGET", help="as for rejuvenate: what is tried (params=1.0x)"
     )
-    _add_new_channels(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (runs/train, or the next free one)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of data, weights and order (0)")
+    parser.add_argument("--steps", type=_positive, metavar="N", help="of each search and each trial (300)")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="how many searches, from --seed on (2)")
+    parser.add_argument(
+        "--no-trial", dest="trial", action="store_false", help="search alone, a third of the time: no gain is promised"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step (16)")
+    parser.add_argument("--lr", type=float, metavar="LR", help="learning rate (0.02)")
+    _add_penalty(parser)
+    parser.add_argument("--scheme", choices=get_args(Scheme), help="how old and new channels would meet (attention)")
+    parser.add_argument("--seed", type=int, metavar="N", help="the first, of data, weights and order (0)")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps (cpu)")
-    parser.add_argument(
-        "--log", type=_logs, metavar="NAMES", help="csv, tensorboard, or both with a comma: numbers for other tools"
-    )
 
 
 def _add_plot(commands: Any) -> None:

@@ -202,7 +202,7 @@ def _carried_out(job: Job, out: Path, device: str, console: Console, resume: boo
         others = metrics(log, out) if together.rank == 0 else ()
         torch.manual_seed(file.config.seed)
         data = _first_first(together, file)
-        traced = _on(_network(job, data), device)
+        traced = on_device(network(job, data), device)
         budget = None if wanted is None else wanted.of(traced)
         check_fit(traced, data, file.config)
         if not resume and together.rank == 0:
@@ -230,7 +230,8 @@ def _first_first(together: Alone, file: RecipeFile) -> Dataset:
     return data
 
 
-def _network(job: Job, data: Dataset) -> TracedModule:
+def network(job: Job, data: Dataset) -> TracedModule:
+    """The network of a job, for the images of a dataset; untrained, it is drawn from torch's own generator."""
     file = job.recipe
     classes = file.num_classes or (data.classes if _takes_classes(file.model) else None)
     shape = (2, *data.train.shape)
@@ -250,7 +251,12 @@ def _takes_classes(model: str) -> bool:
     return not colon or kind in ("timm", "nrfx")
 
 
-def _on(traced: TracedModule, device: str) -> TracedModule:
+def on_device(traced: TracedModule, device: str) -> TracedModule:
+    """The network on a device of torch.
+
+    Raises:
+        UsageError: there is no such device.
+    """
     try:
         return traced.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

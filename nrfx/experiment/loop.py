@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from nrfx.analysis.utilization import utilization
@@ -141,7 +141,7 @@ class _Training:
         self.per_epoch = len(data.train) // config.batch_size
         self.generator = torch.Generator().manual_seed(config.seed)
         self.new_weights = torch.Generator(device).manual_seed(config.seed)
-        self.optimizer = _optimizer(gm, config)
+        self.optimizer = optimizer_of(gm, config)
         self.plain = gm
         self.rejuvenator = None if budget is None else self._rejuvenator(gm, budget)
         self.epoch = self.step = self.start = 0
@@ -289,12 +289,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.step += 1
-        outputs = heads(self.module)(batch.x)
-        if not all(isinstance(output, Tensor) for output in outputs):
-            raise TrainingError(
-                "In train mode the network returns more than logits (auxiliary heads): build it without them, or write "
-                "the loop around nrfx.Rejuvenator yourself."
-            )
+        outputs = logits_of(self.module, batch.x)
         loss = torch.stack([F.cross_entropy(output, batch.y) for output in outputs]).sum()
         self.optimizer.zero_grad()
         loss.backward()
@@ -379,7 +374,23 @@ COUNTERS = ("epoch", "step", "start", "fall_from", "searched", "last_event")
 """The attributes of a run under way that a resumed one needs."""
 
 
-def _optimizer(gm: TracedModule, config: RunConfig) -> Optimizer:
+def logits_of(module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    """What each head of a network says of the images; the network says their sum.
+
+    Raises:
+        TrainingError: the network returns something else beside.
+    """
+    outputs: tuple[Tensor, ...] = heads(module)(x)
+    if not all(isinstance(output, Tensor) for output in outputs):
+        raise TrainingError(
+            "In train mode the network returns more than logits (auxiliary heads): build it without them, or write "
+            "the loop around nrfx.Rejuvenator yourself."
+        )
+    return outputs
+
+
+def optimizer_of(gm: nn.Module, config: RunConfig) -> Optimizer:
+    """The optimizer that a config asks for."""
     if config.optimizer == "adamw":
         return AdamW(gm.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return SGD(gm.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

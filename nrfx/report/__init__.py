@@ -10,6 +10,7 @@ table          a line for each layer, with bars
 utilization    the live part of a network
 rejuvenation   the network before and after
 why            why a layer has the channels that it has
+advice         whether a rejuvenation would help, and the widths that are planned
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from rich.console import RenderableType
 
 from nrfx.analysis.utilization import Utilization
 from nrfx.analysis.why import Why
+from nrfx.plan.advice import Advice
+from nrfx.report.advice import advice_report
 from nrfx.report.amounts import human, pair, percent
 from nrfx.report.page import columns, render
 from nrfx.report.rejuvenation import Widths, rejuvenation_report, widths
@@ -28,7 +31,7 @@ from nrfx.report.why import why_report
 from nrfx.rewrite.result import Rejuvenation
 
 __all__ = [
-    "RULED", "Bar", "Widths", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
+    "RULED", "Bar", "Widths", "advice_report", "columns", "human", "pair", "percent", "rejuvenation_report", "render",
     "text", "utilization_report", "why_report", "widths",
 ]  # fmt: skip
 
@@ -36,9 +39,10 @@ _REPORTS: Mapping[type, Callable[[Any], RenderableType]] = {
     Utilization: utilization_report,
     Why: why_report,
     Rejuvenation: rejuvenation_report,
+    Advice: advice_report,
 }
 
 
-def text(result: Utilization | Why | Rejuvenation) -> str:
+def text(result: Utilization | Why | Rejuvenation | Advice) -> str:
     """The report on a result, as print() shows it."""
     return render(_REPORTS[type(result)](result))

@@ -10,28 +10,25 @@ from typing import Any
 
 import torch
 
-from nrfx.analysis.channels import Mismatch
 from nrfx.analysis.cost import Cost, whole_cost
 from nrfx.analysis.criterion import judge_of
-from nrfx.analysis.domain import not_to_grow
-from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.liveness import removed_gammas
 from nrfx.analysis.names import named_tensors
-from nrfx.analysis.spaces import Labels, channels_of, labels_of
+from nrfx.analysis.spaces import Labels, labels_of
 from nrfx.analysis.utilization import Utilization, measure, utilization
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
-from nrfx.errors import AnalysisError, BudgetError, RewriteError
+from nrfx.errors import AnalysisError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
-from nrfx.plan.constraints import WidthConstraints
+from nrfx.plan.decision import Idle, decided
 from nrfx.plan.heads import headed
 from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT, Options
 from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
-from nrfx.plan.resize import Resized, resize
-from nrfx.plan.survivors import Survivors, allocate, decide, idle_reason
+from nrfx.plan.resize import Resized
+from nrfx.plan.survivors import Survivors
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.moment import Moment, known
@@ -190,45 +187,14 @@ def compact(
 
 
 def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
-    """`rejuvenate` with its options as one checked value; without a budget no new channels come.
-
-    Decides, allocates and resizes. Where an op does not take the new widths, the spaces that it touches become no wider
-    than they are, or keep their width, and all is decided again.
-    """
+    """`rejuvenate` with its options as one checked value; without a budget no new channels come."""
     _check_data(traced)
-    constraints = WidthConstraints()
     judge = judge_of(traced, options.criterion, options.threshold, options.residual)
-    # each round but the last adds a constraint, at most two for each birth, or makes the scheme dense, once
-    while True:
-        channels = channels_of(traced, constraints.no_change)
-        if budget is not None:
-            constraints.no_growth.update(not_to_grow(channels))
-        survivors = decide(traced, channels, judge, options, constraints)
-        if options.criterion is None and not survivors.channels.norms:
-            return _unchanged(traced, survivors, _no_gamma_may_die(traced, survivors), options)
-        try:
-            allocation = allocate(traced, survivors, budget, options)
-        except BudgetError:
-            # attention absorbs no constant and needs a carrier for each; dense layers may fit without
-            if options.scheme != "attention" or not bool(survivors.absorption.carriers.any()):
-                raise
-            options, constraints = replace(options, scheme="dense", cramped=True), WidthConstraints()
-            continue
-        idle = idle_reason(survivors, allocation, budget, options)
-        if options.criterion is None and not any(space.free and space.normed for space in survivors.channels.spaces):
-            idle = _no_gamma_may_die(traced, survivors)
-        if idle:
-            return _unchanged(traced, survivors, idle, options)
-        try:
-            resized = resize(traced, survivors.channels, survivors.kept, allocation.width)
-        except Mismatch as mismatch:
-            constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
-            continue
-        return replace(_carried_out(traced, survivors, allocation, resized, budget, options), budget=budget)
-
-
-def _no_gamma_may_die(traced: TracedModule, survivors: Survivors) -> str:
-    return f"{gammas_of(traced, survivors.channels, 'coupled').note} Nothing was changed."
+    decision = decided(traced, budget, options, judge)
+    if isinstance(decision, Idle):
+        return _unchanged(traced, decision.survivors, decision.reason, decision.options)
+    survivors, allocation, resized = decision.survivors, decision.allocation, decision.resized
+    return replace(_carried_out(traced, survivors, allocation, resized, budget, decision.options), budget=budget)
 
 
 def _check_data(traced: TracedModule) -> None:

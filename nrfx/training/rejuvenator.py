@@ -22,6 +22,8 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.choices import PenaltyName, RaiseLambda, Weighted
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
+from nrfx.plan.advice import Advice
+from nrfx.plan.advised import advised, asked_name, budgets_of
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.heads import renew_heads
 from nrfx.rewrite.rejuvenate import rewritten
@@ -258,6 +260,29 @@ class Rejuvenator:
         search = self.search
         law, gammas, weighted = self._law(), self._gammas(), self.pull.weighted is not None
         return search_forecast(law, gammas, search.schedule.delta_lambda, search.interval, search.until, weighted)
+
+    @property
+    def advice(self) -> Advice:
+        """What an event at the trigger would make of the network, from its gammas as they are; see `nrfx.Advice`.
+
+        Planned within the params, the flops and both: as the budget says, and what it leaves free as it is now. Nothing
+        is trained or changed: without the trial of `nrfx advise` a gain can be ruled out, and not be promised.
+
+        Raises:
+            TrainingError: no step has been made, no gamma can die, liveness is by a criterion, or the network is under
+                fully_shard.
+        """
+        if self._options.criterion is not None or self._cut:
+            which = "under fully_shard each process has a part of them" if self._cut else "a criterion decides here"
+            raise TrainingError(f"Advice is planned from gammas, and {which}: ask a search of one process, by gammas.")
+        if not self._watched.penalty.gammas:
+            raise TrainingError(self.note)
+        if not self.steps:
+            raise TrainingError("Advice is planned from what gammas have become: ask behind some steps of the search.")
+        with torch.no_grad():
+            traced = as_traced(self.module)
+            budgets, trigger = budgets_of(traced, self.budget), self.search.trigger
+            return advised(traced, self.steps, trigger, self._options, budgets, asked_name(self.budget))
 
     def attach(self) -> Self:
         """Puts `penalize` and `step` into the optimizers, so that the loop needs no line of its own; returns itself.

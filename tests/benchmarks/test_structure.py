@@ -58,6 +58,8 @@ RESULTS = {
     "stream": "study.stream_page.Streamed",
     "fashion": "study.fashion.plan.Line",
     "fashion_choices": "study.fashion.plan.Line",
+    "advice": "study.advice.advised.Advised",
+    "advice_runs": "study.advice.runs.Full",
 }
 """The class whose fields are the columns of each file of results; behind a name may stand a device and a dtype."""
 

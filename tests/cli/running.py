@@ -49,6 +49,11 @@ def diverged() -> nn.Module:
     return model
 
 
+def gammaless() -> nn.Module:
+    """Of images of the digits."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
 def without_gamma() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(784, 2))
 

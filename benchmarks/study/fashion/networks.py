@@ -19,7 +19,7 @@ from nrfx.models.layers import GAMMA
 CLASSES = 10
 
 
-def _unit(i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
+def unit(i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
     conv = nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     norm = nn.BatchNorm2d(o)
@@ -27,11 +27,11 @@ def _unit(i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1, act
     return nn.Sequential(conv, norm, *([nn.ReLU()] if act else []))
 
 
-def _head(width: int) -> list[nn.Module]:
+def head(width: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES)]
 
 
-def _vgg(widths: tuple[int | None, ...]) -> nn.Sequential:
+def vgg(widths: tuple[int | None, ...]) -> nn.Sequential:
     """A unit for each width, a pooling for each None."""
     layers: list[nn.Module] = []
     i = 1
@@ -39,9 +39,9 @@ def _vgg(widths: tuple[int | None, ...]) -> nn.Sequential:
         if width is None:
             layers.append(nn.MaxPool2d(2))
         else:
-            layers.append(_unit(i, width))
+            layers.append(unit(i, width))
             i = width
-    return nn.Sequential(*layers, *_head(i))
+    return nn.Sequential(*layers, *head(i))
 
 
 class Residual(nn.Module):
@@ -49,10 +49,8 @@ class Residual(nn.Module):
 
     def __init__(self, i: int, middle: int, o: int, stride: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            _unit(i, middle, 1), _unit(middle, middle, 3, stride), _unit(middle, o, 1, act=False)
-        )
-        self.skip = nn.Identity() if (i, stride) == (o, 1) else _unit(i, o, 1, stride, act=False)
+        self.branch = nn.Sequential(unit(i, middle, 1), unit(middle, middle, 3, stride), unit(middle, o, 1, act=False))
+        self.skip = nn.Identity() if (i, stride) == (o, 1) else unit(i, o, 1, stride, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.branch(x) + self.skip(x))
@@ -64,7 +62,7 @@ def _resnet() -> nn.Sequential:
     for middle, o, stride in stages:
         blocks += [Residual(i, middle, o, stride), Residual(o, middle, o, 1)]
         i = o
-    return nn.Sequential(_unit(1, 16, stride=2), *blocks, *_head(i))
+    return nn.Sequential(unit(1, 16, stride=2), *blocks, *head(i))
 
 
 class Dense(nn.Module):
@@ -72,23 +70,23 @@ class Dense(nn.Module):
 
     def __init__(self, i: int, growth: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(_unit(i, 4 * growth, 1), _unit(4 * growth, growth))
+        self.branch = nn.Sequential(unit(i, 4 * growth, 1), unit(4 * growth, growth))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.branch(x)], 1)
 
 
 def _densenet(growth: int = 12, layers: int = 3) -> nn.Sequential:
-    parts: list[nn.Module] = [_unit(1, 2 * growth, stride=2)]
+    parts: list[nn.Module] = [unit(1, 2 * growth, stride=2)]
     i = 2 * growth
     for block in range(2):
         for _ in range(layers):
             parts.append(Dense(i, growth))
             i += growth
         if block == 0:
-            parts += [_unit(i, i // 2, 1), nn.AvgPool2d(2)]
+            parts += [unit(i, i // 2, 1), nn.AvgPool2d(2)]
             i //= 2
-    return nn.Sequential(*parts, *_head(i))
+    return nn.Sequential(*parts, *head(i))
 
 
 class Inverted(nn.Module):
@@ -98,7 +96,7 @@ class Inverted(nn.Module):
         super().__init__()
         wide = i * times
         self.branch = nn.Sequential(
-            _unit(i, wide, 1), _unit(wide, wide, 3, stride, groups=wide), _unit(wide, o, 1, act=False)
+            unit(i, wide, 1), unit(wide, wide, 3, stride, groups=wide), unit(wide, o, 1, act=False)
         )
         self.adds = (i, stride) == (o, 1)
 
@@ -114,13 +112,13 @@ def _mobilenet() -> nn.Sequential:
     for o, stride in rows:
         blocks.append(Inverted(i, o, stride, 4))
         i = o
-    return nn.Sequential(_unit(1, 16, stride=2), *blocks, _unit(i, 96, 1), *_head(96))
+    return nn.Sequential(unit(1, 16, stride=2), *blocks, unit(i, 96, 1), *head(96))
 
 
 FAMILIES: Mapping[str, Callable[[], nn.Sequential]] = {
-    "vgg": lambda: _vgg((4, 4, None, 8, 8, None, 64, 64)),
-    "late": lambda: _vgg((6, 6, None, 12, None, 56, 56)),
-    "even": lambda: _vgg((8, 8, None, 16, 16, None, 32, 32)),
+    "vgg": lambda: vgg((4, 4, None, 8, 8, None, 64, 64)),
+    "late": lambda: vgg((6, 6, None, 12, None, 56, 56)),
+    "even": lambda: vgg((8, 8, None, 16, 16, None, 32, 32)),
     "resnet": _resnet,
     "densenet": _densenet,
     "mobilenet": _mobilenet,

@@ -1,0 +1,1 @@
+"""What `nrfx advise` says, against what full runs then did."""
