@@ -40,6 +40,18 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 {_verdict(lines)}
 
 {figure}
+## When to expect a gain
+
+- Where width lies in the wrong places: the vgg of the tables below, wide where images are small; [the demo](demo.md), a smaller one of its kind on
+  the digits, over ten seeds; a vgg that is wide early, within its flops ([advise](advise.md#was-it-right)).
+- Hardly in a network of a good shape: of the eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds
+  can tell from chance; of ten rows on [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
+- What is won is mostly the architecture: trained from scratch (NR-FS, all steps) it does as well or better. What an event keeps is the
+  training that was done up to it.
+- Where params alone are held, multiply-adds rise, for early layers get wider; `budget="params=1.0x,flops=1.0x"` holds both.
+
+`nrfx advise` tells beforehand, for one's own network and images.
+
 ## How to read the tables
 
 - *minus BL*: the mean over seeds of the difference in test error to BL of the same seed, with its 95 % interval (Student's t, paired). **Bold**:
