@@ -207,7 +207,10 @@ def test_runs_are_plotted(files: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_demo_writes_to_the_folder_asked_for(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--data", "digits", "--epochs", "1", "--seeds", "2", "--out", "here", "--json"]) == 0
+    assert (
+        main(["demo", "--data", "digits", "--epochs", "1", "--seeds", "2", "--jobs", "1", "--out", "here", "--json"])
+        == 0
+    )
     assert {"data", "seeds", "interval", "verdict"} <= json.loads(capsys.readouterr().out).keys()
     assert all(
         (files / "here" / f"seed-{seed}" / row / "log.jsonl").exists() for seed in (0, 1) for row in ("plain", "nr")

@@ -59,7 +59,6 @@ WAYS: dict[str, Callable[[nrfx.TracedModule, nn.Module, Any], Callable[..., Any]
     "the model": lambda gm, model, backend: model,
     "torch.compile(gm)": lambda gm, model, backend: torch.compile(gm, backend=backend),
     "torch.compile(model)": lambda gm, model, backend: torch.compile(model, backend=backend),
-    "gm.compile()": lambda gm, model, backend: gm.compile(backend=backend) or gm,
     "model.compile()": lambda gm, model, backend: model.compile(backend=backend) or model,
 }
 
