@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator
 from rich.console import Console
 
 from nrfx.choices import LogName, PenaltyName, Weighted
@@ -157,7 +158,7 @@ class _Told(RunConfig):
     """The content of a config.json of `nrfx train`; what a file of before does not name was as in the paper."""
 
     penalty: PenaltyName = "sign"
-    weighted: Weighted = "alike"
+    weighted: Annotated[Weighted, BeforeValidator(lambda name: "alike" if name is None else name)] = "alike"
     gamma_new: float | None = None
     rescale_limit: float | None = None
     warmup: int | None = 0

@@ -7,6 +7,7 @@ trial    the network as it is, and the one that is planned within the budget tha
          the same images in the same order, with a learning rate that falls to 0 along a half cosine in `steps` steps
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nrfx.analysis.gammas import gammas_of
+from nrfx.analysis.liveness import prunable_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import TrainingError
 from nrfx.experiment.config import RunConfig
@@ -30,6 +32,7 @@ from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
 from nrfx.rewrite.rejuvenate import rewritten
 from nrfx.tracing import TracedModule
+from nrfx.training.arguments import check_search
 from nrfx.training.events import Measurement
 from nrfx.training.rejuvenator import Rejuvenator
 
@@ -83,6 +86,7 @@ def advise(
             f"steps is {steps}; expected {2 * MEASUREMENTS} or more: lambda rises {MEASUREMENTS} times, and "
             "gammas need time to fall."
         )
+    check_search(config.trigger, 1, None, None, "slow")
     if seeds < 1:
         raise TrainingError(f"seeds is {seeds}; expected 1 or more, such as 2.")
     found = []
@@ -92,7 +96,7 @@ def advise(
         if note := gammas_of(gm, channels_of(gm), in_training=True).note:
             raise TrainingError(note)
         training = _Training(data, of_seed, steps, watch, f"seed {seed}", next(gm.parameters()).device)
-        scratch = _from_scratch(gm, Budget(**_cost(gm)), _options(of_seed), of_seed.seed) if trial else None
+        scratch = _from_scratch(_alive(gm), Budget(**_cost(gm)), _options(of_seed), of_seed.seed) if trial else None
         searched = _search(training, gm, budget, delta_lambda)
         found.append(searched.advice if scratch is None else _tried(training, searched, scratch))
     return joined(found)
@@ -225,6 +229,15 @@ def _trained(training: _Training, gm: TracedModule, what: str) -> _Learnt:
 def _loss(gm: TracedModule, batch: Images) -> Tensor:
     """The mean cross entropy of the heads."""
     return torch.stack([F.cross_entropy(logits, batch.y) for logits in logits_of(gm, batch.x)]).mean()
+
+
+@torch.no_grad()
+def _alive(gm: TracedModule) -> TracedModule:
+    """A copy in which no gamma is dead: the architecture as it is, whatever weights it was given."""
+    twin = copy.deepcopy(gm)
+    for name in prunable_gammas(twin, "coupled"):
+        twin.get_parameter(name).fill_(1.0)
+    return twin
 
 
 def _from_scratch(gm: TracedModule, budget: Budget, options: Options, seed: int) -> TracedModule:

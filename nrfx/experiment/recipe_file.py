@@ -11,7 +11,7 @@
     [train]                     # the fields of nrfx.experiment.config.RunConfig that the row does not decide
     epochs = 90
     window = 30                 # the first epochs, in which an event may happen; instead of `search`
-    max_events = 1              # or "unlimited", as of rescale_limit
+    max_events = 1              # or "unlimited"; so may rescale_limit be
 
 Whatever else stands in a file, or is of another type, is refused by name. The recipes of the paper's tables come with
 the package: `names` lists them.

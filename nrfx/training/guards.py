@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from nrfx.choices import PenaltyName
 from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.original import original_of
@@ -162,12 +163,13 @@ class CallGuard:
         self.called = False
         self._warned = False
 
-    def measured(self, lam: float) -> None:
+    def measured(self, lam: float, penalty: PenaltyName) -> None:
         """Warns, once, where lambda was above 0 and nothing was penalized since the last measurement."""
         if lam > 0 and not self.called and not self._warned:
             self._warned = True
             warnings.warn(
-                f"lambda is {lam:.2g}, and penalize has not been called since the last measurement: no channel dies. "
+                f"lambda is {lam:.2g}, and penalize has not been called since the last measurement: "
+                f"{'no channel dies' if penalty == 'sign' else 'gammas whose gradients are gone by then stay'}. "
                 "Call nr.penalize() between backward and optimizer.step(), or nr.attach() once before the loop.",
                 TrainingWarning,
                 stacklevel=4,

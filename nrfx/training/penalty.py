@@ -76,17 +76,23 @@ class Penalty:
         self._signs: Masks = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
         self._seen: object = None
+        self._learning: set[str] = set()
         self.look(None)
 
-    def look(self, measured: object) -> None:
-        """Finds the betas anew, and, where something else was measured than at the last look, what channels cost."""
+    def look(self, measured: object) -> bool:
+        """Finds the betas anew, and, where something else was measured than at the last look, what channels cost.
+
+        Returns whether the weights may be others now.
+        """
         options, changed = self._options, measured is None or measured != self._seen
         self._seen = measured
         if self._how.shrink_beta and options.criterion is None:
             betas = shrinkable_betas(self._module, options.threshold, options.residual)
             self.betas = _on_devices(self._module, betas)
-        if self._how.weighted is not None and self.gammas and changed:
+        weighs = self._how.weighted is not None and bool(self.gammas) and changed
+        if self._how.weighted is not None and weighs:
             self._weights = _on_devices(self._module, _mean_one(self._module, self._how.weighted, options))
+        return weighs
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -96,7 +102,7 @@ class Penalty:
     def restore(self, betas: Masks, weights: Mapping[str, Tensor]) -> None:
         """Takes the betas of a saved state, and its weights if it has some."""
         self.betas, self._signs = betas, {}
-        if weights and self._how.weighted is not None:
+        if weights.keys() == self.gammas.keys() and self._how.weighted is not None:
             self._weights = weights
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -108,6 +114,7 @@ class Penalty:
 
         Gammas without a gradient are passed over. `held`: of these parameters alone.
         """
+        self._learning |= {name for name in self.gammas if self._module.get_parameter(name).grad is not None}
         if self._how.penalty == "sign":
             for name, weight in self._weights.items():
                 self._pull(name, weight, lam, scales, held)
@@ -120,7 +127,8 @@ class Penalty:
         """The proximal step of penalty "proximal", of the gammas that these optimizers hold, after their own step.
 
         gamma' = sign(gamma) * max(abs(gamma) - rate * lam, 0), without a device sync; so do the copies of a gamma that
-        an optimizer keeps. Gammas without a gradient are passed over, as the optimizers do.
+        an optimizer keeps. Gammas that had no gradient, now or at the last `pull`, are passed over, as optimizers do:
+        a loop may have set gradients to None by now.
         """
         if self._how.penalty != "proximal":
             return
@@ -132,7 +140,8 @@ class Penalty:
         }
         for name, weight in self._weights.items():
             parameter = self._module.get_parameter(name)
-            if parameter in held and parameter.grad is not None:
+            if parameter in held and (parameter.grad is not None or name in self._learning):
+                self._learning.discard(name)
                 optimizer, group = held[parameter]
                 reach = self._mask(name, weight, parameter) * (rate_of(optimizer, group) * lam)
                 for part in (local(parameter), *_copies(optimizer, parameter)):

@@ -246,6 +246,21 @@ class Rejuvenator:
         return self.search.interval
 
     @property
+    def trigger(self) -> float:
+        """An r below this causes an event; `search.trigger` may be set."""
+        return self.search.trigger
+
+    @property
+    def until(self) -> int | None:
+        """The last step of the search; `search.until` may be set."""
+        return self.search.until
+
+    @property
+    def max_events(self) -> int | None:
+        """After so many events the search ends; `search.max_events` may be set."""
+        return self.search.max_events
+
+    @property
     def searching(self) -> bool:
         """Whether the penalty acts in the next call of `penalize`."""
         return self.search.goes_on(self.steps + 1, self.events)
@@ -254,8 +269,8 @@ class Rejuvenator:
     def forecast(self) -> str:
         """How long dying takes from the start of a search, and whether the search is long enough for it, in sentences.
 
-        Of Adam and its like it is more exact after the first steps, when the size of the gradients is known. "" where
-        no gamma can die, and under fully_shard.
+        Of Adam and its like under penalty "sign" it is more exact after the first steps, when the size of the
+        gradients is known. "" where no gamma can die, and under fully_shard.
         """
         search = self.search
         law, gammas, weighted = self._law(), self._gammas(), self.pull.weighted is not None
@@ -277,6 +292,8 @@ class Rejuvenator:
             raise TrainingError(f"Advice is planned from gammas, and {which}: ask a search of one process, by gammas.")
         if not self._watched.penalty.gammas:
             raise TrainingError(self.note)
+        if not self.searching:
+            raise TrainingError("The search is over, and no event is to come that could be advised on.")
         if not self.steps:
             raise TrainingError("Advice is planned from what gammas have become: ask behind some steps of the search.")
         with torch.no_grad():
@@ -305,9 +322,9 @@ class Rejuvenator:
         self._hooks = None
 
     def penalize(self) -> None:
-        """Adds lambda * sign(gamma) to the gradient of every gamma that can die, without a device sync.
+        """Looks which gammas learn; under penalty "sign" adds lambda * sign(gamma) to their gradients. No device sync.
 
-        Under penalty "proximal" `step` moves the gammas; this then looks after gradients and betas alone.
+        Under penalty "proximal" `step` moves the gammas that had a gradient here.
         With `shrink_beta`, also lambda * shrink_beta * sign(beta) to that of the betas that hold gamma-dead channels.
 
         Once per optimizer step. With mixed precision it belongs after `scaler.unscale_(optimizer)`, or the scale would
@@ -444,7 +461,7 @@ class Rejuvenator:
         with together.telling(f"step {self.steps}"), torch.no_grad():
             check_state(self.optimizers, self.module)
             self._held.look(self.optimizers, self.module)
-            self._calls.measured(self.lam)
+            self._calls.measured(self.lam, self.pull.penalty)
             if self._cut:
                 together.agree(GATHERING, {"step": self.steps, "lambda": self.lam})
             with Whole(self.module, self.optimizers) as whole:
@@ -470,6 +487,7 @@ class Rejuvenator:
             own = {**self.search.settings(), **asdict(self.pull), "inplace": self.inplace}
             facts = {**state, **settings(self.budget, self._options, **own), **weights(self.module)}
             together.agree(FIRST_STEP, facts)
+            together.spread(self._watched.penalty.weights.values())
         self._processes = together
         return together
 
@@ -484,7 +502,8 @@ class Rejuvenator:
                 if result.changed:
                     return self._event(r, result, together, whole)
             self.note = " ".join(("Nothing could be rejuvenated.", *result.notes))
-        self._watched.penalty.look(measured)
+        if self._watched.penalty.look(measured):  # by running statistics of their own, processes may differ
+            together.spread(self._watched.penalty.weights.values())
         if self._options.criterion is None:
             self.search.observe(r, self.steps)
             if self.events == 0 and not self.search.goes_on(self.steps + self.interval, self.events):

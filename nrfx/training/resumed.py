@@ -2,6 +2,7 @@
 
 import reprlib
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NotRequired
 
 import torch
@@ -60,7 +61,7 @@ def saved_weights(module: TracedModule, weights: Mapping[str, list[float]]) -> d
     """The weights of gammas as tensors, for the parameters of a module.
 
     Raises:
-        TrainingError: the module has no such parameter, or one of another shape.
+        TrainingError: the module has no such parameter, or one of another shape; a weight is negative or not finite.
     """
     found = {}
     for name, listed in weights.items():
@@ -69,6 +70,11 @@ def saved_weights(module: TracedModule, weights: Mapping[str, list[float]]) -> d
             raise TrainingError(
                 f"The state of a Rejuvenator holds {len(listed)} weights of {name}, and its module "
                 f"{'has no such parameter' if gamma is None else f'has {gamma.numel()}'}. Load what "
+                "Rejuvenator.state_dict returned."
+            )
+        if not all(0 <= each < inf for each in listed):
+            raise TrainingError(
+                f"The state of a Rejuvenator holds weights of {name} that are no numbers of 0 or more. Load what "
                 "Rejuvenator.state_dict returned."
             )
         found[name] = torch.tensor(listed, dtype=torch.float32, device=gamma.device)

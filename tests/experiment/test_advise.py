@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 import nrfx
 from nrfx.errors import AnalysisError, TrainingError, UsageError
-from nrfx.experiment.advise import advise
+from nrfx.experiment.advise import _alive, _from_scratch, advise
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset, Images
 from nrfx.plan.advice import Advice
+from nrfx.plan.options import Options
 from tests.zoo import head, norms, vgg_bn
 
 QUICK = RunConfig(batch_size=8, lr=0.1, penalty="proximal", shift=0, scheme="dense", rescale=False)
@@ -45,6 +46,22 @@ def quick(config: RunConfig = QUICK, **options: object) -> Advice:
 def test_too_few_steps_or_seeds_are_refused(options: dict[str, int], words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         quick(**options)
+
+
+@pytest.mark.parametrize("trigger", [2.0, -1.0])
+def test_a_trigger_that_is_no_utilization_is_refused(trigger: float) -> None:
+    with pytest.raises(TrainingError, match=f"trigger is {trigger}; expected a utilization above 0 and up to 1"):
+        quick(replace(QUICK, trigger=trigger))
+
+
+def test_the_network_as_it_is_has_its_widths_in_the_trial_whatever_is_dead_in_its_weights() -> None:
+    gm = small(0)
+    with torch.no_grad():
+        norms(gm)[2].weight[:12] = 0
+    twin = _alive(gm)
+    scratch = _from_scratch(twin, nrfx.Budget.relative(gm, params=1.0), Options(scheme="dense"), seed=0)
+    assert [norm.num_features for norm in norms(scratch)] == [norm.num_features for norm in norms(gm)]
+    assert not norms(gm)[2].weight[:12].any()
 
 
 def test_a_network_without_gammas_is_refused_before_anything_is_trained() -> None:

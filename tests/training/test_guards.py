@@ -42,9 +42,9 @@ def test_a_loop_without_penalize_is_told_once() -> None:
 def test_a_call_in_each_interval_is_enough() -> None:
     guard = CallGuard()
     guard.called = True
-    guard.measured(0.1)
+    guard.measured(0.1, "sign")
     with pytest.warns(TrainingWarning):
-        guard.measured(0.1)
+        guard.measured(0.1, "sign")
 
 
 def test_a_loss_of_another_network_after_an_event_is_an_error_before_the_step() -> None:

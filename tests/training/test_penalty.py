@@ -93,6 +93,22 @@ def test_a_gamma_without_a_gradient_is_left_and_so_is_one_outside_of_the_search(
     assert torch.equal(gammas(nr), before)
 
 
+def test_gradients_may_be_gone_when_the_step_is_counted() -> None:
+    nr, optimizer = set_up(interval=1000)
+    nr.load_state_dict({**nr.state_dict(), "lam": 0.5})
+    before = gammas(nr)
+    for parameter in nr.module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    nr.penalize()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    nr.step()
+    assert bool((gammas(nr) < before).all())
+    again = gammas(nr)
+    nr.step()  # which follows no gradients at all
+    assert torch.equal(gammas(nr), again)
+
+
 def test_copies_of_a_gamma_in_the_optimizer_follow() -> None:
     nr = searching(ASGD, penalty="proximal", weighted="alike")
     nr.optimizer.step()

@@ -340,6 +340,7 @@ def test_a_state_that_is_not_a_rejuvenators_is_refused_and_nothing_changes() -> 
         ({**before, "betas": {"1.bias": [99]}}, r"holds betas that its module has not: {'1.bias': \[99\]}"),
         ({**before, "betas": {"1.bias": [2**70]}}, "holds betas that its module has not"),
         ({**before, "weights": {"1.weight": [1.0]}}, r"holds 1 weights of 1\.weight, and its module has 8\. Load what"),
+        ({**before, "weights": {"1.weight": [float("nan")] * 8}}, r"holds weights of 1\.weight that are no numbers"),
         ({**before, "weights": {"gone": [1.0]}}, "holds 1 weights of gone, and its module has no such parameter"),
     ):
         with pytest.raises(TrainingError, match=rf"The state of a Rejuvenator.* ?{words}"):

@@ -42,6 +42,13 @@ def test_before_the_first_step_there_is_no_advice() -> None:
         _ = nr.advice
 
 
+def test_behind_the_search_there_is_no_advice() -> None:
+    nr, optimizer = set_up(until=2)
+    learn(nr, optimizer), learn(nr, optimizer)
+    with pytest.raises(TrainingError, match="The search is over"):
+        _ = nr.advice
+
+
 def test_without_gammas_there_is_no_advice() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head(8))
     nr, optimizer = set_up(model)

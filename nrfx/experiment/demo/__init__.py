@@ -8,3 +8,8 @@ screen     the trainings as they go
 verdict    the last line
 show       `nrfx demo`
 """
+
+from nrfx.experiment.networks import digits_net
+
+__all__ = ["digits_net"]
+"""The network of the recipes, where configurations of earlier versions name it."""
