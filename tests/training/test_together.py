@@ -99,23 +99,26 @@ def test_a_wrapper_that_somebody_else_made_is_found_and_each_process_may_have_st
     assert steps == [2, 4] and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def pulled(rank: int) -> list[Any]:
+def pulled(rank: int) -> list[dict[str, list[float]]]:
     """Weights of the penalty, at the first step and behind a measurement, where a constant is held in one process."""
     torch.manual_seed(0)
 
     def depthwise(width: int) -> list[nn.Module]:
         return [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)]
-    net = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *depthwise(16), *head)
+    def unit(i: int, o: int, kernel: int) -> list[nn.Module]:
+        return [nn.Conv2d(i, o, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+
+    head = [*unit(16, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    net = nn.Sequential(*unit(3, 16, 3), *depthwise(16), *depthwise(16), *head)
     with torch.no_grad():
         net[1].weight[:8], net[1].bias[:] = 0, -0.1
-        net[4].running_mean.fill_(-0.5 if rank else 0.5)
-        net[4].momentum = 0.001
     gm = nrfx.trace(net, torch.zeros(2, *SHAPE))
     model = DistributedDataParallel(gm, broadcast_buffers=False)
+    gm.get_buffer("4.running_mean").fill_(-0.5 if rank else 0.5)
+    gm.get_submodule("4").momentum = 0.001
     optimizer = SGD(model.parameters(), lr=0.05)
-    nr = rejuvenator(model, optimizer, interval=2, trigger=0.01, delta_lambda=0.05, wait=5)
+    nr = rejuvenator(model, optimizer, gm, interval=2, trigger=0.01, delta_lambda=0.05, wait=5)
     found = []
     for count in (1, 3):
         steps(model, optimizer, rank, count)
@@ -127,6 +130,7 @@ def pulled(rank: int) -> list[Any]:
 
 def test_processes_pull_gammas_alike_whatever_their_own_statistics_say() -> None:
     ours, theirs = in_processes(pulled)
+    assert [list(each) for each in ours] == [["1.weight", "4.weight", "7.weight", "10.weight"]] * 2, ours
     assert ours == theirs and ours[0] != ours[1]
 
 
