@@ -44,7 +44,7 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 
 - Where width lies in the wrong places: the vgg of the tables below, wide where images are small; [the demo](demo.md), a smaller one of its kind on
   the digits, over ten seeds; a vgg that is wide early, within its flops ([advise](advise.md#was-it-right)).
-- Hardly in a network of a good shape: of the eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds
+- Hardly in a network of a good shape: not in the densenet and the mobilenet below; of the eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds
   can tell from chance; of ten rows on [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
 - What is won is mostly the architecture: trained from scratch (NR-FS, all steps) it does as well or better. What an event keeps is the
   training that was done up to it.
@@ -89,11 +89,11 @@ images (`python -m benchmarks study --choose`, [lines](../benchmarks/results/fas
 
 
 def _of(lines: Sequence[Line], family: str, budget: str) -> dict[str, dict[int, Line]]:
-    """The runs of one table, rows in the order of ROWS."""
+    """The runs of one table, rows in the order of ROWS; rows of one seed say nothing and are left out."""
     found = by_row(
         line for line in lines if line.family == family and (line.budget == budget or line.row in WITHOUT_BUDGET)
     )
-    return {row: found[row] for row in ROWS if row in found}
+    return {row: found[row] for row in ROWS if len(found.get(row, ())) > 1}
 
 
 def _tables(lines: Sequence[Line]) -> Iterator[str]:
