@@ -95,16 +95,22 @@ def tell_of_other_traces(module: TracedModule) -> None:
     model = original_of(module)
     if model is None:
         return
-    others = [each for each in gc.get_objects() if issubclass(type(each), TracedModule) and each is not module]
     own = {id(parameter) for parameter in module.parameters()}
-    if any(original_of(each) is model and own & {id(one) for one in each.parameters()} for each in others):
-        warnings.warn(
-            f"Another trace of the {type(model).__name__} shares the parameters of the one that was rejuvenated, and "
-            "runs its own graph, of before the event: compute the loss with the model, or with the trace that the "
-            "Rejuvenator was given.",
-            TrainingWarning,
-            stacklevel=5,
-        )
+
+    def another() -> bool:
+        found = (each for each in gc.get_objects() if issubclass(type(each), TracedModule) and each is not module)
+        return any(original_of(each) is model and own & {id(one) for one in each.parameters()} for each in found)
+
+    if another():
+        gc.collect()  # some may only wait for it, such as the trace that a relative budget was made of
+        if another():
+            warnings.warn(
+                f"Another trace of the {type(model).__name__} shares the parameters of the one that was rejuvenated, "
+                "and runs its own graph, of before the event: compute the loss with the model, or with the trace that "
+                "the Rejuvenator was given.",
+                TrainingWarning,
+                stacklevel=5,
+            )
 
 
 def _averaged(each: object) -> nn.Module | None:

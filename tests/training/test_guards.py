@@ -112,6 +112,19 @@ def test_another_trace_of_the_model_is_told_of_where_the_event_changed_its_param
     gc.collect()
 
 
+def test_a_trace_that_only_waits_to_be_collected_is_not_told_of() -> None:
+    model = vgg_bn()
+    gc.collect()
+    gc.disable()
+    try:
+        budget = nrfx.Budget.relative(model, params=1.0, example_inputs=torch.zeros(IMAGE))  # of a trace of its own
+        nr, _ = set_up(model, budget=budget)
+        kill(nr)
+        assert isinstance(step(nr), nrfx.Event)
+    finally:
+        gc.enable()
+
+
 def test_a_step_inside_of_backward_is_refused() -> None:
     nr, _ = set_up()
     optimizers = []
