@@ -54,6 +54,11 @@ def read_csv(kind: type[RowType], path: Path) -> list[RowType]:
         return [kind(**{name: _value(line[name], types[name]) for name in types}) for line in csv.DictReader(file)]
 
 
+def kept_csv(kind: type[RowType], path: Path) -> list[RowType]:
+    """The rows that a file has so far; none where there is no file."""
+    return read_csv(kind, path) if path.is_file() else []
+
+
 def _value(cell: str, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         return tuple(cell.split("; ")) if cell else ()

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.command import DOCS, RESULTS, parser_of, write
 from benchmarks.study.demo_page import CHOICE_HEADINGS, HEADINGS, Line, choice_rows, page, pairs_of, picture, rows
-from benchmarks.table import append_csv, progress_bar, read_csv, terminal
+from benchmarks.table import append_csv, kept_csv, progress_bar, read_csv, terminal
 from benchmarks.timing import Environment
 from nrfx.experiment.demo.setting import SETTINGS, Setting
 from nrfx.experiment.demo.training import ROWS, Task, trained
@@ -79,7 +79,7 @@ def _names() -> set[str]:
 
 def lines(wanted: Sequence[Wanted], path: Path, console: Console) -> list[Line]:
     """The lines of the runs: those in the file, and the others, which are added to it as they end."""
-    known = {line.key: line for line in read_csv(Line, path)} if path.is_file() else {}
+    known = {line.key: line for line in kept_csv(Line, path)}
     with progress_bar(console) as progress:
         bar = progress.add_task("runs", total=len(wanted))
         for each in wanted:

@@ -8,9 +8,8 @@ import torch
 from rich.console import Console
 
 import nrfx
-from benchmarks.study.advice.lines import add, kept
 from benchmarks.study.advice.settings import BUDGETS, SETTINGS, images
-from benchmarks.table import progress_bar
+from benchmarks.table import append_csv, kept_csv, progress_bar
 from benchmarks.timing import Environment
 from nrfx.experiment.advise import advise
 from nrfx.plan.advice import Gain
@@ -92,11 +91,11 @@ def _told(values: tuple[float, ...]) -> str:
 
 def all_advised(path: Path, root: Path, console: Console) -> None:
     """Asks for the advice that is not in the file, and adds it as it comes."""
-    known = {line.setting for line in kept(Advised, path)}
+    known = {line.setting for line in kept_csv(Advised, path)}
     with progress_bar(console) as progress:
         bar = progress.add_task("advice", total=len(SETTINGS), completed=len(known))
         for name in SETTINGS:
             if name not in known:
                 progress.update(bar, description=f"advice on {name}")
-                add(advised(name, root), path)
+                append_csv(advised(name, root), path)
                 progress.advance(bar)

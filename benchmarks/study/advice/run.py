@@ -15,11 +15,10 @@ from rich.console import Console
 import nrfx
 from benchmarks.command import RESULTS, parser_of, write
 from benchmarks.study.advice.advised import Advised, all_advised
-from benchmarks.study.advice.lines import kept
 from benchmarks.study.advice.page import HEADINGS, PAGE, compared, narrow, page, rows
 from benchmarks.study.advice.runs import Full, full_runs
 from benchmarks.study.advice.settings import BUDGETS, SETTINGS, SHAPES
-from benchmarks.table import terminal
+from benchmarks.table import kept_csv, terminal
 
 RUNS, ADVICE = RESULTS / "advice_runs.csv", RESULTS / "advice.csv"
 SEEDS = 3
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("--data-root is missing: the folder of Fashion-MNIST's files")
         full_runs([*SETTINGS], options.seeds, RUNS, options.data_root, console)
         all_advised(ADVICE, options.data_root, console)
-    runs = kept(Full, RUNS)
-    settings = compared({line.setting: line for line in kept(Advised, ADVICE)}, runs)
+    runs = kept_csv(Full, RUNS)
+    settings = compared({line.setting: line for line in kept_csv(Advised, ADVICE)}, runs)
     console.print(terminal("Advice and full runs", narrow(HEADINGS), map(narrow, rows(settings))))
     write({PAGE: page(settings)}, console)
     return 1 if any(_over(run) for run in runs) else 0

@@ -8,9 +8,8 @@ import torch
 from rich.console import Console
 
 import nrfx
-from benchmarks.study.advice.lines import add, kept
 from benchmarks.study.advice.settings import BUDGETS, SETTINGS, images
-from benchmarks.table import progress_bar
+from benchmarks.table import append_csv, kept_csv, progress_bar
 from benchmarks.timing import Environment
 from nrfx.experiment.loop import train
 
@@ -69,12 +68,12 @@ def carried_out(name: str, row: str, seed: int, root: Path) -> Full:
 
 def full_runs(names: Sequence[str], seeds: int, path: Path, root: Path, console: Console) -> None:
     """Carries out the runs of the settings that are not in the file, and adds each to it as it ends."""
-    known = {line.key for line in kept(Full, path)}
+    known = {line.key for line in kept_csv(Full, path)}
     wanted = [(name, row, seed) for seed in range(seeds) for name in names for row in ROWS]
     missing = [key for key in wanted if key not in known]
     with progress_bar(console) as progress:
         bar = progress.add_task("runs", total=len(wanted), completed=len(wanted) - len(missing))
         for name, row, seed in missing:
             progress.update(bar, description=f"{name}, {row}, seed {seed}")
-            add(carried_out(name, row, seed, root), path)
+            append_csv(carried_out(name, row, seed, root), path)
             progress.advance(bar)

@@ -1,11 +1,10 @@
 """Carries runs out, several at a time, and keeps each as it ends, so that a study can be broken off and go on."""
 
-import csv
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from benchmarks.study.fashion import others, searches
 from benchmarks.study.fashion.loop import error, images
 from benchmarks.study.fashion.plan import Curve, Line, Task
-from benchmarks.table import progress_bar, read_csv
+from benchmarks.table import append_csv, kept_csv, progress_bar
 from benchmarks.timing import Environment
 from nrfx.analysis.utilization import utilization
 
@@ -56,7 +55,7 @@ def carried_out(task: Task, root: Path) -> Line:
 
 def kept(path: Path) -> dict[str, Line]:
     """The lines of a file by the keys of their tasks; {} where there is no file."""
-    return {line.key: line for line in read_csv(Line, path)} if path.is_file() else {}
+    return {line.key: line for line in kept_csv(Line, path)}
 
 
 def lines(tasks: Sequence[Task], path: Path, root: Path, jobs: int, console: Console) -> Mapping[str, Line]:
@@ -67,7 +66,7 @@ def lines(tasks: Sequence[Task], path: Path, root: Path, jobs: int, console: Con
     with progress_bar(console) as progress:
         bar = progress.add_task("runs", total=len(tasks), completed=len(tasks) - len(missing))
         for line in _ended(missing, root, jobs):
-            _add(line, path)
+            append_csv(line, path)
             known[line.key] = line
             progress.update(bar, description=f"{line.family}, {line.row}, seed {line.seed}")
             progress.advance(bar)
@@ -82,15 +81,3 @@ def _ended(tasks: Sequence[Task], root: Path, jobs: int) -> Iterator[Line]:
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         for future in as_completed([pool.submit(carried_out, task, root) for task in tasks]):
             yield future.result()
-
-
-def _add(line: Line, path: Path) -> None:
-    """Adds a line to the file, behind a head if it is the first."""
-    names = [each.name for each in fields(Line)]
-    new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(names)
-        cells = (getattr(line, name) for name in names)
-        writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
