@@ -23,6 +23,7 @@ import nrfx
 from benchmarks.soundness.trained import Company, Viewed, adamw, plain, sgd, train
 from nrfx.cli.train import resumed
 from nrfx.experiment.record import read_log
+from nrfx.models import resolve
 from nrfx.training.rejuvenator import Rejuvenator
 
 SAVED = Path(__file__).parent.parent / "data" / "saved"
@@ -113,3 +114,11 @@ def test_the_settings_of_a_run_of_an_earlier_version_are_read(tmp_path: Path) ->
     assert config == {name: told.get(name, plain.get(name)) for name in config}
     assert job.to_plain() == {name: told[name] for name in job.to_plain()}
     assert (job.recipe.row.name, config["milestones"], config["max_events"]) == ("NR+DSD", [1, 2], None)
+
+
+def test_what_was_not_weighted_is_pulled_alike_and_the_old_place_of_a_network_is_found(tmp_path: Path) -> None:
+    told = json.loads((SAVED / "run" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, "weighted": None}))
+    (tmp_path / "state.json").touch()
+    assert resumed(tmp_path, {"data_root": None}).recipe.config.weighted == "alike"
+    assert resolve("nrfx.experiment.demo:digits_net", None, None, [(2, 1, 8, 8)]).module is not None
