@@ -16,7 +16,7 @@ from nrfx.labels import among
 from nrfx.nests import replaced, tensors_of
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
-from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.draws import drawing_from
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 """A list of batches or a data loader, or a function that gives one anew each time."""
@@ -104,8 +104,7 @@ def runs(twin: TracedModule, batches: Batches) -> Iterator[Mapping[str, Tensor]]
             args, kwargs = call_of(twin, batch, count - 1)
         except TrainingError as error:
             raise AnalysisError(str(error)) from error
-        with torch.no_grad(), random_state_kept():
-            torch.manual_seed(0)
+        with torch.no_grad(), drawing_from(seed=0):
             try:
                 outputs = twin(*map(moved, args), **{name: moved(value) for name, value in kwargs.items()})
             except Exception as error:  # whatever the model's own code raises

@@ -13,7 +13,7 @@ from nrfx.errors import ExportError, TraceError
 from nrfx.nests import tensors_of
 from nrfx.rewrite.other_sizes import other_sizes
 from nrfx.tracing import TracedModule
-from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.draws import drawing_from
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference of an output, relative to its largest value or to 1 if that is smaller; 1e-4 for other dtypes."""
@@ -34,8 +34,7 @@ UNCHECKED = Comparison(notes=("The file was not compared with the network: check
 def outputs_of(traced: TracedModule, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """The tensors of the network's result, by path. It is in eval mode, and draws start from one state."""
     args, kwargs = traced.facts.call([x.clone() for x in inputs])
-    with torch.no_grad(), random_state_kept():
-        torch.manual_seed(0)
+    with torch.no_grad(), drawing_from(seed=0):
         return tensors_of(traced(*args, **kwargs))
 
 

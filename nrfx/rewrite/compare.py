@@ -1,7 +1,6 @@
 """The outputs of two networks, compared on the same inputs in eval mode. Neither network is changed."""
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from nrfx.rewrite.replacement import replaced_network
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.graph.arguments import shown
-from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.draws import drawing_from
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference relative to the largest output, by dtype. Two float32 runs of one network differ by up to 3e-5."""
@@ -45,9 +44,7 @@ def outputs(module: nn.Module, call: Call, seed: int = 0) -> Mapping[str, Tensor
     Draws start from one state each time, and the generators are set back.
     """
     args, kwargs = with_tensors(call, Tensor.clone)
-    with torch.no_grad(), random_state_kept():
-        torch.manual_seed(seed)
-        random.seed(seed)
+    with torch.no_grad(), drawing_from(seed):
         return _detached(run(module.eval(), args, kwargs))
 
 

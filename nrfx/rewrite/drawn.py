@@ -1,7 +1,6 @@
 """The check of outputs that every rewrite gets where it is cheap: on inputs that are drawn, not given."""
 
 import copy
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -19,7 +18,7 @@ from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
-from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.recording.draws import drawing_from
 
 Specs = tuple[InputSpec, ...]
 
@@ -134,9 +133,7 @@ def _outputs(module: TracedModule, instead: Mapping[int, Tensor], inputs: Specs,
     buffers = (buffer for _, buffer in named_buffers(modules))
     device = next((tensor.device for tensor in (*parameters, *buffers)), torch.device("cpu"))
     dtype = _dtype(parameters)
-    with torch.no_grad(), random_state_kept(), evaluating(module), _exchanged(modules, instead):
-        torch.manual_seed(seed)
-        random.seed(seed)
+    with torch.no_grad(), drawing_from(seed), evaluating(module), _exchanged(modules, instead):
         if isinstance(module, PartialModule):
             first = {part.path: part for part in reversed(module.facts.parts)}
             given = {path: drawn(part.arguments.inputs, device, dtype) for path, part in first.items()}

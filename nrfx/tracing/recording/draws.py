@@ -68,6 +68,22 @@ def random_state_kept() -> Iterator[None]:
                 numpy.random.set_state(numpys)
 
 
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """`random_state_kept`, in which draws of Python and torch begin at a seed.
+
+    A GPU that is not in use yet is left out: torch would keep the seed for its first use, long behind the end of this.
+    """
+    with random_state_kept():
+        random.seed(seed)
+        device = torch.accelerator.current_accelerator()
+        if device is None or (device.type == "cuda" and not _cuda_is_used()):
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        yield
+
+
 class Draws:
     """The states of all generators when a forward begins."""
 

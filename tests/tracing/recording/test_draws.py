@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nrfx.errors import TraceError
 from nrfx.tracing import trace
+from nrfx.tracing.recording.draws import drawing_from
 from tests.tracing.models import Function, assert_behaves_like
 
 DRAWS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -41,3 +42,28 @@ def test_a_draw_that_would_be_frozen_is_refused_and_taken_back(name: str) -> Non
 def test_generators_that_are_held_and_not_drawn_from_are_no_obstacle() -> None:
     model = holding(lambda m, x: x * 2)
     assert_behaves_like(trace(model, torch.zeros(2, 3)), Function(lambda m, x: x * 2), torch.randn(2, 3))
+
+
+def test_draws_from_a_seed_are_the_same_each_time_and_are_taken_back() -> None:
+    def drawn() -> tuple[float, float]:
+        return random.random(), float(torch.rand(()))
+
+    before = random.getstate(), torch.get_rng_state()
+    with drawing_from(seed=3):
+        first = drawn()
+    with drawing_from(seed=3):
+        assert drawn() == first
+    with drawing_from(seed=4):
+        assert not {*drawn()} & {*first}
+    assert before[0] == random.getstate() and torch.equal(before[1], torch.get_rng_state())
+
+
+def test_a_gpu_that_is_not_in_use_keeps_the_seed_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps the last seed for the first use of a GPU."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(7)
+    with drawing_from(seed=0):
+        pass
+    assert seeds == [7]
