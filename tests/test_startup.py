@@ -1,5 +1,6 @@
 """What is loaded, and when: the command line answers without torch, and nrfx loads what somebody asked for."""
 
+import json
 import os
 import pkgutil
 import subprocess
@@ -16,6 +17,9 @@ from nrfx.cli.commands import COMMANDS
 from nrfx.experiment.datasets import DATASETS
 
 HEAVY = ("matplotlib", "networkx", "rich", "safetensors", "sklearn", "timm", "torch", "torchvision")
+Ended = tuple[int, str, str]
+"""The exit status and what stood on both streams."""
+
 NETWORK = """
 import torch, nrfx
 from torch import nn
@@ -32,7 +36,33 @@ nrfx.Rejuvenator(traced, torch.optim.SGD(traced.parameters(), 0.1), nrfx.Budget(
 WHY, PRINTED = 'nrfx.why(traced, "0")\n', "assert str(result) != repr(result)\n"
 
 
-def run(code: str, arguments: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
+FORKS = """
+import importlib, json, os, sys, tempfile, traceback
+preloaded, code, every = json.loads(sys.argv[1])
+for name in preloaded:
+    importlib.import_module(name)
+ended = []
+for arguments in every:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.argv[1:] = arguments
+            try:
+                exec(code, {})
+                sys.stdout.flush()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)  # without tearing all modules down
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        ended.append((status, out.read().decode(), err.read().decode()))
+print(json.dumps(ended))
+"""
+
+
+def fresh(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A fresh Python; PYTHONPATH leads to the nrfx of this test."""
     path = str(Path(nrfx.__file__).parent.parent)
     return subprocess.run(
@@ -44,12 +74,21 @@ def run(code: str, arguments: Sequence[str] = ()) -> "subprocess.CompletedProces
     )
 
 
-def loaded(code: str, arguments: Sequence[str] = ()) -> tuple[set[str], str]:
-    """Which of HEAVY a fresh Python has loaded after the code, and what it printed on both streams before."""
-    ended = run(f"{code}\nimport sys; print('LOADED', *set(sys.modules) & {set(HEAVY)})", arguments)
+def forked(preloaded: Sequence[str], code: str, every: Sequence[Sequence[str]]) -> list[Ended]:
+    """The status and both streams of the code with each of some arguments, each in a fork of one fresh Python."""
+    ended = fresh(FORKS, json.dumps([preloaded, code, every]))
     assert ended.returncode == 0, ended.stderr
-    said, _, names = ended.stdout.rpartition("LOADED")
-    return set(names.split()), said + ended.stderr
+    return [(status, out, err) for status, out, err in json.loads(ended.stdout)]
+
+
+def loaded(status: int, out: str, err: str) -> tuple[set[str], str]:
+    """Which of HEAVY were loaded behind the code that `LOADED` stands behind, and what it printed on both streams."""
+    assert status == 0, err
+    said, _, names = out.rpartition("LOADED")
+    return set(names.split()), said + err
+
+
+LOADED = f"\nimport sys; print('LOADED', *set(sys.modules) & {set(HEAVY)})"
 
 
 ANSWERED = {
@@ -72,31 +111,30 @@ ANSWERED = {
 }
 
 
+COMMAND = """
+import sys
+from nrfx.cli import main
+try: main(sys.argv[1:])
+except SystemExit as end: assert not end.code
+"""
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, Ended]:
+    every = forked(["nrfx.cli"], COMMAND + LOADED, [line.split() for line in ANSWERED])
+    return dict(zip(ANSWERED, every, strict=True))
+
+
 @pytest.mark.parametrize("line", ANSWERED)
-def test_help_and_mistakes_are_answered_without_torch(line: str) -> None:
-    code = (
-        "import sys\nfrom nrfx.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit as end: assert not end.code"
-    )
-    names, said = loaded(code, line.split())
+def test_help_and_mistakes_are_answered_without_torch(line: str, answers: dict[str, Ended]) -> None:
+    names, said = loaded(*answers[line])
     assert names == set()
     assert ANSWERED[line] in said
 
 
 def test_importing_nrfx_loads_nothing() -> None:
-    assert loaded("import nrfx") == (set(), "")
-
-
-def test_a_library_is_loaded_where_it_is_used() -> None:
-    now = "import sys; print(*sorted(set(sys.modules) & {'rich', 'networkx'}))\n"
-    names, said = loaded(NETWORK + REWRITE + now + PRINTED + now + WHY + now)
-    assert names == {"torch", "rich", "networkx"}
-    assert said.splitlines() == ["", "rich", "networkx rich"]
-
-
-def test_no_module_of_the_package_has_a_public_name() -> None:
-    """`import nrfx.trace` would put the module in the place of the function; `nrfx.liveness` is the module itself."""
-    shared = {module.name for module in pkgutil.iter_modules(nrfx.__path__)} & set(nrfx.__all__)
-    assert shared == {"liveness"} and nrfx.liveness is sys.modules["nrfx.liveness"]
+    ended = fresh("import nrfx" + LOADED)
+    assert loaded(ended.returncode, ended.stdout, ended.stderr) == (set(), "")
 
 
 NAMES = """
@@ -109,17 +147,48 @@ assert pickle.loads(pickle.dumps((nrfx.trace, nrfx.Budget(params=3)))) == (trace
 for name in ("trase", "not a name", "models.names", "__wrapped__"):
     assert not hasattr(nrfx, name)
 """
+USED = f"""
+import sys, nrfx
+{NETWORK}{REWRITE}
+now = lambda: print(*sorted(set(sys.modules) & {{'rich', 'networkx'}}))
+now()
+{PRINTED}now()
+{WHY}now()
+"""
 
 
-@pytest.mark.parametrize("room", ["models", "rules"])
-def test_a_room_is_there_after_a_bare_import(room: str) -> None:
-    ended = run(f"import nrfx; assert nrfx.{room}.__name__ == 'nrfx.{room}'")
-    assert ended.returncode == 0, ended.stderr
+WAYS = {
+    "used": USED + LOADED,
+    "names": NAMES,
+    "rooms": "import nrfx; print(nrfx.models.__name__, nrfx.rules.__name__)",
+}
 
 
-def test_the_public_names_are_there_by_every_way_to_ask() -> None:
-    ended = run(NAMES)
-    assert ended.returncode == 0, ended.stderr
+@pytest.fixture(scope="module")
+def ways() -> dict[str, Ended]:
+    """With torch, whose import takes longest, in each."""
+    every = forked(["torch"], "import sys; exec(sys.argv[1], {})", [[code] for code in WAYS.values()])
+    return dict(zip(WAYS, every, strict=True))
+
+
+def test_a_library_is_loaded_where_it_is_used(ways: dict[str, Ended]) -> None:
+    names, said = loaded(*ways["used"])
+    assert names == {"torch", "rich", "networkx"}
+    assert said.splitlines() == ["", "rich", "networkx rich"]
+
+
+def test_no_module_of_the_package_has_a_public_name() -> None:
+    """`import nrfx.trace` would put the module in the place of the function; `nrfx.liveness` is the module itself."""
+    shared = {module.name for module in pkgutil.iter_modules(nrfx.__path__)} & set(nrfx.__all__)
+    assert shared == {"liveness"} and nrfx.liveness is sys.modules["nrfx.liveness"]
+
+
+def test_rooms_are_there_after_a_bare_import(ways: dict[str, Ended]) -> None:
+    assert ways["rooms"] == (0, "nrfx.models nrfx.rules\n", "")
+
+
+def test_the_public_names_are_there_by_every_way_to_ask(ways: dict[str, Ended]) -> None:
+    assert ways["names"] == (0, "", "")
 
 
 THREADS = """
@@ -139,7 +208,7 @@ assert set(got) == set(names) and all(got[name] is getattr(nrfx, name) for name 
 
 
 def test_threads_may_ask_for_their_first_names_at_once() -> None:
-    ended = run(THREADS)
+    ended = fresh(THREADS)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
