@@ -27,9 +27,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import nrfx
+from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import Cost
 from nrfx.analysis.liveness import liveness_of, removed_gammas
 from nrfx.analysis.spaces import channels_of
+from nrfx.analysis.utilization import measure
 from nrfx.errors import BudgetError, NrfxError, TraceError
 from nrfx.rewrite.compare import TOLERANCE
 from tests.patterns import ALL, DIES, PATTERNS, Pattern
@@ -236,7 +238,7 @@ def trains(subject: Subject, result: nrfx.Rejuvenation) -> None:
     taught = {
         name for name, parameter in gradients(copy.deepcopy(subject.model), subject).items() if parameter is not None
     }
-    for name, gradient in gradients(copy.deepcopy(result.module), subject).items():
+    for name, gradient in gradients(result.module, subject).items():
         assert gradient is None or bool(gradient.isfinite().all()), f"{name} has no finite gradient"
         assert gradient is not None or result.parents[name] not in taught, f"{name} gets no gradient"
 
@@ -250,15 +252,15 @@ def gradients(module: nn.Module, subject: Subject) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-def freedom(subject: Subject) -> dict[str, tuple[str, ...]]:
+def freedom(subject: Subject, channels: Channels) -> dict[str, tuple[str, ...]]:
     """Module path -> why its width is fixed, () where it is free."""
-    return {row.name: row.pins for row in nrfx.utilization(subject.gm).rows}
+    usage = measure(subject.gm, channels, liveness_of(subject.gm, channels))
+    return {row.name: row.pins for row in usage.rows}
 
 
-def going(subject: Subject) -> str:
+def going(subject: Subject, channels: Channels) -> str:
     """Which of the dead channels of `before` can go, where streams do not keep them, as in patterns/dies.py."""
     subject.kill("half")
-    channels = channels_of(subject.gm)
     gammas = removed_gammas(channels, liveness_of(subject.gm, channels, residual="coupled"))
     return " ".join(map(str, gammas["before.1.weight"].nonzero().flatten().tolist()))
 
@@ -283,10 +285,11 @@ def test_pattern(number: int) -> None:
     subject = prepared(pattern)
     inputs = (images(2, pattern, subject.inputs[0].dtype, seed) for seed in (1, 2))
     assert difference(*(outputs(subject.model, drawn) for drawn in inputs)) > 1e-3, "it does not listen to its inputs"
-    reasons = freedom(subject)
+    channels = channels_of(subject.gm)
+    reasons = freedom(subject, channels)
     assert not {path: reasons[path] for path in pattern.free.split() if reasons[path]}, "these should be free"
     assert all(reasons[path] for path in pattern.pinned.split())
-    assert going(subject) == DIES.get(name, ALL if "before.0" in pattern.free.split() else "")
+    assert going(subject, channels) == DIES.get(name, ALL if "before.0" in pattern.free.split() else "")
     cases = some_cases()
     for case in (cases[(number + 3 * turn) % len(cases)] for turn in range(TRIES)):
         try:
@@ -327,7 +330,8 @@ def broken(name: str, cases: list[Case]) -> Iterator[str]:
                 kinds.setdefault(re.sub(r"[\d.]+e-?\d+|\d+", "#", text), []).append((case, text))
         for failures in kinds.values():
             yield f"[{len(failures)} of {len(cases)}] {failures[0][1]} ({failures[0][0]})"
-        reasons = freedom(subject)
+        channels = channels_of(subject.gm)
+        reasons = freedom(subject, channels)
         for path in subject.pattern.free.split():
             if reasons.get(path, ("no such row",)):
                 yield f"WANTED {path} free: {reasons.get(path, ('no such row',))}"
@@ -335,8 +339,8 @@ def broken(name: str, cases: list[Case]) -> Iterator[str]:
             if not reasons.get(path, ()):
                 yield f"free though it must be pinned: {path}"
         expected = DIES.get(name, ALL if "before.0" in subject.pattern.free.split() else "")
-        if going(subject) != expected:
-            yield f"channels {going(subject)} go, and {expected} should"
+        if (gone := going(subject, channels)) != expected:
+            yield f"channels {gone} go, and {expected} should"
     except Exception as error:
         yield f"cannot be prepared or traced: {type(error).__name__}: {error} [{origin(error)}]"
 

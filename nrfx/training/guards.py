@@ -6,7 +6,7 @@ Each becomes an error where training would be lost, and a warning where it may b
 import gc
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -67,8 +67,8 @@ class Averages:
         following = {id(part) for follower in followers for part in follower.modules()}
         shapes = _shapes(module)
         self._found: list[tuple[weakref.ref[nn.Module], int]] = []
-        for each in gc.get_objects():
-            inner = _averaged(each)
+        for each in _alive(_averages):
+            inner = _inner(each)
             if inner is not None and id(inner) not in following and _shapes(inner) == shapes:
                 self._found.append((weakref.ref(each), id(inner)))
 
@@ -87,7 +87,7 @@ class Averages:
 
     def _left(self) -> list[str]:
         wrappers = [(wrapper(), known) for wrapper, known in self._found]
-        return [type(each).__name__ for each, known in wrappers if each is not None and id(_averaged(each)) == known]
+        return [type(each).__name__ for each, known in wrappers if each is not None and id(_inner(each)) == known]
 
 
 def tell_of_other_traces(module: TracedModule) -> None:
@@ -98,7 +98,7 @@ def tell_of_other_traces(module: TracedModule) -> None:
     own = {id(parameter) for parameter in module.parameters()}
 
     def another() -> bool:
-        found = (each for each in gc.get_objects() if issubclass(type(each), TracedModule) and each is not module)
+        found = (each for each in _alive(lambda kind: issubclass(kind, TracedModule)) if each is not module)
         return any(original_of(each) is model and own & {id(one) for one in each.parameters()} for each in found)
 
     if another():
@@ -113,12 +113,24 @@ def tell_of_other_traces(module: TracedModule) -> None:
             )
 
 
-def _averaged(each: object) -> nn.Module | None:
-    """The network inside of an object that averages one; None for all others."""
-    kind = type(each)
-    if not issubclass(kind, nn.Module) or not (kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()):
-        return None
-    modules = vars(each).get("_modules", {})
+def _alive(wanted: Callable[[type[nn.Module]], bool]) -> list[nn.Module]:
+    """The modules that are alive and of a wanted class. There are millions of objects, and far fewer classes to ask."""
+    classes, left = {nn.Module}, [nn.Module]
+    while left:
+        new = {*type.__subclasses__(left.pop())} - classes
+        classes |= new
+        left += new
+    kinds = {kind for kind in classes if wanted(kind)}
+    return [each for each in gc.get_objects() if type(each) in kinds]
+
+
+def _averages(kind: type[nn.Module]) -> bool:
+    return kind.__name__ == "AveragedModel" or "ema" in kind.__name__.lower()
+
+
+def _inner(average: nn.Module) -> nn.Module | None:
+    """The network inside of one that averages it."""
+    modules = vars(average).get("_modules", {})
     inner: nn.Module | None = modules.get("module", modules.get("ema"))
     return inner
 
