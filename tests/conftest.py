@@ -1,6 +1,7 @@
 """Every test runs on one thread, from one seed, with every multiply-add visible and every effect checked."""
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,10 +14,20 @@ for device in (torch.cuda, torch.xpu, torch.mtia):
         device.manual_seed_all = lambda seed: None
 
 
+frozen = {"modules": 0}
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: looking through it for garbage, again and again, took a third of the suite."""
-    gc.collect()
-    gc.freeze()
+    freeze_imports()
+
+
+def freeze_imports() -> None:
+    """Takes all that is alive out of the searches for garbage, where much was imported since the last time."""
+    if len(sys.modules) >= frozen["modules"] + 50:
+        gc.collect()
+        gc.freeze()
+        frozen["modules"] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +36,7 @@ def reproducible(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     Shared cores make two threads slower, and other numbers of threads add in another order.
     """
+    freeze_imports()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     torch.manual_seed(0)
