@@ -4,6 +4,7 @@ The server that the processes are forked from imports torch once for all tests.
 """
 
 import multiprocessing
+import multiprocessing.context
 import pickle
 import tempfile
 import traceback
@@ -22,14 +23,20 @@ import tests.training.small_loop  # noqa: F401
 SECONDS = 120
 
 
+def forks() -> multiprocessing.context.ForkServerContext:
+    """Processes for which the imports are done."""
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload([__name__])
+    return start
+
+
 def in_processes(work: Callable[..., Any], *args: Any, count: int = 2) -> list[Any]:
     """What `work(rank, *args)` returns in each of the processes; of an error its class and text.
 
     Args:
         work: a function at the top of a module; what it returns can be pickled.
     """
-    start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload([__name__])
+    start = forks()
     with tempfile.TemporaryDirectory() as folder:
         ends, started = [], []
         for rank in range(count):

@@ -7,8 +7,10 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,16 +136,37 @@ def report(way: str) -> None:
                     print(json.dumps([case, at, name, *outcome(partial(call, cross(), x))]))
 
 
+FORKS = """
+import os, sys
+from tests.nn.test_operands import WAYS, report
+for way in WAYS:  # a process for each, for which the imports are done
+    child = os.fork()
+    if not child:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[1]}/{way}.{name}", os.O_CREAT | os.O_WRONLY), stream)
+        report(way)
+        sys.exit()
+    print(way, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 @cache
+def ended() -> dict[str, tuple[int, str, str]]:
+    """The exit status and the streams of a process for each way."""
+    with tempfile.TemporaryDirectory() as name:
+        done = subprocess.run([sys.executable, "-c", FORKS, name], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        status = dict(line.split() for line in done.stdout.splitlines())
+        return {
+            way: (int(status[way]), Path(name, f"{way}.out").read_text(), Path(name, f"{way}.err").read_text())
+            for way in WAYS
+        }
+
+
 def reported(way: str) -> list[list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", f"from tests.nn.test_operands import report; report({way!r})"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{way} ended the process with {done.returncode}: {done.stderr.splitlines()[-3:]}"
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    status, out, err = ended()[way]
+    assert status == 0, f"{way} ended the process with {status}: {err.splitlines()[-3:]}"
+    return [json.loads(line) for line in out.splitlines()]
 
 
 # What must not happen

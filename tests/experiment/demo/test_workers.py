@@ -7,9 +7,11 @@ from threading import Event
 import pytest
 
 from nrfx.errors import TrainingError, UsageError
+from nrfx.experiment.demo import workers
 from nrfx.experiment.demo.training import Moment, Stopped, Task, trained
 from nrfx.experiment.demo.workers import _tell, carried_out
 from tests.experiment.demo.runs import TINY
+from tests.many import forks
 
 TASKS = [Task(TINY, 0, "plain"), Task(TINY, 0, "nr")]
 
@@ -23,7 +25,8 @@ def test_two_processes_give_what_one_does_and_tell_the_moments() -> None:
     assert {moment.task.row for moment in moments} == {"plain", "nr"}
 
 
-def test_an_error_in_a_process_is_that_of_the_demo_and_ends_the_others() -> None:
+def test_an_error_in_a_process_is_that_of_the_demo_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "get_context", lambda kind: forks())  # sooner there than those that are spawned
     endless = replace(TINY, config=replace(TINY.config, epochs=100_000))
     tasks = [Task(endless, 0, "plain"), Task(replace(TINY, config=replace(TINY.config, batch_size=5_000)), 1, "plain")]
     with pytest.raises((TrainingError, UsageError), match="batch"):
