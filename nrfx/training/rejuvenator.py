@@ -8,7 +8,7 @@ event         the rejuvenation: the network becomes the new one, the optimizers 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Self
 
 import torch
@@ -38,11 +38,11 @@ from nrfx.training.arguments import (
     check_search,
     checked_options,
 )
+from nrfx.training.change import Change
 from nrfx.training.events import Event, Measurement, measurement
-from nrfx.training.followers import carried_inside, checked_followers, put_inside
+from nrfx.training.followers import checked_followers
 from nrfx.training.forecast import Law, chosen_delta_lambda, law_of, never, search_forecast
 from nrfx.training.guards import (
-    Averages,
     CallGuard,
     GradientGuard,
     HeldGuard,
@@ -51,30 +51,24 @@ from nrfx.training.guards import (
     tell_of_other_traces,
 )
 from nrfx.training.hooks import StepHooks
-from nrfx.training.in_place import become, join_original, joined_with
-from nrfx.training.optimizer import check_optimizer, check_state, migrate
+from nrfx.training.in_place import join_original
+from nrfx.training.optimizer import check_optimizer, check_state
 from nrfx.training.penalty import Pull, gradient_scales, measure_of
 from nrfx.training.processes import WAIT, Alone, processes
-from nrfx.training.recalibrate import recalibrate
-from nrfx.training.replicas import check_renewable, renew, replicas_of
-from nrfx.training.restart import restart
+from nrfx.training.replicas import replicas_of
 from nrfx.training.resumed import State, positions, saved_masks, saved_state, saved_weights
 from nrfx.training.schedule import LambdaSchedule
 from nrfx.training.search import Search
 from nrfx.training.sharded import Whole, check_sharded, is_sharded
 from nrfx.training.together import (
-    DRAWN,
-    END,
     FIRST_STEP,
     GATHERING,
     agree_on,
     agreed_reading,
     first_statistics,
     settings,
-    spread_new,
     weights,
 )
-from nrfx.training.transaction import Transaction
 from nrfx.training.watched import Watched
 from nrfx.training.witness import StepWitness
 from nrfx.training.wrappers import group_of, unwrapped
@@ -390,14 +384,12 @@ class Rejuvenator:
         """
         before, loaded, penalty = self._before, self.module, self._watched.penalty
         if self.inplace and before is not None and before is not loaded:
-            joined = joined_with(before)
-            replicas = replicas_of([before, *joined])
-            with Transaction([before, *joined], self.optimizers, replicas=replicas):
-                become(before, loaded, joined, self.optimizers)
-                for replica in replicas:
-                    renew(replica)
-                self._watch(before)
+
+            def watch(module: TracedModule) -> None:
+                self._watch(module)
                 self._watched.penalty.restore(penalty.betas, penalty.weights)
+
+            self._change(watch).load(before, loaded)
         self._before = None
         return self.module
 
@@ -409,6 +401,9 @@ class Rejuvenator:
         """Watches the network anew where somebody else has made it another one."""
         if not self._watched.is_current and not self._cut:
             self._watch(self.module)
+
+    def _change(self, watch: Callable[[TracedModule], None]) -> Change:
+        return Change(self.optimizers, self.followers, self.scheduler, self.calibration, self.inplace, watch)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -511,37 +506,12 @@ class Rejuvenator:
         return measurement(self.steps, measured, r, self.lam, self.note, module, self._options)
 
     def _event(self, r: float, result: Rejuvenation, together: Alone, whole: Whole) -> Event:
-        """Makes the network the new one, or puts the new one in its place; all of it or nothing, in all processes."""
-        if self.calibration is not None:
-            recalibrate(result.module, self.calibration, result.origins)
-        together.agree(DRAWN, {})
-        spread_new(together, result.module)
-        module = self.module
-        self._averages = Averages(module, self.followers)
-        joined = joined_with(module) if self.inplace else []
-        replicas = replicas_of([module, *joined]) if self.inplace else []
-        for replica in replicas:
-            check_renewable(replica)
-        whole.take_optimizers()
-        changing = Transaction([module, *joined, *self.followers], self.optimizers, self.scheduler, replicas)
-        with self._kept(), changing, whole.undone():
-            twins = [carried_inside(follower, result, module) for follower in self.followers]
-            notes = migrate(self.optimizers, module, result, hooks_stay=self.inplace)
-            for follower, twin in zip(self.followers, twins, strict=True):
-                put_inside(follower, twin)
-                notes += twin.notes
-            if self.inplace:
-                become(module, result.module, joined, self.optimizers)
-                result = replace(result, module=module)
-            if self.scheduler is not None:
-                restart(self.scheduler)
-            for replica in replicas:
-                renew(replica)
-            self._watch(result.module)
-            whole.cut_again()
-            together.agree(END, {})
+        """The network becomes the new one, and a new search begins."""
+        with self._kept():
+            changed = self._change(self._watch).rejuvenate(self.module, result, together, whole)
+        self._averages = changed.averages
         renew_heads(self.module)
-        event = Event(self.steps, r, result, self.lam, notes)
+        event = Event(self.steps, r, changed.result, self.lam, changed.notes)
         self.search.restart()
         self._gradients = GradientGuard("event")
         self.events += 1

@@ -58,7 +58,7 @@ def test_state_that_fits_no_parameter_is_found_at_the_first_measurement() -> Non
         learn(nr, optimizer)
 
 
-@pytest.mark.parametrize("place", ["rewritten", "migrate", "become", "Watched"])
+@pytest.mark.parametrize("place", ["rejuvenator.rewritten", "change.migrate", "change.become", "rejuvenator.Watched"])
 def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nr, optimizer = set_up()
     learn(nr, optimizer)
@@ -67,7 +67,7 @@ def test_a_rejuvenation_that_fails_changes_nothing(place: str, monkeypatch: pyte
     def fails(*_: object, **__: object) -> None:
         raise RewriteError("no")
 
-    monkeypatch.setattr(f"nrfx.training.rejuvenator.{place}", fails)
+    monkeypatch.setattr(f"nrfx.training.{place}", fails)
     before = contents(nr, optimizer)
     with pytest.raises(RewriteError):
         nr.step()

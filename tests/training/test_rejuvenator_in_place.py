@@ -220,7 +220,7 @@ def test_without_inplace_the_old_module_stays_and_its_loss_is_an_error_in_the_ne
 
 
 PLACES = (
-    "rejuvenator.migrate",
+    "change.migrate",
     "in_place.hold_instead",
     "in_place.follow",
     "rejuvenator.Watched",

@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import SGD, AdamW, Optimizer
 
 import nrfx
-import nrfx.training.rejuvenator as training
 from nrfx.errors import TraceError, TrainingError
+from nrfx.training import change
 from nrfx.training.rejuvenator import Rejuvenator
 from tests.many import in_processes
 from tests.training.test_together import SHAPE, batch, network
@@ -147,7 +147,7 @@ def failing(rank: int) -> tuple[Any, ...]:
             optimizer.step()
 
     kill(gm)
-    with patch.object(training, "END", "the end" if rank else "an end"), pytest.raises(TrainingError, match="where"):
+    with patch.object(change, "END", "the end" if rank else "an end"), pytest.raises(TrainingError, match="where"):
         steps(2)
     assert all(a is b for a, b in zip(before, gm.parameters(), strict=True)) and nr.events == 0
     assert all(a is b for a, b in zip(before, optimizer.param_groups[0]["params"], strict=True))

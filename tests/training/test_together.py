@@ -13,8 +13,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 import nrfx
-import nrfx.training.rejuvenator as training
 from nrfx.errors import TrainingError
+from nrfx.training import change
 from nrfx.training.rejuvenator import Rejuvenator
 from nrfx.training.restart import restart
 from tests.many import in_processes
@@ -188,7 +188,7 @@ def failing_event(rank: int) -> None:
     model, optimizer, nr = set_up(rank)
     nr.scheduler = StepLR(optimizer, 1)
     kill(nr.module)
-    with patch.object(training, "restart", no_restart if rank else restart):
+    with patch.object(change, "restart", no_restart if rank else restart):
         try:
             steps(model, optimizer, rank, 2)
         except (OSError, TrainingError) as error:
