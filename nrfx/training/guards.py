@@ -7,7 +7,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -113,7 +113,7 @@ def tell_of_other_traces(module: TracedModule) -> None:
             )
 
 
-def _alive(wanted: Callable[[type[nn.Module]], bool]) -> list[nn.Module]:
+def _alive(wanted: Callable[[type[nn.Module]], bool]) -> list[Any]:
     """The modules that are alive and of a wanted class. There are millions of objects, and far fewer classes to ask."""
     classes, left = {nn.Module}, [nn.Module]
     while left:
