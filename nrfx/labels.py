@@ -16,8 +16,9 @@ NONE = -1
 OPAQUE = -2
 
 
-_REPEATS, _CHANNELS = "_nrfx_repeats", "_nrfx_channels"
-"""Notes on a tensor of what it holds: (dim, layout) where it repeats a layout, True where every label is a channel's.
+_REPEATS, _CHANNELS, _OVER = "_nrfx_repeats", "_nrfx_channels", "_nrfx_over"
+"""Notes on a tensor of what it holds: (dim, layout) where it repeats a layout, True where every label is a channel's;
+and what `over_positions` gives for it, None for the tensor itself.
 
 Nearly all label tensors are layouts of fresh labels, repeated. To ask torch takes several calls for each; the notes
 are those of one tensor, and what torch makes of it has none.
@@ -148,13 +149,28 @@ def over_positions(labels: Tensor) -> Tensor:
     tensor([[4, 4, 4],
             [5, 5, 5]])
     """
+    notes = vars(labels)
+    if _OVER not in notes:
+        notes[_OVER] = _over(labels)
+    over: Tensor | None = notes[_OVER]
+    return labels if over is None else over
+
+
+def _over(labels: Tensor) -> Tensor | None:
+    """`over_positions` of the labels; None for the labels themselves."""
     small = collapse(labels)
-    if not small.numel() or int(small.amax()) < 0 or bool((small >= 0).all()):
-        return labels
+    beside = small < 0
+    if not small.numel() or bool(beside.all()) or not bool(beside.any()):
+        return None
     for dim in range(small.dim()):
+        if small.shape[dim] == 1:
+            continue
         lead = small.amax(dim, keepdim=True)
-        if bool(((small == lead) | (small < 0)).all()):
-            small = torch.where((small < 0) & (lead >= 0), lead, small)
+        if bool(((small == lead) | beside).all()):
+            small = torch.where(beside & (lead >= 0), lead, small)
+            beside = small < 0
+            if not bool(beside.any()):
+                break
     return small.expand(labels.shape)
 
 

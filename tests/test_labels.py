@@ -14,6 +14,7 @@ from nrfx.labels import (
     layout,
     lies_along,
     occurrence,
+    over_positions,
     repeat_alike,
     repeat_one_layout,
     side_by_side,
@@ -105,3 +106,28 @@ def test_two_tensors_repeat_one_layout_only_if_it_is_the_same_object_along_the_s
     assert not repeat_one_layout(wide, along(like_it, 1, (2, 3, 4)))
     assert not repeat_one_layout(wide, along(one, 0, (3, 2)))
     assert not repeat_one_layout(one, one)  # it repeats none
+
+
+def _over_each_dim(labels: torch.Tensor) -> torch.Tensor:
+    """`over_positions` by its definition, line by line of each dim."""
+    if not bool((labels >= 0).any()):
+        return labels
+    out = labels.clone()
+    for dim in range(out.dim()):
+        lines = [*out.movedim(dim, -1).reshape(-1, out.shape[dim])]
+        if all(len(set(line[line >= 0].tolist())) <= 1 for line in lines):
+            filled = [torch.where(line < 0, line.max(), line) if int(line.max()) >= 0 else line for line in lines]
+            moved = torch.stack(filled).reshape(out.movedim(dim, -1).shape)
+            out = moved.movedim(-1, dim)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_over_positions_is_what_its_definition_says(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = [int(torch.randint(1, 4, (), generator=generator)) for _ in range(1 + seed % 4)]
+    along_last = torch.randint(0, 3, (shape[-1],), generator=generator).expand(shape)
+    marks = torch.randint(-3, 3, shape, generator=generator)
+    labels = torch.where(marks < 0, marks, along_last)  # a layout along the last dim, with holes
+    assert torch.equal(over_positions(labels), _over_each_dim(labels))
+    assert over_positions(labels) is over_positions(labels)

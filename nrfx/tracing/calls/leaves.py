@@ -42,9 +42,10 @@ class Leaves:
             raise TraceError(
                 f"leaves is a {type(wanted).__name__}; expected a list of classes, modules or paths: leaves=[...]."
             )
-        path_of = {id(module): path for path, module in model.named_modules() if path}
+        asked = [*wanted]
+        path_of = {id(module): path for path, module in model.named_modules() if path} if asked else {}
         kinds, paths = [], []
-        for item in wanted:
+        for item in asked:
             if isinstance(item, type) and issubclass(item, nn.Module):
                 kinds.append(item)
             elif isinstance(item, str) and item in path_of.values():
@@ -79,6 +80,8 @@ class Leaves:
 
     def in_model(self, model: nn.Module) -> tuple[str, ...]:
         """The paths of all of them in a model, which is itself always looked into."""
+        if not self.are_wanted:
+            return ()
         return tuple(path for path, module in model.named_modules() if path and self.has(module, path))
 
 
