@@ -43,7 +43,8 @@ ORDER: Mapping[str, str] = {
     "plan": "origins budget budget_request options constraints reallocate absorb placed grown_births expected places "
     "mismatches resize rescale blocks heads survivors decision plan advice advised",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
-    "replacement result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
+    "replacement result compare node_by_node drawn other_sizes verify rejuvenate heads scales cross_attend "
+    "sort_generations",
     "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why advice",
     "report.html": "lanes bars graph entries page",

@@ -15,6 +15,7 @@ from nrfx.analysis.names import named_tensors
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of
 from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference, run
+from nrfx.rewrite.node_by_node import has_no_code, run_nodes
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
 from nrfx.tracing.graph.shapes import InputSpec
@@ -104,7 +105,8 @@ def _code_of(result: Rejuvenation, traced: TracedModule) -> Iterator[None]:
     new, planned = result.module, result.planned
     graphs = {id(graph): len(graph.nodes) for graph in (*traced.graphs.values(), *new.graphs.values())}
     one = len(graphs) == 2 and len(set(graphs.values())) == 1 and planned is not None and not planned.literals
-    if not one or isinstance(traced, PartialModule) or not {"_code", "forward"}.isdisjoint(vars(traced)):
+    known = not {"_code", "forward"}.isdisjoint(vars(traced)) or has_no_code(traced)
+    if not one or isinstance(traced, PartialModule) or known:
         yield
         return
     vars(traced)["forward"] = MethodType(type(new).forward, traced)
@@ -141,6 +143,8 @@ def _outputs(module: TracedModule, instead: Mapping[int, Tensor], inputs: Specs,
             first = {part.path: part for part in reversed(module.facts.parts)}
             given = {path: drawn(part.arguments.inputs, device, dtype) for path, part in first.items()}
             found = tensors_of({path: module.run_part(path, given[path]) for path in first})
+        elif has_no_code(module):
+            found = tensors_of(run_nodes(module, drawn(inputs, device, dtype)))
         else:
             args, kwargs = module.facts.call(drawn(inputs, device, dtype))
             found = tensors_of(run(module, args, kwargs))
