@@ -4,6 +4,7 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -20,14 +21,13 @@ from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, RewriteError
 from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
-from nrfx.plan.decision import Idle, decided
+from nrfx.plan.decision import Decision, Idle, decided
 from nrfx.plan.heads import headed
 from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT, Options
 from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
-from nrfx.plan.resize import Resized
 from nrfx.plan.survivors import Survivors
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
@@ -36,6 +36,7 @@ from nrfx.rewrite.replacement import change
 from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.tracing.graph.walk import unchanged
 
 
 def rejuvenate(
@@ -188,13 +189,15 @@ def compact(
 
 def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
     """`rejuvenate` with its options as one checked value; without a budget no new channels come."""
-    _check_data(traced)
-    judge = judge_of(traced, options.criterion, options.threshold, options.residual)
-    decision = decided(traced, budget, options, judge)
-    if isinstance(decision, Idle):
-        return _unchanged(traced, decision.survivors, decision.reason, decision.options)
-    survivors, allocation, resized = decision.survivors, decision.allocation, decision.resized
-    return replace(_carried_out(traced, survivors, allocation, resized, budget, decision.options), budget=budget)
+    # a criterion runs the network, and a forward may do anything; else all stays as it is until outputs are compared
+    with unchanged(traced) if options.criterion is None else nullcontext():
+        _check_data(traced)
+        judge = judge_of(traced, options.criterion, options.threshold, options.residual)
+        decision = decided(traced, budget, options, judge)
+        if isinstance(decision, Idle):
+            return _unchanged(traced, decision.survivors, decision.reason, decision.options)
+        result = _carried_out(traced, decision, budget)
+    return replace(_compared(traced, decision, result), budget=budget)
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -229,15 +232,10 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
     )
 
 
-def _carried_out(
-    traced: TracedModule,
-    survivors: Survivors,
-    allocation: Allocation,
-    resized: Resized,
-    budget: Budget | None,
-    options: Options,
-) -> Rejuvenation:
+def _carried_out(traced: TracedModule, decision: Decision, budget: Budget | None) -> Rejuvenation:
     """Builds the network with these layouts, and checks its labels and its cost before anyone sees it."""
+    survivors, allocation, resized = decision.survivors, decision.allocation, decision.resized
+    options = decision.options
 
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
@@ -272,13 +270,20 @@ def _carried_out(
         generator=options.generator,
     )
     built = build(traced, plan)
-    after = labels_of(built.module, survivors.channels.axes)
-    check_labels(after, resized)
-    _check_cost(whole_cost(built.module, after), allocation.cost, budget)
-    result = _result(traced, survivors, allocation, built, after, plan, options, head_notes)
-    by_criterion = survivors.absorption.given and not options.scratch
+    with unchanged(built.module):
+        after = labels_of(built.module, survivors.channels.axes)
+        check_labels(after, resized)
+        _check_cost(whole_cost(built.module, after), allocation.cost, budget)
+        return _result(traced, survivors, allocation, built, after, plan, options, head_notes)
+
+
+def _compared(traced: TracedModule, decision: Decision, result: Rejuvenation) -> Rejuvenation:
+    """The result, whose outputs are those of the network before, or which says why they were not compared."""
+    options, absorption = decision.options, decision.survivors.absorption
+    by_criterion = absorption.given and not options.scratch
     checked = options.check and (options.keeps_function or by_criterion)
-    why = check_outputs(traced, result, result.before.flops.total + allocation.cost.flops) if checked else ""
+    flops = result.before.flops.total + decision.allocation.cost.flops
+    why = check_outputs(traced, result, flops) if checked else ""
     result = replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
     return _measured(traced, result, options) if by_criterion and not result.keeps_function else result
 
