@@ -26,6 +26,7 @@ from nrfx.labels import (
     collapse,
     occurrence,
     repeat_one_layout,
+    repeated_along,
     repeats_along,
     spread,
     spread_inside,
@@ -94,10 +95,14 @@ def same(rows: Tensor, one: Callable[[Tensor, Tensor], Tensor] = one) -> Tensor:
 
 def _varying(shape: torch.Size) -> Tensor:
     """NaN in that shape, in the memory of one element."""
-    return _UNKNOWN.as_strided(shape, (0,) * len(shape))
+    values = _UNKNOWN.as_strided(shape, (0,) * len(shape))
+    vars(values)[_ALL_NAN] = True
+    return values
 
 
 _UNKNOWN = torch.full((), NAN, dtype=torch.float64)
+_ALL_NAN = "_nrfx_all_nan"
+"""A note on a tensor that `_varying` made: to look takes several calls of torch."""
 
 
 def _varies(values: Tensor) -> bool:
@@ -108,6 +113,8 @@ def _varies(values: Tensor) -> bool:
     """
     if not values.numel():
         return False
+    if _ALL_NAN in vars(values):
+        return True
     return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
@@ -309,12 +316,16 @@ class Propagation:
         reading = step.effect.reading
         assert reading is not None
         values = tensors((args, kwargs))[reading.operand]
+        read = self.read.setdefault(reading.key, [])
+        if _varies(values):  # nearly always
+            read.append(_varying(reading.cols.shape))
+            return self.varying(step, args, kwargs)
         labels = tensors(operands(step, self.labels))[reading.operand]
         if reading.padded and self.padded_alike(labels, reading):
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows), self.one))
+        read.append(same(reading.by_columns(rows), self.one))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -341,6 +352,11 @@ class Propagation:
 
     def uniform(self, values: Tensor, axis: int) -> Tensor:
         """The one value that each index of `axis` has at all its positions; NaN where they differ."""
+        vector = repeated_along(values, axis)
+        if vector is not None:  # nearly always
+            return vector
+        if _varies(values):
+            return _varying(values.shape[axis : axis + 1])
         return same(spread(values, axis), self.one)
 
     def by_label(self, labels: Tensor, values: Tensor) -> Tensor:
