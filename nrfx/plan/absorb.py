@@ -20,8 +20,9 @@ from torch import Tensor, fx
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step, readers
-from nrfx.analysis.constants import constants_of, same
+from nrfx.analysis.constants import constants_of
 from nrfx.analysis.liveness import Liveness, live_along, reader
+from nrfx.analysis.varying import same
 from nrfx.labels import among, joined, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule

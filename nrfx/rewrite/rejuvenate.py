@@ -19,7 +19,6 @@ from nrfx.analysis.spaces import Labels, labels_of
 from nrfx.analysis.utilization import Utilization, measure, utilization
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, RewriteError
-from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
 from nrfx.plan.decision import Decision, Idle, decided
 from nrfx.plan.heads import headed
@@ -32,6 +31,7 @@ from nrfx.plan.survivors import Survivors
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.moment import Moment, known
+from nrfx.rewrite.notes import carrier_notes, held_notes, merge_notes, width_notes
 from nrfx.rewrite.replacement import change
 from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
@@ -219,7 +219,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
         module=twin,
         before=usage,
         alpha=1.0,
-        notes=(reason, *survivors.liveness.notes, *_held_notes(usage, options)),
+        notes=(reason, *survivors.liveness.notes, *held_notes(usage, options)),
         origins=unchanged,
         parents={name: name for name in tensors},
         factors=unchanged,
@@ -332,14 +332,14 @@ def _result(
         notes=(
             *survivors.liveness.notes,
             *survivors.absorption.notes,
-            *_held_notes(before, options),
-            *_carrier_notes(carried),
+            *held_notes(before, options),
+            *carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
             *head_notes,
             *built.notes,
-            *_width_notes(survivors, options),
-            *_merge_notes(traced, survivors, options),
+            *width_notes(survivors, options),
+            *merge_notes(traced, survivors, options),
         ),
         origins=built.origins,
         parents=built.parents,
@@ -370,39 +370,3 @@ def _usage(traced: TracedModule, survivors: Survivors, options: Options) -> Util
         return utilization(network, threshold=options.threshold, residual=options.residual, liveness=options.liveness)
 
     return measure(traced, survivors.channels, survivors.liveness).released(traced, again)
-
-
-def _held_notes(before: Utilization, options: Options) -> list[str]:
-    dead = "gamma-dead" if options.criterion is None else "dead"
-    return [f"Held: {count} {dead} channels, {reason}." for reason, count in before.held]
-
-
-def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
-    return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
-
-
-def _width_notes(survivors: Survivors, options: Options) -> list[str]:
-    """Notes on spaces with gammas that kept their width, or were not widened, though no rule pins them."""
-    channels = survivors.channels
-    fixed = [space for space in channels.spaces if space.normed and space.pinned_by in space.births]
-    frozen = [space.name for space in channels.spaces if space.frozen and space.free and space.normed]
-    notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
-    narrow = {
-        space.name: why for space in channels.spaces for key, why in survivors.no_growth.items() if key in space.births
-    }
-    notes += [f"{name}: not widened: {why}." for name, why in narrow.items()]
-    if options.cramped:
-        notes.append("Layers stay dense: the budget has no room for the carriers that cross attention needs.")
-    if frozen:
-        notes.append(f"Not widened, for they have frozen parameters: {', '.join(frozen)}.")
-    if options.round_to > 1 and not options.reallocate:
-        notes.append("round_to has no meaning with reallocate=False: every layer has its old width back.")
-    return notes
-
-
-def _merge_notes(traced: TracedModule, survivors: Survivors, options: Options) -> list[str]:
-    """A note where merge=True found no layer with several generations."""
-    layers = [traced.get_submodule(reading.path) for reading in survivors.forms.values()]
-    if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
-        return []
-    return ["merge=True had nothing to merge: no layer had more than one generation before this rewrite."]

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from nrfx.errors import TraceError
 from nrfx.rules import OPS
 from nrfx.rules.registry import AppliedFunction, is_of_torch
+from nrfx.tracing.graph.walk import named_modules
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Leaves:
             raise TraceError(
                 f"leaves is a {type(wanted).__name__}; expected a list of classes, modules or paths: leaves=[...]."
             )
-        path_of = {id(module): path for path, module in model.named_modules() if path}
+        wanted = tuple(wanted)
+        path_of = {id(module): path for path, module in named_modules(model) if path} if wanted else {}
         kinds, paths = [], []
         for item in wanted:
             if isinstance(item, type) and issubclass(item, nn.Module):
@@ -79,7 +81,7 @@ class Leaves:
 
     def in_model(self, model: nn.Module) -> tuple[str, ...]:
         """The paths of all of them in a model, which is itself always looked into."""
-        return tuple(path for path, module in model.named_modules() if path and self.has(module, path))
+        return tuple(path for path, module in named_modules(model) if path and self.has(module, path))
 
 
 @contextmanager
