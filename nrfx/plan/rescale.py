@@ -102,7 +102,7 @@ class Tracking:
         key_of: gamma parameter -> the key of its norm.
         columns: key of a weight -> int64 [columns], the gamma that scales each column, ONE for none.
         rows: the same for the rows of a depthwise weight.
-        barred: id -> why its gamma cannot be scaled.
+        bars: ids, and why their gammas cannot be scaled; of several reasons of one the first counts.
         behind: the ids that a relu or a maximum gets, so that a factor must not be negative.
     """
 
@@ -112,7 +112,7 @@ class Tracking:
     key_of: dict[str, str] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
-    barred: dict[int, str] = field(default_factory=dict)
+    bars: list[tuple[Tensor, str]] = field(default_factory=list)
     behind: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -130,10 +130,16 @@ class Tracking:
         """The ids of gammas whose factor must not be negative."""
         return {index for ids in self.behind for index in collapse(ids).unique().tolist()}
 
+    @property
+    def barred(self) -> dict[int, str]:
+        """Id -> why its gamma cannot be scaled."""
+        return {index: reason for ids, reason in reversed(self.bars) for index in ids.tolist()}
+
     def bar(self, ids: Tensor, reason: str) -> None:
         small = collapse(ids)
-        for index in small[small != ONE].unique().tolist():
-            self.barred.setdefault(index, reason)
+        barred = small[small >= 0]
+        if barred.numel():
+            self.bars.append((barred, reason))
 
     def barring(self, step: Step, args: Any, kwargs: Any) -> Any:
         """For an op that does not scale with its inputs: their gammas are barred, its output has the factor 1."""
@@ -262,46 +268,35 @@ class _Eligible:
 
     Attributes:
         may: bool [ids], whether the gamma may be scaled.
-        on_stream: bool [ids].
-        zero: bool [ids], whether it is 0.
-        barred: id -> why it cannot be scaled.
+        why: int64 [ids], the index in `reasons`, -1 for none.
+        reasons: each text once.
     """
 
     may: Tensor
-    on_stream: Tensor
-    zero: Tensor
-    barred: Mapping[int, str]
-
-    def reasons(self, ids: Tensor) -> Mapping[str, int]:
-        """Reason -> how many of these gammas it keeps from being scaled."""
-        told = self.on_stream[ids]
-        if told.all():  # nearly always, where there is one on a stream
-            return {_ON_STREAM: ids.numel()} if ids.numel() else {}
-        return Counter(why for index in ids.tolist() for why in [self._reason(index)] if why is not None)
-
-    def _reason(self, index: int) -> str | None:
-        if bool(self.on_stream[index]):
-            return _ON_STREAM
-        return self.barred.get(index, "gamma is 0" if bool(self.zero[index]) else None)
-
-
-_ON_STREAM = "it lies on a residual stream"
+    why: Tensor
+    reasons: tuple[str, ...]
 
 
 def _eligible(channels: Channels, liveness: Liveness, carriers: Tensor, tracking: Tracking, streams: bool) -> _Eligible:
-    """Which gammas may be scaled."""
-    may, on_stream, zero = (torch.zeros(tracking.count, dtype=torch.bool) for _ in range(3))
+    """Which gammas may be scaled. What lies on a stream is told so, whatever else bars it; a zero only where nothing
+    else does.
+    """
+    may = torch.zeros(tracking.count, dtype=torch.bool)
+    texts = ("gamma is 0", "it lies on a residual stream", *(reason for _, reason in tracking.bars))
+    code = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    why, on_stream = torch.full((tracking.count,), -1), torch.zeros(tracking.count, dtype=torch.bool)
     stream = torch.tensor([space.stream and streams for space in channels.spaces], dtype=torch.bool)
     stays = liveness.live & ~carriers
     for name, ids in tracking.ids.items():
         layout = channels.norms[name]
         channel = channels.channels_along(layout)
         on_stream[ids] = among(channels.spaces_along(layout), stream)
-        zero[ids] = liveness.affine[tracking.key_of[name]].gamma == 0
+        why[ids[liveness.affine[tracking.key_of[name]].gamma == 0]] = code["gamma is 0"]
         may[ids] = ((channel < 0) | among(channel, stays)) & ~liveness.gamma_dead[name]
-    may &= ~on_stream & ~zero
-    may[torch.tensor(list(tracking.barred), dtype=torch.int64)] = False
-    return _Eligible(may, on_stream, zero, tracking.barred)
+    for ids, reason in reversed(tracking.bars):
+        why[ids] = code[reason]
+    why[on_stream] = code["it lies on a residual stream"]
+    return _Eligible(may & (why < 0), why, tuple(code))
 
 
 def _notes(
@@ -313,13 +308,11 @@ def _notes(
 ) -> tuple[str, ...]:
     """For each norm and reason, a sentence with the number of live gammas that stay below gamma0."""
     lines = []
-    told = eligible.on_stream | eligible.zero
-    told[torch.tensor(list(eligible.barred), dtype=torch.int64)] = True
     for name, ids in tracking.ids.items():
         gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
         channel = channels.channels_along(channels.norms[name])
         stays = (channel < 0) | among(channel, liveness.live)
-        small = stays & ~liveness.gamma_dead[name] & (gamma < gamma0(name)) & told[ids]
-        whys = eligible.reasons(ids[small])
-        lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]
+        small = stays & ~liveness.gamma_dead[name] & (gamma < gamma0(name)) & (eligible.why[ids] >= 0)
+        for why, count in Counter(eligible.why[ids[small]].tolist()).items():
+            lines.append(f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {eligible.reasons[why]}.")
     return tuple(lines)

@@ -9,6 +9,7 @@ import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from operator import is_
 from typing import Any, TypeVar
 
@@ -152,7 +153,6 @@ class _Copy:
         contents[name] = self._memo[id(module)] = Scripted(module, self._known)
 
     def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
-        kind = type(value)
         if key == "_modules":
             children: dict[str, Any] = {}
             contents[key] = children
@@ -160,7 +160,7 @@ class _Copy:
                 self._put(children, name, child)
         elif key in ("_parameters", "_buffers"):
             contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
-        elif kind is tuple and all(type(item) in _DIRECT for item in value):
+        elif _is_constant(value):
             return
         elif key == "_compiled_call_impl":
             del contents[key]  # belongs to module.compile(), and to the module it was made of
@@ -191,6 +191,22 @@ _CONTAINERS = frozenset({dict, OrderedDict, set})
 _PLAIN = _DIRECT | _CONTAINERS | {tuple, list}
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"})
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether nobody can change the value: numbers, texts, and tuples and frozen dataclasses of ours that hold such."""
+    kind = type(value)
+    if kind in _DIRECT:
+        return True
+    if kind is tuple:
+        return all(map(_is_constant, value))
+    return _is_frozen(kind) and all(map(_is_constant, vars(value).values()))
+
+
+@functools.cache
+def _is_frozen(kind: Any) -> bool:
+    """Whether it is a frozen dataclass of ours."""
+    return is_dataclass(kind) and kind.__module__.startswith("nrfx.") and kind.__dataclass_params__.frozen
 
 
 @functools.cache
