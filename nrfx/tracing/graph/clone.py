@@ -9,7 +9,6 @@ import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from operator import is_
 from typing import Any, TypeVar
 
@@ -195,7 +194,7 @@ _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce
 
 def _is_constant(value: Any) -> bool:
     """Whether nobody can change the value: numbers, texts, and tuples and frozen dataclasses of ours that hold such."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _DIRECT:
         return True
     if kind is tuple:
@@ -206,7 +205,8 @@ def _is_constant(value: Any) -> bool:
 @functools.cache
 def _is_frozen(kind: Any) -> bool:
     """Whether it is a frozen dataclass of ours."""
-    return is_dataclass(kind) and kind.__module__.startswith("nrfx.") and kind.__dataclass_params__.frozen
+    params: Any = getattr(kind, "__dataclass_params__", None)
+    return params is not None and bool(params.frozen) and kind.__module__.startswith("nrfx.")
 
 
 @functools.cache
