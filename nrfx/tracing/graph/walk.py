@@ -149,10 +149,7 @@ def _each_once(modules: Iterable[tuple[str, nn.Module]], registry: str) -> list[
     found: list[tuple[str, Any]] = []
     seen: set[int] = set()
     for path, module in modules:
-        own = module.__dict__[registry]
-        if not own:
-            continue
-        for name, tensor in own.items():
+        for name, tensor in getattr(module, registry).items():  # a TorchScript module has no such entry in its __dict__
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
                 found.append((f"{path}.{name}" if path else name, tensor))
