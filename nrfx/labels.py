@@ -54,6 +54,16 @@ def repeats_along(labels: Tensor) -> int | None:
     return dim
 
 
+def repeated_along(values: Tensor, dim: int) -> Tensor | None:
+    """The vector that the values repeat along `dim`, one for each index of it; None where their notes do not say so.
+
+    >>> repeated_along(along(torch.tensor([3, 5]), 1, (4, 2)), 1)
+    tensor([3, 5])
+    """
+    at, vector = vars(values).get(_REPEATS, (None, None))
+    return vector if at == dim and vector.numel() == values.shape[dim] else None
+
+
 def repeat_one_layout(one: Tensor, other: Tensor) -> bool:
     """Whether both repeat the very same layout along the same dim; False where their notes do not say so."""
     (dim, layout), (same_dim, same) = (vars(each).get(_REPEATS, (None, None)) for each in (one, other))
@@ -229,9 +239,14 @@ def along(layout: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
     >>> along(torch.arange(3), 1, (2, 3, 5, 5)).shape, along(torch.arange(3), 1, (2, 3, 5, 5))[0, :, 4, 4]
     (torch.Size([2, 3, 5, 5]), tensor([0, 1, 2]))
     """
-    view = [1] * len(shape)
-    view[dim] = layout.numel()
-    labels = layout.view(view).expand(shape)
+    if layout.numel() == shape[dim]:  # nearly always; a view that is expanded takes three times as long
+        strides = [0] * len(shape)
+        strides[dim] = layout.stride(0)
+        labels = layout.as_strided(shape, strides)
+    else:
+        view = [1] * len(shape)
+        view[dim] = layout.numel()
+        labels = layout.view(view).expand(shape)
     vars(labels)[_REPEATS] = dim, layout
     return labels
 

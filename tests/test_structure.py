@@ -37,13 +37,14 @@ ORDER: Mapping[str, str] = {
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "relabel residual spaces positions constants domain conditions given_up liveness cost between batches probes "
-    "activity zero_filters limits ranking criterion criteria gammas not_understood deaf stops holders tie_graph why "
-    "rows utilization structure meter asked_meter check_rule",
+    "relabel residual spaces positions varying constants domain conditions given_up liveness cost between batches "
+    "probes activity zero_filters limits ranking criterion criteria gammas not_understood deaf stops holders tie_graph "
+    "why rows utilization structure meter asked_meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb placed grown_births expected places "
     "mismatches resize rescale blocks heads survivors decision plan advice advised",
-    "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build moment "
-    "replacement result compare drawn other_sizes verify rejuvenate heads scales cross_attend sort_generations",
+    "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build notes "
+    "moment replacement result compare node_by_node drawn other_sizes verify rejuvenate heads scales cross_attend "
+    "sort_generations",
     "deploy": "plain apply formats compared export latency",
     "report": "layer_tree amounts page told table utilization rejuvenation paragraphs why advice",
     "report.html": "lanes bars graph entries page",

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from nrfx.labels import all_channels
 from nrfx.records import record
 from nrfx.rules import Effect, Family, Norm, Pin, Reading, reads_as_weight
 from nrfx.rules.registry import gives_matrix, transposes
@@ -110,7 +111,9 @@ def _looked_up(table: Tensor, ids: Tensor) -> Tensor:
     """table[id] of each id, negative ids kept."""
     if not table.numel():  # then no id is an index
         return ids
-    return table[ids] if bool((ids >= 0).all()) else torch.where(ids >= 0, table[ids.clamp(min=0)], ids)
+    if not all_channels(ids):
+        return torch.where(ids >= 0, table[ids.clamp(min=0)], ids)
+    return table.index_select(0, ids) if ids.dim() == 1 else table[ids]
 
 
 class Mismatch(Exception):

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.constants import NAN, Propagation
+from nrfx.analysis.constants import Propagation
 from nrfx.analysis.reinterpret import flow, like
+from nrfx.analysis.varying import NAN
 from nrfx.labels import among, collapse, joined
 from nrfx.rules import Norm, Reading, Site, tensors
 

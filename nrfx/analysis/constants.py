@@ -20,20 +20,20 @@ from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.positions import moved, with_padding
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
+from nrfx.analysis.varying import NAN, UNKNOWN, all_varying, is_all_varying, one, same
 from nrfx.labels import (
     NONE,
     along,
     collapse,
     occurrence,
     repeat_one_layout,
+    repeated_along,
     repeats_along,
     spread,
     spread_inside,
     varying_part,
 )
 from nrfx.rules import Family, Norm, Reading, Site, Unfit, tensors
-
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -78,37 +78,8 @@ def nothing_constant(channels: Channels) -> Constants:
     read: dict[str, tuple[Tensor, ...]] = {}
     for step in channels.steps:
         if (reading := step.effect.reading) is not None:
-            read[reading.key] = (*read.get(reading.key, ()), _varying(reading.cols.shape))
+            read[reading.key] = (*read.get(reading.key, ()), all_varying(reading.cols.shape))
     return Constants(read, torch.full(channels.space_of.shape, -1), (), ())
-
-
-def one(low: Tensor, high: Tensor) -> Tensor:
-    """The one value of several constants, from their lowest and their highest; NaN where these differ."""
-    return torch.where(low == high, low, _UNKNOWN)  # NaN equals nothing, itself included
-
-
-def same(rows: Tensor, one: Callable[[Tensor, Tensor], Tensor] = one) -> Tensor:
-    """The one value of each row, NaN where it has several."""
-    return rows[:, 0] if rows.shape[1] == 1 else one(rows.amin(1), rows.amax(1))  # both are NaN where one element is
-
-
-def _varying(shape: torch.Size) -> Tensor:
-    """NaN in that shape, in the memory of one element."""
-    return _UNKNOWN.as_strided(shape, (0,) * len(shape))
-
-
-_UNKNOWN = torch.full((), NAN, dtype=torch.float64)
-
-
-def _varies(values: Tensor) -> bool:
-    """Whether all elements are NaN and lie in the memory of one, as `_varying` makes them; in O(1).
-
-    Most values of a network are of this kind, and ops pass over them without arithmetic. A tensor of NaNs with
-    memory of its own is told as False, which costs time and no correctness.
-    """
-    if not values.numel():
-        return False
-    return values.dim() > 0 and not any(values.stride()) and bool(values[(0,) * values.dim()].isnan())
 
 
 def _unread(name: str) -> Tensor:
@@ -145,10 +116,10 @@ class Propagation:
             if isinstance(result, Tensor):
                 self.lose(step, args, result, f"{step.node.name} cannot be run on its constant ({error})")
         # an op with a dtype of its own (sum(dtype=torch.int64)) rounds, and integers have no NaN
-        return like(result, lambda x: x if x.is_floating_point() else _varying(x.shape))
+        return like(result, lambda x: x if x.is_floating_point() else all_varying(x.shape))
 
     def varying(self, step: Step, args: Any, kwargs: Any) -> Any:
-        return like(step.effect.out, lambda labels: _varying(labels.shape))
+        return like(step.effect.out, lambda labels: all_varying(labels.shape))
 
     def source(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The values of a bias that is only added to channels: they are constants too. All else varies.
@@ -178,7 +149,7 @@ class Propagation:
     def movement(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Where it takes a part of its operand, what the constants are at other places counts too."""
         assert step.effect.apply is not None
-        if not (args and isinstance(args[0], Tensor)) or _varies(args[0]):
+        if not (args and isinstance(args[0], Tensor)) or is_all_varying(args[0]):
             return step.effect.apply(*args, **kwargs)
         labels = tensors(operands(step, self.labels))[0], step.effect.out
         made = self.step_of[step.mode, step.node.all_input_nodes[0].name].effect.made_dim
@@ -197,14 +168,22 @@ class Propagation:
         """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
         args, kwargs, sized = self.without_sizes(step, args, kwargs)
         shape = step.effect.out.shape
-        if not kwargs and all(isinstance(x, Tensor) and _varies(x) for x in args):  # what varies gives what varies
-            return _varying(shape)
+        if not kwargs and all(
+            isinstance(x, Tensor) and is_all_varying(x) for x in args
+        ):  # what varies gives what varies
+            return all_varying(shape)
         small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
         given = tensors(small)
         if len(given) > 1:  # an op that works in place cannot broadcast its first operand to the shape of the others
             common = torch.broadcast_tensors(*given)[0].shape
             small = like(small, lambda x: x.expand(common))
-        out = self.applied(step, small, kwargs).expand(shape)
+        made = self.applied(step, small, kwargs)
+        alone = len(args) == 1 and isinstance(args[0], Tensor) and made.dim() == len(shape)
+        axis = repeats_along(args[0]) if alone else None
+        if axis is not None and made.numel() == made.shape[axis] == shape[axis]:  # noted, as its operand is
+            out = along(made.reshape(-1), axis, shape)
+        else:
+            out = made.expand(shape)
         if len(given) > 1:
             self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
         elif sized:
@@ -233,8 +212,8 @@ class Propagation:
         """The norm of each channel's constant; beta where its gamma is dead, whatever goes in."""
         norm = step.effect.norm
         assert isinstance(norm, Norm)
-        if norm.key not in self.dying and _varies(args[0]):
-            return _varying(step.effect.out.shape)
+        if norm.key not in self.dying and is_all_varying(args[0]):
+            return all_varying(step.effect.out.shape)
         return along(self.affine[norm.key](self.uniform(args[0], norm.axis)), norm.axis, step.effect.out.shape)
 
     def pool(self, step: Step, args: Any, kwargs: Any) -> Any:
@@ -245,7 +224,7 @@ class Propagation:
         """
         source = args[0] if args else kwargs["input"]
         if bool(collapse(source).isnan().all()):
-            return _varying(step.effect.out.shape)
+            return all_varying(step.effect.out.shape)
         plain = tensors(operands(step, self.labels))[0]
         axis = repeats_along(step.effect.out)
         if axis is not None and not step.effect.ties and repeat_one_layout(plain, step.effect.out):  # nearly always
@@ -309,12 +288,16 @@ class Propagation:
         reading = step.effect.reading
         assert reading is not None
         values = tensors((args, kwargs))[reading.operand]
+        read = self.read.setdefault(reading.key, [])
+        if is_all_varying(values):  # nearly always
+            read.append(all_varying(reading.cols.shape))
+            return self.varying(step, args, kwargs)
         labels = tensors(operands(step, self.labels))[reading.operand]
         if reading.padded and self.padded_alike(labels, reading):
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
             rows = spread(values, reading.axis)
-        self.read.setdefault(reading.key, []).append(same(reading.by_columns(rows), self.one))
+        read.append(same(reading.by_columns(rows), self.one))
         return self.varying(step, args, kwargs)
 
     def padded_alike(self, labels: Tensor, reading: Reading) -> bool:
@@ -337,10 +320,15 @@ class Propagation:
 
     def zeros(self, values: Tensor) -> Tensor:
         """Zeros as they are, NaN for other constants, which an op makes vary."""
-        return torch.where(values == 0, values, _UNKNOWN)
+        return torch.where(values == 0, values, UNKNOWN)
 
     def uniform(self, values: Tensor, axis: int) -> Tensor:
         """The one value that each index of `axis` has at all its positions; NaN where they differ."""
+        vector = repeated_along(values, axis)
+        if vector is not None:  # nearly always
+            return vector
+        if is_all_varying(values):
+            return all_varying(values.shape[axis : axis + 1])
         return same(spread(values, axis), self.one)
 
     def by_label(self, labels: Tensor, values: Tensor) -> Tensor:
@@ -356,7 +344,7 @@ class Propagation:
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""
-        if all(_varies(values) for values in tensors(args)):
+        if all(is_all_varying(values) for values in tensors(args)):
             return
         layout, varies = varying_part(step.effect.out), collapse(out).isnan()
         names = tensors(operands(step, self.labels)[0])

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from nrfx.analysis.activity import Activity, Batches, activity_of, checked_batches
 from nrfx.analysis.channels import Channels
-from nrfx.analysis.constants import same
 from nrfx.analysis.given_up import GivenUp
 from nrfx.analysis.limits import layers_of, least_widths
 from nrfx.analysis.liveness import Held, Liveness, check_residual, liveness_of, prunable_spaces
 from nrfx.analysis.probes import reading_steps
 from nrfx.analysis.ranking import Bound, ranked
+from nrfx.analysis.varying import same
 from nrfx.analysis.zero_filters import exact_constants
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError

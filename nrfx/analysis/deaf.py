@@ -15,8 +15,9 @@ from torch import Tensor
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.constants import NAN, Propagation
+from nrfx.analysis.constants import Propagation
 from nrfx.analysis.reinterpret import flow, like
+from nrfx.analysis.varying import NAN
 from nrfx.labels import along, collapse
 from nrfx.rules import Reading, tensors
 

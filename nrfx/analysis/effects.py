@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from nrfx.analysis.obstacles import hooked_work, obstacle
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
@@ -79,6 +79,8 @@ def _asks_for_sizes(call: Call) -> bool:
     """Whether the node computes Python values: sizes of tensors, or arithmetic on them."""
     if asks_for_sizes(call.node) or call.node.target in (int, float):
         return True
+    if call.args and isinstance(call.args[0], Tensor):  # nearly always
+        return False
     return not tensors((call.args, call.kwargs)) and not tensors(call.val)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from nrfx.analysis.channels import Step
 from nrfx.analysis.effects import effect_of, op_at
 from nrfx.analysis.in_place import Memory
-from nrfx.analysis.names import first_names, tensors_in
+from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.errors import AnalysisError, RuleWarning
 from nrfx.labels import OPAQUE, along, born, fill
@@ -104,7 +104,7 @@ class LabelInterpreter:
         places = list(traced.named_modules(remove_duplicate=False))
         self.modules = dict(places)
         self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
-        named = tensors_in(places)
+        named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
         self.owned = _owned(traced, self.aliases) | _tables(places, self.aliases)

@@ -326,11 +326,14 @@ def _second_groups(channels: Channels, keep: Tensor, strength: Tensor) -> dict[i
     """
     readings = [step.effect.reading for step in channels.steps if step.effect.family is Family.GROUPED]
     axes = [channels.spaces_along(reading.cols) for reading in readings if reading is not None]
+    kept = torch.bincount(channels.space_of[keep], minlength=len(channels.spaces))
+    width = torch.bincount(channels.space_of, minlength=len(channels.spaces))
+    narrow = (kept < 2) & (kept < width)
     hold = {}
-    for space in torch.cat([torch.zeros(0, dtype=torch.int64), *axes]).unique().tolist():
-        members = (channels.space_of == space).nonzero().flatten()
-        dead = members[~keep[members]]
-        if dead.numel() and members.numel() - dead.numel() < 2:
+    for space in torch.cat([torch.zeros(0, dtype=torch.int64), *axes]).unique().tolist() if bool(narrow.any()) else ():
+        if space >= 0 and bool(narrow[space]):
+            members = (channels.space_of == space).nonzero().flatten()
+            dead = members[~keep[members]]
             hold[int(dead[strength[dead].argmax()])] = "a grouped convolution that reads it needs two groups"
     return hold
 
@@ -351,7 +354,11 @@ def _held(
     ids = channels.channels_along(labels)
     dead = among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
     sizes = _lengths(gamma_dead)
-    for name, channel, kept in zip(gamma_dead, ids.split(sizes), dead.split(sizes), strict=True):
+    some = torch.segment_reduce(dead.float(), "sum", lengths=torch.tensor(sizes), initial=0.0).tolist() if sizes else ()
+    parts = zip(gamma_dead, ids.split(sizes), dead.split(sizes), some, strict=True)
+    for name, channel, kept, count in parts:
+        if not count:
+            continue
         here = kept.nonzero().flatten()
         why = reason_of[channel[here]]
         for code in sorted(set(why.tolist())):

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step
-from nrfx.analysis.constants import NAN, Constants, Propagation
+from nrfx.analysis.constants import Constants, Propagation
 from nrfx.analysis.liveness import reader
 from nrfx.analysis.reinterpret import flow
+from nrfx.analysis.varying import NAN
 from nrfx.labels import along
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule

@@ -20,8 +20,9 @@ from torch import Tensor, fx
 
 from nrfx.analysis.affine import Affine
 from nrfx.analysis.channels import Channels, Step, readers
-from nrfx.analysis.constants import constants_of, same
+from nrfx.analysis.constants import constants_of
 from nrfx.analysis.liveness import Liveness, live_along, reader
+from nrfx.analysis.varying import same
 from nrfx.labels import among, joined, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
@@ -324,12 +325,10 @@ def carrier_columns(channels: Channels, cols: Tensor, carrier_of: Tensor) -> Ten
     """
     channel = channels.channels_along(cols)
     carrier = torch.where(channel >= 0, carrier_of[channel.clamp(min=0)], -1)
-    column = torch.arange(channel.numel())
-    if bool((channel >= 0).all()):
-        column_of = torch.full_like(carrier_of, -1)
-        column_of[channel] = column
-        if torch.equal(column_of[channel], column):  # nearly always each channel has one column
-            return torch.where(carrier >= 0, column_of[carrier.clamp(min=0)], -1)
+    if channel.numel() and int(channel[0]) >= 0 and bool((channel[1:] > channel[:-1]).all()):
+        # nearly always: each channel has one column, in order
+        place = torch.searchsorted(channel, carrier).clamp_(max=channel.numel() - 1)
+        return torch.where(channel[place] == carrier, place, -1)
     # (channel, occurrence) as one number, as in origins.origin
     times, rank = channel.numel() + 1, occurrence(channel)
     ordered, order = torch.sort(channel * times + rank)

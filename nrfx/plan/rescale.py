@@ -69,11 +69,11 @@ def rescaling(
         limit: the largest factor. A gamma that needs a larger one is raised by so much.
     """
     tracking = tracked(channels)
-    eligible, reasons = _eligible(channels, liveness, carriers, tracking, streams)
+    eligible = _eligible(channels, liveness, carriers, tracking, streams)
     factor = torch.ones(tracking.count).double()
     for name, ids in tracking.ids.items():
         gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
-        small = eligible[ids] & (gamma > 0) & (gamma < gamma0(name))
+        small = eligible.may[ids] & (gamma > 0) & (gamma < gamma0(name))
         needed = gamma0(name) / torch.where(small, gamma, 1.0)
         factor[ids] = torch.where(small, needed.clamp(max=limit), factor[ids])
     table = torch.cat([factor, torch.ones(1).double()])  # ONE is the last entry
@@ -81,7 +81,7 @@ def rescaling(
         {name: factor[ids] for name, ids in tracking.ids.items()},
         {key: table[ids] for key, ids in tracking.columns.items()},
         {key: table[ids] for key, ids in tracking.rows.items()},
-        _notes(channels, liveness, tracking, reasons, gamma0),
+        _notes(channels, liveness, tracking, eligible, gamma0),
     )
 
 
@@ -102,8 +102,8 @@ class Tracking:
         key_of: gamma parameter -> the key of its norm.
         columns: key of a weight -> int64 [columns], the gamma that scales each column, ONE for none.
         rows: the same for the rows of a depthwise weight.
-        barred: id -> why its gamma cannot be scaled.
-        positive: ids of gammas behind which a relu or a maximum stands, so that a factor must not be negative.
+        bars: ids, and why their gammas cannot be scaled; of several reasons of one the first counts.
+        behind: the ids that a relu or a maximum gets, so that a factor must not be negative.
     """
 
     channels: Channels
@@ -112,8 +112,8 @@ class Tracking:
     key_of: dict[str, str] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
-    barred: dict[int, str] = field(default_factory=dict)
-    positive: set[int] = field(default_factory=set)
+    bars: list[tuple[Tensor, str]] = field(default_factory=list)
+    behind: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.labels = {(step.mode, step.node.name): step.effect.out for step in self.channels.steps}
@@ -122,14 +122,24 @@ class Tracking:
 
     def value(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if step.effect.positive_only:
-            for ids in tensors((args, kwargs)):
-                self.positive.update(collapse(ids).unique().tolist())
+            self.behind += tensors((args, kwargs))
         return _BY_FAMILY[step.effect.family](self, step, args, kwargs)
 
+    @property
+    def positive(self) -> set[int]:
+        """The ids of gammas whose factor must not be negative."""
+        return {index for ids in self.behind for index in collapse(ids).unique().tolist()}
+
+    @property
+    def barred(self) -> dict[int, str]:
+        """Id -> why its gamma cannot be scaled."""
+        return {index: reason for ids, reason in reversed(self.bars) for index in ids.tolist()}
+
     def bar(self, ids: Tensor, reason: str) -> None:
-        for index in collapse(ids).unique().tolist():
-            if index != ONE:
-                self.barred.setdefault(index, reason)
+        small = collapse(ids)
+        barred = small[small >= 0]
+        if barred.numel():
+            self.bars.append((barred, reason))
 
     def barring(self, step: Step, args: Any, kwargs: Any) -> Any:
         """For an op that does not scale with its inputs: their gammas are barred, its output has the factor 1."""
@@ -252,35 +262,48 @@ _BY_FAMILY: dict[Family, Callable[[Tracking, Step, Any, Any], Any]] = {
 }
 
 
-def _eligible(
-    channels: Channels, liveness: Liveness, carriers: Tensor, tracking: Tracking, streams: bool
-) -> tuple[Tensor, dict[int, str]]:
-    """bool [ids]: whether the gamma may be scaled; and id -> the reason why not.
+@dataclass(frozen=True)
+class _Eligible:
+    """Which gammas may be scaled, and why others may not. Those that go, carriers and dead ones need no reason.
 
-    Gammas of channels that go, of carriers and dead ones are not scaled either, and need no reason.
+    Attributes:
+        may: bool [ids], whether the gamma may be scaled.
+        why: int64 [ids], the index in `reasons`, -1 for none.
+        reasons: each text once.
     """
-    eligible = torch.zeros(tracking.count, dtype=torch.bool)
-    reasons = dict(tracking.barred)
+
+    may: Tensor
+    why: Tensor
+    reasons: tuple[str, ...]
+
+
+def _eligible(channels: Channels, liveness: Liveness, carriers: Tensor, tracking: Tracking, streams: bool) -> _Eligible:
+    """Which gammas may be scaled. What lies on a stream is told so, whatever else bars it; a zero only where nothing
+    else does.
+    """
+    may = torch.zeros(tracking.count, dtype=torch.bool)
+    texts = ("gamma is 0", "it lies on a residual stream", *(reason for _, reason in tracking.bars))
+    code = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    why, on_stream = torch.full((tracking.count,), -1), torch.zeros(tracking.count, dtype=torch.bool)
     stream = torch.tensor([space.stream and streams for space in channels.spaces], dtype=torch.bool)
+    stays = liveness.live & ~carriers
     for name, ids in tracking.ids.items():
         layout = channels.norms[name]
         channel = channels.channels_along(layout)
-        on_stream = among(channels.spaces_along(layout), stream)
-        for index in ids[on_stream].tolist():
-            reasons[index] = "it lies on a residual stream"
-        stays = (channel < 0) | among(channel, liveness.live & ~carriers)
-        eligible[ids] = stays & ~on_stream & ~liveness.gamma_dead[name]
-        for index in ids[liveness.affine[tracking.key_of[name]].gamma == 0].tolist():
-            reasons.setdefault(index, "gamma is 0")
-    eligible[torch.tensor(list(reasons), dtype=torch.int64)] = False
-    return eligible, reasons
+        on_stream[ids] = among(channels.spaces_along(layout), stream)
+        why[ids[liveness.affine[tracking.key_of[name]].gamma == 0]] = code["gamma is 0"]
+        may[ids] = ((channel < 0) | among(channel, stays)) & ~liveness.gamma_dead[name]
+    for ids, reason in reversed(tracking.bars):
+        why[ids] = code[reason]
+    why[on_stream] = code["it lies on a residual stream"]
+    return _Eligible(may & (why < 0), why, tuple(code))
 
 
 def _notes(
     channels: Channels,
     liveness: Liveness,
     tracking: Tracking,
-    reasons: Mapping[int, str],
+    eligible: _Eligible,
     gamma0: Callable[[str], float],
 ) -> tuple[str, ...]:
     """For each norm and reason, a sentence with the number of live gammas that stay below gamma0."""
@@ -289,7 +312,7 @@ def _notes(
         gamma = liveness.affine[tracking.key_of[name]].gamma.abs()
         channel = channels.channels_along(channels.norms[name])
         stays = (channel < 0) | among(channel, liveness.live)
-        small = stays & ~liveness.gamma_dead[name] & (gamma < gamma0(name))
-        whys = Counter(reasons[index] for index in ids[small].tolist() if index in reasons)
-        lines += [f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {why}." for why, count in whys.items()]
+        small = stays & ~liveness.gamma_dead[name] & (gamma < gamma0(name)) & (eligible.why[ids] >= 0)
+        for why, count in Counter(eligible.why[ids[small]].tolist()).items():
+            lines.append(f"{name}: {count} gammas below {gamma0(name):g} not rescaled: {eligible.reasons[why]}.")
     return tuple(lines)

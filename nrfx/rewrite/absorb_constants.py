@@ -35,7 +35,10 @@ def write_carriers(
     for start in range(0, weight.shape[0], step):
         at = slice(start, start + step)
         columns = weight[at].index_select(1, read).double()
-        summed = torch.matmul(factors, columns.flatten(2)) if columns.dim() > 2 else columns @ factors.t()
+        if columns[:1, :1].numel() <= 1:  # as a matrix product: several times as fast as one for each row
+            summed = columns.flatten(1) @ factors.t()
+        else:
+            summed = torch.matmul(factors, columns.flatten(2))
         sums[at] = summed.view(sums[at].shape)
     rows, places = origins[:2]
     column = first_place(places, carried) if places is not None else carried

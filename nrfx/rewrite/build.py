@@ -59,6 +59,7 @@ class _Builder:
         self.new = NewTensors(dict([*self.traced.named_parameters(), *self.traced.named_buffers()]))
         self.known_axes: dict[tuple[Any, Any], Axis] = {}
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
+        self.known_factors: dict[tuple[str, int], tuple[Factors, Factors]] = {}
         # keys of the weights that read carriers, for neither a bias nor norms absorb their constants
         self.carrying = self.plan.absorption.before.keys() - self.plan.absorption.absorbers.keys()
         self.carries = bool(self.plan.absorption.carriers.any())
@@ -259,8 +260,8 @@ class _Builder:
             return
         if name in self.offsets:
             value = value.double() + self.offsets[name].to(value.device)
-        factor = self._vector_factor(name, old_layouts[0], _places(axes))
-        value = gather_along(value, axes, tuple(_values(part) for part in factor))
+        factor, by = self._vector_factor(name, old_layouts[0], _places(axes))
+        value = gather_along(value, axes, by)
         self.new.keep(name, name, self._started(name, value, old_layouts[0], axes[0]), _changed(axes), factor)
 
     def _is_bare(self, name: str) -> bool:
@@ -272,16 +273,21 @@ class _Builder:
         key = name.removesuffix(".bias")
         return self.plan.resized.readings[key].rows
 
-    def _vector_factor(self, name: str, layout: Tensor, origins: Origins) -> Factors:
-        """The rescaling of a gamma or beta, with 0 at carriers; None for other vectors."""
+    def _vector_factor(self, name: str, layout: Tensor, origins: Origins) -> tuple[Factors, Factors]:
+        """The rescaling of a gamma or beta, with 0 at carriers, and the factor for its values; None for other vectors.
+
+        `known_axes` holds all places, so that no id is used twice.
+        """
         role, norm = self.norm_of.get(name, ("", None))
-        scale = (
-            self.plan.scales.gammas.get(norm.gamma or "") if norm is not None and role in ("gamma", "beta") else None
-        )
-        factor = None if scale is None else _taken(scale, origins[0])
-        if role in ("gamma", "beta"):
+        if norm is None or role not in ("gamma", "beta"):
+            return (None,), (None,)
+        key = norm.key, id(origins[0])  # gamma and beta have the same
+        if key not in self.known_factors:
+            scale = self.plan.scales.gammas.get(norm.gamma or "")
+            factor = None if scale is None else _taken(scale, origins[0])
             factor = self._restart(factor, layout, origins[0])
-        return (factor,)
+            self.known_factors[key] = (factor,), (_values(factor),)
+        return self.known_factors[key]
 
     def _started(self, name: str, value: Tensor, layout: Tensor, axis: Axis) -> Tensor:
         """The value, with the new positions of a norm at their initial level, and carriers at gamma 0 and beta 1."""

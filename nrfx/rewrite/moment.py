@@ -21,7 +21,7 @@ from nrfx.analysis.utilization import Utilization, measure
 from nrfx.choices import Residual
 from nrfx.rules import Family
 from nrfx.tracing import TracedModule
-from nrfx.tracing.graph.clone import on_meta, shell
+from nrfx.tracing.graph.clone import each_on_meta, shell
 
 
 class Moment:
@@ -71,10 +71,12 @@ def _read(step: Step) -> Iterator[str]:
 def _bare(traced: TracedModule, values: dict[int, Tensor]) -> Any:
     """The modules of a network around these values, by the ids of its tensors, so that a tied one stays one; all other
     tensors without data; with its graphs and facts."""
+    without_data = each_on_meta()
 
     def then(tensor: Tensor) -> Tensor:
         value = values.get(id(tensor))
-        return _empty(tensor) if value is None else value
+        # a parameter stays frozen or not
+        return without_data(tensor).requires_grad_(tensor.requires_grad) if value is None else value
 
     bare: Any = shell(traced._contents(), then)
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
@@ -85,8 +87,3 @@ def _copy(tensor: Tensor) -> Tensor:
     """The same numbers; a parameter stays one, and frozen or not."""
     numbers = tensor.detach().clone()
     return nn.Parameter(numbers, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else numbers
-
-
-def _empty(tensor: Tensor) -> Tensor:
-    """The same without its data; a parameter stays frozen or not."""
-    return on_meta(tensor).requires_grad_(tensor.requires_grad)

@@ -4,6 +4,7 @@ Source: Neural Rejuvenation, Sec. 3.2 and 3.3; Algorithm 1, step 8.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -18,24 +19,24 @@ from nrfx.analysis.spaces import Labels, labels_of
 from nrfx.analysis.utilization import Utilization, measure, utilization
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, RewriteError
-from nrfx.nn import Cross
 from nrfx.plan.budget import Budget
-from nrfx.plan.decision import Idle, decided
+from nrfx.plan.decision import Decision, Idle, decided
 from nrfx.plan.heads import headed
 from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT, Options
 from nrfx.plan.origins import Origins
 from nrfx.plan.plan import Plan
 from nrfx.plan.reallocate import Allocation
 from nrfx.plan.rescale import NOT_RESCALED, rescaling
-from nrfx.plan.resize import Resized
 from nrfx.plan.survivors import Survivors
 from nrfx.rewrite.build import Built, build
 from nrfx.rewrite.drawn import check_outputs
 from nrfx.rewrite.moment import Moment, known
+from nrfx.rewrite.notes import carrier_notes, held_notes, merge_notes, width_notes
 from nrfx.rewrite.replacement import change
 from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
+from nrfx.tracing.graph.walk import unchanged
 
 
 def rejuvenate(
@@ -188,13 +189,15 @@ def compact(
 
 def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
     """`rejuvenate` with its options as one checked value; without a budget no new channels come."""
-    _check_data(traced)
-    judge = judge_of(traced, options.criterion, options.threshold, options.residual)
-    decision = decided(traced, budget, options, judge)
-    if isinstance(decision, Idle):
-        return _unchanged(traced, decision.survivors, decision.reason, decision.options)
-    survivors, allocation, resized = decision.survivors, decision.allocation, decision.resized
-    return replace(_carried_out(traced, survivors, allocation, resized, budget, decision.options), budget=budget)
+    # a criterion runs the network, and a forward may do anything; else all stays as it is until outputs are compared
+    with unchanged(traced) if options.criterion is None else nullcontext():
+        _check_data(traced)
+        judge = judge_of(traced, options.criterion, options.threshold, options.residual)
+        decision = decided(traced, budget, options, judge)
+        if isinstance(decision, Idle):
+            return _unchanged(traced, decision.survivors, decision.reason, decision.options)
+        result = _carried_out(traced, decision, budget)
+    return replace(_compared(traced, decision, result), budget=budget)
 
 
 def _check_data(traced: TracedModule) -> None:
@@ -216,7 +219,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
         module=twin,
         before=usage,
         alpha=1.0,
-        notes=(reason, *survivors.liveness.notes, *_held_notes(usage, options)),
+        notes=(reason, *survivors.liveness.notes, *held_notes(usage, options)),
         origins=unchanged,
         parents={name: name for name in tensors},
         factors=unchanged,
@@ -229,15 +232,10 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
     )
 
 
-def _carried_out(
-    traced: TracedModule,
-    survivors: Survivors,
-    allocation: Allocation,
-    resized: Resized,
-    budget: Budget | None,
-    options: Options,
-) -> Rejuvenation:
+def _carried_out(traced: TracedModule, decision: Decision, budget: Budget | None) -> Rejuvenation:
     """Builds the network with these layouts, and checks its labels and its cost before anyone sees it."""
+    survivors, allocation, resized = decision.survivors, decision.allocation, decision.resized
+    options = decision.options
 
     def gamma0(name: str) -> float:
         return options.gamma0 if options.gamma0 is not None else traced.gamma0.get(name, 1.0)
@@ -272,13 +270,20 @@ def _carried_out(
         generator=options.generator,
     )
     built = build(traced, plan)
-    after = labels_of(built.module, survivors.channels.axes)
-    check_labels(after, resized)
-    _check_cost(whole_cost(built.module, after), allocation.cost, budget)
-    result = _result(traced, survivors, allocation, built, after, plan, options, head_notes)
-    by_criterion = survivors.absorption.given and not options.scratch
+    with unchanged(built.module):
+        after = labels_of(built.module, survivors.channels.axes)
+        check_labels(after, resized)
+        _check_cost(whole_cost(built.module, after), allocation.cost, budget)
+        return _result(traced, survivors, allocation, built, after, plan, options, head_notes)
+
+
+def _compared(traced: TracedModule, decision: Decision, result: Rejuvenation) -> Rejuvenation:
+    """The result, whose outputs are those of the network before, or which says why they were not compared."""
+    options, absorption = decision.options, decision.survivors.absorption
+    by_criterion = absorption.given and not options.scratch
     checked = options.check and (options.keeps_function or by_criterion)
-    why = check_outputs(traced, result, result.before.flops.total + allocation.cost.flops) if checked else ""
+    flops = result.before.flops.total + decision.allocation.cost.flops
+    why = check_outputs(traced, result, flops) if checked else ""
     result = replace(result, notes=(*result.notes, f"Outputs were not compared: {why}.")) if why else result
     return _measured(traced, result, options) if by_criterion and not result.keeps_function else result
 
@@ -327,14 +332,14 @@ def _result(
         notes=(
             *survivors.liveness.notes,
             *survivors.absorption.notes,
-            *_held_notes(before, options),
-            *_carrier_notes(carried),
+            *held_notes(before, options),
+            *carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
             *head_notes,
             *built.notes,
-            *_width_notes(survivors, options),
-            *_merge_notes(traced, survivors, options),
+            *width_notes(survivors, options),
+            *merge_notes(traced, survivors, options),
         ),
         origins=built.origins,
         parents=built.parents,
@@ -365,39 +370,3 @@ def _usage(traced: TracedModule, survivors: Survivors, options: Options) -> Util
         return utilization(network, threshold=options.threshold, residual=options.residual, liveness=options.liveness)
 
     return measure(traced, survivors.channels, survivors.liveness).released(traced, again)
-
-
-def _held_notes(before: Utilization, options: Options) -> list[str]:
-    dead = "gamma-dead" if options.criterion is None else "dead"
-    return [f"Held: {count} {dead} channels, {reason}." for reason, count in before.held]
-
-
-def _carrier_notes(carried: tuple[str, ...]) -> list[str]:
-    return [f"Carriers of constants: {len(carried)}, in {', '.join(dict.fromkeys(carried))}."] if carried else []
-
-
-def _width_notes(survivors: Survivors, options: Options) -> list[str]:
-    """Notes on spaces with gammas that kept their width, or were not widened, though no rule pins them."""
-    channels = survivors.channels
-    fixed = [space for space in channels.spaces if space.normed and space.pinned_by in space.births]
-    frozen = [space.name for space in channels.spaces if space.frozen and space.free and space.normed]
-    notes = [f"{space.name}: width fixed: {space.pinned}." for space in fixed]
-    narrow = {
-        space.name: why for space in channels.spaces for key, why in survivors.no_growth.items() if key in space.births
-    }
-    notes += [f"{name}: not widened: {why}." for name, why in narrow.items()]
-    if options.cramped:
-        notes.append("Layers stay dense: the budget has no room for the carriers that cross attention needs.")
-    if frozen:
-        notes.append(f"Not widened, for they have frozen parameters: {', '.join(frozen)}.")
-    if options.round_to > 1 and not options.reallocate:
-        notes.append("round_to has no meaning with reallocate=False: every layer has its old width back.")
-    return notes
-
-
-def _merge_notes(traced: TracedModule, survivors: Survivors, options: Options) -> list[str]:
-    """A note where merge=True found no layer with several generations."""
-    layers = [traced.get_submodule(reading.path) for reading in survivors.forms.values()]
-    if not options.merge or any(isinstance(layer, Cross) and len(layer.in_generations) > 1 for layer in layers):
-        return []
-    return ["merge=True had nothing to merge: no layer had more than one generation before this rewrite."]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nrfx.analysis.affine import Affine
-from nrfx.analysis.constants import same
+from nrfx.analysis.varying import same
 from nrfx.labels import spread
 from tests.zoo import calibrated
 

@@ -151,8 +151,21 @@ def test_buffers_that_share_memory_share_it_in_the_new_network_and_none_with_the
     assert new["alone"].tolist() == [1, 1, 1] and new["alone"].data_ptr() != gm.alone.data_ptr()
 
 
+class Region(nn.Module):
+    """A network behind a region without gradients, which only the code of a graph runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = with_dead(vgg_bn(), 0.4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            doubled = x * 2
+        return self.inside(doubled)
+
+
 def test_the_check_of_outputs_leaves_no_code_in_the_network_before() -> None:
-    gm = nrfx.trace(with_dead(vgg_bn(), 0.4), torch.zeros(IMAGE, dtype=torch.float64))
+    gm = nrfx.trace(Region(), torch.zeros(IMAGE, dtype=torch.float64))
     module = nrfx.compact(gm).module
     assert "_code" in vars(module) and "_code" not in vars(gm) and "forward" not in vars(gm)
     assert gm.code == module.code

@@ -21,8 +21,10 @@ from nrfx.tracing.graph.walk import named_modules
 M = TypeVar("M", bound=nn.Module)
 
 
-def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
+def shell(module: M, tensor: Callable[[Tensor], Tensor], memo: dict[int, Any] | None = None) -> M:
     """A copy of `module` in which `tensor(t)` stands for every parameter and buffer t.
+
+    memo: what stands for modules and tensors that are known already, by their ids.
 
     >>> linear = nn.Linear(2, 3)
     >>> shell(linear, lambda t: t).weight is linear.weight
@@ -30,7 +32,7 @@ def shell(module: M, tensor: Callable[[Tensor], Tensor]) -> M:
     >>> shell(linear, on_meta).weight.device.type
     'meta'
     """
-    return _Copy(tensor).of(module)
+    return _Copy(tensor, memo).of(module)
 
 
 def is_as_new(twin: nn.Module, module: nn.Module) -> bool:
@@ -88,8 +90,13 @@ def computed_attributes(module: nn.Module) -> list[Tensor]:
     """Attributes that are results of arithmetic, such as the weight that a hook of weight_norm leaves behind in each
     forward: deepcopy refuses them.
     """
-    values = (value for submodule in module.modules() for value in vars(submodule).values())
-    return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    odd = [
+        value
+        for _, submodule in named_modules(module)
+        for value in submodule.__dict__.values()
+        if type(value) not in _PLAIN
+    ]
+    return [value for value in odd if isinstance(value, Tensor) and not value.is_leaf]
 
 
 class _Copy:
@@ -145,7 +152,6 @@ class _Copy:
         contents[name] = self._memo[id(module)] = Scripted(module, self._known)
 
     def _attribute(self, contents: dict[str, Any], key: str, value: Any) -> None:
-        kind = type(value)
         if key == "_modules":
             children: dict[str, Any] = {}
             contents[key] = children
@@ -153,7 +159,7 @@ class _Copy:
                 self._put(children, name, child)
         elif key in ("_parameters", "_buffers"):
             contents[key] = {name: None if tensor is None else self._known(tensor) for name, tensor in value.items()}
-        elif kind is tuple and all(type(item) in _DIRECT for item in value):
+        elif _is_constant(value):
             return
         elif key == "_compiled_call_impl":
             del contents[key]  # belongs to module.compile(), and to the module it was made of
@@ -181,8 +187,26 @@ class _DeepCopy(_Copy):
 
 _DIRECT = frozenset({int, float, str, bool, type(None)})
 _CONTAINERS = frozenset({dict, OrderedDict, set})
+_PLAIN = _DIRECT | _CONTAINERS | {tuple, list}
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__"})
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether nobody can change the value: numbers, texts, and tuples and frozen dataclasses of ours that hold such."""
+    kind: Any = type(value)
+    if kind in _DIRECT:
+        return True
+    if kind is tuple:
+        return all(map(_is_constant, value))
+    return _is_frozen(kind) and all(map(_is_constant, vars(value).values()))
+
+
+@functools.cache
+def _is_frozen(kind: Any) -> bool:
+    """Whether it is a frozen dataclass of ours."""
+    params: Any = getattr(kind, "__dataclass_params__", None)
+    return params is not None and bool(params.frozen) and kind.__module__.startswith("nrfx.")
 
 
 @functools.cache
@@ -207,3 +231,20 @@ def on_meta(tensor: Tensor) -> Tensor:
     """A tensor of the same shape, dtype and kind (parameter or not) without data."""
     bare = torch.empty_like(tensor.detach(), device="meta")
     return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare
+
+
+def each_on_meta() -> Callable[[Tensor], Tensor]:
+    """`on_meta` for all tensors of a model: most are like another one, and an alias is made in a third of the time."""
+    known: dict[Any, Tensor] = {}
+
+    def bare(tensor: Tensor) -> Tensor:
+        kind = type(tensor)
+        if kind is not Tensor and kind is not nn.Parameter:
+            return on_meta(tensor)
+        key = tensor.shape, tensor.stride(), tensor.dtype
+        one = known.get(key)
+        if one is None:
+            one = known[key] = on_meta(tensor.detach())
+        return nn.Parameter(one, requires_grad=False) if kind is nn.Parameter else one.detach()
+
+    return bare

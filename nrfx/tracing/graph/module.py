@@ -8,7 +8,7 @@ also what no graph reads.
 
 import copy
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from torch.fx.node import map_aggregate
 
 from nrfx.rules import op_of
 from nrfx.tracing.graph.arguments import CallForm
-from nrfx.tracing.graph.clone import deep_copy
+from nrfx.tracing.graph.clone import deep_copy, shell
 from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
@@ -170,10 +170,18 @@ class TracedModule(Registered):
         return self._kind()(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
+        return self._twin(memo, lambda contents: deep_copy(contents, memo))
+
+    def around(self, tensor: Callable[[Tensor], Tensor]) -> "TracedModule":
+        """A copy in which `tensor(t)` stands for every parameter and buffer t, as `shell` makes it of other modules."""
+        memo: dict[int, Any] = {}
+        return self._twin(memo, lambda contents: shell(contents, tensor, memo))
+
+    def _twin(self, memo: dict[int, Any], copied: Callable[[nn.Module], nn.Module]) -> "TracedModule":
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
-        contents = deep_copy(self._contents(), memo)
+        contents = copied(self._contents())
         twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
         twin.meta = dict(self.meta)
         return twin

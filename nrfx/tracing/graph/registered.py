@@ -59,7 +59,7 @@ class Registered(LazyCode):
     ) -> Iterator[tuple[str, nn.Module]]:
         """As for any module, in half the time: an analysis asks often (walk.py)."""
         if memo is None and not prefix:
-            return iter(walk.named_modules(self, remove_duplicate))
+            return iter(walk.held(self).modules if remove_duplicate else walk.held(self).paths)
         modules: Iterator[tuple[str, nn.Module]] = super().named_modules(memo, prefix, remove_duplicate)
         return modules
 
@@ -68,7 +68,7 @@ class Registered(LazyCode):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """As for any module, in less than half the time."""
         if recurse and remove_duplicate and not prefix:
-            return iter(walk.named_parameters(walk.named_modules(self)))
+            return iter(walk.held(self).parameters)
         return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def named_buffers(
@@ -76,7 +76,7 @@ class Registered(LazyCode):
     ) -> Iterator[tuple[str, Tensor]]:
         """As for any module, in less than half the time."""
         if recurse and remove_duplicate and not prefix:
-            return iter(walk.named_buffers(walk.named_modules(self)))
+            return iter(walk.held(self).buffers)
         return super().named_buffers(prefix, recurse, remove_duplicate)
 
     def __setattr__(self, name: str, value: Any) -> None:

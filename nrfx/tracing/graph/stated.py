@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nrfx.tracing.graph.clone import on_meta, shell
+from nrfx.tracing.graph.clone import each_on_meta
 
 KEY = "rewritten_by_nrfx"
 """The name of the entry, and of an attribute of what has it, a tensor without elements: torch.distributed.checkpoint
@@ -59,7 +59,7 @@ def statements() -> Statements:
 def as_built(traced: Any) -> Any:
     """The network that the model builds, without data: what a traced module was before its first rewrite."""
     known = traced.facts.fresh
-    return shell(traced, on_meta) if known is None else known
+    return traced.around(each_on_meta()) if known is None else known
 
 
 class Link:

@@ -276,7 +276,7 @@ def _without_contiguous(graph: fx.Graph) -> fx.Graph:
 
 def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
     """The paths of the submodules that are not in this mode although the model was switched to it."""
-    return tuple(path for path, module in root.named_modules() if module.training != (mode == "train"))
+    return tuple(path for path, module in named_modules(root) if module.training != (mode == "train"))
 
 
 _WRAPPERS = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")

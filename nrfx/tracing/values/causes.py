@@ -1,5 +1,6 @@
 """Where recording a forward failed, why, and what to write instead, in one sentence for the user."""
 
+import functools
 import os
 import sys
 import types
@@ -16,7 +17,12 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep  # with the separator, or tor
 
 def is_users(code: types.CodeType) -> bool:
     """Whether code is neither torch's nor ours."""
-    return not code.co_filename.startswith((_HERE, _TORCH, "<"))
+    return _is_file_of_users(code.co_filename)
+
+
+@functools.cache
+def _is_file_of_users(name: str) -> bool:
+    return not name.startswith((_HERE, _TORCH, "<"))
 
 
 def user_frame() -> types.FrameType | None:

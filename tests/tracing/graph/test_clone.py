@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nrfx.nn import CrossConv2d
 from nrfx.tracing.graph.clone import is_as_new, on_meta, same, shell
 from tests.tracing.models import SMALL, Tied
 from tests.zoo import SMALL as ZOO
@@ -116,3 +117,11 @@ def test_what_a_module_holds_may_have_changed_inside(held: object) -> None:
     model = Noting()
     model.held = held
     assert not is_as_new(shell(model, same), model)
+
+
+def test_what_cannot_change_is_shared_and_what_can_is_copied() -> None:
+    net = CrossConv2d((2, 2), (2, 2), 1)
+    net.note = {"widths": [1, 2]}
+    twin = shell(net, same)
+    assert twin.form is net.form and twin.in_runs is net.in_runs
+    assert twin.note == net.note and twin.note["widths"] is not net.note["widths"]

@@ -44,3 +44,22 @@ def test_a_traced_module_names_its_own_as_any_module_does() -> None:
         for options in ({}, {"prefix": "net"}, {"remove_duplicate": False}):
             ours = [(name, id(value)) for name, value in getattr(gm, method)(**options)]
             assert ours == [(name, id(value)) for name, value in getattr(nn.Module, method)(gm, **options)]
+
+
+def test_what_a_model_holds_is_looked_up_once_while_it_is_said_to_stay() -> None:
+    gm = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(2, 2))
+    with walk.unchanged(gm):
+        with walk.unchanged(gm):
+            before = walk.held(gm)
+        assert walk.held(gm) is before and not dict(gm.named_buffers())
+        gm.register_buffer("late", torch.zeros(1))
+        assert not dict(gm.named_buffers())
+    assert "late" in dict(gm.named_buffers())
+
+
+def test_what_an_error_ends_is_looked_up_again() -> None:
+    net = nn.Sequential(nn.Linear(2, 3))
+    with pytest.raises(ValueError, match="stop"), walk.unchanged(net):
+        raise ValueError("stop")
+    net.append(nn.ReLU())
+    assert [path for path, _ in walk.named_modules(net)] == ["", "0", "1"]
