@@ -74,18 +74,18 @@ DRAWING = (
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights are 0 where random numbers would be drawn, which takes minutes for all models."""
+    """Weights are 0.01 where random numbers would be drawn, which takes minutes for all models; 0 would be looked into."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         named = kwargs or {}
         if func not in DRAWING:
             return func(*args, **named)
         with torch.no_grad():  # a number out of bounds would be drawn again, for ever
-            return (args[0] if args else named["tensor"]).zero_()
+            return (args[0] if args else named["tensor"]).fill_(0.01)
 
 
 def network(name: str) -> nn.Module:
-    """In eval mode, its gammas as they are initialised; nothing reads its other weights."""
+    """In eval mode, its gammas as they are initialised; nothing reads its other weights, but for their first numbers."""
     with _Undrawn():
         return torchvision_network(name).build().eval()
 
