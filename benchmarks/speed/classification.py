@@ -74,7 +74,7 @@ DRAWING = (
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights are 0.01 where random numbers would be drawn, which takes minutes for all models; 0 would be looked into."""
+    """Weights are 0.01 where random numbers would be drawn, which takes minutes for all models; a 0 is looked into."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         named = kwargs or {}
@@ -85,7 +85,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 def network(name: str) -> nn.Module:
-    """In eval mode, its gammas as they are initialised; nothing reads its other weights, but for their first numbers."""
+    """In eval mode, its gammas as they are initialised; of its other weights nothing reads more than a number."""
     with _Undrawn():
         return torchvision_network(name).build().eval()
 
