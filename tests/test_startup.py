@@ -157,9 +157,16 @@ now()
 """
 
 
+ALL = """
+import sys, nrfx
+for name in nrfx.__all__:
+    getattr(nrfx, name)
+print({"sympy", "triton"} & {*sys.modules})
+"""
 WAYS = {
     "used": USED + LOADED,
     "names": NAMES,
+    "all": ALL,
     "rooms": "import nrfx; print(nrfx.models.__name__, nrfx.rules.__name__)",
 }
 
@@ -185,6 +192,10 @@ def test_no_module_of_the_package_has_a_public_name() -> None:
 
 def test_rooms_are_there_after_a_bare_import(ways: dict[str, Ended]) -> None:
     assert ways["rooms"] == (0, "nrfx.models nrfx.rules\n", "")
+
+
+def test_the_public_names_do_not_load_what_few_of_them_need(ways: dict[str, Ended]) -> None:
+    assert ways["all"] == (0, "set()\n", "")
 
 
 def test_the_public_names_are_there_by_every_way_to_ask(ways: dict[str, Ended]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.reinterpret import operands
@@ -283,6 +282,8 @@ class _Comparison:
                         )
 
     def works(self) -> Any:
+        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  it loads triton
+
         with FlopCounterMode(display=False) as counter:
             self.run(*self.probe.start)
         batch = {x.shape[0] for x in self.probe.start}

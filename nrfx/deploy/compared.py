@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from nrfx.deploy.formats import Format, Run
 from nrfx.errors import ExportError, TraceError
@@ -94,11 +93,20 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
     return ", ".join(str(list(x.shape)) for x in inputs)
 
 
+def is_number(size: Any) -> bool:
+    """Whether a size in an exported program is one number."""
+    if isinstance(size, int):
+        return True
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int  # noqa: PLC0415  half a second, and loaded by now
+
+    return bool(is_concrete_int(size))
+
+
 def _others(inputs: Sequence[Tensor], free: Sequence[Tensor]) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
     """(shapes, inputs) of other sizes, as far as those that change are free."""
     for size, (args, _) in other_sizes((tuple(inputs), {})):
         changed = [
-            is_concrete_int(free[index].shape[dim])
+            is_number(free[index].shape[dim])
             for index, (old, new) in enumerate(zip(inputs, args, strict=True))
             for dim in range(old.dim())
             if old.shape[dim] != new.shape[dim]

@@ -14,15 +14,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from nrfx.choices import Free
-from nrfx.deploy.compared import UNCHECKED, compared, outputs_of
+from nrfx.deploy.compared import UNCHECKED, compared, is_number, outputs_of
 from nrfx.deploy.formats import FORMATS, Format, Names, quiet
 from nrfx.errors import ExportError, TraceError
 from nrfx.nests import tensors_of
@@ -219,7 +219,10 @@ def _program(network: _Network, inputs: Sequence[Tensor], free: Free, path: Path
         raise ExportError(f"{path}: {_refusal(network, free, error)} Nothing was written.") from error
 
 
-_BATCH = torch.export.Dim("batch")
+@cache
+def _dim_of_examples() -> Any:
+    """Made when asked for: it loads sympy, half a second."""
+    return torch.export.Dim("batch")
 
 
 def _free_dims(x: Tensor, batch: int | None, free: Free) -> dict[int, Any]:
@@ -228,7 +231,7 @@ def _free_dims(x: Tensor, batch: int | None, free: Free) -> dict[int, Any]:
     dims: dict[int, Any] = {}
     if free == "sizes":
         dims = dict.fromkeys(range(1, x.dim()), torch.export.Dim.AUTO)
-    return {0: _BATCH, **dims} if x.shape[0] == batch else dims
+    return {0: _dim_of_examples(), **dims} if x.shape[0] == batch else dims
 
 
 def _refusal(network: _Network, free: Free, error: Exception) -> str:
@@ -286,7 +289,7 @@ def _shown(names: Sequence[str], program: torch.export.ExportedProgram) -> tuple
 
 
 def _size(size: Any, name: str, dim: int) -> str:
-    if is_concrete_int(size):
+    if is_number(size):
         return str(int(size))
     return "batch" if dim == 0 else f"{name}_{dim}"
 

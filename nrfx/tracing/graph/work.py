@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from nrfx.rules import Unfit, attempt
 from nrfx.rules.contraction import per_example
@@ -79,6 +78,8 @@ def _measured_on(root: nn.Module, node: fx.Node, values: Mapping[fx.Node, Any] |
 
 
 def _measured(root: nn.Module, node: fx.Node, arguments: Any) -> Measured | None:
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  it loads triton, and few networks need it
+
     args, kwargs = arguments
     seen = _Seen()
     counter = FlopCounterMode(display=False, custom_mapping=_FURTHER)
@@ -117,6 +118,8 @@ class _Seen(TorchDispatchMode):
 
 
 def _is_known(func: Any) -> bool:
+    from torch.utils.flop_counter import flop_registry  # noqa: PLC0415
+
     packet = func.overloadpacket
     if packet in flop_registry or packet in _FURTHER:
         return True
@@ -170,6 +173,8 @@ _FREE = frozenset(_BY_NAME.split())
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    from torch.utils.flop_counter import sdpa_flop_count  # noqa: PLC0415
+
     return int(sdpa_flop_count(query, key, value))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nrfx.nests import tensors_of, with_tensors
 from nrfx.tracing.calls.boxes import Boxes, alike, on_meta
@@ -172,6 +171,8 @@ def _cloned(tensor: Tensor) -> Tensor:
 
 class _Record:
     def __init__(self) -> None:
+        from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  it loads triton
+
         self.calls: list[_Ran] = []
         self.counter = FlopCounterMode(display=False)
         self._running: list[tuple[str, int]] = []
