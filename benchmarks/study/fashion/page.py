@@ -1,7 +1,7 @@
 # ruff: noqa: E501  the lines of the page are as long as those of the other documents
 """The page docs/results.md, written from the lines of the runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.study.fashion import choices
@@ -9,7 +9,17 @@ from benchmarks.study.fashion.loop import CALIBRATION, EVERY, SEEN
 from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, WITHOUT_BUDGET, Line, Settings
 from benchmarks.study.fashion.plot import drawn
 from benchmarks.study.fashion.runs import ROWS
-from benchmarks.study.fashion.tables import CHOICE_HEADINGS, HEADINGS, by_row, choice_rows, paired, rows
+from benchmarks.study.fashion.tables import HEADINGS, by_row, paired, rows
+from benchmarks.study.fashion.trials import (
+    CHOICE_HEADINGS,
+    GENTLER_HEADINGS,
+    NAMED_HEADINGS,
+    RATE_HEADINGS,
+    choice_rows,
+    gentler_rows,
+    named_rows,
+    rate_rows,
+)
 from benchmarks.table import markdown
 
 PICTURED = "vgg"
@@ -23,7 +33,7 @@ def page(lines: Sequence[Line], tried: Sequence[Line], picture: Path) -> str:
     if "BL" in pictured and "NR" in pictured:
         drawn(PICTURED, pictured, picture)
         figure = f"![Validation error on the way, and widths before and after, of {PICTURED}]({picture.name})\n"
-    plain = Settings()
+    plain, few = Settings(), f"{choices.FEW_SEEDS.start} to {choices.FEW_SEEDS.stop - 1}"
     last = lines[-1]
     return f"""# Results: does it help?
 
@@ -73,10 +83,10 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 ## The set-up
 
 20,000 images of 14 x 14 (means of 2 x 2 pixels) to train on, 5,000 for validation, all 10,000 of the test, which are looked at once, when a run
-ends. Networks of some 40,000 params (`benchmarks/study/fashion/networks.py`), gammas from 0.5. SGD with momentum {plain.momentum}, weight decay {plain.weight_decay:g},
-learning rate {plain.lr}, batches of {plain.batch_size}; {plain.steps:,} steps (of resnet, densenet and mobilenet {OF_FAMILY["resnet"].steps:,}). The learning rate falls to 0 along a half
+ends. Networks of 9,000 to 77,000 params (`benchmarks/study/fashion/networks.py`), gammas from 0.5. SGD with momentum {plain.momentum}, weight decay {plain.weight_decay:g},
+learning rate {plain.lr}, batches of {plain.batch_size}; {plain.steps:,} steps of vgg and early, {OF_FAMILY["resnet"].steps:,} of the others. The learning rate falls to 0 along a half
 cosine, from the event on where there is one, else from the first step. Of a search: an interval of {plain.interval} steps, delta_lambda {plain.delta_lambda:g}, up to
-half of the steps, T_r = {OF_FAMILY["vgg"].trigger} for vgg and {OF_FAMILY["resnet"].trigger} for the others. The weights are scored every {EVERY} steps on {SEEN:,} validation images. {last.cpu}, torch {last.torch},
+half of the steps; T_r is {OF_FAMILY["vgg"].trigger} for vgg, early and late densenet, and {OF_FAMILY["resnet"].trigger} for the others. The weights are scored every {EVERY} steps on {SEEN:,} validation images. {last.cpu}, torch {last.torch},
 {last.date}.
 
 ## What the settings were chosen by
@@ -84,8 +94,24 @@ half of the steps, T_r = {OF_FAMILY["vgg"].trigger} for vgg and {OF_FAMILY["resn
 On another network ("late": wide where images are small, with other widths), other seeds ({choices.SEEDS.start} to {choices.SEEDS.stop - 1}), {choices.STEPS:,} steps, and without a look at the test
 images (`python -m benchmarks study --choose`, [lines](../benchmarks/results/fashion_choices.csv)):
 
-{chr(10).join(markdown(CHOICE_HEADINGS, choice_rows(tried)))}
+{_lines(CHOICE_HEADINGS, choice_rows(tried))}
+
+Can a search leave the network closer to plain training on its way? Tried on networks that are in no table of results, seeds {few}:
+
+{_lines(GENTLER_HEADINGS, gentler_rows(tried))}
+
+Which networks have something to win? Before any of their runs in the study, on validation images, seeds {few}:
+
+{_lines(NAMED_HEADINGS, named_rows(tried))}
+
+The learning rate, for BL and NR alike, seeds {few} (`python -m benchmarks study --rates`). Validation error, %, the least in bold:
+
+{_lines(RATE_HEADINGS, rate_rows(tried))}
 """
+
+
+def _lines(headings: Sequence[str], table: Iterable[Sequence[str]]) -> str:
+    return "\n".join(markdown(headings, table))
 
 
 def _of(lines: Sequence[Line], family: str, budget: str) -> dict[str, dict[int, Line]]:

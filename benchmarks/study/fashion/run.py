@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tasks(options: Namespace) -> list[Task]:
     """The runs that are asked for, seed by seed."""
     if options.choose or options.rates:
-        chosen = [*choices.tasks().values()] if options.choose else []
+        chosen = [*choices.all_tasks()] if options.choose else []
         rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
         return [*chosen, *chain.from_iterable(rates)]
     return [

@@ -129,6 +129,8 @@ class _Search:
 ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
     **dict.fromkeys(("NR", "NR-BR", "NR-CA", "NR-CA-BR", "NR-CR", "NR-IP", "NR-FS"), rejuvenated),
     "NR as in the paper": as_in_the_paper,
+    "NR, up to 2 events": partial(rejuvenated, row="NR", events=2),
+    "NR, up to 5 events": partial(rejuvenated, row="NR", events=5),
     "NR restarted": restarted,
     "NR-FS all steps": from_scratch,
 }

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.fashion import choices
 from benchmarks.study.fashion import run as study
 from benchmarks.study.fashion.page import page
 from benchmarks.study.fashion.plan import Line
-from benchmarks.study.fashion.tables import by_row, chance, choice_rows, harm, mean_harm, paired, rows
+from benchmarks.study.fashion.tables import by_row, chance, events_of, harm, mean_harm, paired, rows
 from benchmarks.study.intervals import interval
 
 
@@ -86,16 +85,10 @@ def test_a_table_has_a_line_for_each_row_and_marks_what_lies_off_zero() -> None:
     assert "**" not in crossed[6] and crossed[-1] == "100 (4 of 5)"
 
 
-def test_variants_are_compared_with_their_row_and_with_plain_training() -> None:
-    lines = [
-        line(task.row, seed, 15 + 0.01 * seed + (name == "NR-BR"), key=task.key)
-        for (name, seed), task in choices.tasks().items()
-        if name in ("BL", "NR", "NR-BR", "NR-BR, warm-up of 200")
-    ]
-    table = {cells[0]: cells for cells in choice_rows(lines)}
-    assert table.keys() == {"BL", "NR", "NR-BR", "NR-BR, warm-up of 200"}
-    assert table["NR-BR, warm-up of 200"][3].startswith("**-1.00") and table["NR"][3] == ""
-    assert table["NR-BR"][4].startswith("**1.00")
+def test_of_several_events_it_is_told_how_many_there_were() -> None:
+    lines = {seed: line("NR, up to 5 events", seed, event=900 + 100 * seed, events=2 + seed) for seed in range(2)}
+    assert events_of(lines) == "950, the last of 2.5"
+    assert events_of({0: line("NR", event=40, events=1), 1: line("NR", 1)}) == "40 (1 of 2)"
 
 
 def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> None:
