@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.study.fashion import loop, runs
+from benchmarks.study.fashion import cost, loop, runs
 from benchmarks.study.fashion.networks import FAMILIES, network
 from benchmarks.study.fashion.plan import OF_FAMILY, Line, Task, points_of
 from benchmarks.study.fashion.runs import ROWS, carried_out, kept, lines
@@ -80,6 +80,16 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed() -> None:
     same = {"curve", "widths", "validation", "test", "event", "alpha"}
     assert all(getattr(first, name) == getattr(again, name) for name in same)
     assert first.curve != other.curve
+
+
+def test_a_search_is_timed_up_to_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BLOCK", 1)
+    monkeypatch.setattr(cost, "BLOCKS", 2)
+    monkeypatch.setattr(
+        cost.choices, "chosen", lambda family, budget: replace(OF_FAMILY[family], **{**QUICK, "interval": 4})
+    )
+    row = cost.cost("vgg", runs.images(Path()))
+    assert row.step > 0 and row.search > 0.2 and row.event > 1
 
 
 def test_choices_never_look_at_the_test_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
