@@ -1,6 +1,6 @@
 """What was tried before the study: settings of a search and an event, on a network and seeds that are not in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +47,26 @@ def chosen(family: str, budget: str) -> Settings:
 
 
 RATES = (0.05, 0.1, 0.2)
-RATE_SEEDS = range(1000, 1003)
+
+GENTLER: Mapping[str, Mapping[str, Any]] = {
+    "as chosen": {},
+    "half as fast": {"delta_lambda": 5e-4},
+    "a quarter as fast": {"delta_lambda": 2.5e-4},
+    "raised when late": {"raise_lambda": "late"},
+}
+"""Name -> settings of NR that may leave the network closer to plain training while it searches."""
+
+GENTLER_ON = (("late", "flops"), ("other densenet", "params"))
+"""Where they were tried: families that are in no table, with their budgets."""
+
+NAMED_ON = (
+    *(("early", "flops"), ("level", "flops"), ("early resnet", "flops"), ("late resnet", "params")),
+    *(("late densenet", "params"), ("late mobilenet", "params")),
+)
+"""Of which families it was to be seen on validation images whether NR wins something there, with their budgets."""
+
+FEW_SEEDS = range(1000, 1003)
+"""Of the three trials below."""
 
 
 def tasks(seeds: Sequence[int] = SEEDS) -> dict[tuple[str, int], Task]:
@@ -60,11 +79,42 @@ def tasks(seeds: Sequence[int] = SEEDS) -> dict[tuple[str, int], Task]:
     }
 
 
+def all_tasks() -> Iterator[Task]:
+    """The runs of all variants, and of the trials of gentler searches and of families."""
+    yield from tasks().values()
+    for where in GENTLER_ON:
+        yield from gentler_tasks(*where).values()
+    for where in NAMED_ON:
+        yield from named_tasks(*where).values()
+
+
 def rate_tasks(family: str) -> dict[tuple[str, float, int], Task]:
     """BL and NR of a family with each learning rate, by row, rate and seed."""
     return {
-        (row, lr, seed): Task(family, row, "params", seed, replace(OF_FAMILY[family], lr=lr), test=False)
-        for seed in RATE_SEEDS
+        (row, lr, seed): _unseen(family, row, "params", seed, lr=lr)
+        for seed in FEW_SEEDS
         for lr in RATES
         for row in ("BL", "NR")
     }
+
+
+def gentler_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
+    """BL held, and NR with each of GENTLER, by name and seed."""
+    return {("BL held", seed): _unseen(family, "BL held", "params", seed, steps=STEPS) for seed in FEW_SEEDS} | {
+        (name, seed): _unseen(family, "NR", budget, seed, steps=STEPS, **settings)
+        for seed in FEW_SEEDS
+        for name, settings in GENTLER.items()
+    }
+
+
+def named_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
+    """BL and NR of a family, by row and seed."""
+    rows = {"BL": "params", "NR": budget}
+    return {
+        (row, seed): _unseen(family, row, bound, seed, steps=STEPS) for seed in FEW_SEEDS for row, bound in rows.items()
+    }
+
+
+def _unseen(family: str, row: str, budget: str, seed: int, **settings: Any) -> Task:
+    """A run with the chosen settings and these, which never looks at test images."""
+    return Task(family, row, budget, seed, replace(chosen(family, budget), **settings), test=False)

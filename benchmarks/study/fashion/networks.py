@@ -1,10 +1,16 @@
-"""Four families of networks for images of 14 x 14 in one colour, each of some 40,000 to 60,000 params.
+"""Families of networks for images of 14 x 14 in one colour, each of some 10,000 to 80,000 params.
 
-vgg          wide where the images are small, as the paper's VGG-16: most of its params lie in the last two layers
-even         a VGG whose widths double with each pooling, as one would build it by hand
-resnet       bottlenecks in three stages, with an add behind each
-densenet     two dense blocks with a transition, layers of 1x1 and 3x3
-mobilenet    inverted bottlenecks with depthwise convolutions
+vgg              wide where the images are small, as the paper's VGG-16: most of its params lie in the last two layers
+early            a VGG that is wide where the images are large
+level            a VGG of one width
+even             a VGG whose widths double with each pooling, as one would build it by hand
+resnet           bottlenecks in three stages, with an add behind each
+early resnet     the same, wide inside the first stage
+late resnet      the same, with most of its params in the last stage
+densenet         two dense blocks with a transition, layers of 1x1 and 3x3
+late densenet    the same, with most of its params in the second block
+mobilenet        inverted bottlenecks with depthwise convolutions
+late mobilenet   the same, with most of its params in the last stage and the 1x1 convolution behind it
 
 Every gamma starts at 0.5, as in the paper.
 """
@@ -56,13 +62,13 @@ class Residual(nn.Module):
         return torch.relu(self.branch(x) + self.skip(x))
 
 
-def _resnet() -> nn.Sequential:
-    stages = ((8, 32, 1), (12, 48, 2), (24, 96, 2))
-    blocks, i = [], 16
-    for middle, o, stride in stages:
-        blocks += [Residual(i, middle, o, stride), Residual(o, middle, o, 1)]
+def _resnet(stem: int, *stages: tuple[int, int]) -> nn.Sequential:
+    """Two bottlenecks for each (middle, out); stages behind the first halve the image."""
+    blocks, i = [], stem
+    for index, (middle, o) in enumerate(stages):
+        blocks += [Residual(i, middle, o, 2 if index else 1), Residual(o, middle, o, 1)]
         i = o
-    return nn.Sequential(unit(1, 16, stride=2), *blocks, *head(i))
+    return nn.Sequential(unit(1, stem, stride=2), *blocks, *head(i))
 
 
 class Dense(nn.Module):
@@ -76,16 +82,17 @@ class Dense(nn.Module):
         return torch.cat([x, self.branch(x)], 1)
 
 
-def _densenet(growth: int = 12, layers: int = 3) -> nn.Sequential:
-    parts: list[nn.Module] = [unit(1, 2 * growth, stride=2)]
-    i = 2 * growth
-    for block in range(2):
+def _densenet(stem: int, *growths: int, layers: int = 3) -> nn.Sequential:
+    """A dense block for each growth, with a transition that halves the channels and the image between two."""
+    parts: list[nn.Module] = [unit(1, stem, stride=2)]
+    i = stem
+    for block, growth in enumerate(growths):
+        if block:
+            parts += [unit(i, i // 2, 1), nn.AvgPool2d(2)]
+            i //= 2
         for _ in range(layers):
             parts.append(Dense(i, growth))
             i += growth
-        if block == 0:
-            parts += [unit(i, i // 2, 1), nn.AvgPool2d(2)]
-            i //= 2
     return nn.Sequential(*parts, *head(i))
 
 
@@ -105,25 +112,43 @@ class Inverted(nn.Module):
         return x + y if self.adds else y
 
 
-def _mobilenet() -> nn.Sequential:
-    rows = ((16, 1), (24, 2), (24, 1), (48, 2), (48, 1))
+def _mobilenet(stem: int, last: int, *rows: tuple[int, int], times: int = 4) -> nn.Sequential:
+    """An inverted bottleneck for each (out, stride), and a 1x1 convolution with `last` channels behind them."""
     blocks: list[nn.Module] = []
-    i = 16
+    i = stem
     for o, stride in rows:
-        blocks.append(Inverted(i, o, stride, 4))
+        blocks.append(Inverted(i, o, stride, times))
         i = o
-    return nn.Sequential(unit(1, 16, stride=2), *blocks, unit(i, 96, 1), *head(96))
+    return nn.Sequential(unit(1, stem, stride=2), *blocks, unit(i, last, 1), *head(last))
+
+
+def wide_late() -> nn.Sequential:
+    """The network of the family vgg, for a command line."""
+    return vgg((4, 4, None, 8, 8, None, 64, 64))
+
+
+def bottlenecks() -> nn.Sequential:
+    """The network of the family resnet, for a command line."""
+    return _resnet(16, (8, 32), (12, 48), (24, 96))
 
 
 FAMILIES: Mapping[str, Callable[[], nn.Sequential]] = {
-    "vgg": lambda: vgg((4, 4, None, 8, 8, None, 64, 64)),
+    "vgg": wide_late,
     "late": lambda: vgg((6, 6, None, 12, None, 56, 56)),
     "even": lambda: vgg((8, 8, None, 16, 16, None, 32, 32)),
-    "resnet": _resnet,
-    "densenet": _densenet,
-    "mobilenet": _mobilenet,
+    "early": lambda: vgg((24, 24, None, 8, 8, None, 8, 8)),
+    "level": lambda: vgg((24, 24, None, 24, 24, None, 24, 24)),
+    "resnet": bottlenecks,
+    "early resnet": lambda: _resnet(16, (40, 16), (6, 24), (8, 32)),
+    "late resnet": lambda: _resnet(8, (4, 8), (8, 16), (48, 96)),
+    "late densenet": lambda: _densenet(12, 4, 24),
+    "densenet": lambda: _densenet(24, 12, 12),
+    "other densenet": lambda: _densenet(16, 8, 16),
+    "mobilenet": lambda: _mobilenet(16, 96, (16, 1), (24, 2), (24, 1), (48, 2), (48, 1)),
+    "late mobilenet": lambda: _mobilenet(8, 256, (8, 1), (12, 2), (12, 1), (48, 2), (48, 1)),
 }
-"""Family -> its network, untrained. "late" is for choosing settings alone, and is in no table of results."""
+"""Family -> its network, untrained. "late" and "other densenet" are for choosing settings alone, and are in no table of
+results."""
 
 
 def network(family: str, seed: int) -> nn.Sequential:

@@ -1,21 +1,34 @@
 # ruff: noqa: E501  the lines of the page are as long as those of the other documents
 """The page docs/results.md, written from the lines of the runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.study.fashion import choices
+from benchmarks.study.fashion.cost import HEADINGS as COST_HEADINGS
+from benchmarks.study.fashion.cost import Cost
+from benchmarks.study.fashion.cost import line as cost_line
 from benchmarks.study.fashion.loop import CALIBRATION, EVERY, SEEN
 from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, WITHOUT_BUDGET, Line, Settings
 from benchmarks.study.fashion.plot import drawn
 from benchmarks.study.fashion.runs import ROWS
-from benchmarks.study.fashion.tables import CHOICE_HEADINGS, HEADINGS, by_row, choice_rows, paired, rows
+from benchmarks.study.fashion.tables import HEADINGS, by_row, paired, rows
+from benchmarks.study.fashion.trials import (
+    CHOICE_HEADINGS,
+    GENTLER_HEADINGS,
+    NAMED_HEADINGS,
+    RATE_HEADINGS,
+    choice_rows,
+    gentler_rows,
+    named_rows,
+    rate_rows,
+)
 from benchmarks.table import markdown
 
 PICTURED = "vgg"
 
 
-def page(lines: Sequence[Line], tried: Sequence[Line], picture: Path) -> str:
+def page(lines: Sequence[Line], tried: Sequence[Line], costs: Sequence[Cost], picture: Path) -> str:
     """The text; the picture is drawn where its family has runs."""
     tables = "\n".join(_tables(lines))
     pictured = _of(lines, PICTURED, "params")
@@ -23,7 +36,7 @@ def page(lines: Sequence[Line], tried: Sequence[Line], picture: Path) -> str:
     if "BL" in pictured and "NR" in pictured:
         drawn(PICTURED, pictured, picture)
         figure = f"![Validation error on the way, and widths before and after, of {PICTURED}]({picture.name})\n"
-    plain = Settings()
+    plain, few = Settings(), f"{choices.FEW_SEEDS.start} to {choices.FEW_SEEDS.stop - 1}"
     last = lines[-1]
     return f"""# Results: does it help?
 
@@ -42,15 +55,50 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 {figure}
 ## When to expect a gain
 
-- Where width lies in the wrong places: the vgg of the tables below, wide where images are small; [the demo](demo.md), a smaller one of its kind on
-  the digits, over ten seeds; a vgg that is wide early, within its flops ([advise](advise.md#was-it-right)).
-- Hardly in a network of a good shape: not in the densenet and the mobilenet below; of the eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds
-  can tell from chance; of ten rows on [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
-- What is won is mostly the architecture: trained from scratch (NR-FS, all steps) it does as well or better. What an event keeps is the
-  training that was done up to it.
+- Where width lies in the wrong places: in the vgg, wide where images are small, within its params and its flops; in early, wide where they are
+  large, within its flops; in the late densenet; in [the demo](demo.md), a smaller vgg on the digits, over ten seeds. Not in every network of
+  that kind: in a resnet with a wide first or last stage nothing was won.
+- There it makes no difference that could be told how old and new channels are joined: dense (NR), with cross attention (NR-CA), with
+  rescaling (NR-BR), with both (NR-CA-BR, the default), or not at all (NR-CR). New channels in the old widths (NR-IP) win nothing, and
+  NR-CR wins more than two heads do (two towers).
+- So what is won is the architecture: trained from scratch (NR-FS, all steps) it does as well, and Network Slimming and MorphNet, which take
+  a larger network or more steps for it, find as good ones. What an event keeps is the training that was done up to it.
+- Hardly in a network of a good shape: not in the densenet, the mobilenet and the resnet below, and a VGG of one width (level) gets worse; of the
+  eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds can tell from chance; of ten rows on
+  [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
 - Where params alone are held, multiply-adds rise, for early layers get wider; `budget="params=1.0x,flops=1.0x"` holds both.
 
 `nrfx advise` tells beforehand, for one's own network and images.
+
+## What a search costs on the way
+
+Under the penalty, and up to the event, the weights are behind those of plain training of the same step; the event itself costs nothing,
+for it keeps the function, and with it the penalty ends. In the mean of the seeds they are 2 to 3 points behind at worst in the vgg within its params,
+and 3 to 5 in the others; of single seeds up to 8, where chance alone makes 2 to 5 (the columns *behind BL held at worst*). A lambda that rises more slowly was tried
+([below](#what-the-settings-were-chosen-by)): the fewer points it costs, the later r falls below the trigger, or never, and a
+search without an event has cost something for nothing.
+
+In time, each step of a search has a proximal step on the gammas besides, and every {plain.interval}th a measurement. In CPU time, in turns with plain
+training (`python -m benchmarks study --cost`):
+
+{_lines(COST_HEADINGS, map(cost_line, costs))}
+
+## Utilization under the penalty
+
+As in the paper's Figure 1, without an event: the penalty on its own, over eight epochs of 20,000 images, on the vgg (wide_late) and the resnet
+(bottlenecks) of the tables.
+
+```sh
+nrfx train benchmarks.study.fashion.networks:wide_late --data fashion --data-root /usr/share/datasets/fashion-mnist --size 14 \\
+    --count 20000 --epochs 8 --batch 64 --lr 0.1 --budget params=1.0x --trigger 0.01 --until 2504 --interval 20 --delta-lambda 0.001 \\
+    --out runs/wide_late
+nrfx plot runs/wide_late runs/bottlenecks -o docs/figure1.png
+```
+
+![Utilization of params and validation accuracy of both networks over eight epochs](figure1.png)
+
+Half of the params are dead within two epochs; where width lies in the wrong places, nine tenths. Lambda goes on rising where no event ends the
+search, and accuracy falls in the end: a trigger, or `until`, should come before.
 
 ## How to read the tables
 
@@ -63,20 +111,23 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
   and behind an event, running statistics lag behind the weights, and a score with them shows another network than the one that is trained.
 - *NR as in the paper*: without what was chosen (below): a proximal penalty weighted by cost, gammas of new channels at 1, a warm-up of 200 steps
   behind the event, and factors of rescaling up to 4.
+- *NR, up to N events*: the search goes on behind an event, with lambda from 0, up to half of the steps (the paper's Table 5).
 - *NR-FS*: the architecture that NR found, from scratch, in the steps that were left; *all steps*: in as many steps as BL has, so that the search
   comes on top. *NR restarted*: the paper's convention, in which an event sets the schedule back, against *BL longer*, which has as many steps as a
   restart can give. *random widths*: each layer keeps a random share, and all widen to the budget. *two towers*: two networks of half the
-  cost with a loss each.
+  cost with a loss each, as NR-CR has them. *Network Slimming*: from a network of twice the cost, cut to the budget after half of the steps.
+  *MorphNet*: a search of half of the steps, one expansion, and all steps from scratch behind it.
+- *params <= 0.5x* is the compression of the paper's Table 4.
 
 {tables}
 
 ## The set-up
 
 20,000 images of 14 x 14 (means of 2 x 2 pixels) to train on, 5,000 for validation, all 10,000 of the test, which are looked at once, when a run
-ends. Networks of some 40,000 params (`benchmarks/study/fashion/networks.py`), gammas from 0.5. SGD with momentum {plain.momentum}, weight decay {plain.weight_decay:g},
-learning rate {plain.lr}, batches of {plain.batch_size}; {plain.steps:,} steps (of resnet, densenet and mobilenet {OF_FAMILY["resnet"].steps:,}). The learning rate falls to 0 along a half
+ends. Networks of 9,000 to 77,000 params (`benchmarks/study/fashion/networks.py`), gammas from 0.5. SGD with momentum {plain.momentum}, weight decay {plain.weight_decay:g},
+learning rate {plain.lr}, batches of {plain.batch_size}; {plain.steps:,} steps of vgg and early, {OF_FAMILY["resnet"].steps:,} of the others. The learning rate falls to 0 along a half
 cosine, from the event on where there is one, else from the first step. Of a search: an interval of {plain.interval} steps, delta_lambda {plain.delta_lambda:g}, up to
-half of the steps, T_r = {OF_FAMILY["vgg"].trigger} for vgg and {OF_FAMILY["resnet"].trigger} for the others. The weights are scored every {EVERY} steps on {SEEN:,} validation images. {last.cpu}, torch {last.torch},
+half of the steps; T_r is {OF_FAMILY["vgg"].trigger} for vgg, early and late densenet, and {OF_FAMILY["resnet"].trigger} for the others. The weights are scored every {EVERY} steps on {SEEN:,} validation images. {last.cpu}, torch {last.torch},
 {last.date}.
 
 ## What the settings were chosen by
@@ -84,8 +135,24 @@ half of the steps, T_r = {OF_FAMILY["vgg"].trigger} for vgg and {OF_FAMILY["resn
 On another network ("late": wide where images are small, with other widths), other seeds ({choices.SEEDS.start} to {choices.SEEDS.stop - 1}), {choices.STEPS:,} steps, and without a look at the test
 images (`python -m benchmarks study --choose`, [lines](../benchmarks/results/fashion_choices.csv)):
 
-{chr(10).join(markdown(CHOICE_HEADINGS, choice_rows(tried)))}
+{_lines(CHOICE_HEADINGS, choice_rows(tried))}
+
+Can a search leave the network closer to plain training on its way? Tried on networks that are in no table of results, seeds {few}:
+
+{_lines(GENTLER_HEADINGS, gentler_rows(tried))}
+
+Which networks have something to win? Before any of their runs in the study, on validation images, seeds {few}:
+
+{_lines(NAMED_HEADINGS, named_rows(tried))}
+
+The learning rate, for BL and NR alike, seeds {few} (`python -m benchmarks study --rates`). Validation error, %, the least in bold:
+
+{_lines(RATE_HEADINGS, rate_rows(tried))}
 """
+
+
+def _lines(headings: Sequence[str], table: Iterable[Sequence[str]]) -> str:
+    return "\n".join(markdown(headings, table))
 
 
 def _of(lines: Sequence[Line], family: str, budget: str) -> dict[str, dict[int, Line]]:
@@ -100,7 +167,7 @@ def _tables(lines: Sequence[Line]) -> Iterator[str]:
     for family in OF_FAMILY:
         for budget in BUDGETS:
             runs = _of(lines, family, budget)
-            if runs and (budget == "params" or any(row not in WITHOUT_BUDGET for row in runs)):
+            if any(row not in WITHOUT_BUDGET for row in runs):
                 bound = " and ".join(f"{measure} <= {times:g}x" for measure, times in BUDGETS[budget].items())
                 yield f"## {family}, {bound}\n"
                 yield "\n".join(markdown(HEADINGS, rows(runs)))

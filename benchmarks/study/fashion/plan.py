@@ -50,11 +50,18 @@ class Settings:
 OF_FAMILY: Mapping[str, Settings] = {
     "vgg": Settings(),
     "late": Settings(),
+    "early": Settings(),
+    "level": Settings(),
     "even": Settings(trigger=0.5),
     "resnet": Settings(steps=2000, trigger=0.5),
     "resnet-coupled": Settings(steps=2000, trigger=0.5, residual="coupled"),
+    "early resnet": Settings(steps=2000),
+    "late resnet": Settings(steps=2000),
     "densenet": Settings(steps=2000, trigger=0.5),
+    "late densenet": Settings(steps=2000),
+    "other densenet": Settings(steps=2000, trigger=0.5),
     "mobilenet": Settings(steps=2000, trigger=0.5),
+    "late mobilenet": Settings(steps=2000),
 }
 """Where a family begins: the settings of its runs before anything was chosen."""
 
@@ -62,6 +69,7 @@ BUDGETS: Mapping[str, Mapping[str, float]] = {
     "params": {"params": 1.0},
     "flops": {"flops": 1.0},
     "both": {"params": 1.0, "flops": 1.0},
+    "half": {"params": 0.5},
 }
 """Name -> the budget, relative to the untrained network."""
 

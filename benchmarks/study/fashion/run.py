@@ -16,14 +16,15 @@ from rich.console import Console
 
 from benchmarks.command import DOCS, RESULTS, parser_of, write
 from benchmarks.study.fashion import choices
+from benchmarks.study.fashion.cost import Cost, costs
 from benchmarks.study.fashion.page import page
 from benchmarks.study.fashion.plan import BUDGETS, OF_FAMILY, WITHOUT_BUDGET, Line, Task
 from benchmarks.study.fashion.runs import ROWS, kept, lines
 from benchmarks.study.fashion.searches import budget_of
 from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
-from benchmarks.table import terminal
+from benchmarks.table import kept_csv, terminal, write_csv
 
-LINES, CHOICES = RESULTS / "fashion.csv", RESULTS / "fashion_choices.csv"
+LINES, CHOICES, COSTS = (RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_costs"))
 PAGE, PICTURE = DOCS / "results.md", DOCS / "results.png"
 SEEDS = 5
 
@@ -39,26 +40,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     parser.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
     parser.add_argument("--rates", action="store_true", help="train BL and NR with three learning rates")
+    parser.add_argument("--cost", action="store_true", help="only time steps of a search and an event")
     parser.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
     options = parser.parse_args(arguments)
     console = Console()
     if not options.page:
         if options.data_root is None:
             parser.error("--data-root is missing: the folder of Fashion-MNIST's files")
+        if options.cost:
+            write_csv(costs(options.families, options.data_root), COSTS)
+            return 0
         path = CHOICES if options.choose or options.rates else LINES
         done = lines(_tasks(options), path, options.data_root, options.jobs, console)
         if path == CHOICES:
             return 0
         _show(done.values(), console)
     found = [*kept(LINES).values()]
-    write({PAGE: page(found, [*kept(CHOICES).values()], PICTURE)}, console)
+    write({PAGE: page(found, [*kept(CHOICES).values()], kept_csv(Cost, COSTS), PICTURE)}, console)
     return 1 if any(_over(line) for line in found) else 0
 
 
 def _tasks(options: Namespace) -> list[Task]:
     """The runs that are asked for, seed by seed."""
     if options.choose or options.rates:
-        chosen = [*choices.tasks().values()] if options.choose else []
+        chosen = [*choices.all_tasks()] if options.choose else []
         rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
         return [*chosen, *chain.from_iterable(rates)]
     return [

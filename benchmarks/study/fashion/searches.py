@@ -46,7 +46,7 @@ def budget_of(task: Task) -> Budget:
 
 def rejuvenated(task: Task, data: Dataset, curve: Curve, row: str | None = None, events: int = 1) -> Found:
     """A row of Table 1: a search up to the event, and all steps that are left behind it."""
-    return _Search(task, data, curve, row or task.row, events).ended(lambda training: task.settings.steps)
+    return Search(task, data, curve, row or task.row, events).ended(lambda training: task.settings.steps)
 
 
 def as_in_the_paper(task: Task, data: Dataset, curve: Curve) -> Found:
@@ -55,24 +55,24 @@ def as_in_the_paper(task: Task, data: Dataset, curve: Curve) -> Found:
     own = {
         name: getattr(plain, name) for name in ("penalty", "weighted", "raise_lambda", "gamma_new", "cross", "warmup")
     }
-    return _Search(task.having(**own), data, curve, "NR", 1).ended(lambda training: task.settings.steps)
+    return Search(task.having(**own), data, curve, "NR", 1).ended(lambda training: task.settings.steps)
 
 
 def restarted(task: Task, data: Dataset, curve: Curve) -> Found:
     """NR in the paper's convention: an event sets the schedule back, so that as many steps follow as in all of BL."""
-    return _Search(task, data, curve, "NR", 1).ended(lambda training: training.step + task.settings.steps)
+    return Search(task, data, curve, "NR", 1).ended(lambda training: training.step + task.settings.steps)
 
 
 def from_scratch(task: Task, data: Dataset, curve: Curve) -> Found:
     """NR-FS with all the steps of plain training behind the search, which then costs nothing."""
-    found = _Search(task, data, curve, "NR-FS", 1).ended(lambda training: training.step)
+    found = Search(task, data, curve, "NR-FS", 1).ended(lambda training: training.step)
     found.module.train()
     training = Training(found.module, data, task.settings, task.seed, curve, task.settings.steps)
     training.steps(task.settings.steps)
     return Found(found.module, training.step, found.event, found.events, found.r, found.lam, found.alpha)
 
 
-class _Search:
+class Search:
     """A Rejuvenator around the training of a row."""
 
     def __init__(self, task: Task, data: Dataset, curve: Curve, row: str, events: int) -> None:
@@ -129,6 +129,8 @@ class _Search:
 ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
     **dict.fromkeys(("NR", "NR-BR", "NR-CA", "NR-CA-BR", "NR-CR", "NR-IP", "NR-FS"), rejuvenated),
     "NR as in the paper": as_in_the_paper,
+    "NR, up to 2 events": partial(rejuvenated, row="NR", events=2),
+    "NR, up to 5 events": partial(rejuvenated, row="NR", events=5),
     "NR restarted": restarted,
     "NR-FS all steps": from_scratch,
 }

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from benchmarks.study.fashion.choices import VARIANTS, tasks
 from benchmarks.study.fashion.plan import Line, points_of
 from benchmarks.study.fashion.searches import SOON
 from benchmarks.study.intervals import Interval, interval
@@ -92,37 +91,6 @@ def _between(points: Sequence[tuple[int, float]], step: int) -> float:
     return before[1] + (after[1] - before[1]) * (step - before[0]) / (after[0] - before[0])
 
 
-CHOICE_HEADINGS = (
-    *("variant", "seeds", "validation error, %", "minus its row", "minus BL", "behind BL held at worst"),
-    *("event at step", "r", "alpha"),
-)
-
-
-def choice_rows(lines: Iterable[Line]) -> Iterator[tuple[str, ...]]:
-    """A line for each variant that was tried, with 95 % intervals, and means over its events."""
-    known = {line.key: line for line in lines}
-    runs: dict[str, dict[int, Line]] = {name: {} for name in VARIANTS}
-    for (name, seed), task in tasks().items():
-        if task.key in known:
-            runs[name][seed] = known[task.key]
-    for name, (row, _) in VARIANTS.items():
-        own = runs[name]
-        if len(own) < 2:
-            continue
-        events = [line for line in own.values() if line.event]
-        yield (
-            name,
-            str(len(own)),
-            str(interval([line.validation for line in own.values()])),
-            "" if name == row else _told(paired(own, runs[row], "validation")),
-            "" if name == "BL" else _told(paired(own, runs["BL"], "validation")),
-            "" if name in ("BL", HELD) else _harm(own, runs.get(HELD, {})),
-            _events(own),
-            f"{mean(line.r for line in events):.2f}" if events else "",
-            f"{mean(line.alpha for line in events):.2f}" if events else "",
-        )
-
-
 HEADINGS = (
     *("row", "seeds", "params", "flops", "steps", "test error, %", "minus BL", "corrected", "validation, minus BL"),
     *("behind BL held at worst: one seed", "mean of seeds", "event at step"),
@@ -144,11 +112,11 @@ def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
             f"{mean(line.flops for line in own.values()):,.0f}",
             f"{mean(line.steps for line in own.values()):,.0f}",
             str(interval(test)),
-            "" if plain else _told(paired(own, runs["BL"], "test")),
+            "" if plain else told(paired(own, runs["BL"], "test")),
             "" if plain else _reach(paired(own, runs["BL"], "test", comparisons)),
-            "" if plain else _told(paired(own, runs["BL"], "validation")),
+            "" if plain else told(paired(own, runs["BL"], "validation")),
             *(("", "") if plain or name in ANEW else _harms(name, own, runs)),
-            "" if plain else _events(own),
+            "" if plain else events_of(own),
         )
 
 
@@ -158,23 +126,24 @@ def _harms(name: str, own: Mapping[int, Line], runs: Runs) -> tuple[str, str]:
         apart = chance(own, runs.get("NR", {}))
         return "" if apart is None else f"({apart:.1f})", ""
     plain = runs.get(HELD, {})
-    return _harm(own, plain), f"{mean_harm(own, plain):.1f}" if own.keys() & plain.keys() else ""
+    return harm_of(own, plain), f"{mean_harm(own, plain):.1f}" if own.keys() & plain.keys() else ""
 
 
-def _harm(own: Mapping[int, Line], plain: Mapping[int, Line]) -> str:
+def harm_of(own: Mapping[int, Line], plain: Mapping[int, Line]) -> str:
     values = [harm(line, plain[seed]) for seed, line in own.items() if seed in plain]
     return f"{max(values):.1f}" if values else ""
 
 
-def _events(own: Mapping[int, Line]) -> str:
+def events_of(own: Mapping[int, Line]) -> str:
     events = [line.event for line in own.values() if line.event]
     if not events:
         return ""
     missing = f" ({len(events)} of {len(own)})" if len(events) < len(own) else ""
-    return f"{mean(events):,.0f}{missing}"
+    several = mean(line.events for line in own.values())
+    return f"{mean(events):,.0f}{missing}" + (f", the last of {several:.1f}" if several > 1 else "")
 
 
-def _told(difference: Interval | None) -> str:
+def told(difference: Interval | None) -> str:
     """The interval, in bold where 0 lies outside of it."""
     if difference is None:
         return ""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.study.fashion import loop, runs
-from benchmarks.study.fashion.networks import FAMILIES
+from benchmarks.study.fashion import cost, loop, runs
+from benchmarks.study.fashion.networks import FAMILIES, network
 from benchmarks.study.fashion.plan import OF_FAMILY, Line, Task, points_of
 from benchmarks.study.fashion.runs import ROWS, carried_out, kept, lines
 from benchmarks.study.fashion.searches import budget_of
@@ -59,7 +59,7 @@ def test_each_row_ends_within_its_budget_and_says_what_it_did(row: str) -> None:
     assert any(mark == "e" for _, mark, _ in points) == searching
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "resnet-coupled"])
+@pytest.mark.parametrize("family", ["vgg", "resnet", "resnet-coupled", "densenet", "mobilenet"])
 def test_each_family_is_rejuvenated_within_its_budget(family: str) -> None:
     job = task("NR", family, "both", residual=OF_FAMILY[family].residual)
     line = carried_out(job, Path())
@@ -67,11 +67,29 @@ def test_each_family_is_rejuvenated_within_its_budget(family: str) -> None:
     assert len(line.widths.split()) >= 5
 
 
+def test_families_are_of_one_size() -> None:
+    images = torch.zeros(2, 1, 14, 14)
+    for family in FAMILIES:
+        module = network(family, 0)
+        assert 8_000 < sum(p.numel() for p in module.parameters()) < 80_000 and module(images).shape == (2, 10)
+    assert {family.partition("-")[0] for family in OF_FAMILY} == set(FAMILIES)
+
+
 def test_a_run_is_the_same_each_time_and_another_with_another_seed() -> None:
     first, again, other = (carried_out(task(seed=seed), Path()) for seed in (0, 0, 1))
     same = {"curve", "widths", "validation", "test", "event", "alpha"}
     assert all(getattr(first, name) == getattr(again, name) for name in same)
     assert first.curve != other.curve
+
+
+def test_a_search_is_timed_up_to_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BLOCK", 1)
+    monkeypatch.setattr(cost, "BLOCKS", 2)
+    monkeypatch.setattr(
+        cost.choices, "chosen", lambda family, budget: replace(OF_FAMILY[family], **{**QUICK, "interval": 4})
+    )
+    row = cost.cost("vgg", runs.images(Path()))
+    assert row.step > 0 and row.search > 0.2 and row.event > 1
 
 
 def test_choices_never_look_at_the_test_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.fashion import choices
 from benchmarks.study.fashion import run as study
+from benchmarks.study.fashion.cost import Cost
 from benchmarks.study.fashion.page import page
 from benchmarks.study.fashion.plan import Line
-from benchmarks.study.fashion.tables import by_row, chance, choice_rows, harm, mean_harm, paired, rows
+from benchmarks.study.fashion.tables import by_row, chance, events_of, harm, mean_harm, paired, rows
 from benchmarks.study.intervals import interval
 
 
@@ -63,10 +63,10 @@ def test_plain_runs_of_two_seeds_are_apart_by_chance() -> None:
 def test_rows_without_a_budget_stand_in_the_tables_of_all_budgets(tmp_path: Path) -> None:
     curve = "100:30.00 200:20.00"
     lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
-    assert page(lines, [], tmp_path / "results.png").count("## vgg") == 1
+    assert "## vgg" not in page(lines, [], [], tmp_path / "results.png"), "plain training alone is no table"
     lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100, budget="flops") for seed in range(3)]
-    text = page(lines, [], tmp_path / "results.png")
-    assert "## vgg, params <= 1x" in text and "vgg, flops: better than BL, corrected: NR; worse: none" in text
+    text = page(lines, [], [], tmp_path / "results.png")
+    assert "## vgg, params <= 1x" not in text and "vgg, flops: better than BL, corrected: NR; worse: none" in text
     tasks = study._tasks(study_options(rows=["BL", "NR"], budgets=["params", "flops"], seeds=1))
     assert [(task.row, task.budget) for task in tasks] == [("BL", "params"), ("NR", "params"), ("NR", "flops")]
 
@@ -86,22 +86,17 @@ def test_a_table_has_a_line_for_each_row_and_marks_what_lies_off_zero() -> None:
     assert "**" not in crossed[6] and crossed[-1] == "100 (4 of 5)"
 
 
-def test_variants_are_compared_with_their_row_and_with_plain_training() -> None:
-    lines = [
-        line(task.row, seed, 15 + 0.01 * seed + (name == "NR-BR"), key=task.key)
-        for (name, seed), task in choices.tasks().items()
-        if name in ("BL", "NR", "NR-BR", "NR-BR, warm-up of 200")
-    ]
-    table = {cells[0]: cells for cells in choice_rows(lines)}
-    assert table.keys() == {"BL", "NR", "NR-BR", "NR-BR, warm-up of 200"}
-    assert table["NR-BR, warm-up of 200"][3].startswith("**-1.00") and table["NR"][3] == ""
-    assert table["NR-BR"][4].startswith("**1.00")
+def test_of_several_events_it_is_told_how_many_there_were() -> None:
+    lines = {seed: line("NR, up to 5 events", seed, event=900 + 100 * seed, events=2 + seed) for seed in range(2)}
+    assert events_of(lines) == "950, the last of 2.5"
+    assert events_of({0: line("NR", event=40, events=1), 1: line("NR", 1)}) == "40 (1 of 2)"
 
 
 def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> None:
     curve = "100:30.00 200:20.00"
     lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
     lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100) for seed in range(3)]
-    text = page(lines, [], tmp_path / "results.png")
+    text = page(lines, [], [Cost("vgg", 10.0, 1.02, 14.2, "", "", "")], tmp_path / "results.png")
+    assert "| vgg | 10.0 | 1.02 plain steps | 14 plain steps |" in text
     assert "## vgg, params <= 1x" in text and "better than BL, corrected: NR; worse: none" in text
     assert "![" in text and (tmp_path / "results.png").stat().st_size > 5000
