@@ -74,7 +74,7 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 
 Under the penalty, and up to the event, the weights are behind those of plain training of the same step; the event itself costs nothing,
 for it keeps the function, and with it the penalty ends. In the mean of the seeds they are 2 to 3 points behind at worst in the vgg within its params,
-and 3 to 5 in the others; of single seeds up to 8, where chance alone makes 2 to 5 (the columns *behind BL held at worst*). A lambda that rises more slowly was tried
+and 2 to 5 in the others; of single seeds up to 8 (the columns *behind BL held at worst*, with what chance alone makes). A lambda that rises more slowly was tried
 ([below](#what-the-settings-were-chosen-by)): the fewer points it costs, the later r falls below the trigger, or never, and a
 search without an event has cost something for nothing.
 
