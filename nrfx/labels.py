@@ -168,7 +168,7 @@ def over_positions(labels: Tensor) -> Tensor:
 
 def _over(labels: Tensor) -> Tensor | None:
     """`over_positions` of the labels; None for the labels themselves."""
-    small = collapse(labels)
+    small = first = collapse(labels)
     beside = small < 0
     if not small.numel() or bool(beside.all()) or not bool(beside.any()):
         return None
@@ -181,7 +181,7 @@ def _over(labels: Tensor) -> Tensor | None:
             beside = small < 0
             if not bool(beside.any()):
                 break
-    return small.expand(labels.shape)
+    return None if small is first else small.expand(labels.shape)  # a view of itself would never be freed
 
 
 def among(ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -131,3 +134,12 @@ def test_over_positions_is_what_its_definition_says(seed: int) -> None:
     labels = torch.where(marks < 0, marks, along_last)  # a layout along the last dim, with holes
     assert torch.equal(over_positions(labels), _over_each_dim(labels))
     assert over_positions(labels) is over_positions(labels)
+
+
+def test_labels_that_nothing_can_fill_are_freed() -> None:
+    labels = torch.tensor([[NONE, 3], [4, 5]])  # neither dim is one of positions
+    assert over_positions(labels) is labels
+    left = weakref.ref(labels)
+    del labels
+    gc.collect()
+    assert left() is None

@@ -42,8 +42,7 @@ def run_nodes(module: TracedModule, inputs: Iterable[Tensor]) -> Any:
 
 
 def _value(module: TracedModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    args: Any = fx.map_arg(node.args, values.__getitem__)
-    kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__) if node.kwargs else {}
+    args, kwargs = _given(node.args, values), _given(node.kwargs, values)
     target: Any = node.target
     if node.op == "call_module":
         return module.get_submodule(target)(*args, **kwargs)
@@ -52,3 +51,19 @@ def _value(module: TracedModule, node: fx.Node, values: dict[fx.Node, Any]) -> A
     if node.op == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)
     return registered(module, target) if node.op == "get_attr" else args[0]
+
+
+def _given(argument: Any, values: dict[fx.Node, Any]) -> Any:
+    """The argument with values in the places of nodes. Lists are new ones, which an op may change, as in the code."""
+    if isinstance(argument, fx.Node):
+        return values[argument]
+    if isinstance(argument, tuple):
+        items = [_given(item, values) for item in argument]
+        return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
+    if isinstance(argument, list):
+        return [_given(item, values) for item in argument]
+    if isinstance(argument, dict):
+        return {key: _given(item, values) for key, item in argument.items()}
+    if isinstance(argument, slice):
+        return slice(*(_given(part, values) for part in (argument.start, argument.stop, argument.step)))
+    return argument

@@ -24,6 +24,24 @@ class Several(nn.Module):
         return {"joined": torch.cat([y, x], 1), "mean": y.flatten(2).mean(-1)}
 
 
+class Popping(nn.Module):
+    """A leaf that changes the list that it is given."""
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        return parts.pop() + parts[0]
+
+
+class Changing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+        self.last = Popping()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(torch.relu(self.norm(self.first(x))))
+        return self.last([y, y])
+
+
 class Region(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -89,3 +107,15 @@ def test_a_rewrite_compares_outputs_without_writing_code(scheme: Scheme) -> None
     assert not any("not compared" in note for note in result.notes)
     assert "_code" not in vars(traced)
     assert "_code" not in vars(result.module)
+
+
+def test_an_op_may_change_the_list_that_it_is_given() -> None:
+    model = Changing().eval()
+    with torch.no_grad():
+        model.norm.weight[:3] = 0
+    x = torch.randn(2, 3, 8, 8)
+    traced = nrfx.trace(model, x, leaves=[Popping]).eval()
+    assert has_no_code(traced)
+    torch.testing.assert_close(run_nodes(traced, [x]), model(x))
+    result = nrfx.compact(traced)
+    assert result.changed and not any("compared" in note for note in result.notes)
