@@ -63,7 +63,7 @@ def _widths(axis, family: str, runs: Runs) -> None:  # type: ignore[no-untyped-d
         )
     axis.set_xlabel("convolution")
     axis.set_ylabel("channels")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper left")
 
 
 def _spread(rows: Sequence[Sequence[int]]) -> list[list[float]]:
