@@ -63,7 +63,7 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
   NR-CR wins more than two heads do (two towers).
 - So what is won is the architecture: trained from scratch (NR-FS, all steps) it does as well, and Network Slimming and MorphNet, which take
   a larger network or more steps for it, find as good ones. What an event keeps is the training that was done up to it.
-- Hardly in a network of a good shape: not in the densenet, the mobilenet and the resnet below, and a VGG of one width (level) gets worse; of the
+- Hardly in a network of a good shape: not in the densenet and the mobilenet below; the resnet and a VGG of one width (level) get a little worse; of the
   eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds can tell from chance; of ten rows on
   [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
 - Where params alone are held, multiply-adds rise, for early layers get wider; `budget="params=1.0x,flops=1.0x"` holds both.
@@ -185,7 +185,9 @@ def _verdict(lines: Sequence[Line]) -> str:
             others = {row: paired(own, runs["BL"], "test", len(runs) - 1) for row, own in runs.items() if row != "BL"}
             better = [row for row, found in others.items() if found and found.apart and found.mean < 0]
             worse = [row for row, found in others.items() if found and found.apart and found.mean > 0]
-            said.append(
-                f"- {family}, {budget}: better than BL, corrected: {', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}."
-            )
+            said.append(f"- {family}, {budget}: better than BL, corrected: {_named(better)}; worse: {_named(worse)}.")
     return "\n".join(said)
+
+
+def _named(rows: Sequence[str]) -> str:
+    return ", ".join(f"`{row}`" for row in rows) or "none"
