@@ -58,6 +58,7 @@ RESULTS = {
     "stream": "study.stream_page.Streamed",
     "fashion": "study.fashion.plan.Line",
     "fashion_choices": "study.fashion.plan.Line",
+    "fashion_costs": "study.fashion.cost.Cost",
     "advice": "study.advice.advised.Advised",
     "advice_runs": "study.advice.runs.Full",
 }
