@@ -55,7 +55,7 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 {figure}
 ## When to expect a gain
 
-- Where width lies in the wrong places: in the vgg, wide where images are small, within its params and its flops; in early, wide where they are
+- Where width lies in the wrong places: in the vgg, wide where images are small, within its params, its flops and both; in early, wide where they are
   large, within its flops; in the late densenet; in [the demo](demo.md), a smaller vgg on the digits, over ten seeds. Not in every network of
   that kind: in a resnet with a wide first or last stage nothing was won.
 - There it makes no difference that could be told how old and new channels are joined: dense (NR), with cross attention (NR-CA), with
@@ -63,9 +63,11 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
   NR-CR wins more than two heads do (two towers).
 - So what is won is the architecture: trained from scratch (NR-FS, all steps) it does as well, and Network Slimming and MorphNet, which take
   a larger network or more steps for it, find as good ones. What an event keeps is the training that was done up to it.
-- Hardly in a network of a good shape: not in the densenet and the mobilenet below; the resnet and a VGG of one width (level) get a little worse; of the
+- Hardly in a network of a good shape: not in the densenet and the mobilenet below; the resnet, however its stream is held, and a VGG of one width (level) get a little worse; of the
   eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds can tell from chance; of ten rows on
   [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
+- A second event won more in the vgg, and a third took nearly all of it back: each moves params on to early layers, and the third leaves the
+  fewest steps behind it.
 - Where params alone are held, multiply-adds rise, for early layers get wider; `budget="params=1.0x,flops=1.0x"` holds both.
 
 `nrfx advise` tells beforehand, for one's own network and images.
