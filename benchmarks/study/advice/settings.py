@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.study.fashion.networks import Dense, Inverted, Residual, head, unit, vgg
+from benchmarks.study.fashion.networks import Inverted, densenet, head, resnet, unit, vgg
 from nrfx.experiment.config import RunConfig
 from nrfx.experiment.data import Dataset, digits
 from nrfx.experiment.fashion import fashion
@@ -98,29 +98,6 @@ def images(name: str, root: Path) -> Dataset:
     return shapes(seed=0, count=6000, size=16)
 
 
-def _resnet(stem: int, *stages: tuple[int, int]) -> nn.Sequential:
-    """Two bottlenecks for each (middle, out); stages behind the first halve the image."""
-    blocks, i = [], stem
-    for index, (middle, o) in enumerate(stages):
-        blocks += [Residual(i, middle, o, 1 if index == 0 else 2), Residual(o, middle, o, 1)]
-        i = o
-    return nn.Sequential(unit(1, stem, stride=2), *blocks, *head(i))
-
-
-def _densenet(stem: int, growths: tuple[int, ...], layers: int = 3) -> nn.Sequential:
-    """A dense block for each growth, with a transition that halves the channels and the image between two."""
-    parts: list[nn.Module] = [unit(1, stem, stride=2)]
-    i = stem
-    for block, growth in enumerate(growths):
-        if block:
-            parts += [unit(i, i // 2, 1), nn.AvgPool2d(2)]
-            i //= 2
-        for _ in range(layers):
-            parts.append(Dense(i, growth))
-            i += growth
-    return nn.Sequential(*parts, *head(i))
-
-
 def _mobilenet(stem: int, *rows: tuple[int, int, int]) -> nn.Sequential:
     """An inverted bottleneck for each (out, stride, times wider inside)."""
     blocks: list[nn.Module] = []
@@ -136,7 +113,7 @@ SETTINGS: Mapping[str, Setting] = {
     "vgg, even": Setting(lambda: vgg((8, 8, None, 16, 16, None, 32, 32)), held=False),
     "vgg, wide in the middle": Setting(lambda: vgg((8, 8, None, 48, 48, None, 12, 12)), held=False),
     "vgg, even, flops": Setting(lambda: vgg((6, 6, None, 12, 12, None, 24, 24)), budget="flops", held=False),
-    "resnet, wide last stage": Setting(lambda: _resnet(8, (4, 16), (6, 24), (32, 64)), trigger=0.5, held=False),
+    "resnet, wide last stage": Setting(lambda: resnet(8, (4, 16), (6, 24), (32, 64)), trigger=0.5, held=False),
     "mobilenet, even": Setting(
         lambda: _mobilenet(8, (12, 1, 4), (16, 2, 4), (16, 1, 4), (24, 2, 4)), trigger=0.5, held=False
     ),
@@ -150,12 +127,12 @@ SETTINGS: Mapping[str, Setting] = {
     "vgg, wide last two": Setting(lambda: vgg((6, 6, None, 10, None, 40, 72))),
     "vgg, rising": Setting(lambda: vgg((8, 12, None, 16, 24, None, 32))),
     "vgg, wide early, flops": Setting(lambda: vgg((20, 16, None, 8, 8, None, 12, 12)), budget="flops"),
-    "resnet, even": Setting(lambda: _resnet(12, (6, 24), (8, 32), (16, 64)), trigger=0.5),
+    "resnet, even": Setting(lambda: resnet(12, (6, 24), (8, 32), (16, 64)), trigger=0.5),
     "mobilenet, wide late, both": Setting(
         lambda: _mobilenet(8, (8, 1, 2), (12, 2, 2), (12, 1, 2), (40, 2, 8)), budget="both", trigger=0.5
     ),
-    "densenet, wide second block": Setting(lambda: _densenet(8, (4, 20)), trigger=0.5),
-    "digits, resnet, even": Setting(lambda: _resnet(8, (4, 16), (8, 32)), data="digits", trigger=0.5),
+    "densenet, wide second block": Setting(lambda: densenet(8, 4, 20), trigger=0.5),
+    "digits, resnet, even": Setting(lambda: resnet(8, (4, 16), (8, 32)), data="digits", trigger=0.5),
     "shapes, vgg, pinched": Setting(lambda: vgg((16, 16, None, 5, 5, None, 40, 40)), data="shapes", trigger=0.5),
 }
 """Name -> setting."""

@@ -62,7 +62,7 @@ class Residual(nn.Module):
         return torch.relu(self.branch(x) + self.skip(x))
 
 
-def _resnet(stem: int, *stages: tuple[int, int]) -> nn.Sequential:
+def resnet(stem: int, *stages: tuple[int, int]) -> nn.Sequential:
     """Two bottlenecks for each (middle, out); stages behind the first halve the image."""
     blocks, i = [], stem
     for index, (middle, o) in enumerate(stages):
@@ -82,7 +82,7 @@ class Dense(nn.Module):
         return torch.cat([x, self.branch(x)], 1)
 
 
-def _densenet(stem: int, *growths: int, layers: int = 3) -> nn.Sequential:
+def densenet(stem: int, *growths: int, layers: int = 3) -> nn.Sequential:
     """A dense block for each growth, with a transition that halves the channels and the image between two."""
     parts: list[nn.Module] = [unit(1, stem, stride=2)]
     i = stem
@@ -129,7 +129,7 @@ def wide_late() -> nn.Sequential:
 
 def bottlenecks() -> nn.Sequential:
     """The network of the family resnet, for a command line."""
-    return _resnet(16, (8, 32), (12, 48), (24, 96))
+    return resnet(16, (8, 32), (12, 48), (24, 96))
 
 
 FAMILIES: Mapping[str, Callable[[], nn.Sequential]] = {
@@ -139,11 +139,11 @@ FAMILIES: Mapping[str, Callable[[], nn.Sequential]] = {
     "early": lambda: vgg((24, 24, None, 8, 8, None, 8, 8)),
     "level": lambda: vgg((24, 24, None, 24, 24, None, 24, 24)),
     "resnet": bottlenecks,
-    "early resnet": lambda: _resnet(16, (40, 16), (6, 24), (8, 32)),
-    "late resnet": lambda: _resnet(8, (4, 8), (8, 16), (48, 96)),
-    "late densenet": lambda: _densenet(12, 4, 24),
-    "densenet": lambda: _densenet(24, 12, 12),
-    "other densenet": lambda: _densenet(16, 8, 16),
+    "early resnet": lambda: resnet(16, (40, 16), (6, 24), (8, 32)),
+    "late resnet": lambda: resnet(8, (4, 8), (8, 16), (48, 96)),
+    "late densenet": lambda: densenet(12, 4, 24),
+    "densenet": lambda: densenet(24, 12, 12),
+    "other densenet": lambda: densenet(16, 8, 16),
     "mobilenet": lambda: _mobilenet(16, 96, (16, 1), (24, 2), (24, 1), (48, 2), (48, 1)),
     "late mobilenet": lambda: _mobilenet(8, 256, (8, 1), (12, 2), (12, 1), (48, 2), (48, 1)),
 }

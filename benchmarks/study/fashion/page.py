@@ -66,8 +66,7 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 - Hardly in a network of a good shape: not in the densenet and the mobilenet below; the resnet, however its stream is held, and a VGG of one width (level) get a little worse; of the
   eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds can tell from chance; of ten rows on
   [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
-- A second event won more in the vgg, and a third took nearly all of it back: each moves params on to early layers, and the third leaves the
-  fewest steps behind it.
+- A second event won more in the vgg, and a third took nearly all of it back. Each moves more params to early layers, and multiply-adds rise.
 - Where params alone are held, multiply-adds rise, for early layers get wider; `budget="params=1.0x,flops=1.0x"` holds both.
 
 `nrfx advise` tells beforehand, for one's own network and images.
@@ -75,8 +74,8 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
 ## What a search costs on the way
 
 Under the penalty, and up to the event, the weights are behind those of plain training of the same step; the event itself costs nothing,
-for it keeps the function, and with it the penalty ends. In the mean of the seeds they are 2 to 3 points behind at worst in the vgg within its params,
-and 2 to 5 in the others; of single seeds up to 8 (the columns *behind BL held at worst*, with what chance alone makes). A lambda that rises more slowly was tried
+for it keeps the function, and with it the penalty ends. In the mean of the seeds they are, with the chosen settings and one event, 2 to 3 points behind at worst
+in the vgg within its params, and 2 to 5 in the others; of single seeds up to 8 (the columns *behind BL held at worst*, with what chance alone makes). A lambda that rises more slowly was tried
 ([below](#what-the-settings-were-chosen-by)): the fewer points it costs, the later r falls below the trigger, or never, and a
 search without an event has cost something for nothing.
 
