@@ -23,6 +23,9 @@ PenaltyName = Literal["sign", "proximal"]
 Weighted = Literal["budget", "params", "flops", "alike"]
 """By what a gamma is pulled harder or less, see `nrfx.Rejuvenator`."""
 
+Spare = Literal["large", "none"]
+"""Which gammas are pulled less, see `nrfx.Rejuvenator`."""
+
 RaiseLambda = Literal["slow", "late"]
 """When a measurement raises lambda, see `nrfx.Rejuvenator`."""
 

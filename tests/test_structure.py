@@ -50,9 +50,9 @@ ORDER: Mapping[str, str] = {
     "report.html": "lanes bars graph entries page",
     "optimizers": "kinds packages wrappers",
     "checkpoint": "encoding tensors digests call plan file network entry state optimizer save_load",
-    "training": "schedule forecast gamma_weights carried_state optimizer twins followers heads recalibrate restart "
-    "baselines events resumed search guards hooks in_place replicas transaction sharded penalty watched arguments "
-    "wrappers processes together witness change rejuvenator",
+    "training": "schedule gamma_weights carried_state optimizer twins followers heads recalibrate restart "
+    "baselines events resumed search guards hooks in_place replicas transaction sharded penalty forecast watched "
+    "arguments wrappers processes together witness change rejuvenator",
     "integrations": "architecture attached lightning transformers",
     "models": "layers vgg resnet densenet mobilenet networks weights names",
     "experiment": "config data shapes idx fashion datasets recipe recipe_file fit scores record metrics progress plot "

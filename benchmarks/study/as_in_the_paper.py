@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-SEARCH: Mapping[str, Any] = {"penalty": "sign", "weighted": "alike", "gamma_new": None, "rescale_limit": None}
+SEARCH: Mapping[str, Any] = {
+    "penalty": "sign",
+    "weighted": "alike",
+    "spare": "none",
+    "gamma_new": None,
+    "rescale_limit": None,
+}
 """Of a Rejuvenator and of a RunConfig."""
 
 RUN: Mapping[str, Any] = {**SEARCH, "warmup": 0}

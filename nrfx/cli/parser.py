@@ -15,6 +15,7 @@ from nrfx.choices import (
     RaiseLambda,
     Residual,
     Scheme,
+    Spare,
     Suffix,
     Weighted,
 )
@@ -274,6 +275,7 @@ def _add_penalty(parser: argparse.ArgumentParser) -> None:
         "--penalty", choices=get_args(PenaltyName), help="a step of its own to exact zeros, or a gradient (proximal)"
     )
     parser.add_argument("--weighted", choices=get_args(Weighted), help="pull gammas by what channels cost (budget)")
+    parser.add_argument("--spare", choices=get_args(Spare), help="pull large gammas less, or all alike (large)")
     parser.add_argument(
         "--raise-lambda",
         choices=get_args(RaiseLambda),

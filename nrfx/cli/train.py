@@ -9,7 +9,7 @@ import torch
 from pydantic import BeforeValidator
 from rich.console import Console
 
-from nrfx.choices import LogName, PenaltyName, Weighted
+from nrfx.choices import LogName, PenaltyName, Spare, Weighted
 from nrfx.cli.output import remark
 from nrfx.cli.parser import NEW_CHANNELS
 from nrfx.errors import CheckpointError, TraceError, UsageError
@@ -32,7 +32,7 @@ from nrfx.rewrite.cross_attend import cross_attend
 from nrfx.tracing import TracedModule, as_traced
 from nrfx.training.processes import Alone
 
-OF_THE_PENALTY = ("delta_lambda", "penalty", "weighted", "raise_lambda", "shrink_beta")
+OF_THE_PENALTY = ("delta_lambda", "penalty", "weighted", "spare", "raise_lambda", "shrink_beta")
 
 SETTINGS = {
     "batch": "batch_size",
@@ -159,6 +159,7 @@ class _Told(RunConfig):
 
     penalty: PenaltyName = "sign"
     weighted: Annotated[Weighted, BeforeValidator(lambda name: "alike" if name is None else name)] = "alike"
+    spare: Spare = "none"
     gamma_new: float | None = None
     rescale_limit: float | None = None
     warmup: int | None = 0

@@ -147,6 +147,7 @@ def _search(training: _Training, gm: TracedModule, budget: Budget | None, delta_
         until=training.steps,
         penalty=config.penalty,
         weighted=config.weighted,
+        spare="none",  # what is asked for is what gammas do, and the network is thrown away
         raise_lambda=config.raise_lambda,
         shrink_beta=config.shrink_beta,
     )

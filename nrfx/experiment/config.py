@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nrfx.choices import CrossWeights, PenaltyName, RaiseLambda, Reinitialize, Scheme, Weighted
+from nrfx.choices import CrossWeights, PenaltyName, RaiseLambda, Reinitialize, Scheme, Spare, Weighted
 from nrfx.errors import TrainingError
 from nrfx.plan.options import GAMMA_NEW, RESCALE_LIMIT
 
@@ -37,7 +37,7 @@ class RunConfig:
         shift: pixels by which images in memory are moved at random.
         flip: mirror half of the images in memory, at random.
         seed: of the order of the images and of new weights.
-        trigger, delta_r, max_events, penalty, weighted, raise_lambda, shrink_beta: see Rejuvenator.
+        trigger, delta_r, max_events, penalty, weighted, spare, raise_lambda, shrink_beta: see Rejuvenator.
         delta_lambda: None to choose it from the length of the search, so that a gamma that the loss has no use for dies
             after a quarter of it.
         interval: steps between two measurements; None for an epoch, or a twentieth of the search if that is shorter.
@@ -71,6 +71,7 @@ class RunConfig:
     max_events: int | None = 1
     penalty: PenaltyName = "proximal"
     weighted: Weighted = "budget"
+    spare: Spare = "large"
     raise_lambda: RaiseLambda = "slow"
     shrink_beta: float = 0.0
     search: float = 0.5

@@ -166,6 +166,7 @@ class _Training:
             max_events=self.config.max_events,
             penalty=self.config.penalty,
             weighted=self.config.weighted,
+            spare=self.config.spare,
             raise_lambda=self.config.raise_lambda,
             shrink_beta=self.config.shrink_beta,
             until=until,

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, get_args
 
 from nrfx.analysis.meter import MeterReading
-from nrfx.choices import PenaltyName, RaiseLambda, Weighted
+from nrfx.choices import PenaltyName, RaiseLambda, Spare, Weighted
 from nrfx.errors import TrainingError
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
@@ -30,10 +30,11 @@ def check_search(trigger: float, interval: int, max_events: int | None, until: i
         raise TrainingError("raise_lambda is 'late', and the search has no end to be late for: give until=.")
 
 
-def check_pull(penalty: str, weighted: str, shrink_beta: float) -> None:
+def check_pull(penalty: str, weighted: str, spare: str, shrink_beta: float) -> None:
     """Raises TrainingError for the first argument of the penalty that is out of range, or none of its choices."""
     _check_choice("penalty", penalty, PenaltyName)
     _check_choice("weighted", weighted, Weighted)
+    _check_choice("spare", spare, Spare)
     if isinstance(shrink_beta, bool) or not isinstance(shrink_beta, int | float) or not 0 <= shrink_beta < inf:
         raise TrainingError(f"shrink_beta is {shrink_beta!r}; expected 0, or a positive number such as 1.0.")
 

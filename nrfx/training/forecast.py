@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, log
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from nrfx.choices import PenaltyName
 from nrfx.errors import TrainingError
+from nrfx.training.penalty import FALL, SMALL, Pull
 from nrfx.training.schedule import (
     adaptive_steps_of_search,
     adaptive_steps_to_die,
@@ -21,6 +21,12 @@ from nrfx.training.schedule import (
 
 Gammas = Mapping[nn.Parameter, Tensor]
 """The gammas that can die: parameter -> bool of its shape, which of its elements can."""
+
+SPARED = log(SMALL / (SMALL - FALL)) / FALL
+"""Steps to die of a gamma of mean size where large ones are spared, relative to those where all are pulled alike.
+
+From d gamma = -(2 - 1.5 gamma / mean) per unit of pull, with a mean that stays.
+"""
 
 ADAPTIVE = (Adam, AdamW, NAdam, RMSprop)
 """Optimizers that divide each gradient by the root of a running mean of its square."""
@@ -44,7 +50,7 @@ def search_forecast(
     whose = ", of a channel of mean cost," if weighted else ""
     text = (
         f"A gamma of {gamma:.2g}{whose} that the loss has no use for dies after {steps:,.0f} steps of a search in "
-        f"which every measurement raises lambda{law.condition}."
+        f"which every measurement raises lambda{' and the others stay' if law.share < 1 else ''}{law.condition}."
     )
     if until is None or steps <= until:
         return text
@@ -73,42 +79,51 @@ def chosen_delta_lambda(law: "Law", gammas: Gammas, interval: int, until: int | 
             f"delta_lambda=None is for SGD, or penalty='proximal': how long dying takes under {law.optimizer} "
             "depends on the size of its gradients. Give a number of about that size, and look at nr.forecast later."
         )
-    return suggest_delta_lambda(law.lr, max(until // 4, 2 * interval + 1), interval, gamma, momentum=law.momentum)
+    steps = max(until // 4, 2 * interval + 1)
+    return suggest_delta_lambda(law.lr, steps, interval, gamma * law.share, momentum=law.momentum)
 
 
 def dying_time(law: "Law", lam: float) -> str:
-    """How many steps a gamma of 1 takes to die under a penalty of weight `lam` alone; "" where it never does."""
+    """How many steps a gamma of 1 takes to die under a penalty of weight `lam` alone; "" where it never does.
+
+    Where large ones are spared, of a gamma of 1 that is of mean size.
+    """
     steps = inf if isinstance(law, _Unknown) else law.to_die(lam)
     return f"A gamma of 1 takes {steps:,.0f} steps to die under it. " if isfinite(steps) else ""
 
 
 def never(law: "Law", steps: int, until: int | None, r: float, trigger: float, lam: float) -> str:
     """That a search ends without a rejuvenation, and what to change, in sentences."""
+    spared = ", or pull large gammas as hard as small ones (spare='none')" if law.share < 1 else ""
     return (
         f"The search window ends at step {until} without a rejuvenation: after {steps} steps r is {r:.3f} and the "
         f"trigger {trigger}, at lambda {lam:.2g}. {dying_time(law, lam)}Training goes on "
         "without a penalty. For more channels to die, give the search more steps (until, or smaller batches), "
-        "raise delta_lambda, shorten the interval, or raise the trigger."
+        f"raise delta_lambda, shorten the interval, or raise the trigger{spared}."
     )
 
 
 @dataclass(frozen=True)
 class _Descent:
-    """By the learning rate times lambda, with momentum by more: SGD, and any optimizer under penalty "proximal"."""
+    """By the learning rate times lambda, with momentum by more: SGD, and any optimizer under penalty "proximal".
+
+    `share`: the way to 0 in units of gamma, which is shorter where large ones are spared.
+    """
 
     optimizer: str
     lr: float
     momentum: float
+    share: float
     condition: str = ""
 
     def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
-        return steps_of_search(self.lr, delta_lambda, interval, gamma, momentum=self.momentum)
+        return steps_of_search(self.lr, delta_lambda, interval, gamma * self.share, momentum=self.momentum)
 
     def to_die(self, lam: float) -> float:
-        return steps_to_die(self.lr, lam, momentum=self.momentum)
+        return steps_to_die(self.lr, lam, self.share, momentum=self.momentum)
 
     def advice(self, gamma: float, steps: int, interval: int) -> str:
-        better = suggest_delta_lambda(self.lr, steps, interval, gamma, momentum=self.momentum)
+        better = suggest_delta_lambda(self.lr, steps, interval, gamma * self.share, momentum=self.momentum)
         return f"delta_lambda={better:.2g} would take a quarter of that."
 
 
@@ -119,7 +134,8 @@ class _Adaptive:
     optimizer: str
     lr: float
     size: float | None
-    """Root mean square of the gradients of the gammas; None before the first step."""
+    share: float
+    """Root mean square of the gradients of the gammas, None before the first step; and the way to 0, as above."""
 
     @property
     def condition(self) -> str:
@@ -128,13 +144,13 @@ class _Adaptive:
         return f", with gradients of the size that they have now, {self.size:.2g}"
 
     def of_search(self, gamma: float, delta_lambda: float, interval: int) -> float:
-        return adaptive_steps_of_search(self.lr, delta_lambda, interval, gamma, size=self.size or 0.0)
+        return adaptive_steps_of_search(self.lr, delta_lambda, interval, gamma * self.share, size=self.size or 0.0)
 
     def to_die(self, lam: float) -> float:
-        return adaptive_steps_to_die(self.lr, lam, size=self.size or 0.0)
+        return adaptive_steps_to_die(self.lr, lam, self.share, size=self.size or 0.0)
 
     def advice(self, gamma: float, steps: int, interval: int) -> str:
-        needed = gamma / (steps - 2 * interval)
+        needed = gamma * self.share / (steps - 2 * interval)
         if needed >= self.lr:
             return (
                 f"In a step a gamma falls by the learning rate at most, which is {self.lr:.2g}: take {needed:.2g} or "
@@ -151,25 +167,26 @@ class _Unknown:
     """What is not known, or holds no gamma that can die."""
 
     optimizer: str
+    share: float
 
 
 Law = _Descent | _Adaptive | _Unknown
 """How fast gammas fall under the penalty, with the name of the optimizer's class."""
 
 
-def law_of(optimizer: Optimizer, gammas: Gammas, penalty: PenaltyName) -> Law:
+def law_of(optimizer: Optimizer, gammas: Gammas, pull: Pull) -> Law:
     """The law of the optimizer for the group that holds the gammas."""
-    name = type(optimizer).__name__
+    name, share = type(optimizer).__name__, SPARED if pull.spare == "large" else 1.0
     group = next((group for group in optimizer.param_groups if gammas.keys() & set(group["params"])), None)
     if group is None:
-        return _Unknown(name)
+        return _Unknown(name, share)
     if isinstance(optimizer, SGD):
-        return _Descent(name, float(group["lr"]), float(group["momentum"]))
-    if penalty == "proximal":
-        return _Descent(name, float(group["lr"]), 0.0)
+        return _Descent(name, float(group["lr"]), float(group["momentum"]), share)
+    if pull.penalty == "proximal":
+        return _Descent(name, float(group["lr"]), 0.0, share)
     if isinstance(optimizer, ADAPTIVE):
-        return _Adaptive(name, float(group["lr"]), _gradient_size(optimizer, gammas, group))
-    return _Unknown(name)
+        return _Adaptive(name, float(group["lr"]), _gradient_size(optimizer, gammas, group), share)
+    return _Unknown(name, share)
 
 
 def _gradient_size(optimizer: Optimizer, gammas: Gammas, group: Mapping[str, Any]) -> float | None:

@@ -1,6 +1,8 @@
 """The penalty on the scales that can die: added to their gradients, or as a proximal step after the optimizer's.
 
-Source: Neural Rejuvenation, Eq. 3, in gradient form. The proximal form (soft thresholding) and the weights are ours.
+Source: Neural Rejuvenation, Eq. 3, in gradient form. The proximal form (soft thresholding), the weights and the spared
+gammas are ours; what is spared follows the slope of the minimax concave penalty (Zhang, 2010), with a knee that moves
+with the mean.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from nrfx.analysis.liveness import prunable_gammas, shrinkable_betas
-from nrfx.choices import Measure, PenaltyName, Weighted
+from nrfx.choices import Measure, PenaltyName, Spare, Weighted
 from nrfx.optimizers.packages import kind_of, with_wrapped
 from nrfx.plan.budget import Budget
 from nrfx.plan.options import Options
@@ -22,6 +24,9 @@ from nrfx.training.sharded import local, local_like
 
 Masks = dict[str, Tensor]
 """Parameter name -> bool of its shape, on its device: which of its elements are pulled towards 0."""
+
+SMALL, FALL = 2.0, 1.5
+"""Where large gammas are spared: how hard one near 0 is pulled, in lambda, and by how much less one of mean size."""
 
 COPY = -1
 """The power of a state tensor that is a copy of its parameter, see nrfx.optimizers.kinds."""
@@ -36,12 +41,15 @@ class Pull:
             step moves each gamma by `rate_of` its group * lambda towards 0, where it stops.
         weighted: a gamma is pulled in proportion to what its channel costs in this measure, with a mean of 1; None:
             all alike.
+        spare: "large": lambda is taken times max(0, 2 - 1.5 abs(gamma) / mean), with the mean over all gammas that can
+            die at the last measurement; "none": as it is. Before the first measurement lambda is 0.
         shrink_beta: the pull on betas that hold gamma-dead channels, relative to that on gammas.
     """
 
     penalty: PenaltyName = "proximal"
     weighted: Measure | None = None
     shrink_beta: float = 0.0
+    spare: Spare = "large"
 
 
 def measure_of(weighted: Weighted, budget: Budget, sharded: bool) -> Measure | None:
@@ -64,6 +72,7 @@ class Penalty:
     Attributes:
         gammas: the gammas that can die.
         betas: the betas that hold gamma-dead channels; empty without `shrink_beta`.
+        mean: of the abs(gamma) that can die, at the last measurement; None before, and where none are spared.
     """
 
     def __init__(self, module: TracedModule, options: Options, how: Pull) -> None:
@@ -72,6 +81,7 @@ class Penalty:
         masks = prunable_gammas(module, options.residual) if options.criterion is None else {}
         self.gammas = _on_devices(module, masks)
         self.betas: Masks = {}
+        self.mean: float | None = None
         self._weights: Mapping[str, Tensor] = self.gammas
         self._signs: Masks = {}
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -80,7 +90,7 @@ class Penalty:
         self.look(None)
 
     def look(self, measured: object) -> bool:
-        """Finds the betas anew, and, where something else was measured than at the last look, what channels cost.
+        """Finds the betas and the mean anew, and, where something else was measured than before, what channels cost.
 
         Returns whether the weights may be others now.
         """
@@ -89,6 +99,8 @@ class Penalty:
         if self._how.shrink_beta and options.criterion is None:
             betas = shrinkable_betas(self._module, options.threshold, options.residual)
             self.betas = _on_devices(self._module, betas)
+        if self._how.spare == "large" and self.gammas and measured is not None:
+            self.mean = _mean_size(self._module, self.gammas)
         weighs = self._how.weighted is not None and bool(self.gammas) and changed
         if self._how.weighted is not None and weighs:
             self._weights = _on_devices(self._module, _mean_one(self._module, self._how.weighted, options))
@@ -99,9 +111,10 @@ class Penalty:
         """By which gammas are pulled harder or less; {} where all are alike."""
         return self._weights if self._how.weighted is not None else {}
 
-    def restore(self, betas: Masks, weights: Mapping[str, Tensor]) -> None:
-        """Takes the betas of a saved state, and its weights if it has some."""
+    def restore(self, betas: Masks, weights: Mapping[str, Tensor], mean: float | None) -> None:
+        """Takes the betas of a saved state, its mean, and its weights if it has some."""
         self.betas, self._signs = betas, {}
+        self.mean = mean if self._how.spare == "large" else None
         if weights.keys() == self.gammas.keys() and self._how.weighted is not None:
             self._weights = weights
 
@@ -117,7 +130,7 @@ class Penalty:
         self._learning |= {name for name in self.gammas if self._module.get_parameter(name).grad is not None}
         if self._how.penalty == "sign":
             for name, weight in self._weights.items():
-                self._pull(name, weight, lam, scales, held)
+                self._pull(name, weight, lam, scales, held, spares=True)
         for name, mask in self.betas.items():
             signs = self._pull(name, mask, lam * self._how.shrink_beta, scales, held)
             if signs is not None:
@@ -144,11 +157,18 @@ class Penalty:
                 self._learning.discard(name)
                 optimizer, group = held[parameter]
                 reach = self._mask(name, weight, parameter) * (rate_of(optimizer, group) * lam)
+                reach = self._spared(reach, local(parameter))
                 for part in (local(parameter), *_copies(optimizer, parameter)):
                     part.copy_(part.sign() * (part.abs() - reach).clamp_(min=0))
 
     def _pull(
-        self, name: str, weight: Tensor, strength: float, scales: Mapping[torch.device, Tensor], held: Any
+        self,
+        name: str,
+        weight: Tensor,
+        strength: float,
+        scales: Mapping[torch.device, Tensor],
+        held: Any,
+        spares: bool = False,
     ) -> Tensor | None:
         """Adds strength * weight * sign to the gradient, and returns weight * sign."""
         parameter = self._module.get_parameter(name)
@@ -156,10 +176,18 @@ class Penalty:
             return None
         part = local(parameter)
         signs = part.sign() * self._mask(name, weight, parameter)
+        if spares:
+            signs = self._spared(signs, part)
         if parameter.grad is not None:
             scale = scales.get(part.device)
             local(parameter.grad).add_(signs if scale is None else signs * scale, alpha=strength)
         return signs
+
+    def _spared(self, pulls: Tensor, gammas: Tensor) -> Tensor:
+        """The pulls, less where gammas are large; as they are where none are spared."""
+        if not self.mean:
+            return pulls
+        return pulls * (SMALL - gammas.abs() * (FALL / self.mean)).clamp_(min=0)
 
     def _mask(self, name: str, mask: Tensor, parameter: Tensor) -> Tensor:
         """The mask for the part of the parameter that lies in this process."""
@@ -222,6 +250,13 @@ def _mean_one(module: TracedModule, measure: Measure, options: Options) -> dict[
     mean = torch.cat([weights[name][mask] for name, mask in masks.items()]).mean()
     mean = mean.clamp(min=torch.finfo(mean.dtype).tiny)  # channels that cost nothing by this measure are not pulled
     return {name: weight / mean for name, weight in weights.items()}
+
+
+def _mean_size(module: TracedModule, masks: Masks) -> float:
+    """The mean abs(gamma) of the gammas that can die, dead ones among them."""
+    sizes = {name: module.get_parameter(name).detach().abs()[mask] for name, mask in masks.items()}
+    sums = torch.stack([size.sum(dtype=torch.float64).cpu() for size in sizes.values()])
+    return float(sums.sum()) / max(1, sum(size.numel() for size in sizes.values()))
 
 
 def _on_devices(module: TracedModule, masks: Mapping[str, Tensor]) -> Masks:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
-from nrfx.choices import PenaltyName, RaiseLambda, Weighted
+from nrfx.choices import PenaltyName, RaiseLambda, Spare, Weighted
 from nrfx.errors import TrainingError
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.advice import Advice
@@ -56,7 +56,7 @@ from nrfx.training.optimizer import check_optimizer, check_state
 from nrfx.training.penalty import Pull, gradient_scales, measure_of
 from nrfx.training.processes import WAIT, Alone, processes
 from nrfx.training.replicas import replicas_of
-from nrfx.training.resumed import State, positions, saved_masks, saved_state, saved_weights
+from nrfx.training.resumed import State, positions, saved_masks, saved_mean, saved_state, saved_weights
 from nrfx.training.schedule import LambdaSchedule
 from nrfx.training.search import Search
 from nrfx.training.sharded import Whole, check_sharded, is_sharded
@@ -105,6 +105,9 @@ class Rejuvenator:
         weighted: "params" or "flops": a gamma is pulled in proportion to what its channel costs by this measure, with
             a mean of 1 over all; "budget": by the measure that the budget bounds (params where it bounds both; under
             fully_shard all alike); "alike": all alike, as in the paper.
+        spare: "large": the larger a gamma is, the less it is pulled: by lambda * max(0, 2 - 1.5 * abs(gamma) / mean),
+            with the mean over all gammas that can die at the last measurement. What the loss has no use for dies as
+            fast, and what it uses stays. "none": all gammas are pulled alike, as in the paper.
         raise_lambda: "slow": whenever r has not fallen by delta_r, as in the paper; "late": only where, besides, at
             the pace of the last measurements r would not fall below the trigger by `until`.
         shrink_beta: the pull, in units of lambda, on the betas of gamma-dead channels that are held for their constant
@@ -163,6 +166,7 @@ class Rejuvenator:
         until: int | None = None,
         penalty: PenaltyName = "proximal",
         weighted: Weighted = "budget",
+        spare: Spare = "large",
         raise_lambda: RaiseLambda = "slow",
         shrink_beta: float = 0.0,
         scheduler: LRScheduler | None = None,
@@ -176,7 +180,7 @@ class Rejuvenator:
         **options: Any,
     ) -> None:
         check_search(trigger, interval, max_events, until, raise_lambda)
-        check_pull(penalty, weighted, shrink_beta)
+        check_pull(penalty, weighted, spare, shrink_beta)
         check_processes(process_group, wait)
         self.optimizer: Any = optimizer
         self.optimizers = optimizers_of(optimizer)
@@ -205,7 +209,7 @@ class Rejuvenator:
         traced = as_traced(given, example_inputs) if known is None else known
         check_sharded(traced, self._options, inplace, self.followers, weighted)
         self._cut = is_sharded(traced)
-        self.pull = Pull(penalty, measure_of(weighted, budget, self._cut), shrink_beta)
+        self.pull = Pull(penalty, measure_of(weighted, budget, self._cut), shrink_beta, spare)
         with Whole(traced, values=False):
             self._watch(as_traced(traced))
             # the batches of a criterion may come from the training that has not begun
@@ -355,6 +359,7 @@ class Rejuvenator:
             "note": self.note,
             "betas": positions(self._watched.penalty.betas),
             "weights": {name: weight.tolist() for name, weight in self._watched.penalty.weights.items()},
+            "mean": self._watched.penalty.mean,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], module: TracedModule | None = None) -> None:
@@ -366,10 +371,11 @@ class Rejuvenator:
         before, saved = self.module, saved_state(state)
         trained = before if module is None else module
         masks, pulls = saved_masks(trained, saved["betas"]), saved_weights(trained, saved.get("weights", {}))
+        mean = saved_mean(saved)
         self._cut = is_sharded(trained)
         with Whole(trained, values=False):
             self._watch(trained)  # its network may have become another one since, by module.load_state_dict
-        self._watched.penalty.restore(masks, pulls)
+        self._watched.penalty.restore(masks, pulls, mean)
         self._processes = None
         self.search.restore(saved)
         self.steps, self.events, self.note = saved["steps"], saved["events"], saved["note"]
@@ -387,7 +393,7 @@ class Rejuvenator:
 
             def watch(module: TracedModule) -> None:
                 self._watch(module)
-                self._watched.penalty.restore(penalty.betas, penalty.weights)
+                self._watched.penalty.restore(penalty.betas, penalty.weights, penalty.mean)
 
             self._change(watch).load(before, loaded)
         self._before = None
@@ -530,7 +536,7 @@ class Rejuvenator:
         return chosen_delta_lambda(self._law(), self._gammas(), interval, until)
 
     def _law(self) -> Law:
-        return law_of(self._watched.clock, self._gammas(), self.pull.penalty)
+        return law_of(self._watched.clock, self._gammas(), self.pull)
 
     def _gammas(self) -> dict[nn.Parameter, Tensor]:
         """The gammas that can die, with the masks of their elements that can; none where they are cut (sharded.py)."""

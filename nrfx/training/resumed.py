@@ -23,6 +23,7 @@ class State(TypedDict):
     note: str
     betas: dict[str, list[int]]
     weights: NotRequired[dict[str, list[float]]]  # where gammas are weighted; not in files of before
+    mean: NotRequired[float | None]  # of the gammas, where large ones are spared; not in files of before
 
 
 """What a resumed Rejuvenator needs."""
@@ -55,6 +56,21 @@ def saved_masks(module: TracedModule, betas: Mapping[str, list[int]]) -> dict[st
             f"The state of a Rejuvenator holds betas that its module has not: {reprlib.repr(betas)}. "
             "Load what Rejuvenator.state_dict returned."
         ) from error
+
+
+def saved_mean(state: State) -> float | None:
+    """The mean of the gammas in a state, None where there is none.
+
+    Raises:
+        TrainingError: it is negative or not finite.
+    """
+    mean = state.get("mean")
+    if mean is not None and not 0 <= mean < inf:
+        raise TrainingError(
+            f"The state of a Rejuvenator holds a mean of gammas of {mean}; expected 0 or a positive number, or None. "
+            "Load what Rejuvenator.state_dict returned."
+        )
+    return mean
 
 
 def saved_weights(module: TracedModule, weights: Mapping[str, list[float]]) -> dict[str, Tensor]:

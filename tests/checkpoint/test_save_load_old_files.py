@@ -80,6 +80,7 @@ def test_a_file_of_an_earlier_version_loads_and_goes_on(name: str, tmp_path: Pat
     if nr is not None:  # which files of before did not have
         assert again["rejuvenator"]["dict"].pop("falls") == []
         assert again["rejuvenator"]["dict"].pop("weights")
+        assert again["rejuvenator"]["dict"].pop("mean") is None
     assert again == metadata(SAVED / f"{name}.safetensors")
     if nr is None:
         assert loaded.get_parameter("first.weight").is_contiguous(memory_format=torch.channels_last)
@@ -110,8 +111,15 @@ def test_the_settings_of_a_run_of_an_earlier_version_are_read(tmp_path: Path) ->
     job = resumed(tmp_path, {"data_root": None})
     told = json.loads((SAVED / "run" / "config.json").read_text())
     config = json.loads(json.dumps(asdict(job.recipe.config)))
-    plain = {"penalty": "sign", "weighted": "alike", "raise_lambda": "slow", "cross": "zero", "warmup": 0}  # of before
-    assert config == {name: told.get(name, plain.get(name)) for name in config}
+    plain = {
+        "penalty": "sign",
+        "weighted": "alike",
+        "spare": "none",
+        "raise_lambda": "slow",
+        "cross": "zero",
+        "warmup": 0,
+    }
+    assert config == {name: told.get(name, plain.get(name)) for name in config}  # `plain` as before there was a choice
     assert job.to_plain() == {name: told[name] for name in job.to_plain()}
     assert (job.recipe.row.name, config["milestones"], config["max_events"]) == ("NR+DSD", [1, 2], None)
 

@@ -10,6 +10,7 @@ from torch.optim import ASGD, SGD, Adam, AdamW, Optimizer
 
 import nrfx
 from nrfx.errors import TrainingError
+from nrfx.training.forecast import dying_time
 from nrfx.training.gamma_weights import gamma_weights
 from nrfx.training.rejuvenator import Rejuvenator
 from tests.training.small_loop import learn, set_up, step
@@ -120,6 +121,59 @@ def test_copies_of_a_gamma_in_the_optimizer_follow() -> None:
 
 
 @pytest.mark.parametrize("penalty", ["sign", "proximal"])
+def test_the_larger_a_gamma_is_against_the_mean_the_less_it_is_pulled(penalty: str) -> None:
+    """By 2 - 1.5 gamma / mean in lambda, and from 4/3 of the mean on not at all; alike where none are spared."""
+    pulls = {}
+    for spare in ("large", "none"):
+        nr = searching(lam=0.01, lr=1.0, penalty=penalty, weighted="alike", spare=spare)
+        with torch.no_grad():
+            for norm in norms(nr.module):
+                norm.weight.copy_(torch.linspace(0.4, 3.6, norm.num_features))
+        nr.load_state_dict({**nr.state_dict(), "mean": 2.0})
+        before = gammas(nr)
+        nr.penalize()
+        pulled = torch.cat([norm.weight.grad for norm in norms(nr.module)])
+        nr.step()
+        pulls[spare] = pulled / 0.01 if penalty == "sign" else (before - gammas(nr)) / (10 * 0.01)
+    torch.testing.assert_close(pulls["none"], torch.ones_like(before), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pulls["large"], (2 - 0.75 * before).clamp(min=0), rtol=1e-4, atol=1e-4)
+    assert bool((pulls["large"][before > 2.7] == 0).all()) and bool((before > 2.7).any())
+
+
+def test_the_mean_is_that_of_all_gammas_that_can_die_at_the_last_measurement() -> None:
+    nr, _ = set_up(trigger=1e-9, interval=2)
+    assert nr.state_dict()["mean"] is None
+    with torch.no_grad():
+        norms(nr.module)[0].weight[:4] = 0
+        norms(nr.module)[1].weight.mul_(-3)
+    masks = nr._watched.penalty.gammas
+    expected = torch.cat([nr.module.get_parameter(name).detach().abs()[mask] for name, mask in masks.items()]).mean()
+    step(nr)
+    assert nr.state_dict()["mean"] is None  # nothing was measured yet, and lambda is 0
+    step(nr)
+    assert nr.state_dict()["mean"] == pytest.approx(float(expected)) and expected != 1
+    other, _ = set_up(trigger=1e-9, interval=1, spare="none")
+    step(other)
+    assert other.state_dict()["mean"] is None
+    other.load_state_dict({**other.state_dict(), "mean": 2.0})
+    assert other.state_dict()["mean"] is None
+
+
+def test_a_gamma_of_mean_size_dies_in_the_time_of_the_forecast_while_the_others_stay() -> None:
+    nr = searching(lam=0.01, lr=0.01, weighted="alike")
+    nr.load_state_dict({**nr.state_dict(), "mean": 1.0})
+    told = float(dying_time(nr._law(), nr.lam).split("takes ")[1].split(" steps")[0])
+    steps = 0
+    while float(gammas(nr)[0]) > 0.01:
+        nr.penalize(), nr.step()
+        steps += 1
+    assert steps == pytest.approx(told, rel=0.03) and steps < 0.95 / (0.01 * 0.1)
+    alike = searching(lam=0.01, lr=0.01, spare="none")
+    assert "takes 990 steps" in dying_time(alike._law(), alike.lam)
+    assert "and the others stay" in nr.forecast and "others" not in alike.forecast
+
+
+@pytest.mark.parametrize("penalty", ["sign", "proximal"])
 @pytest.mark.parametrize("measure", ["params", "flops"])
 def test_weighted_gammas_are_pulled_by_what_their_channels_cost_with_a_mean_of_one(measure: str, penalty: str) -> None:
     plain, nr = (searching(lam=0.01, lr=1.0, penalty=penalty, weighted=each) for each in ("alike", measure))
@@ -208,6 +262,7 @@ def test_the_forecast_of_a_proximal_penalty_is_known_for_every_optimizer() -> No
     [
         ({"penalty": "l1"}, "penalty is 'l1'; expected 'sign' or 'proximal'"),
         ({"weighted": "time"}, "weighted is 'time'; expected 'budget' or 'params' or 'flops' or 'alike'"),
+        ({"spare": "small"}, "spare is 'small'; expected 'large' or 'none'"),
         ({"raise_lambda": "never"}, "raise_lambda is 'never'; expected 'slow' or 'late'"),
         ({"raise_lambda": "late"}, "no end to be late for: give until="),
     ],

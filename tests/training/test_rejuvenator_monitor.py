@@ -101,7 +101,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 # The forecast
 
-AS_IN_THE_PAPER: Any = {"penalty": "sign", "weighted": "alike"}
+AS_IN_THE_PAPER: Any = {"penalty": "sign", "weighted": "alike", "spare": "none"}
 
 
 def test_the_forecast_of_weighted_gammas_is_that_of_the_mean_cost() -> None:

@@ -64,6 +64,7 @@ class Setting:
             delta_lambda=1e-3,
             penalty="proximal",
             weighted="flops" if self.budget == "flops" else "params",
+            spare="none",
             gamma_new=1.0,
             rescale_limit=4.0,
             warmup=100,

@@ -110,7 +110,8 @@ search, and accuracy falls in the end: a trigger, or `until`, should come before
   the search and the 100 steps behind the event: of *one seed*, the worst; of the *mean of seeds*. In brackets: what plain runs of two seeds are
   apart at worst over the same steps, which is chance alone. Both are scored with running statistics taken anew from {CALIBRATION} batches: under a penalty,
   and behind an event, running statistics lag behind the weights, and a score with them shows another network than the one that is trained.
-- *NR as in the paper*: without what was chosen (below): a proximal penalty weighted by cost, gammas of new channels at 1, a warm-up of 200 steps
+- *NR, none spared*: with what was chosen, except that all gammas are pulled alike.
+- *NR as in the paper*: without what was chosen (below): a proximal penalty weighted by cost that spares large gammas, gammas of new channels at 1, a warm-up of 200 steps
   behind the event, and factors of rescaling up to 4.
 - *NR, up to N events*: the search goes on behind an event, with lambda from 0, up to half of the steps (the paper's Table 5).
 - *NR-FS*: the architecture that NR found, from scratch, in the steps that were left; *all steps*: in as many steps as BL has, so that the search

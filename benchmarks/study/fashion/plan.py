@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nrfx.choices import CrossWeights, Measure, PenaltyName, RaiseLambda, Residual
+from nrfx.choices import CrossWeights, Measure, PenaltyName, RaiseLambda, Residual, Spare
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Settings:
         steps: of plain training, and in all of every other row where it does not say otherwise.
         batch_size, lr, momentum, weight_decay: of SGD; lr falls to 0 along a half cosine, from the event on where there
             is one.
-        trigger, interval, delta_lambda, penalty, weighted, raise_lambda: of nrfx.Rejuvenator.
+        trigger, interval, delta_lambda, penalty, weighted, spare, raise_lambda: of nrfx.Rejuvenator.
         until: the part of the steps in which an event may happen.
         residual, gamma_new, rescale_limit, cross: of nrfx.rejuvenate.
         warmup: steps behind an event in which the learning rate rises from 0.
@@ -33,6 +33,7 @@ class Settings:
     delta_lambda: float = 1e-3
     penalty: PenaltyName = "sign"
     weighted: Measure | None = None
+    spare: Spare = "none"
     raise_lambda: RaiseLambda = "slow"
     until: float = 0.5
     residual: Residual = "live"
@@ -75,6 +76,9 @@ BUDGETS: Mapping[str, Mapping[str, float]] = {
 
 WITHOUT_BUDGET = ("BL", "BL held", "BL longer")
 """Rows that train the network as it is: one run, with "params" in the file, stands in the tables of all budgets."""
+
+UNCHOSEN = (*WITHOUT_BUDGET, "two towers", "random widths", "Network Slimming", "MorphNet", "NR as in the paper")
+"""Rows that have nothing of what was chosen."""
 
 
 @dataclass(frozen=True)

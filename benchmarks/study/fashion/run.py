@@ -67,7 +67,7 @@ def _tasks(options: Namespace) -> list[Task]:
         rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
         return [*chosen, *chain.from_iterable(rates)]
     return [
-        Task(family, row, budget, seed, choices.chosen(family, budget))
+        Task(family, row, budget, seed, choices.chosen(family, budget, row))
         for seed in range(options.seeds)
         for family in options.families
         for row in options.rows

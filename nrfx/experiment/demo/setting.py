@@ -94,6 +94,7 @@ _SEARCH = RunConfig(
     trigger=0.25,
     penalty="proximal",
     weighted="params",
+    spare="none",
     raise_lambda="slow",
     scheme="dense",
     rescale=False,
