@@ -40,7 +40,18 @@ VARIANTS: Mapping[str, Setting] = {
 
 DECIDING = (
     *("epochs", "batch_size", "lr", "momentum", "weight_decay", "shift", "warmup", "trigger", "interval", "search"),
-    *("delta_lambda", "delta_r", "max_events", "penalty", "weighted", "raise_lambda", "scheme", "rescale", "gamma_new"),
+    *(
+        "delta_lambda",
+        "delta_r",
+        "max_events",
+        "penalty",
+        "weighted",
+        "spare",
+        "raise_lambda",
+        "scheme",
+        "rescale",
+        "gamma_new",
+    ),
     "cross",
 )
 """The fields of the config by which a run is known again: new fields of RunConfig leave the lines that are there."""

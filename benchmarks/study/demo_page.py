@@ -172,7 +172,7 @@ more of them. A network that somebody shapes by hand may do as well as what NR f
 {config.shift} pixel at random, {_percent(setting.validation)} for validation and {_percent(setting.test)} for the test. {config.epochs} epochs of batches of {config.batch_size}. SGD with momentum {config.momentum},
 weight decay {config.weight_decay:g}, learning rate {config.lr}: in plain training it falls along a half cosine from the start, in NR from the event on (or
 from the end of the search, {_percent(config.search)} of the epochs). Row NR of Table 1: T_r = {config.trigger}, an interval of {config.interval} steps, delta_lambda = {config.delta_lambda:g}, and as in
-[the study](results.md) a proximal penalty weighted by params, gammas of new channels at {config.gamma_new:g}, a warm-up of {config.warmup} steps behind the event.
+[the study](results.md) a proximal penalty weighted by params that spares large gammas, gammas of new channels at {config.gamma_new:g}, a warm-up of {config.warmup} steps behind the event.
 
 **Fashion-MNIST** (`nrfx demo --data-root DIR`, or where Debian's package dataset-fashion-mnist has put it): {fashion.count:,} images of {fashion.side} x {fashion.side} pixels to train on,
 the network {", ".join("pool" if width is None else str(width) for width in fashion.widths)}, {other.epochs} epochs of batches of {other.batch_size}, learning rate {other.lr}, delta_lambda {other.delta_lambda:g}; the rest as above. That is

@@ -86,13 +86,13 @@ training (`python -m benchmarks study --cost`):
 
 ## Utilization under the penalty
 
-As in the paper's Figure 1, without an event: the penalty on its own, over eight epochs of 20,000 images, on the vgg (wide_late) and the resnet
+As in the paper's Figure 1, without an event: the penalty on its own, all gammas pulled alike, over eight epochs of 20,000 images, on the vgg (wide_late) and the resnet
 (bottlenecks) of the tables.
 
 ```sh
 nrfx train benchmarks.study.fashion.networks:wide_late --data fashion --data-root /usr/share/datasets/fashion-mnist --size 14 \\
     --count 20000 --epochs 8 --batch 64 --lr 0.1 --budget params=1.0x --trigger 0.01 --until 2504 --interval 20 --delta-lambda 0.001 \\
-    --out runs/wide_late
+    --spare none --out runs/wide_late
 nrfx plot runs/wide_late runs/bottlenecks -o docs/figure1.png
 ```
 
