@@ -77,6 +77,36 @@ def test_two_events_give_the_weights_and_states_of_one_process(optimizer: str, l
         assert torch.equal(a, b) and torch.allclose(a, c, atol=1e-5)
 
 
+def searched(rank: int, count: int) -> tuple[float, list[torch.Tensor]]:
+    """lambda, and the weights after a search in which no two gammas are alike."""
+    gm = nrfx.trace(network(1), torch.zeros(2, *SHAPE))
+    with torch.no_grad():
+        for name, gamma in gm.named_parameters():
+            if name.endswith("weight") and gamma.dim() == 1:
+                gamma.copy_(torch.linspace(0.2, 2.0, gamma.numel()))
+    budget = nrfx.Budget.relative(gm, params=1.0)
+    if count > 1:
+        fully_shard(gm)
+    inner = SGD(gm.parameters(), lr=0.05, momentum=0.9)
+    nr = Rejuvenator(gm, inner, budget, trigger=1e-6, interval=1, delta_lambda=0.02, weighted="alike").attach()
+    for step in range(6):
+        x, y = (part.chunk(count)[rank] for part in batch(step))
+        inner.zero_grad()
+        F.cross_entropy(gm(x), y).backward()
+        inner.step()
+    return nr.lam, [whole(each) for each in gm.parameters()]
+
+
+def test_a_search_pulls_as_that_of_one_process_does() -> None:
+    """The mean by which large gammas are spared is that of all, and not of the part that a process has."""
+    ours, theirs = in_processes(searched, 2)
+    assert not isinstance(ours, str), ours
+    alone = searched(0, 1)
+    assert ours[0] == theirs[0] == alone[0] > 0.05
+    for a, b, c in zip(ours[1], theirs[1], alone[1], strict=True):
+        assert torch.equal(a, b) and torch.allclose(a, c, atol=1e-5)
+
+
 def refused(rank: int) -> list[str]:
     return [error_of(rank, *each) for each in REFUSALS]
 
