@@ -38,6 +38,14 @@ class Births:
         index = self.at.get(int(flat[0])) if flat.numel() else None
         return index if index is not None and torch.equal(self.births[index], flat) else None
 
+    def repeated(self, labels: Tensor) -> bool:
+        """Whether the labels are a whole birth, each label equally often in a row, as behind `flatten` of maps."""
+        index = self.at.get(int(labels[0])) if labels.numel() else None
+        birth = None if index is None else self.births[index]
+        if birth is None or labels.numel() % birth.numel():
+            return False
+        return torch.equal(labels.view(birth.numel(), -1), birth[:, None].expand(-1, labels.numel() // birth.numel()))
+
     def root(self, index: int) -> int:
         """The first birth that it is tied to, perhaps itself."""
         while self.first[index] != index:

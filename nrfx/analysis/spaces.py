@@ -93,7 +93,7 @@ class _Solver:
         space_of, spaces = by_birth or _group(self.interpreter.born, channel_of, count, mixed)
         # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
-        self.pins += self._alone(channel_of, space_of, mixed)
+        self.pins += self._alone(channel_of, space_of, mixed, whole)
         pinned = _pin_spaces(self.pins, channel_of, space_of)
         norms = {
             step.effect.norm.gamma: step.effect.norm.layout
@@ -159,17 +159,22 @@ class _Solver:
         """(name, layout) of every axis that must read the channels of a space alike, and is not that of a birth."""
         whole = {id(layout): (name, layout) for name, layout in self._read_whole()}  # most layouts are there often
         apart = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
+        if all(self.births.repeated(layout) for _, layout in apart):  # then no axis tells channels of a birth apart
+            return []
         return [(name, layout) for name, layout in apart if bool((layout >= 0).any())]
 
     def _alone(
-        self, channel_of: Tensor, space_of: Tensor, mixed: list[tuple[str, Tensor]]
+        self, channel_of: Tensor, space_of: Tensor, mixed: list[tuple[str, Tensor]], whole: Births | None
     ) -> list[tuple[Tensor, str, str]]:
         """Pins for the single channels that some axis reads apart from others of their births: they could only stay,
         and there may be as many of them as channels.
         """
         if not mixed:
             return []
-        of_births, births = _group(self.interpreter.born, channel_of, space_of.numel(), ())
+        born = self.interpreter.born
+        of_births, births = (
+            whole.spaces(list(born)) if whole is not None else _group(born, channel_of, space_of.numel(), ())
+        )
         company = torch.tensor([width for _, width in births], dtype=torch.int64)[of_births]
         lonely = (torch.bincount(space_of)[space_of] == 1) & (company > 1)
         if not bool(lonely.any()):

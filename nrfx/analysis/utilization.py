@@ -6,6 +6,7 @@ Source: Neural Rejuvenation, Sec. 3.1.2.
 import json
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +34,7 @@ from nrfx.choices import Residual
 from nrfx.printed import Printed
 from nrfx.rules import Family
 from nrfx.tracing import Measured, TracedModule, as_traced
+from nrfx.tracing.graph.walk import unchanged
 
 TOLD = 3
 """So many spaces of an axis are told with their chains in a picture."""
@@ -243,9 +245,11 @@ def utilization(
     Share(live=44, total=84)
     """
     traced = as_traced(gm, example_inputs)
-    channels = channels_of(traced)
-    judge = judge_of(traced, criterion_of(liveness), threshold, residual)
-    return measure(traced, channels, judge(channels, {}))
+    criterion = criterion_of(liveness)
+    with unchanged(traced) if criterion is None else nullcontext():  # a criterion may run the network
+        channels = channels_of(traced)
+        judge = judge_of(traced, criterion, threshold, residual)
+        return measure(traced, channels, judge(channels, {}))
 
 
 def measure(

@@ -13,6 +13,7 @@ places can be traced in parts (partition.py).
 
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -25,7 +26,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, c
 from nrfx.tracing.graph.original import remember
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.staleness import check_dtypes, check_layers, check_not_cut
-from nrfx.tracing.graph.walk import Contents
+from nrfx.tracing.graph.walk import Contents, unchanged
 from nrfx.tracing.partial.partition import trace_parts
 from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
 from nrfx.tracing.values.writers import read_results
@@ -73,13 +74,13 @@ def trace(
     >>> [tuple(node.meta["val"].shape) for node in gm.graph.nodes][-1]
     (1, 8, 7, 7)
     """
-    refuse_unsupported(model)
-    check_not_cut(model)
-    wanted = Leaves.of(model, leaves)
-    if isinstance(model, TracedModule):
-        wanted = wanted.and_paths(model.facts.leaves)
     args, named = positional(example_inputs), dict(kwargs or {})
-    with _TRACING:
+    with unchanged(model) if isinstance(model, nn.Module) and not partial else nullcontext(), _TRACING:
+        refuse_unsupported(model)
+        check_not_cut(model)
+        wanted = Leaves.of(model, leaves)
+        if isinstance(model, TracedModule):
+            wanted = wanted.and_paths(model.facts.leaves)
         if partial:
             traced = trace_parts(model, args, named, wanted)
         else:

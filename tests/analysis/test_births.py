@@ -46,3 +46,14 @@ def test_a_part_of_a_birth_and_another_order_are_no_whole_birth() -> None:
     assert births.whole(birth.clone()) == births.whole(along(birth, 1, [1, 4, 1])) == 0
     assert births.whole(birth[1:]) is births.whole(birth.flip(0)) is births.whole(birth[:3]) is None
     assert births.whole(birth[::2]) is births.whole(birth[:0]) is births.whole(torch.tensor([-2, -2])) is None
+
+
+def test_a_birth_is_repeated_where_each_of_its_labels_stands_equally_often_in_a_row() -> None:
+    first, second = births_of([2, 3])
+    births = Births([first, second])
+    assert all(births.repeated(labels.repeat_interleave(times)) for labels in (first, second) for times in (1, 4))
+    assert not births.repeated(first.repeat(2))
+    assert not births.repeated(first.repeat_interleave(torch.tensor([1, 3])))
+    assert not births.repeated(second[:2].repeat_interleave(3))
+    assert not births.repeated(torch.cat([first, second]))
+    assert not births.repeated(first[:0])

@@ -100,12 +100,14 @@ def ruled_functions_recorded() -> Iterator[None]:
 
 def _function(key: Any) -> types.FunctionType | None:
     """The function of the user's own that a key of a rule stands for, if it is loaded."""
-    if isinstance(key, str):
-        package, _, name = key.partition(":")
+    if type(key) is str:
+        package, dotted, name = key.partition(":")
+        if not dotted:  # a method of tensors
+            return None
         key = functools.reduce(
             lambda owner, part: getattr(owner, part, None), name.split("."), sys.modules.get(package)
         )
-    return key if isinstance(key, types.FunctionType) and not is_of_torch(key) else None
+    return key if type(key) is types.FunctionType and not is_of_torch(key) else None
 
 
 def recorded_as_call(function: types.FunctionType, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ tensors stay tied.
 
 import copy
 import functools
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from operator import is_
@@ -38,8 +39,9 @@ def shell(module: M, tensor: Callable[[Tensor], Tensor], memo: dict[int, Any] | 
 def is_as_new(twin: nn.Module, module: nn.Module) -> bool:
     """Whether a shell of `module` around the same tensors, which a forward has run on, is what a new shell would be.
 
-    False also where that does not show: where an object of another kind than numbers, texts, modules and tensors may
-    have changed inside, or a class has a way of its own to be copied.
+    False also where that does not show: where an object of another kind than numbers, texts, classes, functions,
+    modules, tensors, and lists, tuples and partials of such, may have changed inside; or a class has a way of its own
+    to be copied.
 
     >>> net = nn.Sequential(nn.ReLU())
     >>> used = shell(net, same)
@@ -75,9 +77,22 @@ def _holds_the_same(module: nn.Module, twin: nn.Module) -> bool:
                 return False
             if key != "_modules" and not all(map(is_, value.values(), now.values())):
                 return False
-        elif now is not value or kind is not tuple or not all(type(item) in _DIRECT for item in value):
+        elif not _is_twin(value, now):
             return False
     return True
+
+
+def _is_twin(value: Any, now: Any) -> bool:
+    """Whether a value is what deepcopy makes of the other: of lists, tuples and partials that hold what it shares."""
+    kind: Any = type(value)
+    if type(now) is not kind:
+        return False
+    if kind is functools.partial:
+        own, other = ((one.func, one.args, *one.keywords.items(), *vars(one).items()) for one in (value, now))
+        return _is_twin(own, other)
+    if kind in (tuple, list):
+        return len(value) == len(now) and all(map(_is_twin, value, now))
+    return now is value and kind in _DIRECT
 
 
 def deep_copy(module: M, memo: dict[int, Any]) -> M:
@@ -185,7 +200,8 @@ class _DeepCopy(_Copy):
         self._later.append((contents, name, module))
 
 
-_DIRECT = frozenset({int, float, str, bool, type(None)})
+_DIRECT = frozenset({int, float, str, bool, type(None), type, types.FunctionType, types.BuiltinFunctionType})
+"""What deepcopy does not copy."""
 _CONTAINERS = frozenset({dict, OrderedDict, set})
 _PLAIN = _DIRECT | _CONTAINERS | {tuple, list}
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
@@ -193,7 +209,8 @@ _OWN_WAYS = frozenset({"__deepcopy__", "__getstate__", "__setstate__", "__reduce
 
 
 def _is_constant(value: Any) -> bool:
-    """Whether nobody can change the value: numbers, texts, and tuples and frozen dataclasses of ours that hold such."""
+    """Whether all copies may share the value: numbers, texts, classes, functions, and tuples and frozen dataclasses of
+    ours that hold such."""
     kind: Any = type(value)
     if kind in _DIRECT:
         return True

@@ -29,7 +29,7 @@ from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.walk import Contents, named_buffers, named_modules, named_parameters
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
-from nrfx.tracing.recording.modeless import ModeAsked, may_share, without_modes
+from nrfx.tracing.recording.modeless import ModeSet, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
 from nrfx.tracing.values.causes import place
 from nrfx.tracing.values.proxies import AUGMENTED
@@ -49,12 +49,14 @@ class Capture:
     Attributes:
         constants: the tensors that the forward made out of nothing, by the graph's names.
         unmoved: the submodules that `train` of the model leaves in the other mode.
+        asks_mode: whether a forward that was recorded in no mode asks for it: it is the graph of eval mode then.
         shell: the shell of the model that it was recorded on, where this is as a new one would be; else None.
     """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
     unmoved: tuple[str, ...]
+    asks_mode: bool = False
     shell: nn.Module | None = None
 
 
@@ -120,14 +122,17 @@ def combined(
 
 def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes) -> dict[str, Capture]:
     """The graph of the model in each mode: one recording where the forward does not ask for the mode."""
+    evaluated = None
     if boxes.calls is None and not leaves.are_wanted and may_share(model):
-        with suppress(TraceError, ModeAsked):  # what is wrong without a mode as well, the recordings below say
-            one = capture(model, arguments, "", leaves)
-            called = {str(node.target) for node in one.graph.nodes if node.op == "call_module"}
-            modules = dict(named_modules(model, once=False))
-            if all(_has_one_shape(modules[path]) for path in called):
-                return dict.fromkeys(MODES, one)
-    return {mode: capture(model, arguments, mode, leaves, boxes=boxes) for mode in MODES}
+        with suppress(TraceError, ModeSet):  # what is wrong without a mode as well, the recordings below say
+            evaluated = capture(model, arguments, "", leaves)
+    if evaluated is not None and not evaluated.asks_mode:
+        called = {str(node.target) for node in evaluated.graph.nodes if node.op == "call_module"}
+        modules = dict(named_modules(model, once=False))
+        if all(_has_one_shape(modules[path]) for path in called):
+            return dict.fromkeys(MODES, evaluated)
+    train = capture(model, arguments, "train", leaves, boxes=boxes)
+    return {"train": train, "eval": evaluated or capture(model, arguments, "eval", leaves, boxes=boxes)}
 
 
 def _has_one_shape(module: nn.Module) -> bool:
@@ -147,21 +152,23 @@ def capture(
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
-        mode: "train", "eval", or "" for both at once.
+        mode: "train", "eval", or "" for both at once, and for eval if the forward asks.
         boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
     recorder = _recorded(model, arguments, mode, leaves, boxes)
     if recorder.kept or recorder.written or recorder.replaced:
         _check_calls(model, recorder, partial(_recorded, model, arguments, mode, leaves, boxes))
+    asks_mode = recorder.asks_mode
     for asked, where in recorder.decisions.questions.items():
         again = partial(_recorded, model, arguments, mode, leaves, boxes)
         recorder = _other_answer(recorder, asked, where, again)
+        asks_mode = asks_mode or recorder.asks_mode
     graph = recorder.graph
     if check:
         recorder.check()
     unused = not mode and is_as_new(recorder.root, model)
-    return Capture(graph, _constants(recorder), recorder.unmoved, recorder.root if unused else None)
+    return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, recorder.root if unused else None)
 
 
 def _constants(recorder: Recorder) -> dict[str, Tensor]:
@@ -196,13 +203,19 @@ def _recorded(
             recorder.unmoved = unmoved(root.train(mode == "train"), mode)
         wanting = recorder.decisions.wanting
         in_mode = nullcontext() if mode else without_modes(root)
-        with in_mode, boxes.recorded(), random_state_kept(), torch.enable_grad():  # gradients are on, as in training
+        with (
+            in_mode as answer,
+            boxes.recorded(),
+            random_state_kept(),
+            torch.enable_grad(),
+        ):  # gradients are on, as in training
             try:
                 recorder.trace(root)
             except TraceError:
                 if not wanting:
                     raise
         if not wanting:
+            recorder.asks_mode = answer is not None and answer.asked
             if marks is not None:
                 marks.finish(root)
             return recorder
@@ -223,7 +236,7 @@ def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Record
     except _Changing as changing:
         path, name = next(iter(changing.state))
         raise refused(f"{path}.{name}" if path else name) from None
-    except (TraceError, ModeAsked):
+    except (TraceError, ModeSet):
         return  # what cannot be recorded is no other graph
 
 

@@ -1,8 +1,8 @@
 """One recording for both modes, where a forward never asks in which mode it runs.
 
 A module's mode is its attribute `training`. Here it is taken from every module of a shell, and a descriptor of
-nn.Module answers in its place: the first question ends the recording. Other modules have the attribute themselves,
-which hides the descriptor from them.
+nn.Module answers in its place: as in eval mode, and that it was asked. Then the recording is that of eval mode. Other
+modules have the attribute themselves, which hides the descriptor from them.
 """
 
 import threading
@@ -16,15 +16,15 @@ from torch import nn
 from nrfx.tracing.graph.walk import named_modules
 
 
-class ModeAsked(Exception):
-    """The forward asks for the mode of a module, or changes it."""
+class ModeSet(Exception):
+    """The forward changes the mode of a module."""
 
 
-class Unanswered:
-    """`training` of modules that are in no mode.
+class Answer:
+    """`training` of modules that are in no mode: False.
 
     Attributes:
-        asked: whether somebody has asked, and perhaps caught the error.
+        asked: whether somebody has asked.
     """
 
     def __init__(self) -> None:
@@ -35,31 +35,31 @@ class Unanswered:
         if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
             raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
         self.asked = True
-        raise ModeAsked
+        return False
 
 
 @contextmanager
-def without_modes(root: nn.Module) -> Iterator[Unanswered]:
+def without_modes(root: nn.Module) -> Iterator[Answer]:
     """The modules of `root` are in no mode in here, and afterwards in theirs.
 
     Raises:
-        ModeAsked: at the end, where the forward has asked for a mode or set one.
+        ModeSet: at the end, where the forward has set a mode.
     """
     contents = [vars(module) for _, module in named_modules(root)]
     modes = [(own, own.pop("training")) for own in contents if "training" in own]
-    around, answer = vars(nn.Module).get("training"), Unanswered()
+    around, answer = vars(nn.Module).get("training"), Answer()
     _answer_with(answer)
     try:
         yield answer
     finally:
         _answer_with(around)
-    if answer.asked or any("training" in vars(module) for _, module in named_modules(root)):
-        raise ModeAsked
+    if any("training" in vars(module) for _, module in named_modules(root)):
+        raise ModeSet
     for own, training in modes:
         own["training"] = training
 
 
-def _answer_with(answer: Unanswered | None) -> None:
+def _answer_with(answer: Answer | None) -> None:
     if answer is None:
         delattr(nn.Module, "training")
     else:

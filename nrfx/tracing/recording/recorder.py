@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
-from torch.fx._symbolic_trace import _maybe_revert_all_patches
+from torch.fx._symbolic_trace import _create_wrapped_func, _maybe_revert_all_patches
 
 from nrfx.errors import TraceError
 from nrfx.nests import Maker, is_made, state
@@ -75,10 +75,13 @@ class Recorder(fx.Tracer):
         """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
         (questions.py), and what tells of boxes."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
-        # fx looks for such functions in the globals of each forward, and in modules that are listed: here in torch.
-        makers = tuple(key for key, op in OPS.items() if op.makes and callable(key))
-        super().__init__(autowrap_functions=(*makers, *LIMITS_OF_DTYPES))
-        self._autowrap_search.append(torch)
+        # fx looks for such functions in the globals of each forward; those of torch are wrapped in `_enter`.
+        makers: list[Any] = [*(key for key, op in OPS.items() if op.makes and callable(key)), *LIMITS_OF_DTYPES]
+        named = {maker.__name__: maker for maker in makers}
+        self._of_torch: dict[str, Any] = {
+            name: maker for name, maker in named.items() if vars(torch).get(name) is maker
+        }
+        super().__init__(autowrap_functions=tuple(makers))
         self._arguments = arguments
         self._training = training
         self._leaves = leaves
@@ -88,6 +91,7 @@ class Recorder(fx.Tracer):
         self._otherwise = otherwise
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
+        self.asks_mode = False
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self.kept: State = {}  # what the forward leaves for its next call
@@ -278,6 +282,8 @@ class Recorder(fx.Tracer):
         if patcher.visit_once(torch.autocast):  # patched twice, it would stay so: fx reverts in the order of patching
             for owner, method, instead in list(exchanges(self)):
                 patcher.patch_method(owner, method, instead)
+            for name, function in self._of_torch.items():
+                patcher.patch(vars(torch), name, _create_wrapped_func(function))
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)

@@ -5,6 +5,8 @@ only if it is the same. Whether fx traces is answered as in an ordinary run. And
 is the one question of Python that a proxy does not get to see.
 """
 
+import functools
+import os
 import sys
 import threading
 import types
@@ -26,6 +28,7 @@ _SETTLED_BY = {
 """What is asked, and the regions of a graph (regions.py) that say the answer for what runs in them."""
 
 _DENIED = ("is_fx_tracing", "is_fx_symbolic_tracing")
+_LIBRARY = os.path.dirname(os.__file__)
 _MACHINERY = ("torch.", "nrfx.tracing.", "nrfx.nests.")
 
 
@@ -55,10 +58,14 @@ class Questions:
     def _follow(self, patcher: Any, scope: dict[str, Any]) -> None:
         if id(scope) in self._seen or f"{scope.get('__name__')}.".startswith(_MACHINERY):
             return
-        self._exchange(patcher, scope)
+        of_python = _is_of_python(scope)
+        if of_python:
+            self._seen.add(id(scope))
+        else:
+            self._exchange(patcher, scope)
         for name, stand_in in type_stand_in(scope).items():
             patcher.patch(scope, name, stand_in)
-        for other in _imported(scope):
+        for other in _imported_in_python(scope["__name__"]) if of_python else _imported(scope):
             self._follow(patcher, other)
 
     def _exchange(self, patcher: Any, scope: dict[str, Any]) -> None:
@@ -93,6 +100,19 @@ def _imported(scope: dict[str, Any]) -> Iterator[dict[str, Any]]:
         name = str(inner.get("__name__"))
         if (name.partition(".")[0] == package or "." not in name) and "__file__" in inner:
             yield inner
+
+
+def _is_of_python(scope: dict[str, Any]) -> bool:
+    """Whether these are the globals of a file of Python's own library, none of which asks torch."""
+    name = str(scope.get("__name__"))
+    own = name in sys.stdlib_module_names and vars(sys.modules.get(name, types)) is scope
+    return own and str(scope.get("__file__", _LIBRARY)).startswith(_LIBRARY)
+
+
+@functools.cache
+def _imported_in_python(name: str) -> tuple[dict[str, Any], ...]:
+    """The same for a file of Python itself, which imports the same in every trace."""
+    return tuple(_imported(vars(sys.modules[name])))
 
 
 def _noting(original: Callable[..., Any], decisions: Decisions, flipped: bool) -> Callable[..., Any]:

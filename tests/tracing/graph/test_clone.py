@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,11 +113,31 @@ def test_a_shell_with_a_change_is_not_as_new(change: Callable[[Any], object]) ->
     assert not is_as_new(twin, model)
 
 
-@pytest.mark.parametrize("held", [[1], {"a": 1}, nn.Linear, torch.zeros(1)])
+@pytest.mark.parametrize("held", [[1, [object()]], {"a": 1}, partial(nn.Linear, bias=[{}]), torch.zeros(1)])
 def test_what_a_module_holds_may_have_changed_inside(held: object) -> None:
     model = Noting()
     model.held = held
     assert not is_as_new(shell(model, same), model)
+
+
+HELD = [nn.Linear, len, shell, [1, (2, "a")], partial(nn.LayerNorm, eps=1e-6)]
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_lists_and_partials_of_what_cannot_change_are_looked_into(held: object) -> None:
+    model = Noting()
+    model.held = held
+    assert is_as_new(shell(model, same), model)
+
+
+@pytest.mark.parametrize("now", [[1, (2, "b")], [1], partial(nn.LayerNorm, eps=1e-5), partial(nn.LayerNorm), nn.ReLU])
+@pytest.mark.parametrize("held", HELD)
+def test_another_list_partial_or_class_shows(held: object, now: object) -> None:
+    model = Noting()
+    model.held = held
+    twin = shell(model, same)
+    twin.held = now
+    assert not is_as_new(twin, model)
 
 
 def test_what_cannot_change_is_shared_and_what_can_is_copied() -> None:
