@@ -1,9 +1,11 @@
-"""Births that are tied as wholes, position by position, as the two arms of an addition: nearly all ties are such.
+"""Births that are tied as wholes, position by position, as the two arms of an addition, or group by group, as by a
+grouped convolution: nearly all ties are such.
 
 They need no work for each label. Where a network has no other ties, its births tell its channels and spaces.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,15 +21,31 @@ class Births:
         self.in_memory = {labels.untyped_storage().data_ptr(): index for index, labels in some}
         self.at = {int(labels[0]): index for index, labels in some}
         self.first = list(range(len(self.births)))  # of each birth one that it is tied to; at the end the first
+        self.group = [1] * len(self.births)  # of each first birth: so many labels in a row are one channel
 
     def tied(self, left: Tensor, right: Tensor) -> bool:
-        """Whether both sides are whole births in the order of their labels, which are tied then."""
-        one, other = self.whole(left), self.whole(right)
+        """Whether both sides are whole births in the order of their labels, which are tied then; or the right one is,
+        in groups, and the left one has the last label of each group of a birth in the place of all.
+        """
+        size = right.shape[1] if left.dim() == right.dim() == 2 and left.stride(1) == 0 else 1
+        one, other = self.whole(left) if size == 1 else self._of_last(left[:, 0], size), self.whole(right)
         if one is None or other is None or left.shape != right.shape:
             return False
-        one, other = self.root(one), self.root(other)
-        self.first[max(one, other)] = min(one, other)
+        if one != other and self.group[self.root(one)] % size:  # the left one's groups are apart
+            return False
+        first, second = sorted((self.root(one), self.root(other)))
+        sizes = sorted((size, self.group[first], self.group[second]))
+        if any(large % small for small, large in pairwise(sizes)):
+            return False
+        self.first[second], self.group[first] = first, sizes[-1]
         return True
+
+    def _of_last(self, labels: Tensor, size: int) -> int | None:
+        """The birth of which these are the last labels of each group of so many; None where they are not."""
+        index = self.at.get(int(labels[0]) - size + 1) if labels.numel() else None
+        if index is None or self.births[index].numel() != labels.numel() * size:
+            return None
+        return index if torch.equal(self.births[index][size - 1 :: size], labels) else None
 
     def whole(self, labels: Tensor) -> int | None:
         """Which birth the labels are; None where they are none, or no more than a part of one."""
@@ -56,10 +74,10 @@ class Births:
         """[count] int64, for each label the smallest that it is tied to by these ties."""
         root = torch.arange(count)
         for index, labels in enumerate(self.births):
-            first = self.births[self.root(index)]
-            if first is not labels:
-                start = int(labels[0])
-                root[start : start + labels.numel()] = first
+            first = self.root(index)
+            if self.births[first] is not labels or self.group[first] > 1:
+                start, size = int(labels[0]), self.group[first]
+                root[start : start + labels.numel()] = self.births[first][::size].repeat_interleave(size)
         return root
 
     def channels(self) -> tuple[Tensor, int]:
@@ -69,8 +87,9 @@ class Births:
         for index, labels in enumerate(self.births):
             root = self.root(index)
             if root == index:
-                channels.append(torch.arange(count, count + labels.numel()))
-                count += labels.numel()
+                width = labels.numel() // self.group[root]
+                channels.append(torch.arange(count, count + width).repeat_interleave(self.group[root]))
+                count += width
             else:
                 channels.append(channels[root])
         return torch.cat([torch.zeros(0, dtype=torch.int64), *channels]), count
@@ -82,7 +101,7 @@ class Births:
         members: dict[int, dict[str, int]] = {}
         for index, key in enumerate(keys):
             if self.births[index].numel():
-                members.setdefault(self.root(index), {})[key] = 1
-        widths = [self.births[root].numel() for root in members]
+                members.setdefault(self.root(index), {})[key] = self.group[self.root(index)]
+        widths = [self.births[root].numel() // self.group[root] for root in members]
         space_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.int64))
         return space_of, list(zip(members.values(), widths, strict=True))

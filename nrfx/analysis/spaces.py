@@ -16,7 +16,7 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import NONE, OPAQUE, collapse, components, joined, tally
+from nrfx.labels import NONE, OPAQUE, components, joined, tally, varying_part
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -74,6 +74,7 @@ class _Solver:
         self.births = Births(interpreter.born.values())
         self.ties = [(step, left, right) for step in steps for left, right in step.effect.ties]
         self.ties += [(step, left, right) for step, left, right in twice]
+        self.apart = [tie for tie in self.ties if not self.births.tied(*tie[1:])]
         self.pins: list[tuple[Tensor, str, str]] = [
             (pin.labels, pin.node, pin.reason) for step in steps for pin in step.effect.pins
         ]
@@ -130,7 +131,7 @@ class _Solver:
         """[labels] int64, the channel of each label; the number of channels; and the births, where all ties are between
         whole births."""
         births = self.births
-        pairs = [torch.broadcast_tensors(*tie) for _, *tie in self.ties if not births.tied(*tie)]
+        pairs = [torch.broadcast_tensors(left, right) for _, left, right in self.apart]
         left = torch.cat([torch.zeros(0, dtype=torch.int64), *(a.reshape(-1) for a, _ in pairs)])
         right = torch.cat([torch.zeros(0, dtype=torch.int64), *(b.reshape(-1) for _, b in pairs)])
         both = (left >= 0) & (right >= 0) & (left != right)
@@ -145,7 +146,7 @@ class _Solver:
     def _opaque_pins(self) -> list[tuple[Tensor, str, str]]:
         """A pin for the channels that a step ties to an opaque value."""
         pins = []
-        for step, left, right in self.ties:
+        for step, left, right in self.apart:  # births hold channels alone
             for labels, other in ((left, right), (right, left)):
                 met = (labels >= 0) & (other <= OPAQUE)
                 if bool(met.any()):
@@ -159,9 +160,9 @@ class _Solver:
         """(name, layout) of every axis that must read the channels of a space alike, and is not that of a birth."""
         whole = {id(layout): (name, layout) for name, layout in self._read_whole()}  # most layouts are there often
         apart = [(name, layout) for name, layout in whole.values() if not self._is_one_birth(layout)]
-        if all(self.births.repeated(layout) for _, layout in apart):  # then no axis tells channels of a birth apart
-            return []
-        return [(name, layout) for name, layout in apart if bool((layout >= 0).any())]
+        read = [(name, layout) for name, layout in apart if bool((layout >= 0).any())]
+        # where each holds the labels of a birth equally often, none tells channels of a birth apart
+        return [] if all(self.births.repeated(layout) for _, layout in read) else read
 
     def _alone(
         self, channel_of: Tensor, space_of: Tensor, mixed: list[tuple[str, Tensor]], whole: Births | None
@@ -301,7 +302,12 @@ def _pin_spaces(
 
 def _first_touched(values: Sequence[Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, int]:
     """Space -> the index of the first of the label tensors that holds one of its channels."""
-    labels, index_of = joined([collapse(each).reshape(-1) for each in values])
+    first_of: dict[int, int] = {}  # values on a stream, and pins, repeat the same layouts
+    parts = [varying_part(each) for each in values]
+    for index, part in enumerate(parts):
+        first_of.setdefault(id(part), index)
+    labels, position = joined([parts[index].reshape(-1) for index in first_of.values()])
+    index_of = torch.tensor([*first_of.values()], dtype=torch.int64)[position]
     known = labels >= 0
     spaces = space_of[channel_of[labels[known]]]
     first = torch.full((int(spaces.max()) + 1 if spaces.numel() else 0,), len(values))

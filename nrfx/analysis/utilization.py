@@ -244,9 +244,10 @@ def utilization(
     >>> nrfx.utilization(nrfx.trace(net, torch.zeros(1, 3, 4, 4))).params
     Share(live=44, total=84)
     """
-    traced = as_traced(gm, example_inputs)
     criterion = criterion_of(liveness)
-    with unchanged(traced) if criterion is None else nullcontext():  # a criterion may run the network
+    # a criterion may run the network, whose forward may do anything
+    with unchanged(gm) if criterion is None and isinstance(gm, TracedModule) else nullcontext():
+        traced = as_traced(gm, example_inputs)
         channels = channels_of(traced)
         judge = judge_of(traced, criterion, threshold, residual)
         return measure(traced, channels, judge(channels, {}))

@@ -14,16 +14,25 @@ def births_of(widths: list[int]) -> list[Tensor]:
     return [born(start, width) for start, width in zip(ends, widths, strict=False)]
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7))))
-def test_ties_of_births_are_the_ties_of_their_labels(widths: list[int], pairs: list[tuple[int, int]]) -> None:
+Ties = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.sampled_from([1, 1, 2, 3, 4])))
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, 12, 12, 12]), min_size=1, max_size=8), Ties)
+def test_ties_of_births_are_the_ties_of_their_labels(widths: list[int], pairs: list[tuple[int, int, int]]) -> None:
     labels = births_of(widths)
     births = Births(labels)
     left, right = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
-    for one, other in pairs:
+    for one, other, size in pairs:
         first, second = labels[one % len(labels)], labels[other % len(labels)]
-        same = first.numel() == second.numel() > 0
-        assert births.tied(first[:, None], second[:, None]) is same
-        if same:
+        if size > 1 and first.numel() % size == second.numel() % size == 0:
+            first, second = first.view(-1, size)[:, -1:].expand(-1, size), second.view(-1, size)
+            tied = births.tied(first, second)
+            first, second = first.reshape(-1), second.reshape(-1)
+        else:
+            same = first.numel() == second.numel() > 0
+            tied = births.tied(first[:, None], second[:, None])
+            assert tied <= same and (tied or not same or size_of_groups(births) > 1)
+        if tied:
             left, right = [*left, first], [*right, second]
     count = sum(widths)
     expected = components(count, torch.cat(left), torch.cat(right))
@@ -35,9 +44,30 @@ def test_ties_of_births_are_the_ties_of_their_labels(widths: list[int], pairs: l
     space_of, spaces = births.spaces([str(index) for index in range(len(widths))])
     assert space_of.numel() == channels == sum(width for _, width in spaces)
     for index, (members, width) in enumerate(spaces):
-        for key in members:
+        for key, size in members.items():
             own = channel_of[labels[int(key)]]
-            assert space_of[own].tolist() == [index] * width
+            assert space_of[own].tolist() == [index] * width * size
+            assert own.unique(return_counts=True)[1].tolist() == [size] * width
+
+
+def size_of_groups(births: Births) -> int:
+    return max(births.group)
+
+
+def test_groups_are_tied_that_are_groups_of_both_births() -> None:
+    first, second, third = labels = births_of([6, 6, 6])
+    births = Births(labels)
+
+    def last(birth: Tensor, size: int) -> Tensor:
+        return birth.view(-1, size)[:, -1:].expand(-1, size)
+
+    assert not births.tied(last(first, 3), second.view(-1, 3))  # of the first birth only the last of each group is met
+    assert births.tied(last(first, 3), first.view(-1, 3)) and births.tied(last(first, 3), second.view(-1, 3))
+    assert not births.tied(last(second, 2), second.view(-1, 2))  # 2 and 3 are 6
+    assert not births.tied(first.view(-1, 3)[:, :1].expand(-1, 3), third.view(-1, 3))
+    assert births.channels()[0].tolist() == [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3 + [2, 3, 4, 5, 6, 7]
+    assert births.roots(18).tolist() == [0] * 3 + [3] * 3 + [0] * 3 + [3] * 3 + [*range(12, 18)]
+    assert births.spaces(["a", "b", "c"])[1] == [({"a": 3, "b": 3}, 2), ({"c": 1}, 6)]
 
 
 def test_a_part_of_a_birth_and_another_order_are_no_whole_birth() -> None:
