@@ -5,7 +5,7 @@ space     channels that have equally many labels at each birth, and that each we
           their position tells them apart
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,15 +95,16 @@ class _Solver:
         # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
         self.pins += self._alone(channel_of, space_of, mixed, whole)
-        pinned = _pin_spaces(self.pins, channel_of, space_of)
+        part = varying_part if by_birth is None else self._told_by  # of the labels, that tells the spaces of all
+        pinned = _pin_spaces(self.pins, part, channel_of, space_of)
         norms = {
             step.effect.norm.gamma: step.effect.norm.layout
             for step in self.steps
             if step.effect.norm is not None and step.effect.norm.gamma is not None
         }
-        streams = self._streams(channel_of, space_of)
-        normed = _touched(norms.values(), channel_of, space_of)
-        frozen = _touched(self._frozen_layouts(), channel_of, space_of)
+        streams = self._streams(part, channel_of, space_of)
+        normed = _touched(map(part, norms.values()), channel_of, space_of)
+        frozen = _touched(map(part, self._frozen_layouts()), channel_of, space_of)
         made = tuple(
             Space(
                 index=index,
@@ -205,10 +206,15 @@ class _Solver:
             if name.rpartition(".")[0].removesuffix(".weights") not in crossed:
                 yield from ((name, layout) for layout in dims if layout is not None)
 
-    def _streams(self, channel_of: Tensor, space_of: Tensor) -> dict[int, str]:
+    def _told_by(self, labels: Tensor) -> Tensor:
+        """The label of a whole birth that tells its space, where births are each in one; else the labels."""
+        layout = varying_part(labels)
+        return layout if self.births.whole(layout) is None else layout.reshape(-1)[:1]
+
+    def _streams(self, part: Callable[[Tensor], Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, str]:
         """Space -> the first addition that makes it part of a stream."""
         values = list(on_streams(self.traced, self.steps))
-        first = _first_touched([labels for _, labels in values], channel_of, space_of)
+        first = _first_touched([part(labels) for _, labels in values], channel_of, space_of)
         return {space: values[index][0] for space, index in first.items()}
 
     def _frozen_layouts(self) -> list[Tensor]:
@@ -293,26 +299,25 @@ def _group(
 
 
 def _pin_spaces(
-    pins: list[tuple[Tensor, str, str]], channel_of: Tensor, space_of: Tensor
+    pins: list[tuple[Tensor, str, str]], part: Callable[[Tensor], Tensor], channel_of: Tensor, space_of: Tensor
 ) -> dict[int, tuple[str, str]]:
     """Space -> (reason, node) of the first pin that touches it."""
-    first = _first_touched([labels for labels, _, _ in pins], channel_of, space_of)
+    first = _first_touched([part(labels) for labels, _, _ in pins], channel_of, space_of)
     return {space: (pins[index][2], pins[index][1]) for space, index in first.items()}
 
 
-def _first_touched(values: Sequence[Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, int]:
+def _first_touched(parts: Sequence[Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, int]:
     """Space -> the index of the first of the label tensors that holds one of its channels."""
     first_of: dict[int, int] = {}  # values on a stream, and pins, repeat the same layouts
-    parts = [varying_part(each) for each in values]
     for index, part in enumerate(parts):
         first_of.setdefault(id(part), index)
     labels, position = joined([parts[index].reshape(-1) for index in first_of.values()])
     index_of = torch.tensor([*first_of.values()], dtype=torch.int64)[position]
     known = labels >= 0
     spaces = space_of[channel_of[labels[known]]]
-    first = torch.full((int(spaces.max()) + 1 if spaces.numel() else 0,), len(values))
+    first = torch.full((int(spaces.max()) + 1 if spaces.numel() else 0,), len(parts))
     first.scatter_reduce_(0, spaces, index_of[known], "amin")
-    return {space: index for space, index in enumerate(first.tolist()) if index < len(values)}
+    return {space: index for space, index in enumerate(first.tolist()) if index < len(parts)}
 
 
 def _touched(layouts: Any, channel_of: Tensor, space_of: Tensor) -> set[int]:

@@ -178,14 +178,19 @@ def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
     op = op_of(module)
     if op is None or op.widths is None:
         return {}
-    asked = f"widths={name_of(op.widths)} of the op {_title(type(module))}"
-    wanted = "it takes the module and the width that it meets, and gives {attribute: number}"
+
+    def refused(found: str) -> AnalysisError:
+        asked = f"widths={name_of(op.widths)} of the op {_title(type(module))}"
+        return AnalysisError(
+            f"{asked} {found}: it takes the module and the width that it meets, and gives {{attribute: number}}."
+        )
+
     try:
         widths = op.widths(module, met)
     except Exception as error:  # whatever a function of a user's own raises
-        raise AnalysisError(f"{asked} failed ({type(error).__name__}: {error}): {wanted}.") from error
+        raise refused(f"failed ({type(error).__name__}: {error})") from error
     if not isinstance(widths, dict) or not all(isinstance(width, int) for width in widths.values()):
-        raise AnalysisError(f"{asked} gave {widths!r}: {wanted}.")
+        raise refused(f"gave {widths!r}")
     return widths
 
 

@@ -51,7 +51,8 @@ def _check_called(node: fx.Node, modules: dict[str, nn.Module]) -> None:
     path = str(node.target)
     if path not in modules:
         raise TraceError(f"The graph calls {path}, and there is no such module any more. {_AGAIN}")
-    source = node.all_input_nodes[0].meta.get("val") if node.all_input_nodes else None
+    sources = node.all_input_nodes
+    source = sources[0].meta.get("val") if sources else None
     if isinstance(source, Tensor):
         _check_width(path, modules[path], source, node.meta.get("val"))
 
@@ -64,10 +65,12 @@ def _check_read(traced: TracedModule, name: str) -> None:
 
 
 def _check_width(path: str, module: Any, source: Tensor, result: Any) -> None:
-    op = _op_of_torch(module)
-    if op is not None and op.norm and not hasattr(module, "normalized_shape"):
+    op = op_of(module)
+    if op is None or not (op.norm or op.widths) or not is_of_torch(module.forward):
+        return
+    if op.norm and not hasattr(module, "normalized_shape"):
         _check_norm(path, module, source)
-    elif op is not None and op.widths is not None and not op.norm:
+    elif op.widths is not None and not op.norm:
         _check_layer(path, module, source, result)
 
 
