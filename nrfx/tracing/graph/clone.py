@@ -68,7 +68,7 @@ def _holds_the_same(module: nn.Module, twin: nn.Module) -> bool:
     for key, value in own.items():
         kind: Any = type(value)
         now = other[key]
-        if now is value and kind in _DIRECT:
+        if now is value and (kind in _DIRECT or (kind is tuple and _DIRECT.issuperset(map(type, value)))):
             continue
         if kind in _CONTAINERS:
             if type(now) is kind and not value and not now:

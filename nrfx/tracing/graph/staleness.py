@@ -17,15 +17,14 @@ from nrfx.rules.registry import is_of_torch, widths_of
 from nrfx.tracing.graph.module import TracedModule
 from nrfx.tracing.graph.regions import under_autocast
 from nrfx.tracing.graph.registered import registered
-from nrfx.tracing.graph.walk import named_modules, named_parameters
+from nrfx.tracing.graph.walk import held
 
 _AGAIN = "Trace the model again after a change of its layers."
 
 
 def check_not_cut(module: nn.Module) -> None:
     """Raises TraceError where fully_shard or tensor parallelism has cut parameters over processes."""
-    parameters = named_parameters(named_modules(module))
-    cut = next((name for name, each in parameters if hasattr(each, "device_mesh")), None)
+    cut = next((name for name, each in held(module).parameters if hasattr(each, "device_mesh")), None)
     if cut is not None:
         raise TraceError(
             f"{cut} is cut over processes (a DTensor): trace and look at the network before fully_shard, compute "

@@ -26,7 +26,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.walk import Contents, named_buffers, named_modules, named_parameters
+from nrfx.tracing.graph.walk import Contents, held, named_modules
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeSet, may_share, without_modes
@@ -50,14 +50,15 @@ class Capture:
         constants: the tensors that the forward made out of nothing, by the graph's names.
         unmoved: the submodules that `train` of the model leaves in the other mode.
         asks_mode: whether a forward that was recorded in no mode asks for it: it is the graph of eval mode then.
-        shell: the shell of the model that it was recorded on, where this is as a new one would be; else None.
+        shell: the shell of the model that it was recorded on, with what it holds, where this is as a new one would be;
+            else None.
     """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
     unmoved: tuple[str, ...]
     asks_mode: bool = False
-    shell: nn.Module | None = None
+    shell: Contents | None = None
 
 
 def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
@@ -92,7 +93,8 @@ def combined(
     make: Make = TracedModule,
 ) -> TracedModule:
     """The traced module of two captures: one graph where they are alike, else two."""
-    root = captures["eval"].shell or shell_of(model)
+    used = captures["eval"].shell
+    root = shell_of(model) if used is None else used.root
     constants = {mode: dict(captures[mode].constants) for mode in MODES}
     for mode in MODES:
         hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
@@ -108,7 +110,8 @@ def combined(
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
-    contents = Contents.of(root)
+    as_used = captures["train"] is captures["eval"] and not constants["eval"]  # nothing was added
+    contents = used if used is not None and as_used else Contents.of(root)
     facts = complete(Facts(inputs, constants_at_trace(contents), {mode: captures[mode].unmoved for mode in MODES}))
     fill(contents, graphs, facts.inputs, anew=as_parameters(contents, facts.inputs) != facts.inputs)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
@@ -168,7 +171,7 @@ def capture(
     if check:
         recorder.check()
     unused = not mode and is_as_new(recorder.root, model)
-    return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, recorder.root if unused else None)
+    return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, recorder.contents if unused else None)
 
 
 def _constants(recorder: Recorder) -> dict[str, Tensor]:
@@ -328,7 +331,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise TraceError(
             f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
         )
-    for name, tensor in (*named_parameters(modules), *named_buffers(modules)):
+    for name, tensor in (*held(model).parameters, *held(model).buffers):
         if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
 

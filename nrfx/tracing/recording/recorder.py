@@ -101,7 +101,7 @@ class Recorder(fx.Tracer):
         self._failed: tuple[Exception, str, str] | None = None
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
-        contents = Contents.of(root)
+        self.contents = contents = Contents.of(root)
         # reversed, so that of several names of one tensor the first is written last and stays
         tensors = (*reversed(contents.parameters), *reversed(contents.buffers))
         self._names = {id(tensor): name for name, tensor in tensors}
