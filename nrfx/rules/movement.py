@@ -20,6 +20,7 @@ from nrfx.rules.effect import Call, Effect, Family, attempt, only, tensors, unkn
 from nrfx.rules.pointwise import detached
 from nrfx.rules.positions import at_every_size, by_places
 from nrfx.rules.registry import named, register, rule
+from nrfx.rules.sizes import of_padding, of_roll
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
@@ -80,7 +81,7 @@ def numbered(call: Call) -> Effect:
     return by_places(call, itself(call), call.argument(1, "dim", call.kwargs.get("dimension", 0)))
 
 
-@rule(torch.roll, "roll", workless=True)
+@rule(torch.roll, "roll", gives=of_roll, workless=True)
 def rolled(call: Call) -> Effect:
     """By a number of places. Where that is stated, channels that stand on the axis twice would change their order."""
     dims = call.argument(2, "dims", ())
@@ -156,7 +157,7 @@ def part_of(part: Any, apply: Callable[..., Any]) -> Effect:
     return Effect(family, out=part, apply=apply, homogeneous=True)
 
 
-@rule(F.pad, torch.constant_pad_nd, workless=True)
+@rule(F.pad, torch.constant_pad_nd, gives=of_padding, workless=True)
 def pad(call: Call) -> Effect:
     sizes = call.argument(1, "pad")
     if call.argument(2, "mode", "constant") != "constant":

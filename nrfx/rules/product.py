@@ -20,7 +20,7 @@ from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
 from nrfx.rules.reduction import leads, together, varying
 from nrfx.rules.registry import gives_matrix, rule, transposes
-from nrfx.rules.sizes import of_attention
+from nrfx.rules.sizes import of_attention, of_linear_call
 from nrfx.rules.ties import ties_in_units
 
 SUMMED = "its channels are summed over without learnt weights"
@@ -214,7 +214,7 @@ def _plus(summand: Product, added: Tensor) -> Product:
     return replace(summand, out=merged.expand(summand.out.shape), ties=(*summand.ties, (collapse(summand.out), small)))
 
 
-@rule(F.linear, weights=(1, 2, "weight", "bias"))
+@rule(F.linear, weights=(1, 2, "weight", "bias"), gives=of_linear_call)
 def functional_linear(call: Call) -> Effect:
     """x W^T + b."""
     labels, matrix = call.args[0], call.argument(1, "weight")

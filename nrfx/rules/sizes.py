@@ -21,6 +21,18 @@ def of_linear(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return _empty(x, (*x.shape[:-1], weight.shape[0]))
 
 
+def of_linear_call(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """F.linear: x [*, in], weight [out, in], perhaps a bias [out] -> [*, out]."""
+    x, weight, bias = (*args, kwargs.get("bias"))[:3] if len(args) in (2, 3) else (None,) * 3
+    if not kwargs.keys() <= {"bias"} or len(args) + len(kwargs) > 3 or not (_is_plain(x) and _is_plain(weight)):
+        return None
+    if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
+        return None
+    if bias is not None and not (_is_plain(bias) and (bias.shape, bias.dtype) == (weight.shape[:1], x.dtype)):
+        return None
+    return _empty(x, (*x.shape[:-1], weight.shape[0]))
+
+
 def of_convolution(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """x [N, in, *positions] or [in, *positions] -> [N, out, *positions]."""
     x, weight = _read(module, args, kwargs)
@@ -135,6 +147,42 @@ def _fits(shape: Sequence[int], sizes: Sequence[int], dim: int) -> bool:
     return len(shape) == len(sizes) and all(
         at == dim or size == whole for at, (size, whole) in enumerate(zip(shape, sizes, strict=True))
     )
+
+
+def of_padding(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """F.pad with a constant: more places in front of the last dims and behind them."""
+    if len(args) < 2 or args[2:] not in ((), ("constant",)) or kwargs.get("mode", "constant") != "constant":
+        return None
+    x, pads = args[:2]
+    if not kwargs.keys() <= {"mode", "value"} or not _is_plain(x) or not isinstance(pads, tuple | list):
+        return None
+    if len(pads) % 2 or len(pads) > 2 * x.dim() or not all(type(pad) is int and pad >= 0 for pad in pads):
+        return None
+    sizes = list(x.shape)
+    for place in range(0, len(pads), 2):
+        sizes[-1 - place // 2] += pads[place] + pads[place + 1]
+    return _empty(x, sizes)
+
+
+def of_roll(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """x rolled along some of its dims, by as many numbers of places."""
+    x: Any = args[0] if args else None
+    rest = dict(zip(("shifts", "dims"), args[1:], strict=False)) | kwargs
+    if len(args) > 3 or not _is_plain(x) or rest.keys() != {"shifts", "dims"} or not x.numel():
+        return None
+    shifts, dims = (each if isinstance(each, tuple | list) else (each,) for each in (rest["shifts"], rest["dims"]))
+    known = len(shifts) == len(dims) and all(type(each) is int for each in (*shifts, *dims))
+    return _empty(x, x.shape) if known and all(-x.dim() <= dim < x.dim() for dim in dims) else None
+
+
+def of_softmax(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """A softmax along one dim, or what else replaces each element by one: the sizes of x."""
+    given: tuple[Any, ...] = (*args, kwargs.get("dim"), None)
+    x, dim = given[:2]
+    more = kwargs.keys() - {"dim", "_stacklevel"}  # F.softmax says where to warn
+    if len(args) > 2 or (len(args) == 2 and "dim" in kwargs) or any(kwargs[name] is not None for name in more):
+        return None
+    return _empty(x, x.shape) if _is_plain(x) and type(dim) is int and -x.dim() <= dim < x.dim() else None
 
 
 def of_arithmetic(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

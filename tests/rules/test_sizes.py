@@ -140,8 +140,49 @@ def test_an_adaptive_average_as_a_function_gives_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "args", "kwargs"),
+    [
+        (F.linear, (meta(2, 3, 4), meta(6, 4)), {}),
+        (F.linear, (meta(4), meta(6, 4), meta(6)), {}),
+        (F.linear, (meta(5, 4), meta(6, 4)), {"bias": meta(6)}),
+        (F.linear, (meta(2, 3, 5, 4), meta(6, 4), None), {}),
+        (F.pad, (meta(2, 9, 8, 4), (0, 0, 0, 3, 1, 2)), {}),
+        (F.pad, (meta(2, 9, 8, 4), [0, 0]), {"value": 1.0}),
+        (F.pad, (meta(2, 1, 8), (1, 2, 3, 4, 5, 6), "constant"), {}),
+        (F.pad, (meta(2, 1, 8, 1), (1, 1, 1, 1)), {"mode": "constant"}),
+        (torch.roll, (meta(2, 9, 8, 4),), {"shifts": (-3, 3), "dims": (1, -2)}),
+        (torch.roll, (meta(2, 9), 3, 0), {}),
+        (torch.softmax, (meta(2, 3, 4), -1), {}),
+        (F.softmax, (meta(2, 3, 4),), {"dim": 0}),
+        (F.softmax, (meta(2, 3, 4),), {"dim": 0, "_stacklevel": 3, "dtype": None}),
+        (torch.cumsum, (meta(2, 3, 4), 1), {}),
+    ],
+    ids=named,
+)
+def test_a_function_gives_what_it_says(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    assert_alike(told(target, *args, **kwargs), target(*args, **kwargs))
+
+
+@pytest.mark.parametrize(
     ("target", "args"),
     [
+        (F.linear, (meta(2, 5), meta(6, 4))),
+        (F.linear, (meta(2, 4), meta(4))),
+        (F.linear, (meta(2, 4), meta(6, 4), meta(5))),
+        (F.linear, (meta(2, 4), meta(6, 4), meta(6, dtype=torch.float64))),
+        (F.linear, (meta(4, 2).t(), meta(6, 4))),
+        (F.pad, (meta(2, 9), (0, -1))),
+        (F.pad, (meta(2, 9), (0, 1), "reflect")),
+        (F.pad, (meta(2, 9), (0, 1, 2))),
+        (F.pad, (meta(9), (0, 1, 2, 3))),
+        (F.pad, (meta(9, 2).t(), (0, 1))),
+        (torch.roll, (meta(2, 9), 3)),
+        (torch.roll, (meta(2, 9), (3, 1), 1)),
+        (torch.roll, (meta(2, 9), 3, 2)),
+        (torch.softmax, (meta(2, 9), 2)),
+        (torch.softmax, (meta(2, 9), 1, torch.float64)),
+        (F.softmax, (meta(2, 9),)),
+        (torch.cumsum, (meta(2, 9, dtype=torch.int64), 1)),
         (nn.MaxPool2d(2, return_indices=True), (meta(2, 4, 9, 9),)),
         (nn.MaxPool2d(2), (meta(9, 9),)),
         (nn.MaxPool2d(2, padding=2), (meta(2, 4, 9, 9),)),
