@@ -16,7 +16,7 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import NONE, OPAQUE, components, joined, tally, varying_part
+from nrfx.labels import NONE, OPAQUE, collapse, components, joined, memory_of, repeated, tally, varying_part
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -308,16 +308,22 @@ def _pin_spaces(
 
 def _first_touched(parts: Sequence[Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, int]:
     """Space -> the index of the first of the label tensors that holds one of its channels."""
-    first_of: dict[int, int] = {}  # values on a stream, and pins, repeat the same layouts
+    first_of: dict[Any, int] = {}  # values on a stream, and pins, repeat the same layouts
     for index, part in enumerate(parts):
-        first_of.setdefault(id(part), index)
-    labels, position = joined([parts[index].reshape(-1) for index in first_of.values()])
+        first_of.setdefault(memory_of(part), index)
+    small = [_few(parts[index], channel_of.numel()) for index in first_of.values()]
+    labels, position = joined([part.reshape(-1) for part in small])
     index_of = torch.tensor([*first_of.values()], dtype=torch.int64)[position]
     known = labels >= 0
     spaces = space_of[channel_of[labels[known]]]
     first = torch.full((int(spaces.max()) + 1 if spaces.numel() else 0,), len(parts))
     first.scatter_reduce_(0, spaces, index_of[known], "amin")
     return {space: index for space, index in enumerate(first.tolist()) if index < len(parts)}
+
+
+def _few(labels: Tensor, count: int) -> Tensor:
+    """The labels, without those that repeat along a dim where there are more of them than of a network's."""
+    return collapse(repeated(labels)) if labels.numel() > count else labels
 
 
 def _touched(layouts: Any, channel_of: Tensor, space_of: Tensor) -> set[int]:

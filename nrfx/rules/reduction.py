@@ -17,7 +17,7 @@ from nrfx.labels import collapse
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
-from nrfx.rules.sizes import of_softmax
+from nrfx.rules.sizes import of_normalize, of_softmax
 
 ORDER = (torch.amax, "amax", torch.amin, "amin", torch.median, "median")
 """As a mean does, of a constant they give the constant itself, and of s x they give s times what they give of x."""
@@ -246,7 +246,7 @@ def _of_parameters(node: fx.Node) -> bool:
 
 register(along, *ALONG, gives=of_softmax, workless=True)
 register(along, *MODULES, keeps_shape=True, workless=True)
-register(partial(along, default=1, at=2), F.normalize, workless=True)
+register(partial(along, default=1, at=2), F.normalize, gives=of_normalize, workless=True)
 
 
 @rule(nn.Softmax2d, keeps_shape=True, workless=True)

@@ -185,6 +185,21 @@ def of_softmax(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any
     return _empty(x, x.shape) if _is_plain(x) and type(dim) is int and -x.dim() <= dim < x.dim() else None
 
 
+def of_normalize(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """F.normalize along one dim: the sizes and the order in memory of x."""
+    x = args[0] if len(args) == 1 else None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or 1 in x.shape or not x.numel():  # 1: in any order
+        return None
+    dim, p = kwargs.get("dim", 1), kwargs.get("p", 2.0)
+    known = (
+        kwargs.keys() <= {"dim", "p", "eps", "out"}
+        and kwargs.get("out") is None
+        and type(dim) is int
+        and type(p) in (int, float)
+    )
+    return torch.empty_like(x) if known and -x.dim() <= dim < x.dim() else None
+
+
 def of_arithmetic(_: nn.Module | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """x + y of one dtype, one of which is broadcast to the shape of the other; or of a tensor and a number."""
     if kwargs or len(args) != 2:

@@ -156,6 +156,9 @@ def test_an_adaptive_average_as_a_function_gives_what_it_says() -> None:
         (F.softmax, (meta(2, 3, 4),), {"dim": 0}),
         (F.softmax, (meta(2, 3, 4),), {"dim": 0, "_stacklevel": 3, "dtype": None}),
         (torch.cumsum, (meta(2, 3, 4), 1), {}),
+        (F.normalize, (meta(2, 3, 4),), {}),
+        (F.normalize, (meta(2, 3, 4).transpose(1, 2),), {"dim": -1}),
+        (F.normalize, (meta(6, 3, 4)[::2].permute(2, 0, 1),), {"p": 1, "dim": 0, "eps": 1e-3, "out": None}),
     ],
     ids=named,
 )
@@ -183,6 +186,8 @@ def test_a_function_gives_what_it_says(target: Any, args: tuple[Any, ...], kwarg
         (torch.softmax, (meta(2, 9), 1, torch.float64)),
         (F.softmax, (meta(2, 9),)),
         (torch.cumsum, (meta(2, 9, dtype=torch.int64), 1)),
+        (F.normalize, (meta(2, 1, 4),)),
+        (F.normalize, (meta(9),)),
         (nn.MaxPool2d(2, return_indices=True), (meta(2, 4, 9, 9),)),
         (nn.MaxPool2d(2), (meta(9, 9),)),
         (nn.MaxPool2d(2, padding=2), (meta(2, 4, 9, 9),)),
