@@ -37,6 +37,7 @@ IMPLEMENTATIONS = ("auto", "reference", "attend", "direct")
 _wanted: ContextVar[str] = ContextVar("nrfx_cross_implementation", default="auto")
 
 _LEAST_WORK = 1 << 22  # multiply-adds from which a kernel pays for its call, a fraction of a millisecond
+_LEAST_POSITIONS = 1 << 7  # below, direct kernels take up to 15 times as long as contractions (2048->512 1x1 at 4x4)
 _LEAST_OUTPUT = 1 << 16  # numbers of output, the same for the attention alone
 _MOST_WEIGHTS = 1 << 17  # weights of a block of 64 output channels that stay in a core's level 2 cache
 _RECOMPUTE = 128  # input channels up to which computing the accumulators again costs less than keeping them
@@ -153,7 +154,8 @@ def _takes_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
 def _suits_direct(x: Tensor, weight: Tensor, form: Form) -> bool:
     positions = x.numel() // x.shape[form.channel_dim] // prod(form.stride)
     block = weight.numel() // len(weight) * 64
-    return positions * weight.numel() >= _LEAST_WORK and (form.pointwise or block <= _MOST_WEIGHTS)
+    pays = positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_WORK
+    return pays and (form.pointwise or block <= _MOST_WEIGHTS)
 
 
 def _fits_direct(x: Tensor, form: Form) -> bool:

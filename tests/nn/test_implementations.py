@@ -307,3 +307,9 @@ def test_kernels_of_one_in_bfloat16_take_plain_operations_unless_channels_come_l
     assert chosen.choice(x.contiguous(memory_format=torch.channels_last), layer.weight, layer.form) == "attend"
     with implementation("attend"):
         assert chosen.choice(x, layer.weight, layer.form) == "attend"
+
+
+def test_few_positions_take_contractions() -> None:
+    layer = CrossConv2d((256, 256), (256, 256), 1)
+    for side, way in ((8, "reference"), (16, "direct")):
+        assert chosen.choice(torch.zeros(1, 512, side, side), layer.weight, layer.form) == way
