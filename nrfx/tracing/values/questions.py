@@ -105,7 +105,7 @@ def _imported(scope: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _is_of_python(scope: dict[str, Any]) -> bool:
     """Whether these are the globals of a file of Python's own library, none of which asks torch."""
     name = str(scope.get("__name__"))
-    own = name in sys.stdlib_module_names and vars(sys.modules.get(name, types)) is scope
+    own = name in sys.stdlib_module_names and getattr(sys.modules.get(name), "__dict__", None) is scope
     return own and str(scope.get("__file__", _LIBRARY)).startswith(_LIBRARY)
 
 
