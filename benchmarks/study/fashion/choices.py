@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.study.fashion.plan import OF_FAMILY, UNCHOSEN, Settings, Task
+from benchmarks.study.fashion.plan import NONE_SPARED, OF_FAMILY, UNCHOSEN, Settings, Task
 
 SEEDS = range(1000, 1005)
 FAMILY, BUDGET = "late", "params"
@@ -48,7 +48,7 @@ def chosen(family: str, budget: str, row: str = "NR") -> Settings:
     """The settings of a row of a family in the study."""
     if row in UNCHOSEN:
         return OF_FAMILY[family]
-    return _with(FIRST if row == "NR, none spared" else CHOSEN, family, budget)
+    return _with(FIRST if row.endswith(NONE_SPARED) else CHOSEN, family, budget)
 
 
 def _with(settings: Mapping[str, Any], family: str, budget: str) -> Settings:

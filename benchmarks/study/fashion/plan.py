@@ -74,6 +74,9 @@ BUDGETS: Mapping[str, Mapping[str, float]] = {
 }
 """Name -> the budget, relative to the untrained network."""
 
+NONE_SPARED = ", none spared"
+"""Behind the name of a row that searches: with what was chosen, except that all gammas are pulled alike."""
+
 WITHOUT_BUDGET = ("BL", "BL held", "BL longer")
 """Rows that train the network as it is: one run, with "params" in the file, stands in the tables of all budgets."""
 

@@ -9,7 +9,7 @@ import torch
 import nrfx
 from benchmarks.study.fashion.loop import Training
 from benchmarks.study.fashion.networks import network
-from benchmarks.study.fashion.plan import BUDGETS, Curve, Task
+from benchmarks.study.fashion.plan import BUDGETS, NONE_SPARED, Curve, Task
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.recipe import RECIPES
 from nrfx.plan.budget import Budget
@@ -46,7 +46,9 @@ def budget_of(task: Task) -> Budget:
 
 def rejuvenated(task: Task, data: Dataset, curve: Curve, row: str | None = None, events: int = 1) -> Found:
     """A row of Table 1: a search up to the event, and all steps that are left behind it."""
-    return Search(task, data, curve, row or task.row, events).ended(lambda training: task.settings.steps)
+    return Search(task, data, curve, row or task.row.removesuffix(NONE_SPARED), events).ended(
+        lambda training: task.settings.steps
+    )
 
 
 def restarted(task: Task, data: Dataset, curve: Curve) -> Found:
@@ -118,13 +120,18 @@ class Search:
         return self.rejuvenator.events == events
 
 
-ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
+SEARCHING: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
     **dict.fromkeys(("NR", "NR-BR", "NR-CA", "NR-CA-BR", "NR-CR", "NR-IP", "NR-FS"), rejuvenated),
-    "NR as in the paper": partial(rejuvenated, row="NR"),
-    "NR, none spared": partial(rejuvenated, row="NR"),
     "NR, up to 2 events": partial(rejuvenated, row="NR", events=2),
     "NR, up to 5 events": partial(rejuvenated, row="NR", events=5),
     "NR restarted": restarted,
     "NR-FS all steps": from_scratch,
+}
+"""Rows with what was chosen."""
+
+ROWS: Mapping[str, Callable[[Task, Dataset, Curve], Found]] = {
+    **SEARCHING,
+    "NR as in the paper": partial(rejuvenated, row="NR"),
+    **{row + NONE_SPARED: trained for row, trained in SEARCHING.items()},
 }
 """Row -> how it is trained."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from benchmarks.study.fashion.plan import Line, points_of
+from benchmarks.study.fashion.plan import NONE_SPARED, Line, points_of
 from benchmarks.study.fashion.searches import SOON
 from benchmarks.study.intervals import Interval, interval
 
@@ -117,6 +117,30 @@ def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
             "" if plain else told(paired(own, runs["BL"], "validation")),
             *(("", "") if plain or name in ANEW else _harms(name, own, runs)),
             "" if plain else events_of(own),
+        )
+
+
+SPARED_HEADINGS = (
+    *("network", "budget", "row", "seeds", "behind BL held at worst, mean of seeds: all alike", "large spared"),
+    *("one seed: all alike", "large spared", "test, minus BL: all alike", "large spared", "event at step: all alike"),
+    "large spared",
+)
+
+
+def spared_rows(runs: Runs) -> Iterator[tuple[str, ...]]:
+    """A line for each row trained with all gammas pulled alike and with large ones spared, of the same seeds."""
+    plain, held = runs.get("BL", {}), runs.get(HELD, {})
+    for name, spared in runs.items():
+        alike = runs.get(name + NONE_SPARED, {})
+        seeds = spared.keys() & alike.keys() & held.keys()
+        if len(seeds) < 2 or name in ANEW:
+            continue
+        both = [{seed: own[seed] for seed in sorted(seeds)} for own in (alike, spared)]
+        yield (
+            *(name, str(len(seeds)), *(f"{mean_harm(own, held):.1f}" for own in both)),
+            *(harm_of(own, held) for own in both),
+            *(told(paired(own, plain, "test")) for own in both),
+            *(events_of(own) for own in both),
         )
 
 

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.study.fashion import run as study
 from benchmarks.study.fashion.cost import Cost
 from benchmarks.study.fashion.page import page
-from benchmarks.study.fashion.plan import Line
-from benchmarks.study.fashion.tables import by_row, chance, events_of, harm, mean_harm, paired, rows
+from benchmarks.study.fashion.plan import NONE_SPARED, Line
+from benchmarks.study.fashion.tables import by_row, chance, events_of, harm, mean_harm, paired, rows, spared_rows
 from benchmarks.study.intervals import interval
 
 
@@ -100,3 +100,23 @@ def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> 
     assert "| vgg | 10.0 | 1.02 plain steps | 14 plain steps |" in text
     assert "## vgg, params <= 1x" in text and "better than BL, corrected: `NR`; worse: none" in text
     assert "![" in text and (tmp_path / "results.png").stat().st_size > 5000
+
+
+def test_a_row_is_told_beside_itself_with_all_gammas_pulled_alike() -> None:
+    lines = [
+        *(line("BL", seed, 12.0 + seed) for seed in range(3)),
+        *(line("BL held", seed) for seed in range(3)),
+        *(line("NR" + NONE_SPARED, seed, 11.0 + seed, curve="100:34 200:24", event=200) for seed in range(3)),
+        *(line("NR", seed, 10.5 + seed, curve="100:31 200:20", event=100) for seed in range(1, 3)),
+        *(line(row, seed) for row in ("NR-FS", "NR-FS" + NONE_SPARED) for seed in range(3)),  # nothing is kept there
+        *(line("NR-CR", seed) for seed in range(3)),  # in one way alone
+    ]
+    (told,) = spared_rows(by_row(lines))
+    assert told[:4] == ("NR", "2", "4.0", "1.0") and told[4:6] == ("4.0", "1.0")
+    assert told[6:] == ("**-1.00 ± 0.00**", "**-1.50 ± 0.00**", "200", "100")
+
+
+def test_rows_without_spared_gammas_stand_in_their_own_table_alone(tmp_path: Path) -> None:
+    rows_of = ("BL", "BL held", "NR", "NR" + NONE_SPARED)
+    text = page([line(row, seed) for row in rows_of for seed in range(2)], [], [], tmp_path / "results.png")
+    assert "| vgg | params | NR | 2 |" in text and NONE_SPARED not in text
