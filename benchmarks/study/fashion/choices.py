@@ -71,8 +71,11 @@ GENTLER: Mapping[str, Mapping[str, Any]] = {
 CLOSE = ("all pulled alike", "large ones spared")
 """Of these with five seeds."""
 
-GENTLER_ON = (("late", "flops"), ("other densenet", "params"))
-"""Where they were tried: families that are in no table, with their budgets."""
+GENTLER_ON: Mapping[tuple[str, str], Sequence[str]] = {
+    ("late", "flops"): tuple(GENTLER),
+    ("other densenet", "params"): CLOSE,
+}
+"""Where they were tried, families that are in no table with their budgets: and which."""
 
 NAMED_ON = (
     *(("early", "flops"), ("level", "flops"), ("early resnet", "flops"), ("late resnet", "params")),
@@ -116,8 +119,8 @@ def rate_tasks(family: str) -> dict[tuple[str, float, int], Task]:
 def gentler_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
     """BL held, and NR with each of GENTLER, by name and seed."""
     return {("BL held", seed): _unseen(family, "BL held", "params", seed, steps=STEPS) for seed in SEEDS} | {
-        (name, seed): _unseen(family, "NR", budget, seed, steps=STEPS, **settings)
-        for name, settings in GENTLER.items()
+        (name, seed): _unseen(family, "NR", budget, seed, steps=STEPS, **GENTLER[name])
+        for name in GENTLER_ON[family, budget]
         for seed in (SEEDS if name in CLOSE else FEW_SEEDS)
     }
 
