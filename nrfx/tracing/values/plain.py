@@ -12,7 +12,8 @@ import builtins
 import functools
 import linecache
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -117,61 +118,101 @@ def _is_only_called(file: str, name: str) -> bool:
     calls = re.compile(rf"(?<![\w.])({name}\(|map\({name}\b)").search
     if not any(map(calls, lines)):  # parsing takes longer
         return False
+    blocks = [block for block in _blocks(lines) if any(map(mentions, block))]
     try:
-        tree = _parsed([block for block in _blocks(lines) if any(map(mentions, block))])
+        trees = [ast.parse("".join(block)) for block in blocks]
     except SyntaxError:  # a string over several lines may look like statements
+        blocks = [lines]
         try:
-            tree = ast.parse("".join(lines))
+            trees = [ast.parse("".join(lines))]
         except SyntaxError:
             return False
-    allowed = {id(node) for parent in ast.walk(tree) for node in _uses(parent)}
-    uses = [node for node in _in_functions(tree) if isinstance(node, ast.Name) and node.id == name]
+    uses, allowed = [], set[int]()
+    for block, tree in zip(blocks, trees, strict=True):
+        named = [number for number, line in enumerate(block, 1) if mentions(line)]
+        for node, in_function in _around(named, tree):
+            allowed.update(map(id, _uses(node)))
+            if in_function and isinstance(node, ast.Name) and node.id == name:
+                uses.append(node)
     return bool(uses) and all(isinstance(node.ctx, ast.Load) and id(node) in allowed for node in uses)
 
 
-def _blocks(lines: Sequence[str]) -> Iterable[Sequence[str]]:
-    """The lines of each statement at the top of a file; with its decorators, and what goes on after `else`."""
-    text = "".join(lines)
-    if any(text.count(quotes) and _hides(lines, quotes) for quotes in ('"""', "'''")):
-        yield lines
-        return
-    start, decorated = 0, False
+def _blocks(lines: Sequence[str]) -> list[Sequence[str]]:
+    """The lines of each statement at the top of a file; with its decorators, and what goes on after `else`.
+
+    All in one where it is not plain to see which lines are those of a string.
+    """
+    blocks: list[Sequence[str]] = []
+    start, decorated, string = 0, False, ""
     for index, line in enumerate(lines):
-        if line[:1].isalpha() or line[:1] in ("_", "@"):
+        if not string and (line[:1].isalpha() or line[:1] in ("_", "@")):
             if not decorated and not line.startswith(_GOING_ON):
-                yield lines[start:index]
+                blocks.append(lines[start:index])
                 start = index
             decorated = line[0] == "@"
-    yield lines[start:]
+        if '"""' in line or "'''" in line:
+            behind = _string_behind(line, string)
+            if behind is None:
+                return [lines]
+            string = behind
+    return [*blocks, lines[start:]]
 
 
-def _hides(lines: Sequence[str], quotes: str) -> bool:
-    """Whether a string over several lines, inside of a statement, may have one that looks like another statement."""
-    inside = indented = False
-    for line in lines:
-        if inside and indented and line[:1].strip() and not line.startswith(quotes):
-            return True
-        if line.count(quotes) % 2:
-            inside, indented = not inside, line[:1].isspace()
-    return False
+def _string_behind(line: str, string: str) -> str | None:
+    """The quotes of the string that goes on behind a line, "" for none; `string`: of the one that goes on before it.
+
+    None where the quotes may stand in a comment or in another string.
+    """
+    at = 0
+    while True:
+        if string:
+            end = line.find(string, at)
+            if end < 0:
+                return string
+            if line[end - 1 : end] == "\\":
+                return None
+            at = end + 3
+        found = _QUOTES.search(line, at)
+        if found is None:
+            return ""
+        if not _OTHER_QUOTES.isdisjoint(line[at : found.start()]):
+            return None
+        at, string = found.end(), found.group()
 
 
+_QUOTES = re.compile("\"{3}|'{3}")
+_OTHER_QUOTES = frozenset("#\"'")
 _GOING_ON = ("else", "elif", "except", "finally")
 
 
-def _parsed(blocks: Iterable[Sequence[str]]) -> ast.Module:
-    """The statements of all blocks in one tree."""
-    return ast.Module([each for block in blocks for each in ast.parse("".join(block)).body], [])
+def _around(named: Sequence[int], tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """The pieces of code that cover one of the lines, each with whether it stands in the body of a function.
+
+    What stands outside of them has run when the file was imported.
+    """
+    later = [(tree, False, False)]
+    while later:
+        node, in_function, whole = later.pop()
+        yield node, in_function
+        whole = whole or isinstance(node, ast.JoinedStr)  # whose parts may be counted from another line
+        body: Any = node.body if isinstance(node, _FUNCTION) else ()
+        of_body = {id(part) for part in (body if isinstance(body, list) else (body,))}
+        for part in ast.iter_child_nodes(node):
+            if whole or _covers(part, named):
+                later.append((part, in_function or id(part) in of_body, whole))
 
 
-def _in_functions(tree: ast.AST) -> Iterable[ast.AST]:
-    """All that stands in bodies of functions; the rest has run when the file was imported."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            for statement in node.body:
-                yield from ast.walk(statement)
-        elif isinstance(node, ast.Lambda):
-            yield from ast.walk(node.body)
+_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def _covers(part: Any, lines: Sequence[int]) -> bool:
+    """Whether a piece of code, with its decorators, has one of the lines, which are in order."""
+    last = getattr(part, "end_lineno", None)
+    if last is None:  # an operator, or what holds the arguments of a function
+        return True
+    first = min([part.lineno, *(each.lineno for each in getattr(part, "decorator_list", ()))])
+    at = bisect_left(lines, first)
+    return at < len(lines) and lines[at] <= last
 
 
 def _uses(parent: ast.AST) -> Iterable[ast.AST]:
