@@ -83,8 +83,8 @@ TEXT = "import re\n\nUSED = '''\nname of it\n'''\n\n\ndef f(x):\n    return int(
 
 ODD = {
     "a string at the top": (TEXT, 3),
-    "quotes in a comment": ('a = 1  # three: """\n' + TEXT, 1),
-    "quotes in a string": ('a = \'"""\'\n' + TEXT, 1),
+    "quotes in a comment": ("a = 1  # three: '''\n" + TEXT, 1),
+    "quotes in a string": ("a = \"'''\"\n" + TEXT, 1),
     "quotes behind a backslash": (TEXT.replace("of it", "of it\\'''"), 1),
 }
 
