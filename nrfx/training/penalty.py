@@ -7,6 +7,7 @@ with the mean.
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class Penalty:
         # a criterion does not look at gammas
         masks = prunable_gammas(module, options.residual) if options.criterion is None else {}
         self.gammas = _on_devices(module, masks)
+        self._count = sum(int(mask.sum()) for mask in masks.values())
         self.betas: Masks = {}
         self.mean: float | None = None
         self._weights: Mapping[str, Tensor] = self.gammas
@@ -99,8 +101,8 @@ class Penalty:
         if self._how.shrink_beta and options.criterion is None:
             betas = shrinkable_betas(self._module, options.threshold, options.residual)
             self.betas = _on_devices(self._module, betas)
-        if self._how.spare == "large" and self.gammas and measured is not None:
-            self.mean = _mean_size(self._module, self.gammas)
+        if self._how.spare == "large" and self._count and measured is not None:
+            self.mean = _mean_size(self._module, self.gammas, self._count)
         weighs = self._how.weighted is not None and bool(self.gammas) and changed
         if self._how.weighted is not None and weighs:
             self._weights = _on_devices(self._module, _mean_one(self._module, self._how.weighted, options))
@@ -252,11 +254,16 @@ def _mean_one(module: TracedModule, measure: Measure, options: Options) -> dict[
     return {name: weight / mean for name, weight in weights.items()}
 
 
-def _mean_size(module: TracedModule, masks: Masks) -> float:
-    """The mean abs(gamma) of the gammas that can die, dead ones among them."""
-    sizes = {name: module.get_parameter(name).detach().abs()[mask] for name, mask in masks.items()}
-    sums = torch.stack([size.sum(dtype=torch.float64).cpu() for size in sizes.values()])
-    return float(sums.sum()) / max(1, sum(size.numel() for size in sizes.values()))
+def _mean_size(module: TracedModule, masks: Masks, count: int) -> float | None:
+    """The mean abs(gamma) of the gammas that can die, dead ones among them, in one transfer a device; None if it is
+    not finite.
+    """
+    sums: dict[torch.device, list[Tensor]] = {}
+    for name, mask in masks.items():
+        gamma = module.get_parameter(name).detach()
+        sums.setdefault(gamma.device, []).append((gamma.abs() * mask.to(gamma.device)).sum(dtype=torch.float32))
+    mean = sum(float(torch.stack(each).sum()) for each in sums.values()) / count
+    return mean if isfinite(mean) else None
 
 
 def _on_devices(module: TracedModule, masks: Mapping[str, Tensor]) -> Masks:

@@ -141,7 +141,7 @@ def test_the_larger_a_gamma_is_against_the_mean_the_less_it_is_pulled(penalty: s
 
 
 def test_the_mean_is_that_of_all_gammas_that_can_die_at_the_last_measurement() -> None:
-    nr, _ = set_up(trigger=1e-9, interval=2)
+    nr, _ = set_up(trigger=1e-9, interval=2, weighted="alike")
     assert nr.state_dict()["mean"] is None
     with torch.no_grad():
         norms(nr.module)[0].weight[:4] = 0
@@ -152,6 +152,10 @@ def test_the_mean_is_that_of_all_gammas_that_can_die_at_the_last_measurement() -
     assert nr.state_dict()["mean"] is None  # nothing was measured yet, and lambda is 0
     step(nr)
     assert nr.state_dict()["mean"] == pytest.approx(float(expected)) and expected != 1
+    with torch.no_grad():
+        norms(nr.module)[1].weight[0] = float("nan")
+    nr._watched.penalty.look("again")
+    assert nr.state_dict()["mean"] is None  # of a network that has diverged
     other, _ = set_up(trigger=1e-9, interval=1, spare="none")
     step(other)
     assert other.state_dict()["mean"] is None
