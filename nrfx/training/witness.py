@@ -6,7 +6,7 @@ later. Both would train the network to the end without a measurement. torch tell
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -49,8 +49,10 @@ class StepWitness:
         self._counting = weakref.ref(counting)
         self._holds: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._counted, self._uncounted = counting.steps, 0
-        handle = register_optimizer_step_post_hook(_told(weakref.ref(self)))
-        weakref.finalize(self, handle.remove)
+        if not _WITNESSES.hooked:
+            _WITNESSES.hooked = True
+            register_optimizer_step_post_hook(_told)
+        _WITNESSES.add(self)
 
     def see(self, optimizer: Optimizer) -> None:
         """A step was made."""
@@ -80,16 +82,22 @@ def _none() -> None:
     """In the place of a witness."""
 
 
-def _told(witness: "weakref.ref[StepWitness]") -> Callable[[Optimizer, Sequence[Any], Any], None]:
-    """A hook of torch that tells a witness, if it is there still; no code for a compiler."""
+class _Witnesses(weakref.WeakSet["StepWitness"]):
+    """All that are there. One hook of torch tells them, which stays: torch goes through its hooks in every step, and
+    one that went when a witness is collected could go in the middle of that.
+    """
 
-    def hook(optimizer: Optimizer, args: Sequence[Any], kwargs: Any) -> None:
-        present = witness()
-        if present is not None:
-            present.see(optimizer)
+    hooked = False
 
-    told: Callable[[Optimizer, Sequence[Any], Any], None] = _disable_dynamo(hook)
-    return told
+
+_WITNESSES = _Witnesses()
+
+
+@_disable_dynamo
+def _told(optimizer: Optimizer, args: Sequence[Any], kwargs: Any) -> None:
+    """Tells all witnesses of a step; no code for a compiler."""
+    for witness in list(_WITNESSES):
+        witness.see(optimizer)
 
 
 def _sentence(optimizer: Optimizer, uncounted: int, counting: Counting) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD
-from torch.optim.optimizer import _global_optimizer_post_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
 from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.training.rejuvenator import Rejuvenator
-from nrfx.training.witness import LEAST
+from nrfx.training.witness import _WITNESSES, LEAST
 from tests.training.small_loop import set_up
 
 
@@ -55,14 +55,20 @@ def test_an_optimizer_that_was_built_later_is_named() -> None:
         later.step()
 
 
-def test_a_witness_ends_with_its_rejuvenator() -> None:
+def test_a_witness_ends_with_its_rejuvenator_in_the_middle_of_a_step_too() -> None:
+    """torch goes through its hooks in a step, and they must not change meanwhile."""
     gc.collect()
-    before = len(_global_optimizer_post_hooks)
-    nr: Rejuvenator | None = set_up()[0]
-    assert len(_global_optimizer_post_hooks) == before + 1
-    del nr
-    gc.collect()
-    assert len(_global_optimizer_post_hooks) == before
+    known = len(_WITNESSES)
+    held: list[Rejuvenator] = [set_up()[0], set_up()[0]]
+    assert len(_WITNESSES) == known + 2
+    hooks = dict(_global_optimizer_post_hooks)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    handle = register_optimizer_step_post_hook(lambda *_: held.clear() or gc.collect())
+    try:
+        optimizer.step()
+    finally:
+        handle.remove()
+    assert len(_WITNESSES) == known and dict(_global_optimizer_post_hooks) == hooks
 
 
 def test_an_attached_rejuvenator_is_not_copied_and_a_detached_one_is_copied_without_its_witness() -> None:
