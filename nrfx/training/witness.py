@@ -4,6 +4,7 @@ So it is where `nr.step()` or `nr.attach()` is forgotten, or where the loop goes
 later. Both would train the network to the end without a measurement. torch tells of every step of every optimizer.
 """
 
+import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -49,10 +50,10 @@ class StepWitness:
         self._counting = weakref.ref(counting)
         self._holds: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._counted, self._uncounted = counting.steps, 0
-        if not _WITNESSES.hooked:
-            _WITNESSES.hooked = True
-            register_optimizer_step_post_hook(_told)
-        _WITNESSES.add(self)
+        with _LOCK:
+            if not _WITNESSES:
+                register_optimizer_step_post_hook(_told)
+            _WITNESSES[:] = [*(each for each in _WITNESSES if each() is not None), weakref.ref(self)]
 
     def see(self, optimizer: Optimizer) -> None:
         """A step was made."""
@@ -82,22 +83,20 @@ def _none() -> None:
     """In the place of a witness."""
 
 
-class _Witnesses(weakref.WeakSet["StepWitness"]):
-    """All that are there. One hook of torch tells them, which stays: torch goes through its hooks in every step, and
-    one that went when a witness is collected could go in the middle of that.
-    """
-
-    hooked = False
-
-
-_WITNESSES = _Witnesses()
+_LOCK = threading.Lock()
+_WITNESSES: list["weakref.ref[StepWitness]"] = []
+"""All that are there, and some that were. One hook of torch tells them, which stays: torch goes through its hooks in
+each step, and one that went when a witness is collected could go in the middle of that.
+"""
 
 
 @_disable_dynamo
 def _told(optimizer: Optimizer, args: Sequence[Any], kwargs: Any) -> None:
     """Tells all witnesses of a step; no code for a compiler."""
-    for witness in list(_WITNESSES):
-        witness.see(optimizer)
+    for each in tuple(_WITNESSES):
+        witness = each()
+        if witness is not None:
+            witness.see(optimizer)
 
 
 def _sentence(optimizer: Optimizer, uncounted: int, counting: Counting) -> str:

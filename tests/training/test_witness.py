@@ -57,18 +57,24 @@ def test_an_optimizer_that_was_built_later_is_named() -> None:
 
 def test_a_witness_ends_with_its_rejuvenator_in_the_middle_of_a_step_too() -> None:
     """torch goes through its hooks in a step, and they must not change meanwhile."""
-    gc.collect()
-    known = len(_WITNESSES)
-    held: list[Rejuvenator] = [set_up()[0], set_up()[0]]
-    assert len(_WITNESSES) == known + 2
-    hooks = dict(_global_optimizer_post_hooks)
+    held: list[Rejuvenator] = []
+
+    def collect(*_: object) -> None:
+        held.clear()
+        gc.collect()
+
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    handle = register_optimizer_step_post_hook(lambda *_: held.clear() or gc.collect())
+    handle = register_optimizer_step_post_hook(collect)  # before the hooks of those that go in it
     try:
+        held += [set_up()[0], set_up()[0]]
+        ours, hooks = _WITNESSES[-2:], dict(_global_optimizer_post_hooks)
+        assert all(each() is not None for each in ours)
         optimizer.step()
+        assert not any(each() for each in ours) and dict(_global_optimizer_post_hooks) == hooks
     finally:
         handle.remove()
-    assert len(_WITNESSES) == known and dict(_global_optimizer_post_hooks) == hooks
+    later = set_up()[0]
+    assert all(each() is not None for each in _WITNESSES) and later.events == 0
 
 
 def test_an_attached_rejuvenator_is_not_copied_and_a_detached_one_is_copied_without_its_witness() -> None:
