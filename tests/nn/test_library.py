@@ -24,8 +24,8 @@ if children[0]:
 if not all(children):
     print(library.library()._name, flush=True)
     os._exit(0)
-for child in children:
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ended = [os.waitpid(child, 0)[1] for child in children]  # both, before anything is printed behind their lines
+print(*map(os.waitstatus_to_exitcode, ended))
 """
 CODE = (
     "import sys; from nrfx.nn import library; found = library.library(); assert found, 'no kernels'; print(found._name)"
