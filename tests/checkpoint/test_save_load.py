@@ -254,6 +254,21 @@ def test_a_rejuvenator_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> Non
     assert_same(nr.module.eval(), resumed.module.eval(), image(torch.float32))
 
 
+def test_what_the_last_measurement_found_of_the_gammas_goes_along(tmp_path: Path) -> None:
+    gm = nrfx.trace(resnet().train(), image(torch.float32))
+    nr = rejuvenator(gm, SGD(gm.parameters(), lr=1e-3, momentum=0.9))
+    train_to_an_event(nr, range(3))
+    train(nr.module, nr.optimizer, range(3, 7), nr)
+    saved = nr.state_dict()
+    assert nr.events == 1 and saved.get("mean") and saved.get("weights")
+    nrfx.save(tmp_path / "net", nr.module, nr.optimizer, nr)
+
+    fresh = nrfx.trace(resnet().train(), image(torch.float32))
+    resumed = rejuvenator(fresh, SGD(fresh.parameters(), lr=1e-3, momentum=0.9))
+    nrfx.load(tmp_path / "net", fresh, resumed.optimizer, resumed)
+    assert resumed.module is fresh and resumed.state_dict() == saved
+
+
 def test_a_rejuvenator_state_that_is_refused_leaves_the_optimizer_alone(tmp_path: Path) -> None:
     gm = nrfx.trace(resnet(), image(torch.float32))
     optimizer = sgd(gm)

@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -151,10 +153,21 @@ def test_a_run_says_at_its_start_how_long_dying_takes() -> None:
     assert plain.forecast == ""
 
 
-def test_shrink_beta_of_a_run_reaches_the_rejuvenator(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shrink_beta", -1.0),
+        ("spare", "small"),
+        ("penalty", "square"),
+        ("weighted", "steps"),
+        ("raise_lambda", "soon"),
+        ("interval", 0),
+    ],
+)
+def test_what_a_run_says_of_its_search_reaches_the_rejuvenator(name: str, value: Any) -> None:
     gm, budget = half_dead()
-    with pytest.raises(TrainingError, match=r"shrink_beta is -1\.0"):
-        train(gm, dataset(), replace(QUICK, shrink_beta=-1.0), budget)
+    with pytest.raises(TrainingError, match=f"^{name} is {re.escape(repr(value))}"):
+        train(gm, dataset(), replace(QUICK, **{name: value}), budget)
 
 
 def test_the_validation_loss_is_the_same_on_both_sides_of_an_event() -> None:

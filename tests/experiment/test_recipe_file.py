@@ -105,7 +105,10 @@ def test_every_recipe_that_is_shipped_can_be_read(name: str) -> None:
         assert name == f"table1-{file.row.name.lower().replace('+', '-')}"
         assert file.config.trigger == 0.25
     if name.startswith("table"):
-        assert file.config.restart and file.config.delta_lambda == 5e-5 and file.config.lr == 0.1
+        config = file.config
+        assert config.restart and config.delta_lambda == 5e-5 and config.lr == 0.1
+        assert (config.penalty, config.weighted, config.spare, config.raise_lambda) == ("sign", "alike", "none", "slow")
+        assert (config.gamma_new, config.rescale_limit, config.cross, config.warmup) == (0.5, None, "zero", 0)
 
 
 def test_every_recipe_names_a_network_that_there_is() -> None:

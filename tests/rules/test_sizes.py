@@ -230,3 +230,8 @@ def test_a_function_gives_what_it_says(target: Any, args: tuple[Any, ...], kwarg
 )
 def test_what_it_does_not_know_is_left_to_the_op(target: Any, args: tuple[Any, ...]) -> None:
     assert told(target, *args) is None
+
+
+@pytest.mark.parametrize("op", [F.softmax, torch.softmax], ids=named)
+def test_a_softmax_of_another_dtype_is_left_to_the_op(op: Any) -> None:
+    assert told(op, meta(2, 9), dim=1, dtype=torch.float64) is None

@@ -17,4 +17,5 @@ def test_a_file_of_the_user_with_the_name_of_one_of_python_is_the_users(monkeypa
     monkeypatch.setitem(sys.modules, "code", own)
     assert not _is_of_python(vars(own))
     assert not _is_of_python(vars(torch))
+    assert not _is_of_python({"__name__": "os"})  # of no file, and not what is imported by that name
     assert _is_of_python(vars(os)) and _is_of_python(vars(sys))
