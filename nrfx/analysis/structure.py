@@ -32,9 +32,10 @@ class Structure:
         own = [vars(module) for module in traced.modules()]
         registered = [each[kind] for each in own for kind in _REGISTERED]
         self.sized = [REGISTERED, *own[1:]]
-        self.hooks = [each[kind] for each in own for kind in _HOOKS]
+        hooks = [each[kind] for each in own for kind in _HOOKS]
+        self.hooks = [each for each in hooks if each]
         self.held: list[dict[str, Any]] = [each for each in registered if each]
-        self.empty = [each for each in registered if not each]
+        self.empty = [each for each in (*registered, *hooks) if not each]
         # of the traced module itself: its graph, seen node by node, changes with the mode
         named = [("facts",), *([name for name in each if name not in _OF_EVERY_MODULE] for each in own[1:])]
         self.attributes = [(itemgetter(*names), each) for names, each in zip(named, own, strict=True) if names]
