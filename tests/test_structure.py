@@ -60,7 +60,7 @@ ORDER: Mapping[str, str] = {
     "experiment.demo": "setting training workers picture screen verdict show",
     "liveness": "",
     "api": "",
-    "cli": "parser output endings train advise doctor commands",
+    "cli": "parser output start endings train advise doctor commands",
 }
 """The rooms in the order of the data, and the files of each in theirs: a file imports only what stands before it."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nrfx.cli.endings import described, going_on_with, status_of, terminations
 from nrfx.cli.parser import NEW_CHANNELS, arguments_parser
+from nrfx.cli.start import imported
 from nrfx.errors import AnalysisError, CheckpointError, NrfxError, TraceError, UsageError
 from nrfx.plan.budget_request import parse_budget
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.print_help()
             return NOTHING_DONE
         with terminations():
+            imported("torch")
             COMMANDS[arguments.run](arguments)
         sys.stdout.flush()
         return DONE
