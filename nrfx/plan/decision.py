@@ -9,6 +9,7 @@ Source: Neural Rejuvenation, Sec. 3.2.
 from dataclasses import dataclass, replace
 
 from nrfx.analysis.channels import Mismatch
+from nrfx.analysis.cost import total_cost
 from nrfx.analysis.criterion import Judge
 from nrfx.analysis.domain import not_to_grow
 from nrfx.analysis.gammas import gammas_of
@@ -56,7 +57,7 @@ def decided(traced: TracedModule, budget: Budget | None, options: Options, judge
         judge: tells which channels are live, whenever the channels are known.
 
     Raises:
-        BudgetError: the live part alone exceeds the budget.
+        BudgetError: the live part alone exceeds the budget, or the network does and cannot change.
         RewriteError: an op takes no widths but those that it has, and its spaces keep them already.
     """
     constraints = WidthConstraints()
@@ -67,6 +68,7 @@ def decided(traced: TracedModule, budget: Budget | None, options: Options, judge
             constraints.no_growth.update(not_to_grow(channels))
         survivors = decide(traced, channels, judge, options, constraints)
         if options.criterion is None and not survivors.channels.norms:
+            _check_admitted(traced, survivors, budget)
             return Idle(survivors, _no_gamma_may_die(traced, survivors), options)
         try:
             allocation = allocate(traced, survivors, budget, options)
@@ -87,6 +89,16 @@ def decided(traced: TracedModule, budget: Budget | None, options: Options, judge
             constraints.add(survivors.channels, survivors.kept, allocation.width, mismatch)
             continue
         return Decision(survivors, allocation, resized, options)
+
+
+def _check_admitted(traced: TracedModule, survivors: Survivors, budget: Budget | None) -> None:
+    """Raises BudgetError for a network that cannot change and costs more than the budget."""
+    cost = total_cost(traced, survivors.channels)
+    if budget is not None and not budget.admits(cost):
+        raise BudgetError(
+            f"The network costs {cost.params:,} params and {cost.flops:,} flops; the budget is {budget}. "
+            f"{gammas_of(traced, survivors.channels, 'coupled').note}"
+        )
 
 
 def _no_gamma_may_die(traced: TracedModule, survivors: Survivors) -> str:

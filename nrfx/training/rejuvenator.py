@@ -6,6 +6,7 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from nrfx.analysis.gammas import gammas_of
 from nrfx.analysis.meter import Meter, MeterReading
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import PenaltyName, RaiseLambda, Spare, Weighted
-from nrfx.errors import TrainingError
+from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.optimizers.wrappers import optimizers_of
 from nrfx.plan.advice import Advice
 from nrfx.plan.advised import advised, asked_name, budgets_of
@@ -134,7 +135,8 @@ class Rejuvenator:
             has other settings, steps or weights, has failed, or has not come.
 
     Warns:
-        TrainingWarning: a parameter is in no optimizer, or the model that was traced has other tensors by now.
+        TrainingWarning: no gamma can die; a parameter is in no optimizer; the model that was traced has other tensors
+            by now.
 
     Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. The authors' code raises lambda once more after the reset.
 
@@ -227,6 +229,7 @@ class Rejuvenator:
         if not self._watched.penalty.gammas and self._options.criterion is None:
             gammas = gammas_of(self.module, channels_of(self.module), self._options.residual, in_training=True)
             self.note = f"{gammas.note} It will be trained as it is."
+            warnings.warn(self.note, TrainingWarning, stacklevel=2)
 
     @property
     def module(self) -> TracedModule:

@@ -36,6 +36,18 @@ def test_a_network_without_gammas_comes_back_unchanged_with_a_note() -> None:
     gm = nrfx.trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 4, 4))
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
     assert not result.changed and "no norm with a gamma" in result.notes[0]
+    assert not nrfx.compact(gm).changed
+    with pytest.raises(BudgetError, match=r"costs 26 params and 320 flops; the budget is 25 params\. .* no norm"):
+        nrfx.rejuvenate(gm, nrfx.Budget(params=25))
+
+
+def test_a_network_whose_gammas_cannot_die_is_never_over_its_budget() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    gm = nrfx.trace(encoder.eval(), torch.zeros(2, 5, 8))
+    assert not nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0)).changed
+    with pytest.raises(BudgetError, match=r"the budget is 2,930 flops\. None of the network's 16 gammas can die"):
+        nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, flops=0.99))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import nrfx
-from nrfx.errors import BudgetError, NrfxError, RewriteError, TrainingError
+from nrfx.errors import BudgetError, NrfxError, RewriteError, TrainingError, TrainingWarning
 from nrfx.training.events import Event, Measurement
 from nrfx.training.rejuvenator import Rejuvenator
 from tests.training.small_loop import contents, equal, kill, learn, set_up, step
@@ -205,9 +205,10 @@ def test_a_search_that_ends_without_an_event_says_so_with_its_numbers() -> None:
         assert words in nr.note
 
 
-def test_a_network_without_a_gamma_that_can_die_has_a_note_from_the_start() -> None:
+def test_a_network_without_a_gamma_that_can_die_is_told_of_from_the_start() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 5))
-    nr, optimizer = set_up(model)
+    with pytest.warns(TrainingWarning, match=r"no norm with a gamma.*insert_scales.*trained as it is"):
+        nr, optimizer = set_up(model)
     assert "no norm with a gamma" in nr.note and "trained as it is" in nr.note
     assert isinstance(learn(nr, optimizer), Measurement)
 

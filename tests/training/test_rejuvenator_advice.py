@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.errors import TrainingError
+from nrfx.errors import TrainingError, TrainingWarning
 from tests.training.small_loop import contents, equal, kill, learn, set_up
 from tests.zoo import IMAGE, head
 
@@ -51,7 +51,8 @@ def test_behind_the_search_there_is_no_advice() -> None:
 
 def test_without_gammas_there_is_no_advice() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head(8))
-    nr, optimizer = set_up(model)
+    with pytest.warns(TrainingWarning, match="no norm with a gamma"):
+        nr, optimizer = set_up(model)
     learn(nr, optimizer)
     with pytest.raises(TrainingError, match=r"no norm with a gamma.*insert_scales"):
         _ = nr.advice

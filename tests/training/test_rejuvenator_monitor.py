@@ -207,7 +207,8 @@ def test_what_is_not_known_of_an_optimizer_is_said_and_where_nothing_can_die_the
     unknown = Rejuvenator(gm, Adagrad(gm.parameters()), nrfx.Budget.relative(gm, params=1.0), penalty="sign")
     assert unknown.forecast.startswith("How long a gamma takes to die under Adagrad is not known")
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 14 * 14, 5))
-    assert set_up(plain)[0].forecast == ""
+    with pytest.warns(TrainingWarning, match="no norm with a gamma"):
+        assert set_up(plain)[0].forecast == ""
 
 
 def test_a_step_measures_without_the_report_which_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
