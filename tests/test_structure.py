@@ -31,7 +31,7 @@ ORDER: Mapping[str, str] = {
     "tracing.graph": "scripted lazy_code walk registered clone stated exchange regions shapes work arguments codegen "
     "guards module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
-    "tracing.values": "causes bytecode proxies writers assignments plain decisions questions",
+    "tracing.values": "causes bytecode proxies writers assignments plain handed_on decisions questions",
     "tracing.recording": "draws compiled einops_backend variables signatures modeless kept open_regions recorder "
     "both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",

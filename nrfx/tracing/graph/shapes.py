@@ -26,6 +26,18 @@ from nrfx.tracing.graph.walk import Contents
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
 
+
+class _Both:
+    """The class of BOTH alone."""
+
+    def __repr__(self) -> str:
+        return "BOTH"
+
+
+BOTH = _Both()
+"""An argument of a recorded node that is the mode: True in train mode, False in eval mode. modes.py puts a module in
+its place; until then it counts as False."""
+
 _NEEDS_VALUES = (
     "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
     "Write it with torch.where or masks of fixed size, or move it out of the forward. A layer of your own whose result "
@@ -251,8 +263,7 @@ def _default(node: fx.Node) -> Any:
 def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
-        argument = argument.meta["val"]
-        return torch.device("meta") if isinstance(argument, torch.device) else argument
+        return _placed(argument.meta["val"])
     if isinstance(argument, tuple):
         items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
@@ -262,7 +273,14 @@ def resolved(argument: Any) -> Any:
         return {key: resolved(item) for key, item in argument.items()}
     if isinstance(argument, slice):
         return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
-    return torch.device("meta") if isinstance(argument, torch.device) else argument
+    return _placed(argument)
+
+
+def _placed(value: Any) -> Any:
+    """The value, for a device meta, and for the mode False."""
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return False if value is BOTH else value
 
 
 def _number(value: Any) -> Any:

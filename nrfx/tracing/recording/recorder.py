@@ -26,12 +26,13 @@ from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.guards import without_doubles
 from nrfx.tracing.graph.regions import exchanges
 from nrfx.tracing.graph.registered import HOST
-from nrfx.tracing.graph.shapes import Shapes, describe
+from nrfx.tracing.graph.shapes import BOTH, Shapes, describe
 from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import Draws
 from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.kept import Attributes, State
+from nrfx.tracing.recording.modeless import Flag
 from nrfx.tracing.recording.open_regions import OpenRegions
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
@@ -91,7 +92,7 @@ class Recorder(fx.Tracer):
         self._otherwise = otherwise
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
-        self.asks_mode = False
+        self.asks_mode = self.hands_on_mode = False
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self.kept: State = {}  # what the forward leaves for its next call
@@ -313,6 +314,8 @@ class Recorder(fx.Tracer):
 
     def _other_arg(self, a: Any) -> Any:
         """The argument, where it is no proxy, plain value or tuple."""
+        if type(a) is Flag:
+            return BOTH
         if is_number_of_numpy(a):  # the code of the graph has no name for numpy
             return a.item()
         if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):
