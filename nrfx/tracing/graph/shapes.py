@@ -10,6 +10,7 @@ import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from nrfx.errors import TraceError
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
+from nrfx.tracing.graph.equal_calls import EqualCalls
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
 from nrfx.tracing.graph.walk import Contents
@@ -64,6 +66,7 @@ class Shapes:
         self._tensors = {**_unregistered(contents), **own}
         self._device = next(iter(own.values())).device if own else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
+        self._equal_calls = EqualCalls()
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
     def fill(self, graph: fx.Graph, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -78,6 +81,7 @@ class Shapes:
         """
         with _without_gradients(), ExitStack() as self._open:
             self._around = around
+            self._equal_calls.begin()
             for node in self._new(graph):
                 if node.op == "placeholder":
                     given = next(self._left, None)
@@ -104,7 +108,8 @@ class Shapes:
         if self._autocast[-1]:
             args, kwargs = _in_one_dtype((args, kwargs), self._own_dtypes(node))
         try:
-            value = _RUN[node.op](self, node, args, kwargs)
+            run = partial(_RUN[node.op], self, node)
+            value = self._equal_calls.value(node, run, args, kwargs) if args else run(args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:  # whatever an op, or a module of the model's own that is a leaf, raises
             if (box := node.meta.get("opaque")) is not None and box.output is not None:
