@@ -220,12 +220,12 @@ def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None 
 
 def _beside_zeros(labels: Tensor, sizes: Any) -> Tensor:
     """The labels with NONE at their borders."""
+    if not any(sizes):
+        return labels
     padded = F.pad(labels, sizes, value=NONE)
     dim = repeats_along(labels)
     if dim is None or min(sizes, default=0) < 0 or padded.shape[dim] != labels.shape[dim] or not all_channels(labels):
         return repeated(padded)
-    if padded.shape == labels.shape:
-        return labels
     channels = layout(labels, dim)
     several = channels.numel() == labels.shape[dim] > 1 and int(channels[0]) != int(channels[-1])
     return with_holes(padded, dim, channels) if several and labels.numel() else repeated(padded)

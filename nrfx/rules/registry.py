@@ -166,7 +166,9 @@ def op_of(target: Any) -> Op | None:
     """The entry of a module, or of the target of a call_function or call_method node; None where there is none."""
     target = type(target) if isinstance(target, nn.Module) else target
     op = OPS.get(target)  # nearly all stand under themselves
-    return op if op is not None else next((OPS[key] for key in _keys(target) if key in OPS), None)
+    if op is not None or type(target) is str:
+        return op
+    return next((OPS[key] for key in _keys(target) if key in OPS), None)
 
 
 def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
