@@ -18,6 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.nests import PLAIN
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
@@ -269,6 +270,8 @@ def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
         return _placed(argument.meta["val"])
+    if type(argument) in PLAIN or not isinstance(argument, tuple | list | dict | slice):
+        return _placed(argument)
     if isinstance(argument, tuple):
         items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
@@ -276,9 +279,7 @@ def resolved(argument: Any) -> Any:
         return [resolved(item) for item in argument]
     if isinstance(argument, dict):
         return {key: resolved(item) for key, item in argument.items()}
-    if isinstance(argument, slice):
-        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
-    return _placed(argument)
+    return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
 
 
 def _placed(value: Any) -> Any:

@@ -57,6 +57,10 @@ LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 
+# the setters of the properties: an assignment to a node takes it out of the table of its graph, and in again
+_SET_ARGS: Any = fx.Node.args.fset  # type: ignore[attr-defined]
+_SET_KWARGS: Any = fx.Node.kwargs.fset  # type: ignore[attr-defined]
+
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
 
@@ -218,7 +222,12 @@ class Recorder(fx.Tracer):
             TraceError: the op would mean something else in the graph.
         """
         self.decisions.settle()
-        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        # fx looks through the arguments that it is given for numbers of torch's own symbols, which takes as long again
+        node = self.graph.create_node(kind, target, None, None, name, type_expr)
+        if args:
+            _SET_ARGS(node, args)
+        if kwargs:
+            _SET_KWARGS(node, kwargs)
         if self.module_stack:
             node.meta["nn_module_stack"] = dict(self.module_stack)
         if (line := user_line()) is not None:
