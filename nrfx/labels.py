@@ -16,9 +16,10 @@ NONE = -1
 OPAQUE = -2
 
 
-_REPEATS, _CHANNELS, _OVER = "_nrfx_repeats", "_nrfx_channels", "_nrfx_over"
+_REPEATS, _CHANNELS, _OVER, _HOLES = "_nrfx_repeats", "_nrfx_channels", "_nrfx_over", "_nrfx_holes"
 """Notes on a tensor of what it holds: (dim, layout) where it repeats a layout, True where every label is a channel's;
-and what `over_positions` gives for it, None for the tensor itself.
+what `over_positions` gives for it, None for the tensor itself; and (dim, layout) where it repeats a layout but for NONE
+at some positions, the same for each index of the dim.
 
 Nearly all label tensors are layouts of fresh labels, repeated. To ask torch takes several calls for each; the notes
 are those of one tensor, and what torch makes of it has none.
@@ -124,6 +125,67 @@ def varying_part(labels: Tensor) -> Tensor:
     return part
 
 
+def channels_part(labels: Tensor) -> Tensor:
+    """A part of the labels, or of `over_positions` of them where that is known, with all of their channels.
+
+    >>> channels_part(with_holes(torch.tensor([[NONE, 4], [NONE, 5]]), 0, torch.tensor([4, 5])))
+    tensor([4, 5])
+    """
+    notes = vars(labels)
+    if _HOLES in notes:
+        layout: Tensor = notes[_HOLES][1]
+        return layout
+    over = notes.get(_OVER)
+    return varying_part(labels if over is None else over)
+
+
+def noted_as(labels: Tensor, taken: Tensor) -> Tensor:
+    """`taken`, a view that an op made of the labels; where these repeat a layout and it does too, it is noted.
+
+    >>> labels = along(born(0, 3), 1, (2, 3, 5))
+    >>> repeats_along(labels.mT), repeats_along(noted_as(labels, labels.mT))
+    (None, 2)
+    """
+    repeats = vars(labels).get(_REPEATS)
+    if repeats is not None and _REPEATS not in vars(taken):
+        dim = repeats_of(repeats[1], taken)
+        if dim is not None:
+            vars(taken)[_REPEATS] = dim, repeats[1]
+    return taken
+
+
+def repeats_of(layout: Tensor, taken: Tensor) -> int | None:
+    """The dim along which `taken`, which lies in the memory of the layout, repeats it; None where it does not."""
+    moving = [at for at, stride in enumerate(taken.stride()) if stride and taken.shape[at] > 1]
+    if len(moving) != 1 or taken.data_ptr() != layout.data_ptr():
+        return None
+    (dim,) = moving
+    return dim if taken.stride(dim) == layout.stride(0) and taken.shape[dim] == layout.numel() else None
+
+
+def with_holes(labels: Tensor, dim: int, layout: Tensor) -> Tensor:
+    """`repeated` of labels that repeat a layout of several channels along `dim` but for NONE at some positions, which
+    are the same for each index of the dim.
+
+    >>> with_holes(torch.tensor([[[NONE, 4], [NONE, 5]]] * 3), 1, torch.tensor([4, 5])).stride()
+    (0, 2, 1)
+    """
+    first = repeated(labels.narrow(dim, 0, 1))  # one index tells of all
+    small = labels
+    for at, stride in enumerate(first.stride()):
+        if at != dim and stride == 0 and small.shape[at] > 1:
+            small = small.narrow(at, 0, 1)
+    small = small.expand(labels.shape)
+    vars(small)[_HOLES] = dim, layout
+    return small
+
+
+def holes_of(labels: Tensor) -> tuple[int, Tensor] | None:
+    """The dim and layout that the labels repeat but for NONE at some positions; None where notes do not say so."""
+    holes: tuple[int, Tensor] | None = vars(labels).get(_HOLES)
+    return holes
+
+
 def memory_of(labels: Tensor) -> tuple[Any, ...]:
     """A key that two label tensors have in common if they are the same memory, read in the same way. It says nothing
     once one of them is freed.
@@ -161,7 +223,8 @@ def over_positions(labels: Tensor) -> Tensor:
     """
     notes = vars(labels)
     if _OVER not in notes:
-        notes[_OVER] = _over(labels)
+        holes = notes.get(_HOLES)
+        notes[_OVER] = _over(labels) if holes is None else along(holes[1], holes[0], labels.shape)
     over: Tensor | None = notes[_OVER]
     return labels if over is None else over
 

@@ -78,12 +78,13 @@ def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
         return type(value)([with_tensors(part, change) for part in value])
     if type(value) is dict:
         return {key: with_tensors(part, change) for key, part in value.items()}
-    if type(value) in _PLAIN:
+    if type(value) in PLAIN:
         return value
     return replaced(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None)})
+PLAIN = frozenset({int, float, bool, str, type(None)})
+"""Classes of values that hold nothing."""
 
 
 def tensors_of(value: Any) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The interpretation of a graph on label tensors, one rule an op, at the widths that it has."""
 
 import warnings
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -95,6 +96,8 @@ class LabelInterpreter:
         self.traced = traced
         self.born: dict[str, Tensor] = {}
         self.count = 0
+        self.starts: list[int] = []  # the first label of each birth, in order
+        self.keys: list[str] = []
         self.reasons: list[str] = []
         self.codes: dict[str, int] = {}
         self.transposed: dict[str, bool] = {}  # weight -> whether its first reader takes it transposed
@@ -118,7 +121,7 @@ class LabelInterpreter:
                 shape = self.tensors[other.name].shape
                 order: list[int | None] = [*_axis_order(shape), None]
                 self.axes[other.name] = order[order.index(self.axes[other.name]) + 1]
-                self.born, self.count = {}, 0
+                self.born, self.count, self.starts, self.keys = {}, 0, [], []
 
     def steps(self) -> Iterator[Step]:
         graphs = self.traced.graphs
@@ -168,7 +171,7 @@ class LabelInterpreter:
             parameter=self.tensors.__getitem__,
             registered=self.tensors.__contains__,
             workless=op is not None and op.workless,
-            shipped=op is not None and op.shipped,
+            shipped=op is None or op.shipped,
         )
         effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
         if node in self.apart and effect.family is not Family.VALUE:
@@ -309,22 +312,29 @@ class LabelInterpreter:
         if not self.axes or not labels.numel():
             return None
         first = int(labels.reshape(-1)[0])
-        born = ((name, self.born[name]) for name, axis in self.axes.items() if axis is not None and name in self.born)
-        return next((name for name, ids in born if first >= 0 and int(ids[0]) <= first <= int(ids[-1])), None)
+        at = bisect(self.starts, first) - 1
+        name = self.keys[at] if first >= 0 else None
+        return name if name is not None and self.axes.get(name) is not None else None
 
     def reads_mode(self, node: fx.Node) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
-        if not self.by_mode:
+        if not self.by_mode or not any(map(self.is_of_mode, node.all_input_nodes)):
             return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
         sources = _nodes_in(given) if noise else node.all_input_nodes
-        return any(isinstance(self.modules[str(arg.target)], ByMode) for arg in sources if arg.op == "call_module")
+        return any(map(self.is_of_mode, sources))
+
+    def is_of_mode(self, node: fx.Node) -> bool:
+        """Whether the node gives a constant by the mode."""
+        return node.op == "call_module" and isinstance(self.modules[str(node.target)], ByMode)
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
             self.born[key] = born(self.count, width)
+            self.starts.append(self.count)
+            self.keys.append(key)
             self.count += width
         elif not self.resized and self.born[key].numel() != width:
             self.uneven = (

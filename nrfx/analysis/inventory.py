@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -43,7 +44,15 @@ class Inventory:
 
     def names_below(self, path: str) -> Iterator[str]:
         """The names of the parameters of the module at a path, and of the modules in it."""
-        inside = f"{path}." if path else ""
-        for module in self.modules:
-            if module.path == path or module.path.startswith(inside):
-                yield from (f"{module.path}.{name}" if module.path else name for name in module.shapes)
+        inside, at = f"{path}." if path else "", self._place.get(path, len(self.modules))
+        while at < len(self.modules):
+            module = self.modules[at]
+            if module.path != path and not module.path.startswith(inside):
+                return
+            yield from (f"{module.path}.{name}" if module.path else name for name in module.shapes)
+            at += 1
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        """Path -> the index of its module; those below it come next."""
+        return {module.path: index for index, module in enumerate(self.modules)}

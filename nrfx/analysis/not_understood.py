@@ -3,13 +3,15 @@
 Their params and flops count as live, for nothing tells which of them are dead. So a report must show them apart.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from torch import fx
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory
+from nrfx.analysis.residual import fed_by_inputs
 from nrfx.labels import NONE, collapse
 from nrfx.rules import Family
 
@@ -36,6 +38,9 @@ class NotUnderstood:
 
 UNREAD = "no graph reads it"
 
+Fed = Mapping[fx.Graph, AbstractSet[fx.Node]]
+"""The nodes of each graph whose values come from an input of the network."""
+
 
 def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> tuple[NotUnderstood, ...]:
     """By reason, the costliest first. Each parameter counts once.
@@ -43,11 +48,12 @@ def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> 
     in_parts: whether the network is traced in parts.
     """
     left = {name: shape.numel() for name, shape in inventory.parameters.items()}
+    fed = {graph: fed_by_inputs(graph) for graph in {step.node.graph for step in channels.steps}}
     groups: dict[str, list[Step]] = {}
     for step in channels.steps:
-        if step.effect.family is Family.UNKNOWN and _matters(inventory, step):
+        if step.effect.family is Family.UNKNOWN and _matters(inventory, step, fed):
             groups.setdefault(step.effect.reason, []).append(step)
-    found = [_group(inventory, channels, reason, steps, left) for reason, steps in groups.items()]
+    found = [_group(inventory, channels, reason, steps, left, fed) for reason, steps in groups.items()]
     unplaced = [name for name in left if name not in channels.layouts]
     read = _read(inventory, channels) if unplaced else ()
     unread = [name for name in unplaced if name not in read]
@@ -58,17 +64,17 @@ def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> 
     return tuple(sorted(found, key=lambda entry: -(entry.params + entry.flops)))
 
 
-def _matters(inventory: Inventory, step: Step) -> bool:
+def _matters(inventory: Inventory, step: Step, fed: Fed) -> bool:
     """Whether it reads values of the network, not sizes alone, or parameters, or does work."""
     reads = any(bool((collapse(pin.labels) != NONE).any()) for pin in step.effect.pins)
-    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(inventory, step.node))
+    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(inventory, step.node, fed))
 
 
 def _group(
-    inventory: Inventory, channels: Channels, reason: str, steps: list[Step], left: dict[str, int]
+    inventory: Inventory, channels: Channels, reason: str, steps: list[Step], left: dict[str, int], fed: Fed
 ) -> NotUnderstood:
     """One entry; what it reads is taken out of `left`."""
-    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(inventory, step.node)}
+    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(inventory, step.node, fed)}
     works = [work for step in steps if step.mode == "eval" for work in step.effect.work]
     return NotUnderstood(
         reason=reason,
@@ -79,21 +85,21 @@ def _group(
     )
 
 
-def _parameters(inventory: Inventory, node: fx.Node) -> Iterator[str]:
+def _parameters(inventory: Inventory, node: fx.Node, fed: Fed) -> Iterator[str]:
     """The parameters of the module that is called, and those from which alone an operand is computed."""
     if node.op == "call_module":
         yield from inventory.names_below(str(node.target))
     for source in node.all_input_nodes:
-        yield from _made_of(source)
+        yield from _made_of(source, fed)
 
 
-def _made_of(node: fx.Node) -> Iterable[str]:
+def _made_of(node: fx.Node, fed: Fed) -> Iterable[str]:
     """The tensors from which a value is computed, if no input of the network goes into it."""
+    if node in fed[node.graph]:
+        return ()
     seen, waiting = set[fx.Node](), [node]
     while waiting:
         here = waiting.pop()
-        if here.op == "placeholder":
-            return ()
         if here not in seen:
             seen.add(here)
             waiting += here.all_input_nodes

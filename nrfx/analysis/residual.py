@@ -18,7 +18,7 @@ def on_streams(traced: TracedModule, steps: Sequence[Step]) -> Iterator[tuple[st
     """(addition, labels) of every value on a residual stream."""
     sums = [step for step in steps if step.effect.adds]
     outs = {step.node: step.effect.out for step in steps}  # of two graphs no node is in both
-    fed = {mode: _fed(traced.graphs[mode]) for mode in {step.mode for step in sums}}
+    fed = {mode: fed_by_inputs(traced.graphs[mode]) for mode in {step.mode for step in sums}}
     joins = [step for step in sums if sum(source in fed[step.mode] for source in _operands(step, outs)) > 1]
     trees = {mode: _Dominators(traced.graphs[mode]) for mode in {step.mode for step in joins}}
     for step in joins:
@@ -38,7 +38,7 @@ def _operands(step: Step, outs: Mapping[fx.Node, Any]) -> list[fx.Node]:
     return [arg for arg in step.node.all_input_nodes if tensors(outs[arg])]
 
 
-def _fed(graph: fx.Graph) -> set[fx.Node]:
+def fed_by_inputs(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values come from an input of the network."""
     fed = set[fx.Node]()
     for node in graph.nodes:

@@ -16,7 +16,7 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import NONE, OPAQUE, collapse, components, joined, memory_of, repeated, tally, varying_part
+from nrfx.labels import NONE, OPAQUE, channels_part, collapse, components, joined, memory_of, repeated, tally
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -95,7 +95,7 @@ class _Solver:
         # the reason of a space is its first pin: what rules say comes first, what follows from it later
         self.pins += self._opaque_pins() + [(self.interpreter.born[key], key, why) for key, why in fixed.items()]
         self.pins += self._alone(channel_of, space_of, mixed, whole)
-        part = varying_part if by_birth is None else self._told_by  # of the labels, that tells the spaces of all
+        part = channels_part if by_birth is None else self._told_by  # of the labels, that tells the spaces of all
         pinned = _pin_spaces(self.pins, part, channel_of, space_of)
         norms = {
             step.effect.norm.gamma: step.effect.norm.layout
@@ -208,7 +208,7 @@ class _Solver:
 
     def _told_by(self, labels: Tensor) -> Tensor:
         """The label of a whole birth that tells its space, where births are each in one; else the labels."""
-        layout = varying_part(labels)
+        layout = channels_part(labels)
         return layout if self.births.whole(layout) is None else layout.reshape(-1)[:1]
 
     def _streams(self, part: Callable[[Tensor], Tensor], channel_of: Tensor, space_of: Tensor) -> dict[int, str]:

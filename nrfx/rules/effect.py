@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from nrfx.labels import collapse, fill
-from nrfx.nests import tensors_of, with_tensors
+from nrfx.nests import PLAIN, tensors_of, with_tensors
 from nrfx.records import record
 
 
@@ -360,10 +361,15 @@ def tensors(nest: Any) -> list[Tensor]:
     """
     if isinstance(nest, Tensor):
         return [nest]
-    if type(nest) is tuple or type(nest) is list:  # nearly all nests; a tree of any kind is slower to walk
+    kind = type(nest)
+    if (
+        kind is tuple or kind is list or kind is immutable_list
+    ):  # nearly all nests; a tree of any kind is slower to walk
         return [labels for part in nest for labels in tensors(part)]
-    if type(nest) is dict:
+    if kind is dict or kind is immutable_dict:
         return [labels for part in nest.values() for labels in tensors(part)]
+    if kind in PLAIN:
+        return []
     return list(tensors_of(nest).values())
 
 

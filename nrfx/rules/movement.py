@@ -14,18 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import NONE, along, collapse, layout, lies_along, repeated
+from nrfx.labels import (
+    NONE,
+    all_channels,
+    along,
+    collapse,
+    holes_of,
+    layout,
+    lies_along,
+    noted_as,
+    repeated,
+    repeats_along,
+    with_holes,
+)
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, attempt, only, tensors, unknown
 from nrfx.rules.pointwise import detached
-from nrfx.rules.positions import at_every_size, by_places
+from nrfx.rules.positions import at_every_size, by_places, rearranged
 from nrfx.rules.registry import named, register, rule
 from nrfx.rules.sizes import of_padding, of_roll
 from nrfx.rules.ties import ties_along
 
 FUNCTIONS = (
     *(
-        torch.permute,
         torch.squeeze,
         torch.unsqueeze,
         torch.movedim,
@@ -43,7 +54,7 @@ FUNCTIONS = (
     *(torch.tile, torch.unflatten, torch.broadcast_to, torch.repeat_interleave, F.pixel_shuffle, F.pixel_unshuffle),
 )
 METHODS = (
-    *("unflatten", "permute", "movedim", "squeeze", "unsqueeze"),
+    *("unflatten", "movedim", "squeeze", "unsqueeze"),
     *("unbind", "flip"),
     *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
     *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
@@ -52,8 +63,10 @@ METHODS = (
 MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 
-def moved(call: Call, apply: Callable[..., Any]) -> Effect:
+def moved(call: Call, apply: Callable[..., Any], rearranges: bool = False) -> Effect:
     """The effect of a movement: the op applied to the labels.
+
+    rearranges: whether each element goes to one place, and dims are reordered, cut and joined: a view by sizes.
 
     >>> import nrfx
     >>> class Swap(torch.nn.Module):
@@ -66,13 +79,22 @@ def moved(call: Call, apply: Callable[..., Any]) -> Effect:
     ('channels stay apart', 'it scales with its input', 'constants are what its apply gives')
     """
     moved_labels = attempt(apply, *call.args, **call.kwargs)
+    if rearranges and (out := rearranged(call, apply, moved_labels)) is not None:
+        return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
     out, pins = at_every_size(call, apply, with_tensors(moved_labels, repeated))
+    if isinstance(out, Tensor) and isinstance(call.args[0], Tensor):
+        out = noted_as(call.args[0], out)
     return Effect(Family.MOVEMENT, out=out, pins=pins, apply=apply, homogeneous=True)
 
 
 def itself(call: Call) -> Effect:
     """The effect of an op that moves what it is given, whatever it is."""
     return moved(call, call.function)
+
+
+def reordered(call: Call) -> Effect:
+    """The effect of an op that reorders, cuts or joins dims."""
+    return moved(call, call.function, rearranges=True)
 
 
 @rule(torch.select, "select", "unfold", workless=True)
@@ -86,12 +108,29 @@ def rolled(call: Call) -> Effect:
     """By a number of places. Where that is stated, channels that stand on the axis twice would change their order."""
     dims = call.argument(2, "dims", ())
     along_dims = dims if isinstance(dims, tuple | list) else (dims,)
+    known = _beside(call, along_dims)
+    if known is not None:
+        return Effect(Family.MOVEMENT, out=known, apply=call.function, homogeneous=True)
     effect = by_places(call, itself(call), *along_dims)
     labels: Tensor = call.args[0]
     if call.is_computed(1, "shifts") or not any(_twice(layout(labels, dim % labels.dim())) for dim in along_dims):
         return effect
     pin = call.pin(labels, "it moves channels by a number of places, and they stand on the axis more than once")
     return replace(effect, pins=(*effect.pins, pin))
+
+
+def _beside(call: Call, dims: Sequence[Any]) -> Tensor | None:
+    """What a roll makes of labels that repeat one layout of channels along none of its dims, perhaps but for padded
+    zeros; None of others.
+    """
+    labels = call.args[0]
+    if not isinstance(labels, Tensor) or not dims or not all(type(at) is int and 0 <= at < labels.dim() for at in dims):
+        return None
+    holes = holes_of(labels)
+    if holes is not None and holes[0] not in dims:
+        return with_holes(attempt(call.function, *call.args, **call.kwargs), *holes)
+    dim = repeats_along(labels)
+    return labels if dim is not None and dim not in dims and all_channels(labels) else None
 
 
 def _twice(labels: Tensor) -> bool:
@@ -137,11 +176,12 @@ def border_pad(call: Call) -> Effect:
 
 
 register(itself, *FUNCTIONS, tuple, workless=True)  # tuple: named tuples hold what they are given
-register(itself, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
+register(reordered, torch.permute, "permute", workless=True)
+register(reordered, torch.transpose, torch.swapaxes, torch.t, transposes=True, workless=True)
 register(itself, *METHODS, workless=True)
-register(itself, torch.flatten, "flatten", flattens=True, workless=True)
+register(reordered, torch.flatten, "flatten", flattens=True, workless=True)
 register(itself, "repeat", copies=True, workless=True)
-register(itself, "transpose", "swapaxes", "t", transposes=True, workless=True)
+register(reordered, "transpose", "swapaxes", "t", transposes=True, workless=True)
 register(itself, *MODULES, workless=True)
 
 
@@ -174,8 +214,21 @@ def _padded(call: Call, sizes: Sequence[int], value: float, known: float | None 
             return F.pad(x, sizes, value=NONE)
         return F.pad(x if known is None else only(known, x), sizes, value=value)
 
-    labels, pins = at_every_size(call, apply, repeated(F.pad(call.args[0], sizes, value=NONE)))
+    labels, pins = at_every_size(call, apply, _beside_zeros(call.args[0], sizes))
     return Effect(Family.MOVEMENT, out=labels, pins=pins, apply=apply, homogeneous=value == 0, keeps_constants=False)
+
+
+def _beside_zeros(labels: Tensor, sizes: Any) -> Tensor:
+    """The labels with NONE at their borders."""
+    if not any(sizes):
+        return labels
+    padded = F.pad(labels, sizes, value=NONE)
+    dim = repeats_along(labels)
+    if dim is None or min(sizes, default=0) < 0 or padded.shape[dim] != labels.shape[dim] or not all_channels(labels):
+        return repeated(padded)
+    channels = layout(labels, dim)
+    several = channels.numel() == labels.shape[dim] > 1 and int(channels[0]) != int(channels[-1])
+    return with_holes(padded, dim, channels) if several and labels.numel() else repeated(padded)
 
 
 @rule(F.unfold, nn.Unfold, workless=True)

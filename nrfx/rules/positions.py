@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import NONE, OPAQUE, all_channels, collapse, over_positions
+from nrfx.labels import NONE, OPAQUE, all_channels, collapse, holes_of, over_positions, repeats_of, with_holes
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Pin, attempt, tensors
 
@@ -31,6 +31,20 @@ def at_every_size(call: Call, apply: Callable[..., Any], out: Any) -> tuple[Any,
     pins = tuple(call.pin(each, "it takes a part of it, which at other sizes may be another one") for each in lost)
     filled = iter([now for _, now, _ in pairs])
     return with_tensors(out, lambda _: next(filled)), pins
+
+
+def rearranged(call: Call, apply: Callable[..., Any], taken: Any) -> Tensor | None:
+    """What `at_every_size` gives for labels `taken` that repeat a layout but for padded zeros, which the op, a view of
+    positions and channels in another order or shape, leaves whole; None for others.
+    """
+    labels = call.args[0] if call.args else None
+    holes = holes_of(labels) if isinstance(labels, Tensor) else None
+    if holes is None or not isinstance(taken, Tensor):
+        return None
+    # a view of the same labels without zeros lies in the memory of the layout: index i of it is index i of that
+    whole = attempt(apply, over_positions(call.args[0]), *call.args[1:], **call.kwargs)
+    dim = repeats_of(holes[1], whole)
+    return None if dim is None else with_holes(taken, dim, holes[1])
 
 
 def by_places(call: Call, effect: Effect, *dims: int) -> Effect:

@@ -14,7 +14,7 @@ import builtins
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -166,7 +166,11 @@ def op_of(target: Any) -> Op | None:
     """The entry of a module, or of the target of a call_function or call_method node; None where there is none."""
     target = type(target) if isinstance(target, nn.Module) else target
     op = OPS.get(target)  # nearly all stand under themselves
-    return op if op is not None else next((OPS[key] for key in _keys(target) if key in OPS), None)
+    if op is not None or type(target) is str:
+        return op
+    if type(target) is types.BuiltinFunctionType:  # operators on numbers, which nearly all have no entry
+        return OPS.get(_dotted_builtin(target))
+    return next((OPS[key] for key in _keys(target) if key in OPS), None)
 
 
 def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
@@ -339,6 +343,11 @@ def _keys(target: Any) -> Iterator[Any]:
         yield kind
         if not isinstance(kind, str):
             yield _dotted(kind)
+
+
+@lru_cache(1024)
+def _dotted_builtin(function: types.BuiltinFunctionType) -> str:
+    return _dotted(function)
 
 
 def _dotted(kind: Any) -> str:

@@ -23,7 +23,7 @@ def view(call: Call) -> Effect:
     flat = len(call.args) > 1 and not isinstance(sizes[0], tuple | list)
     shape = list(sizes if flat else sizes[0])
     if call.before is None:
-        return moved(call, partial(_shaped, shape))
+        return moved(call, partial(_shaped, shape), rearranges=True)
     if _of_weight(call.node):
         rows, *others = call.args[0].shape
         matrix = [rows, prod(others)]

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from nrfx.tracing.graph.guards import is_guard
 from nrfx.tracing.graph.module import KEPT, ByMode
+from nrfx.tracing.graph.shapes import BOTH
 
 
 class _StructureDiffers(Exception):
@@ -35,6 +36,25 @@ def unified(train: fx.Graph, evaluated: fx.Graph, root: nn.Module) -> fx.Graph |
     for a, b in pairs:
         b.args, b.kwargs = _blend((a.args, a.kwargs), (b.args, b.kwargs), twin, _insert_by_mode(b, root))
     return evaluated
+
+
+def with_modes(graph: fx.Graph, root: nn.Module) -> bool:
+    """Puts ByMode calls in the place of BOTH in the arguments of all nodes; returns whether there are any."""
+    return _in_place_of_both(graph, lambda node: lambda _: _insert_by_mode(node, root)(True, False))
+
+
+def of_eval(graph: fx.Graph) -> None:
+    """Puts False, the mode of eval mode, in the place of BOTH."""
+    _in_place_of_both(graph, lambda node: lambda _: False)
+
+
+def _in_place_of_both(graph: fx.Graph, instead: Callable[[fx.Node], Callable[[Any], Any]]) -> bool:
+    found = [node for node in graph.nodes if any(arg is BOTH for arg in (*node.args, *node.kwargs.values()))]
+    for node in found:
+        of = instead(node)
+        node.args = tuple([of(arg) if arg is BOTH else arg for arg in node.args])
+        node.kwargs = {name: of(arg) if arg is BOTH else arg for name, arg in node.kwargs.items()}
+    return bool(found)
 
 
 def alike(one: fx.Graph, other: fx.Graph) -> bool:

@@ -10,6 +10,7 @@ import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +18,28 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.nests import PLAIN
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
+from nrfx.tracing.graph.equal_calls import EqualCalls
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
 from nrfx.tracing.graph.walk import Contents
 
 InputSpec = tuple[tuple[int, ...], torch.dtype]
+
+
+class _Both:
+    """The class of BOTH alone."""
+
+    def __repr__(self) -> str:
+        return "BOTH"
+
+
+BOTH = _Both()
+"""An argument of a recorded node that is the mode: True in train mode, False in eval mode. modes.py puts a module in
+its place; until then it counts as False."""
 
 _NEEDS_VALUES = (
     "needs the values of a tensor, which differ from input to input: its result, or the shape of it, is not known. "
@@ -52,6 +67,7 @@ class Shapes:
         self._tensors = {**_unregistered(contents), **own}
         self._device = next(iter(own.values())).device if own else torch.device("cpu")
         self._shells: dict[str, nn.Module] = {}
+        self._equal_calls = EqualCalls()
         self._autocast = [False]  # whether it is on: outside of all regions, then in each that is open
 
     def fill(self, graph: fx.Graph, around: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -66,6 +82,7 @@ class Shapes:
         """
         with _without_gradients(), ExitStack() as self._open:
             self._around = around
+            self._equal_calls.begin()
             for node in self._new(graph):
                 if node.op == "placeholder":
                     given = next(self._left, None)
@@ -92,7 +109,8 @@ class Shapes:
         if self._autocast[-1]:
             args, kwargs = _in_one_dtype((args, kwargs), self._own_dtypes(node))
         try:
-            value = _RUN[node.op](self, node, args, kwargs)
+            run = partial(_RUN[node.op], self, node)
+            value = self._equal_calls.value(node, run, args, kwargs) if args else run(args, kwargs)
             return not value if self._otherwise and question(node) == self._otherwise else value
         except Exception as error:  # whatever an op, or a module of the model's own that is a leaf, raises
             if (box := node.meta.get("opaque")) is not None and box.output is not None:
@@ -251,8 +269,9 @@ def _default(node: fx.Node) -> Any:
 def resolved(argument: Any) -> Any:
     """The argument with every node replaced by its value, lists as plain fresh lists, and devices by meta."""
     if isinstance(argument, fx.Node):
-        argument = argument.meta["val"]
-        return torch.device("meta") if isinstance(argument, torch.device) else argument
+        return _placed(argument.meta["val"])
+    if type(argument) in PLAIN or not isinstance(argument, tuple | list | dict | slice):
+        return _placed(argument)
     if isinstance(argument, tuple):
         items = [resolved(item) for item in argument]
         return type(argument)(*items) if hasattr(argument, "_fields") else tuple(items)
@@ -260,9 +279,14 @@ def resolved(argument: Any) -> Any:
         return [resolved(item) for item in argument]
     if isinstance(argument, dict):
         return {key: resolved(item) for key, item in argument.items()}
-    if isinstance(argument, slice):
-        return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
-    return torch.device("meta") if isinstance(argument, torch.device) else argument
+    return slice(resolved(argument.start), resolved(argument.stop), resolved(argument.step))
+
+
+def _placed(value: Any) -> Any:
+    """The value, for a device meta, and for the mode False."""
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    return False if value is BOTH else value
 
 
 def _number(value: Any) -> Any:

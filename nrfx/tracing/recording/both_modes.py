@@ -21,7 +21,7 @@ from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.clone import is_as_new, same, shell
 from nrfx.tracing.graph.codegen import CallCode, TracedCode
 from nrfx.tracing.graph.hosted import HostedModule
-from nrfx.tracing.graph.modes import alike, unified
+from nrfx.tracing.graph.modes import alike, of_eval, unified, with_modes
 from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, constants_at_trace, copied, fill
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
@@ -99,9 +99,10 @@ def combined(
     for mode in MODES:
         hidden = {name: f"_tensor_{name}" for name in constants[mode] if name in own_names()}
         _rename(captures[mode].graph, constants[mode], hidden)
-    one = None
+    one, added = None, bool(constants["eval"])
     if captures["train"] is captures["eval"]:
         one = captures["eval"].graph
+        added = with_modes(one, root) or added
     elif _same_constants(constants["train"], constants["eval"]):
         one = unified(captures["train"].graph, captures["eval"].graph, root)
     else:
@@ -110,7 +111,7 @@ def combined(
     for name, value in (constants["train"] | constants["eval"]).items():
         root.__dict__[name] = value
     graphs = {mode: one or captures[mode].graph for mode in MODES}
-    as_used = captures["train"] is captures["eval"] and not constants["eval"]  # nothing was added
+    as_used = captures["train"] is captures["eval"] and not added
     contents = used if used is not None and as_used else Contents.of(root)
     facts = complete(Facts(inputs, constants_at_trace(contents), {mode: captures[mode].unmoved for mode in MODES}))
     fill(contents, graphs, facts.inputs, anew=as_parameters(contents, facts.inputs) != facts.inputs)
@@ -159,12 +160,15 @@ def capture(
         boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
-    recorder = _recorded(model, arguments, mode, leaves, boxes)
-    if recorder.kept or recorder.written or recorder.replaced:
-        _check_calls(model, recorder, partial(_recorded, model, arguments, mode, leaves, boxes))
+    recorder = _recorded(model, arguments, mode, leaves, boxes, flags=True)
+    changes = bool(recorder.kept or recorder.written or recorder.replaced)
+    again = partial(_recorded, model, arguments, mode, leaves, boxes)
+    if recorder.hands_on_mode and (changes or recorder.decisions.questions):  # graphs are compared in one mode
+        recorder = again()
+    if changes:
+        _check_calls(model, recorder, again)
     asks_mode = recorder.asks_mode
     for asked, where in recorder.decisions.questions.items():
-        again = partial(_recorded, model, arguments, mode, leaves, boxes)
         recorder = _other_answer(recorder, asked, where, again)
         asks_mode = asks_mode or recorder.asks_mode
     graph = recorder.graph
@@ -189,8 +193,11 @@ def _recorded(
     boxes: Boxes,
     otherwise: str = "",
     state: State | None = None,
+    flags: bool = False,
 ) -> Recorder:
-    """The recorder of the model in one mode, with its graph. `state`: what an earlier call has left in attributes.
+    """The recorder of the model in one mode, with its graph.
+
+    state: what an earlier call has left in attributes. flags: whether code that only hands the mode on gets both.
 
     Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
     the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
@@ -205,7 +212,7 @@ def _recorded(
         if mode:
             recorder.unmoved = unmoved(root.train(mode == "train"), mode)
         wanting = recorder.decisions.wanting
-        in_mode = nullcontext() if mode else without_modes(root)
+        in_mode = nullcontext() if mode else without_modes(root, flags)
         with (
             in_mode as answer,
             boxes.recorded(),
@@ -218,7 +225,10 @@ def _recorded(
                 if not wanting:
                     raise
         if not wanting:
-            recorder.asks_mode = answer is not None and answer.asked
+            if answer is not None:
+                recorder.asks_mode, recorder.hands_on_mode = answer.asked, answer.handed_on
+            if recorder.asks_mode:
+                of_eval(recorder.graph)
             if marks is not None:
                 marks.finish(root)
             return recorder

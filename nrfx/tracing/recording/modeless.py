@@ -3,9 +3,14 @@
 A module's mode is its attribute `training`. Here it is taken from every module of a shell, and a descriptor of
 nn.Module answers in its place: as in eval mode, and that it was asked. Then the recording is that of eval mode. Other
 modules have the attribute themselves, which hides the descriptor from them.
+
+Code that only hands the mode on, to ops such as dropout, gets a `Flag`, which is both modes: then the one recording
+holds for both, with `BOTH` where the mode stands.
 """
 
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,40 +19,76 @@ import torch
 from torch import nn
 
 from nrfx.tracing.graph.walk import named_modules
+from nrfx.tracing.values.bytecode import catches, loads
+from nrfx.tracing.values.causes import codes_of_users
+from nrfx.tracing.values.handed_on import only_handed_on
 
 
 class ModeSet(Exception):
     """The forward changes the mode of a module."""
 
 
-class Answer:
-    """`training` of modules that are in no mode: False.
+class Flag:
+    """The mode of a module, True in train mode and False in eval mode. Asked for its truth it is False, and notes that.
 
-    Attributes:
-        asked: whether somebody has asked.
+    An op that gets no traced value raises for it, and the recording fails.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._thread = threading.get_ident()
+    def __init__(self, answer: "Answer") -> None:
+        self._answer = answer
 
-    def __get__(self, module: Any, kind: Any) -> bool:
-        if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
-            raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
-        self.asked = True
+    def __bool__(self) -> bool:
+        self._answer.asked = True
         return False
 
 
+class Answer:
+    """`training` of modules that are in no mode: False, or a flag where code only hands it on.
+
+    Attributes:
+        asked: whether somebody has asked.
+        handed_on: whether somebody has got a flag.
+    """
+
+    def __init__(self, flags: bool) -> None:
+        """flags: whether flags are given at all."""
+        self.asked = self.handed_on = False
+        self._flag = Flag(self) if flags else None
+        self._thread = threading.get_ident()
+        self._known: dict[tuple[types.CodeType, int], bool] = {}
+
+    def __get__(self, module: Any, kind: Any) -> Any:
+        if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
+            raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
+        if self._flag is not None and self._is_handed_on(sys._getframe(1)):
+            self.handed_on = True
+            return self._flag
+        self.asked = True
+        return False
+
+    def _is_handed_on(self, frame: types.FrameType) -> bool:
+        """Whether the code that asks does no more with it, and no code around it would catch the error of an op.
+
+        It must ask itself: what `getattr` gives goes elsewhere.
+        """
+        place = frame.f_code, frame.f_lasti
+        if place not in self._known:
+            self._known[place] = loads(*place) == "training" and only_handed_on(
+                frame.f_code, frame.f_globals, ".training"
+            )
+        return self._known[place] and not any(map(catches, codes_of_users(frame)))
+
+
 @contextmanager
-def without_modes(root: nn.Module) -> Iterator[Answer]:
-    """The modules of `root` are in no mode in here, and afterwards in theirs.
+def without_modes(root: nn.Module, flags: bool = True) -> Iterator[Answer]:
+    """The modules of `root` are in no mode in here, and afterwards in theirs. flags: whether code may get flags.
 
     Raises:
         ModeSet: at the end, where the forward has set a mode.
     """
     contents = [vars(module) for _, module in named_modules(root)]
     modes = [(own, own.pop("training")) for own in contents if "training" in own]
-    around, answer = vars(nn.Module).get("training"), Answer()
+    around, answer = vars(nn.Module).get("training"), Answer(flags)
     _answer_with(answer)
     try:
         yield answer

@@ -26,12 +26,13 @@ from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.guards import without_doubles
 from nrfx.tracing.graph.regions import exchanges
 from nrfx.tracing.graph.registered import HOST
-from nrfx.tracing.graph.shapes import Shapes, describe
+from nrfx.tracing.graph.shapes import BOTH, Shapes, describe
 from nrfx.tracing.graph.walk import Contents
 from nrfx.tracing.recording.compiled import compiled_entered
 from nrfx.tracing.recording.draws import Draws
 from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.kept import Attributes, State
+from nrfx.tracing.recording.modeless import Flag
 from nrfx.tracing.recording.open_regions import OpenRegions
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
@@ -55,6 +56,10 @@ LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
 """Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})
+
+# the setters of the properties: an assignment to a node takes it out of the table of its graph, and in again
+_SET_ARGS: Any = fx.Node.args.fset  # type: ignore[attr-defined]
+_SET_KWARGS: Any = fx.Node.kwargs.fset  # type: ignore[attr-defined]
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -91,7 +96,7 @@ class Recorder(fx.Tracer):
         self._otherwise = otherwise
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
-        self.asks_mode = False
+        self.asks_mode = self.hands_on_mode = False
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self.kept: State = {}  # what the forward leaves for its next call
@@ -217,7 +222,12 @@ class Recorder(fx.Tracer):
             TraceError: the op would mean something else in the graph.
         """
         self.decisions.settle()
-        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        # fx looks through the arguments that it is given for numbers of torch's own symbols, which takes as long again
+        node = self.graph.create_node(kind, target, None, None, name, type_expr)
+        if args:
+            _SET_ARGS(node, args)
+        if kwargs:
+            _SET_KWARGS(node, kwargs)
         if self.module_stack:
             node.meta["nn_module_stack"] = dict(self.module_stack)
         if (line := user_line()) is not None:
@@ -313,6 +323,8 @@ class Recorder(fx.Tracer):
 
     def _other_arg(self, a: Any) -> Any:
         """The argument, where it is no proxy, plain value or tuple."""
+        if type(a) is Flag:
+            return BOTH
         if is_number_of_numpy(a):  # the code of the graph has no name for numpy
             return a.item()
         if self._marks is not None and (a is self.root or a is vars(self.root)[HOST]):

@@ -26,3 +26,26 @@ def called_at(code: types.CodeType, at: int) -> str | None:
         one.argval for one in names if (one.positions and (one.positions.lineno, one.positions.col_offset)) == start
     ]
     return named[-1] if named else None
+
+
+def loads(code: types.CodeType, at: int) -> str | None:
+    """The name of the attribute that the instruction at an offset loads, None for other instructions."""
+    if dis.opname[code.co_code[at]] != "LOAD_ATTR":
+        return None
+    return next(str(one.argval) for one in dis.get_instructions(code) if one.offset == at)
+
+
+def catches(code: types.CodeType) -> bool:
+    """Whether the code has a `try` or a `with`, which may do something else where an error comes.
+
+    >>> def plain(x):
+    ...     return x
+    >>> def trying(x):
+    ...     try:
+    ...         return plain(x)
+    ...     except TypeError:
+    ...         return None
+    >>> catches(plain.__code__), catches(trying.__code__)
+    (False, True)
+    """
+    return bool(code.co_exceptiontable)

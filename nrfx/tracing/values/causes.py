@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -36,6 +37,14 @@ def user_frame() -> types.FrameType | None:
             return None
         frame = frame.f_back
     return None
+
+
+def codes_of_users(frame: types.FrameType | None) -> Iterator[types.CodeType]:
+    """The code of a frame, and of those around it that is neither torch's nor ours, up to the trace."""
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        if is_users(frame.f_code):
+            yield frame.f_code
+        frame = frame.f_back
 
 
 def user_line() -> str | None:
