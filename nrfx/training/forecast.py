@@ -1,5 +1,6 @@
 """How long it takes a network's own gammas to die in a search, in sentences for the user."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, log
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from nrfx.errors import TrainingError
+from nrfx.errors import TrainingError, TrainingWarning
 from nrfx.training.penalty import FALL, SMALL, Pull
 from nrfx.training.schedule import (
     adaptive_steps_of_search,
@@ -21,6 +22,9 @@ from nrfx.training.schedule import (
 
 Gammas = Mapping[nn.Parameter, Tensor]
 """The gammas that can die: parameter -> bool of its shape, which of its elements can."""
+
+MEASURED = 4
+"""So many intervals, at least, pass until gammas die where delta_lambda is chosen for them."""
 
 SPARED = log(SMALL / (SMALL - FALL)) / FALL
 """Steps to die of a gamma of mean size where large ones are spared, relative to those where all are pulled alike.
@@ -64,7 +68,8 @@ def search_forecast(
 def chosen_delta_lambda(law: "Law", gammas: Gammas, interval: int, until: int | None) -> float:
     """The delta_lambda under which gammas that the loss has no use for die after a quarter of the search.
 
-    The paper's 5e-5 where no gamma can die.
+    After `MEASURED` intervals where that is later, with a warning: lambda is 0 in the first two, and what dies within
+    one is not seen in time. The paper's 5e-5 where no gamma can die.
 
     Raises:
         TrainingError: the search has no end, is too short for it, or the optimizer is not SGD.
@@ -79,7 +84,16 @@ def chosen_delta_lambda(law: "Law", gammas: Gammas, interval: int, until: int | 
             f"delta_lambda=None is for SGD, or penalty='proximal': how long dying takes under {law.optimizer} "
             "depends on the size of its gradients. Give a number of about that size, and look at nr.forecast later."
         )
-    steps = max(until // 4, 2 * interval + 1)
+    quarter = until // 4
+    steps = max(quarter, MEASURED * interval)
+    if steps > quarter:
+        warnings.warn(
+            f"The interval of {interval:,} steps is long for a search of {until:,}: gammas that take a quarter of it "
+            "to die are gone between two measurements, and too many with them. So delta_lambda is chosen for them to "
+            f"die after {steps:,} steps. Measure more often: interval={max(until // (5 * MEASURED), 1):,}.",
+            TrainingWarning,
+            stacklevel=4,
+        )
     return suggest_delta_lambda(law.lr, steps, interval, gamma * law.share, momentum=law.momentum)
 
 

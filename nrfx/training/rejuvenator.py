@@ -96,7 +96,8 @@ class Rejuvenator:
         trigger: an r below this causes an event (the paper's T_r).
         interval: steps between two measurements, about an epoch in the paper; 1 or more.
         delta_lambda: what lambda rises by; None chooses it so that, under the penalty alone, the gammas die after a
-            quarter of the search: it needs `until`, and SGD or penalty "proximal".
+            quarter of the search: it needs `until`, an interval of a sixteenth of that or less, and SGD or penalty
+            "proximal".
         delta_r: see LambdaSchedule.
         max_events: after so many events the search ends; None for no limit.
         until: the last step of the search, counted from 1; None for no limit.
@@ -135,8 +136,8 @@ class Rejuvenator:
             has other settings, steps or weights, has failed, or has not come.
 
     Warns:
-        TrainingWarning: no gamma can die; a parameter is in no optimizer; the model that was traced has other tensors
-            by now.
+        TrainingWarning: no gamma can die; the interval is too long to choose delta_lambda by; a parameter is in no
+            optimizer; the model that was traced has other tensors by now.
 
     Source: Neural Rejuvenation, Algorithm 1 and Sec. 3.1.3. The authors' code raises lambda once more after the reset.
 

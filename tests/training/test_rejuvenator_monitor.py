@@ -185,6 +185,14 @@ def test_an_adaptive_search_that_is_too_short_is_told_what_is_long_enough() -> N
     assert "The search ends" not in forecast(0.02, better)
 
 
+def test_a_delta_lambda_that_is_chosen_leaves_room_for_measurements_before_gammas_die() -> None:
+    nr, _ = set_up(until=400, interval=25, delta_lambda=None)
+    assert "dies after 100 steps" in nr.forecast
+    with pytest.warns(TrainingWarning, match=r"interval of 26 steps is long for a search of 400.* interval=20\."):
+        nr, _ = set_up(until=400, interval=26, delta_lambda=None)
+    assert "dies after 104 steps" in nr.forecast
+
+
 def test_a_delta_lambda_that_is_chosen_lets_gammas_die_after_a_quarter_of_the_search() -> None:
     nr, _ = set_up(until=400, interval=10, delta_lambda=None)
     assert "dies after 100 steps" in nr.forecast
