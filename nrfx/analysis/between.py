@@ -14,6 +14,15 @@ from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.examples import batch_of, of_one_example
 
 
+def of_one_run(traced: TracedModule) -> Iterator[str]:
+    """The sentence that multiply-adds are not those of one example, where the model is traced in parts."""
+    if traced.facts.parts:
+        yield (
+            "The model is traced in parts: multiply-adds are those of its run on the example inputs. Trace it on one "
+            "example for those of one."
+        )
+
+
 def between_examples(traced: TracedModule, channels: Channels) -> Iterator[str]:
     """The sentence that names the first node that multiplies examples with each other, if one does."""
     asked = [step.node for step in eval_steps(channels) if step.effect.between]

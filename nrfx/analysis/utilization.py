@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.analysis.between import between_examples
+from nrfx.analysis.between import between_examples, of_one_run
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
 from nrfx.analysis.criteria import criterion_of
@@ -267,7 +267,7 @@ def measure(
     flops = [step_flops(channels, width_of) for width_of in widths]
     unclear = any(step.effect.family is Family.UNKNOWN for step in channels.steps)
     at_once = not_understood(inventory, channels, bool(facts.parts)) if unclear else ()  # it looks at the graph
-    notes = (*liveness.notes, *between_examples(traced, channels))
+    notes = (*liveness.notes, *of_one_run(traced), *between_examples(traced, channels))
 
     def report() -> _Report:
         pins = (Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None)

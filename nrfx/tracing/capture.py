@@ -84,7 +84,12 @@ def trace(
         if partial:
             traced = trace_parts(model, args, named, wanted)
         else:
-            traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
+            try:
+                traced = trace_whole(model, arguments_of(model.forward, args, named), wanted, Boxes.of(model))
+            except TraceError as error:
+                if isinstance(error.__cause__, fx.proxy.TraceError):  # the code asks for values
+                    raise TraceError(f"{error} Or trace with partial=True: this code then stays code.") from error
+                raise
     if not partial:
         check_dtypes(traced)
     remember(traced, model)

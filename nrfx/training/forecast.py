@@ -84,13 +84,13 @@ def chosen_delta_lambda(law: "Law", gammas: Gammas, interval: int, until: int | 
             f"delta_lambda=None is for SGD, or penalty='proximal': how long dying takes under {law.optimizer} "
             "depends on the size of its gradients. Give a number of about that size, and look at nr.forecast later."
         )
-    quarter = until // 4
+    quarter, better = until // 4, max(until // (5 * MEASURED), 1)
     steps = max(quarter, MEASURED * interval)
-    if steps > quarter:
+    if steps > quarter and better < interval:
         warnings.warn(
             f"The interval of {interval:,} steps is long for a search of {until:,}: gammas that take a quarter of it "
             "to die are gone between two measurements, and too many with them. So delta_lambda is chosen for them to "
-            f"die after {steps:,} steps. Measure more often: interval={max(until // (5 * MEASURED), 1):,}.",
+            f"die after {steps:,} steps. Measure more often: interval={better:,}.",
             TrainingWarning,
             stacklevel=4,
         )

@@ -55,3 +55,25 @@ def test_products_within_an_example_are_none(mix: Callable[[Tensor], Tensor], ex
 
 def test_one_example_has_no_other() -> None:
     assert not nrfx.utilization(nrfx.trace(Mixed(each_with_each), torch.randn(1, 8, 6))).notes
+
+
+class Loud(nn.Module):
+    """Halves what is loud, by its values, so that its own code runs around its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        if y.mean() > 10:
+            y = y / 2
+        return self.two(y)
+
+
+@pytest.mark.parametrize("examples", [1, 3])
+def test_of_a_model_in_parts_the_report_says_that_multiply_adds_are_those_of_a_run(examples: int) -> None:
+    gm = nrfx.trace(Loud(), torch.zeros(examples, 3, 4, 4), partial=True)
+    usage = nrfx.utilization(gm)
+    assert gm.facts.parts and usage.flops.total == examples * 16 * (3 * 8 + 8 * 2)
+    assert usage.notes[0].startswith("The model is traced in parts: multiply-adds are those of its run on the example")

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def user_line() -> str | None:
     frame = user_frame()
     if frame is None:
         return None
-    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+    return _told(frame.f_code, frame.f_lineno)
 
 
 _LOOP = "it loops over a tensor. Loop over a number that is known when the model is built, and index with it."
@@ -85,13 +86,27 @@ _CAUSES = {
 
 
 def explained(path: str, kind: str, error: Exception) -> TraceError:
-    """The error of a forward that cannot be recorded, with the module, the cause and a way out."""
+    """The error of a forward that cannot be recorded, with the module, the line, the cause and a way out."""
     said = " ".join(str(error).split())
     itself = f"{type(error).__name__}: {said}"
     if isinstance(error, TypeError):
         itself = f"{itself}. If traced values are involved, {_PLAIN}"
     cause = next((cause for key, cause in _CAUSES.items() if key in said), itself)
-    return TraceError(f"{place(path, kind)} cannot be traced: {cause}" + ("" if cause.endswith(".") else "."))
+    line = _line_of(error)
+    where = "" if line is None else f"{line}: "
+    return TraceError(f"{place(path, kind)} cannot be traced: {where}{cause}" + ("" if cause.endswith(".") else "."))
+
+
+def _line_of(error: Exception) -> str | None:
+    """The innermost line of code that is neither torch's nor ours in which it was raised."""
+    steps = traceback.walk_tb(error.__traceback__)
+    found = [(frame.f_code, number) for frame, number in steps if is_users(frame.f_code)]
+    return None if not found else _told(*found[-1])
+
+
+def _told(code: types.CodeType, number: int) -> str:
+    """A line of a code in the form of a traceback."""
+    return f'File "{code.co_filename}", line {number}, in {code.co_name}'
 
 
 def place(path: str, kind: str) -> str:

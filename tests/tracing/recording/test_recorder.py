@@ -308,6 +308,21 @@ def test_what_cannot_be_recorded_is_refused_also_where_the_forward_catches_it(
         trace(swallowing(forward), torch.zeros(2, 4))
 
 
+class Loud(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def test_the_error_names_the_line_that_asks_for_values_and_the_way_around_it() -> None:
+    line = Loud.forward.__code__.co_firstlineno + 1
+    said = rf"1 \(Loud\) cannot be traced: File .*test_recorder.py.*, line {line}, in forward: an `if`.*partial=True"
+    with pytest.raises(TraceError, match=said):
+        trace(nn.Sequential(nn.ReLU(), Loud()), torch.zeros(2, 4))
+    assert trace(nn.Sequential(nn.ReLU(), Loud()), torch.zeros(2, 4), partial=True).facts.boxes == ("1",)
+
+
 class Halved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x / 2
