@@ -141,6 +141,19 @@ def test_a_model_of_the_users_own_is_traced_joined_and_runs_on_as_its_graphs() -
     assert again.module is nr.module
 
 
+def test_a_compiled_model_changes_its_mode_after_an_event() -> None:
+    model = vgg_bn()
+    gm = nrfx.trace(model, torch.zeros(IMAGE))
+    nr, optimizer = rejuvenator(gm, gm)
+    run = torch.compile(model, backend="eager")
+    train(run, nr, optimizer, 2, (0,))
+    assert nr.events == 1
+    run.eval()
+    with torch.no_grad():
+        assert torch.equal(run(X), model(X)) and not gm.training
+    assert run.train()(X).requires_grad and gm.training
+
+
 def test_a_model_after_an_event_is_copied_saved_switched_and_converted_like_any_other() -> None:
     model = resnet()
     gm = nrfx.trace(model, torch.zeros(IMAGE))

@@ -4,7 +4,6 @@
 parameters have the model's names everywhere: `graph.weight`.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,9 +92,17 @@ def registered(module: nn.Module, path: str) -> Any:
     return holder.registered(name) if isinstance(holder, Registered) else getattr(holder, name)
 
 
-@functools.cache
+_OWN_NAMES: list[frozenset[str]] = []
+
+
 def own_names() -> frozenset[str]:
     """The attributes that traced modules have and other modules have not."""
+    if not _OWN_NAMES:  # torch.compile looks into this, and warns of functools.cache
+        _OWN_NAMES.append(_own_names())
+    return _OWN_NAMES[0]
+
+
+def _own_names() -> frozenset[str]:
     kinds = [Registered]
     for kind in kinds:
         kinds += [sub for sub in kind.__subclasses__() if sub.__module__.startswith("nrfx.")]
