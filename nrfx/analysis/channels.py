@@ -93,6 +93,28 @@ class Channels:
         return first
 
     @cached_property
+    def at(self) -> dict[tuple[str, fx.Node], Step]:
+        """(mode, node) -> its step."""
+        return {(step.mode, step.node): step for step in self.steps}
+
+    @cached_property
+    def visits(self) -> dict[str, list[Step]]:
+        """Path -> the steps there, over both modes."""
+        visits: dict[str, list[Step]] = {}
+        for step in self.steps:
+            visits.setdefault(step.path, []).append(step)
+        return visits
+
+    @cached_property
+    def norm_modes(self) -> dict[str, list[str]]:
+        """Key of a norm -> the mode of each of its visits."""
+        modes: dict[str, list[str]] = {}
+        for step in self.steps:
+            if step.effect.norm is not None:
+                modes.setdefault(step.effect.norm.key, []).append(step.mode)
+        return modes
+
+    @cached_property
     def shared(self) -> frozenset[str]:
         """The parameters and buffers that several layers or nodes read: for one of them alone no value may change."""
         tied = {first for name, first in self.aliases.items() if first != name}

@@ -81,12 +81,11 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         if target is not None and step.effect.reading is not None and not step.effect.reading.padded
     }
     # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
-    needs = [
-        _non_zero(channels, step.effect.reading, before[key], dead)
-        for key, step in readings.items()
-        if key not in absorbers
-    ]
-    carriers, carrier_of = _choose(channels, dead, needs, readings, before)
+    needed = torch.zeros_like(dead)
+    for key, step in readings.items():
+        if key not in absorbers:
+            needed[_non_zero(channels, step.effect.reading, before[key])] = True
+    carriers, carrier_of = _choose(channels, dead, needed & dead, readings, before)
     after = _constants_after(reader(traced), channels, liveness, carriers, readings)
     hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of)}
     return Absorption(carriers, absorbers, before, after, carrier_of, hold)
@@ -152,14 +151,14 @@ def absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | 
     """
     reading = step.effect.reading
     assert reading is not None
-    modes = len({other.mode for other in channels.steps if other.path == step.path})
+    visited = channels.visits[step.path]
+    modes = len({other.mode for other in visited})
     if reading.generation is not None or visits > modes:
         return None
     if reading.bias is not None:
         return None if reading.bias in channels.shared else ()
     if bool((reading.rows < 0).any()):  # what the layer gives is not its rows alone (a gate), or is not understood
         return None
-    visited = [other for other in channels.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(channels, other)]
     if any(norm is None for norm in norms) or not norms:
         return None
@@ -170,8 +169,8 @@ def absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | 
 
 def _takes_offsets(channels: Channels, norm: Norm) -> bool:
     """Whether the norm has a running mean that no other module uses, and is called once in each mode."""
-    visits = [step.mode for step in channels.steps if step.effect.norm is not None and step.effect.norm.key == norm.key]
-    return norm.mean is not None and norm.mean not in channels.shared and len(visits) == len(set(visits))
+    modes = channels.norm_modes[norm.key]
+    return norm.mean is not None and norm.mean not in channels.shared and len(modes) == len(set(modes))
 
 
 def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
@@ -179,11 +178,10 @@ def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
 
     None too where labels are tied on the way: rows with offsets of their own would share a mean.
     """
-    steps = {other.node: other for other in channels.steps if other.mode == step.mode}
     norms: list[Norm | None] = []
     queue: list[fx.Node] = list(step.node.users)
     while queue:
-        reader_step = steps[queue.pop()]
+        reader_step = channels.at[step.mode, queue.pop()]
         effect = reader_step.effect
         if effect.ties:
             norms.append(None)
@@ -196,25 +194,24 @@ def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
     return norms
 
 
-def _non_zero(channels: Channels, reading: Reading | None, before: Tensor, dead: Tensor) -> Tensor:
-    """bool [channels]: dead, and read as a constant other than 0 by this weight."""
+def _non_zero(channels: Channels, reading: Reading | None, before: Tensor) -> Tensor:
+    """The channels that this weight reads as a constant other than 0."""
     assert reading is not None
-    needed = torch.zeros_like(dead)
-    labels = reading.cols[(before != 0) & (reading.cols >= 0)]
-    needed[channels.channel_of[labels]] = True
-    return needed & dead
+    return channels.channel_of[reading.cols[(before != 0) & (reading.cols >= 0)]]
 
 
 def _choose(
-    channels: Channels, dead: Tensor, needs: list[Tensor], readings: Mapping[str, Step], before: Mapping[str, Tensor]
+    channels: Channels, dead: Tensor, needed: Tensor, readings: Mapping[str, Step], before: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """(bool [channels], int64 [channels]): the carriers, and the carrier of each dead channel, -1 for none.
 
     Each space and generation with a constant to carry gets one: the dead channel with the largest constant.
+
+    Args:
+        needed: bool [channels], the dead channels that need a carrier.
     """
     carriers = torch.zeros_like(dead)
     carrier_of = torch.full(dead.shape, -1)
-    needed = torch.stack(needs).any(0) if needs else torch.zeros_like(dead)
     if not bool(needed.any()):
         return carriers, carrier_of
     group = _groups(channels, readings)
