@@ -223,7 +223,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
         module=twin,
         before=usage,
         alpha=1.0,
-        notes=(reason, *survivors.liveness.notes, *held_notes(usage, options)),
+        notes=(reason, *survivors.liveness.notes, *held_notes(survivors.liveness, options)),
         origins=unchanged,
         parents={name: name for name in tensors},
         factors=unchanged,
@@ -336,7 +336,7 @@ def _result(
         notes=(
             *survivors.liveness.notes,
             *survivors.absorption.notes,
-            *held_notes(before, options),
+            *held_notes(survivors.liveness, options),
             *carrier_notes(carried),
             *plan.scales.notes,
             *crossing,
