@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space
-from nrfx.labels import joined, occurrence
+from nrfx.labels import joined, noted, occurrence
 
 
 def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -29,7 +29,7 @@ def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[
             fresh[space.index] = torch.arange(labels, labels + count * each).view(-1, each)
             channel_of.append(torch.arange(first, first + count).repeat_interleave(each))
             labels += count * each
-        births[key] = _grown(channels, old, stays, fresh) if fresh else old[stays[old]]
+        births[key] = noted(_grown(channels, old, stays, fresh) if fresh else old[stays[old]])
     return births, torch.cat(channel_of)
 
 
