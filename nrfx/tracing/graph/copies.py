@@ -22,7 +22,7 @@ def copied(graph: fx.Graph) -> fx.Graph:
             own.args = fx.map_arg(node.args, nodes.__getitem__)
         if node.kwargs:
             own.kwargs = fx.map_arg(node.kwargs, nodes.__getitem__)
-        own.meta = copy.copy(node.meta)
+        own.meta.update(node.meta)  # to set an attribute of a node takes long
     twin._codegen = copy.deepcopy(graph._codegen)
     return twin
 
@@ -72,7 +72,7 @@ class KeptGraph:
             node = graph.create_node(
                 op, target, map_aggregate(args, node_of), map_aggregate(kwargs, node_of), name, kind
             )
-            node.meta = copy.copy(meta)
+            node.meta.update(meta)
             nodes.append(node)
         graph._codegen = copy.deepcopy(self.codegen)
         return graph
