@@ -13,7 +13,7 @@ carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removin
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -40,6 +40,8 @@ class Absorption:
         after: key -> float64 [columns], the constant that it reads in the new network, 0 where it is no carrier's, NaN
             where a carrier is none (then `hold` has its channels).
         carrier_of: int64 [channels], the carrier that stands for each dead channel, -1 for none.
+        stands: key -> int64 [columns], the column of the carrier that stands for each column, -1 for none; for the
+            weights that read carriers, where there are any.
         hold: channels for which neither way is exact, with the reason. Where there are any, the rest is not valid:
             liveness must be computed again with these channels held.
         given: whether the constants are those of a criterion (placed.py), for twins of the network too.
@@ -53,6 +55,7 @@ class Absorption:
     after: Mapping[str, Tensor]
     carrier_of: Tensor
     hold: Mapping[int, str]
+    stands: Mapping[str, Tensor] = field(default_factory=dict)
     given: bool = False
     exact: bool = True
     notes: tuple[str, ...] = ()
@@ -87,8 +90,9 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
             needed[_non_zero(channels, step.effect.reading, before[key])] = True
     carriers, carrier_of = _choose(channels, dead, needed & dead, readings, before)
     after = _constants_after(reader(traced), channels, liveness, carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of)}
-    return Absorption(carriers, absorbers, before, after, carrier_of, hold)
+    stands = _stands(channels, readings, absorbers, carrier_of) if bool(carriers.any()) else {}
+    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of, stands)}
+    return Absorption(carriers, absorbers, before, after, carrier_of, hold, stands)
 
 
 def absorb_alike(
@@ -107,7 +111,8 @@ def absorb_alike(
     readings = {key: step for key, step in readers(channels.steps).items() if step.effect.family is Family.CONTRACTION}
     before, hold = _constants_before(channels, liveness, readings, ~liveness.live)
     after = _constants_after(read, channels, liveness, absorption.carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorption.absorbers, before, after, absorption.carrier_of)}
+    places = absorption.absorbers, before, after, absorption.carrier_of, absorption.stands
+    hold = {**hold, **_unreached(channels, readings, *places)}
     lost = torch.zeros_like(liveness.live)
     for key, step in readings.items():
         assert step.effect.reading is not None
@@ -293,6 +298,7 @@ def _unreached(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     carrier_of: Tensor,
+    stands: Mapping[str, Tensor],
 ) -> dict[int, str]:
     """Dead channels whose constant no carrier can stand for, or whose carrier is not one constant at all calls."""
     hold = {}
@@ -307,11 +313,24 @@ def _unreached(
         if varying.numel():
             hold.update(dict.fromkeys(torch.isin(carrier_of, varying).nonzero().flatten().tolist(), reason))
         if key not in absorbers:
-            stands = carrier_columns(channels, reading.cols, carrier_of)
-            carried = torch.where(stands >= 0, after[key][stands.clamp(min=0)], 0.0)
-            unable = (before[key] != 0) & known & (carried == 0)
+            unable = (before[key] != 0) & known
+            if key in stands:  # else there are no carriers
+                carried = torch.where(stands[key] >= 0, after[key][stands[key].clamp(min=0)], 0.0)
+                unable &= carried == 0
             hold.update(dict.fromkeys(channel[unable].tolist(), reason))
     return hold
+
+
+def _stands(
+    channels: Channels, readings: Mapping[str, Step], absorbers: Mapping[str, object], carrier_of: Tensor
+) -> dict[str, Tensor]:
+    """By the key of each weight that reads carriers, the columns of those that stand for its columns."""
+    reading_of = {key: step.effect.reading for key, step in readings.items() if key not in absorbers}
+    return {
+        key: carrier_columns(channels, reading.cols, carrier_of)
+        for key, reading in reading_of.items()
+        if reading is not None
+    }
 
 
 def carrier_columns(channels: Channels, cols: Tensor, carrier_of: Tensor) -> Tensor:

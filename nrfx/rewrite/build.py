@@ -134,7 +134,7 @@ class _Builder:
         if grouped or reading.key not in self.carrying:
             return new
         # the factors of carriers are 1
-        return write_carriers(new, _places(axes), weight, self.plan.channels, reading, self.plan.absorption)
+        return write_carriers(new, axes, weight, self.plan.channels, reading, self.plan.absorption)
 
     def _weight_factors(self, reading: Reading, origins: Origins, grouped: bool) -> Factors:
         """1 / the rescaling of the gammas that the columns (rows of a grouped weight) read, with 0 at carriers."""
