@@ -28,7 +28,11 @@ are those of one tensor, and what torch makes of it has none.
 
 def born(first: int, width: int) -> Tensor:
     """[width] fresh labels, from `first` on."""
-    labels = torch.arange(first, first + width)
+    return noted(torch.arange(first, first + width))
+
+
+def noted(labels: Tensor) -> Tensor:
+    """The labels, of which the caller knows that each is a channel's, with a note that says so."""
     vars(labels)[_CHANNELS] = True
     return labels
 

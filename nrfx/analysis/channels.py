@@ -1,8 +1,9 @@
 """Steps, channels and spaces: what a graph looks like once its labels are known (see spaces.py)."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -93,6 +94,28 @@ class Channels:
         return first
 
     @cached_property
+    def at(self) -> dict[tuple[str, fx.Node], Step]:
+        """(mode, node) -> its step."""
+        return {(step.mode, step.node): step for step in self.steps}
+
+    @cached_property
+    def visits(self) -> dict[str, list[Step]]:
+        """Path -> the steps there, over both modes."""
+        visits: dict[str, list[Step]] = {}
+        for step in self.steps:
+            visits.setdefault(step.path, []).append(step)
+        return visits
+
+    @cached_property
+    def norm_modes(self) -> dict[str, list[str]]:
+        """Key of a norm -> the mode of each of its visits."""
+        modes: dict[str, list[str]] = {}
+        for step in self.steps:
+            if step.effect.norm is not None:
+                modes.setdefault(step.effect.norm.key, []).append(step.mode)
+        return modes
+
+    @cached_property
     def shared(self) -> frozenset[str]:
         """The parameters and buffers that several layers or nodes read: for one of them alone no value may change."""
         tied = {first for name, first in self.aliases.items() if first != name}
@@ -105,6 +128,32 @@ class Channels:
     def spaces_along(self, layout: Tensor) -> Tensor:
         """The space of each label of a layout, negative labels kept."""
         return _looked_up(self.space_of, _looked_up(self.channel_of, layout))
+
+
+@record
+class _Outline:
+    """What is known of a node without its graph."""
+
+    op: str
+    name: str
+    target: Any
+
+
+def apart(channels: Channels) -> Channels:
+    """The channels without the nodes of the graph, which lead to its module, and without the steps that say nothing of
+    parameters or work. Effects have neither what they give nor what they apply."""
+    steps = []
+    for step in channels.steps:
+        effect, node = step.effect, step.node
+        if node.op == "call_module" or effect.sites or effect.work or effect.reading or effect.family is Family.UNKNOWN:
+            own: Any = _Outline(node.op, node.name, node.target)
+            told = Effect(
+                *(effect.family, None, effect.sites, (), effect.pins, effect.work, effect.reading),
+                norm=effect.norm,
+                reason=effect.reason,
+            )
+            steps.append(Step(step.mode, own, step.path, told))
+    return replace(channels, steps=tuple(steps), ties=())
 
 
 def _looked_up(table: Tensor, ids: Tensor) -> Tensor:

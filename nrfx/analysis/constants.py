@@ -172,7 +172,8 @@ class Propagation:
             isinstance(x, Tensor) and is_all_varying(x) for x in args
         ):  # what varies gives what varies
             return all_varying(shape)
-        small = like(args, lambda x: collapse(x.reshape((1,) * (len(shape) - x.dim()) + x.shape)))
+        dims = len(shape)
+        small = like(args, lambda x: collapse(x if x.dim() == dims else x.reshape((1,) * (dims - x.dim()) + x.shape)))
         given = tensors(small)
         if len(given) > 1:  # an op that works in place cannot broadcast its first operand to the shape of the others
             common = torch.broadcast_tensors(*given)[0].shape

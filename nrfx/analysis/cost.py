@@ -6,6 +6,7 @@
 Source: Neural Rejuvenation, Sec. 3.1.2. There convolutions alone count; here every parameter does.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -103,6 +104,12 @@ class LayoutWidths:
         if id(layout) not in self.known:
             self.known[id(layout)] = int(live_along(self.channels, self.live, layout).sum())
         return self.known[id(layout)]
+
+    def of(self, channels: Channels) -> "LayoutWidths":
+        """The same widths, for channels that hold the same layouts."""
+        twin = copy.copy(self)
+        twin.channels = channels
+        return twin
 
 
 def _live_widths(channels: Channels, live: Tensor) -> dict[int, int]:

@@ -41,11 +41,15 @@ def silent_weights(steps: Iterable[Step], tensors_of: Mapping[str, Tensor]) -> f
     known = {name: weight for name, weight in known.items() if not weight.is_meta and weight.numel()}
     with torch.no_grad():
         # the first number of each in one transfer: that of nearly every weight is not 0, and the others are not read
-        first = torch.cat(
-            [torch.zeros(0), *(weight[(0,) * weight.dim()].float().cpu().view(1) for weight in known.values())]
-        )
+        numbers = (weight[(0,) * weight.dim()] for weight in known.values())
+        first = torch.stack([torch.ones(()), *(one if _is_plain(one) else one.float().cpu() for one in numbers)])[1:]
     doubtful = [name for name, zero in zip(known, (first == 0).tolist(), strict=True) if zero]
     return frozenset(name for name in doubtful if not bool(known[name].any()))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is what .float().cpu() would give."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 def deaf_layers(channels: Channels, affine: Mapping[str, Affine], silent: frozenset[str]) -> tuple[Deaf, ...]:

@@ -16,7 +16,7 @@ from nrfx.nn import Cross
 from nrfx.rules import Family, Reading, tensors
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.clone import shell
-from nrfx.tracing.graph.module import copied
+from nrfx.tracing.graph.copies import copied
 from nrfx.tracing.graph.registered import registered
 
 Probe = Callable[[Reading], nn.Module | None]

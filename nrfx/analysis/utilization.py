@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.between import between_examples, of_one_run
-from nrfx.analysis.channels import Channels
+from nrfx.analysis.channels import Channels, apart
 from nrfx.analysis.cost import LayoutWidths, by_owner, parameter_cost, step_flops
 from nrfx.analysis.criteria import criterion_of
 from nrfx.analysis.criterion import judge_of
@@ -99,18 +99,23 @@ class Utilization(Printed):
 
     params: Share
     flops: Share
-    _ask: Callable[[], "_Report"]
+    _ask: Callable[[bool], Callable[[], "_Report"]]
     _look: Callable[[], "_Picture"]
 
     def __init__(
-        self, params: Share, flops: Share, report: Callable[[], "_Report"], picture: Callable[[], "_Picture"]
+        self,
+        params: Share,
+        flops: Share,
+        report: Callable[[bool], Callable[[], "_Report"]],
+        picture: Callable[[], "_Picture"],
     ) -> None:
+        """Takes what makes the report: called with whether what it gives must hold no network, and then once more."""
         vars(self).update(params=params, flops=flops, _ask=report, _look=picture)
 
     @cached_property
     def _report(self) -> "_Report":
-        report = self._ask()
-        vars(self)["_ask"] = lambda: report  # it holds no network
+        report = self._ask(False)()
+        vars(self)["_ask"] = lambda _: lambda: report  # it holds no network
         return report
 
     @cached_property
@@ -131,8 +136,8 @@ class Utilization(Printed):
             now = None if alive is None else again(alive)
             return now._picture if now is not None and (now.params, now.flops) == costs else _Picture((), ())
 
-        report = self._report
-        return Utilization(*costs, lambda: report, look)
+        report = self._ask(True)
+        return Utilization(*costs, lambda _: report, look)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -269,18 +274,21 @@ def measure(
     at_once = not_understood(inventory, channels, bool(facts.parts)) if unclear else ()  # it looks at the graph
     notes = (*liveness.notes, *of_one_run(traced), *between_examples(traced, channels))
 
-    def report() -> _Report:
-        pins = (Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in channels.spaces if s.pinned is not None)
-        rows = Rows(inventory, channels, liveness, widths, [by_owner(cost) for cost in params], flops)
-        return _Report(
-            rows=tuple(rows.rows()),
-            pins=tuple(pins),
-            not_understood=at_once or not_understood(inventory, channels, bool(facts.parts)),
-            uncounted=tuple(dict.fromkeys((*_uncounted(channels), *facts.outside))),
-            held=tuple(_by_reason(liveness.held)),
-            streams=tuple(name for space in channels.spaces if space.stream for name in space.births),
-            gammas=gammas_in(inventory, channels, liveness.residual),
-            deaf=deaf_layers(channels, liveness.affine, silent),
+    def report(released: bool) -> Callable[[], _Report]:
+        unseen = at_once or not_understood(inventory, channels, bool(facts.parts))
+        uncounted = tuple(dict.fromkeys((*_uncounted(channels), *facts.outside)))
+        deaf = deaf_layers(channels, liveness.affine, silent)
+        layers = apart(channels) if released else channels
+        width_of = (widths[0].of(layers), widths[1].of(layers))
+        return lambda: _Report(
+            rows=tuple(Rows(inventory, layers, liveness, width_of, [by_owner(cost) for cost in params], flops).rows()),
+            pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in layers.spaces if s.pinned is not None),
+            not_understood=unseen,
+            uncounted=uncounted,
+            held=by_reason(liveness.held),
+            streams=tuple(name for space in layers.spaces if space.stream for name in space.births),
+            gammas=gammas_in(inventory, layers, liveness.residual),
+            deaf=deaf,
             notes=notes,
             residual=liveness.residual,
             threshold=liveness.threshold,
@@ -333,10 +341,10 @@ def _uncounted(channels: Channels) -> Iterable[str]:
             yield f"{step.path}: {step.effect.reason}{more}"
 
 
-def _by_reason(held: tuple[Held, ...]) -> list[tuple[str, int]]:
+def by_reason(held: tuple[Held, ...]) -> tuple[tuple[str, int], ...]:
     """(reason, channels), most channels first; a channel with several dead gammas counts once."""
     channels_of: dict[str, list[Tensor]] = {}
     for entry in held:
         channels_of.setdefault(entry.reason, []).append(entry.channels)
     counts = {reason: int(torch.cat(parts).unique().numel()) for reason, parts in channels_of.items()}
-    return sorted(counts.items(), key=lambda pair: -pair[1])
+    return tuple(sorted(counts.items(), key=lambda pair: -pair[1]))

@@ -73,8 +73,9 @@ def entry_of(traced: TracedModule) -> Tensor | None:
 
 
 def _made(traced: TracedModule) -> Tensor | None:
-    now, fresh = Statement.of(traced), Statement.of(traced.facts.fresh)
-    same = now.network() == fresh.network() and _shapes(traced) == _shapes(traced.facts.fresh)
+    built = traced.facts.fresh.network
+    now, fresh = Statement.of(traced), Statement.of(built)
+    same = now.network() == fresh.network() and _shapes(traced) == _shapes(built)
     return None if same else now.tensor()
 
 
@@ -183,7 +184,7 @@ def _stored(traced: TracedModule, statement: Statement, state: Mapping[str, Any]
 
 def _become(traced: TracedModule, stored: Stored, model: nn.Module | None) -> None:
     """Builds the network of a state dict and makes the module, and the models that share its tensors, become it."""
-    twin = restored(stored, traced if traced.facts.fresh is None else traced.facts.fresh)
+    twin = restored(stored, traced if traced.facts.fresh is None else traced.facts.fresh.network)
     if any(is_channels_last(parameter) for parameter in traced.parameters()):
         twin.to(memory_format=torch.channels_last)
     candidates = {id(each): each for each in (original_of(traced), model) if each is not None}.values()

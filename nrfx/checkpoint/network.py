@@ -26,7 +26,7 @@ from nrfx.tracing import TracedModule, as_traced, propagate, trace
 from nrfx.tracing.graph.clone import same, shell
 from nrfx.tracing.graph.guards import without_taken
 from nrfx.tracing.graph.staleness import check_layers
-from nrfx.tracing.graph.stated import KEY, as_built
+from nrfx.tracing.graph.stated import KEY, AsBuilt
 from nrfx.tracing.recording.draws import random_state_kept
 
 
@@ -80,7 +80,7 @@ def restored(stored: Stored, model: nn.Module) -> TracedModule:
             f"({type(error).__name__}: {error}). Pass an instance of the architecture that was saved."
         ) from error
     gamma0 = dict(stored.plan.gamma0)
-    twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=gamma0, fresh=as_built(fresh))
+    twin.facts = replace(twin.facts, inputs=stored.plan.specs, gamma0=gamma0, fresh=AsBuilt.of(fresh))
     try:
         propagate(twin)
         check_layers(twin)

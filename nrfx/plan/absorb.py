@@ -13,7 +13,7 @@ carrier. Not in the paper, where dead channels are dropped (Sec. 3.1.1: "removin
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -40,6 +40,8 @@ class Absorption:
         after: key -> float64 [columns], the constant that it reads in the new network, 0 where it is no carrier's, NaN
             where a carrier is none (then `hold` has its channels).
         carrier_of: int64 [channels], the carrier that stands for each dead channel, -1 for none.
+        stands: key -> int64 [columns], the column of the carrier that stands for each column, -1 for none; for the
+            weights that read carriers, where there are any.
         hold: channels for which neither way is exact, with the reason. Where there are any, the rest is not valid:
             liveness must be computed again with these channels held.
         given: whether the constants are those of a criterion (placed.py), for twins of the network too.
@@ -53,6 +55,7 @@ class Absorption:
     after: Mapping[str, Tensor]
     carrier_of: Tensor
     hold: Mapping[int, str]
+    stands: Mapping[str, Tensor] = field(default_factory=dict)
     given: bool = False
     exact: bool = True
     notes: tuple[str, ...] = ()
@@ -81,15 +84,15 @@ def absorb(traced: TracedModule, channels: Channels, liveness: Liveness, attenti
         if target is not None and step.effect.reading is not None and not step.effect.reading.padded
     }
     # weights that absorb need no carrier; every other one needs a carrier for each constant that is not 0 to it
-    needs = [
-        _non_zero(channels, step.effect.reading, before[key], dead)
-        for key, step in readings.items()
-        if key not in absorbers
-    ]
-    carriers, carrier_of = _choose(channels, dead, needs, readings, before)
+    needed = torch.zeros_like(dead)
+    for key, step in readings.items():
+        if key not in absorbers:
+            needed[_non_zero(channels, step.effect.reading, before[key])] = True
+    carriers, carrier_of = _choose(channels, dead, needed & dead, readings, before)
     after = _constants_after(reader(traced), channels, liveness, carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of)}
-    return Absorption(carriers, absorbers, before, after, carrier_of, hold)
+    stands = _stands(channels, readings, absorbers, carrier_of) if bool(carriers.any()) else {}
+    hold = {**hold, **_unreached(channels, readings, absorbers, before, after, carrier_of, stands)}
+    return Absorption(carriers, absorbers, before, after, carrier_of, hold, stands)
 
 
 def absorb_alike(
@@ -108,7 +111,8 @@ def absorb_alike(
     readings = {key: step for key, step in readers(channels.steps).items() if step.effect.family is Family.CONTRACTION}
     before, hold = _constants_before(channels, liveness, readings, ~liveness.live)
     after = _constants_after(read, channels, liveness, absorption.carriers, readings)
-    hold = {**hold, **_unreached(channels, readings, absorption.absorbers, before, after, absorption.carrier_of)}
+    places = absorption.absorbers, before, after, absorption.carrier_of, absorption.stands
+    hold = {**hold, **_unreached(channels, readings, *places)}
     lost = torch.zeros_like(liveness.live)
     for key, step in readings.items():
         assert step.effect.reading is not None
@@ -152,14 +156,14 @@ def absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | 
     """
     reading = step.effect.reading
     assert reading is not None
-    modes = len({other.mode for other in channels.steps if other.path == step.path})
+    visited = channels.visits[step.path]
+    modes = len({other.mode for other in visited})
     if reading.generation is not None or visits > modes:
         return None
     if reading.bias is not None:
         return None if reading.bias in channels.shared else ()
     if bool((reading.rows < 0).any()):  # what the layer gives is not its rows alone (a gate), or is not understood
         return None
-    visited = [other for other in channels.steps if other.path == step.path]
     norms = [norm for other in visited for norm in _norms_behind(channels, other)]
     if any(norm is None for norm in norms) or not norms:
         return None
@@ -170,8 +174,8 @@ def absorber(channels: Channels, step: Step, visits: int) -> tuple[Norm, ...] | 
 
 def _takes_offsets(channels: Channels, norm: Norm) -> bool:
     """Whether the norm has a running mean that no other module uses, and is called once in each mode."""
-    visits = [step.mode for step in channels.steps if step.effect.norm is not None and step.effect.norm.key == norm.key]
-    return norm.mean is not None and norm.mean not in channels.shared and len(visits) == len(set(visits))
+    modes = channels.norm_modes[norm.key]
+    return norm.mean is not None and norm.mean not in channels.shared and len(modes) == len(set(modes))
 
 
 def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
@@ -179,11 +183,10 @@ def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
 
     None too where labels are tied on the way: rows with offsets of their own would share a mean.
     """
-    steps = {other.node: other for other in channels.steps if other.mode == step.mode}
     norms: list[Norm | None] = []
     queue: list[fx.Node] = list(step.node.users)
     while queue:
-        reader_step = steps[queue.pop()]
+        reader_step = channels.at[step.mode, queue.pop()]
         effect = reader_step.effect
         if effect.ties:
             norms.append(None)
@@ -196,25 +199,24 @@ def _norms_behind(channels: Channels, step: Step) -> list[Norm | None]:
     return norms
 
 
-def _non_zero(channels: Channels, reading: Reading | None, before: Tensor, dead: Tensor) -> Tensor:
-    """bool [channels]: dead, and read as a constant other than 0 by this weight."""
+def _non_zero(channels: Channels, reading: Reading | None, before: Tensor) -> Tensor:
+    """The channels that this weight reads as a constant other than 0."""
     assert reading is not None
-    needed = torch.zeros_like(dead)
-    labels = reading.cols[(before != 0) & (reading.cols >= 0)]
-    needed[channels.channel_of[labels]] = True
-    return needed & dead
+    return channels.channel_of[reading.cols[(before != 0) & (reading.cols >= 0)]]
 
 
 def _choose(
-    channels: Channels, dead: Tensor, needs: list[Tensor], readings: Mapping[str, Step], before: Mapping[str, Tensor]
+    channels: Channels, dead: Tensor, needed: Tensor, readings: Mapping[str, Step], before: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """(bool [channels], int64 [channels]): the carriers, and the carrier of each dead channel, -1 for none.
 
     Each space and generation with a constant to carry gets one: the dead channel with the largest constant.
+
+    Args:
+        needed: bool [channels], the dead channels that need a carrier.
     """
     carriers = torch.zeros_like(dead)
     carrier_of = torch.full(dead.shape, -1)
-    needed = torch.stack(needs).any(0) if needs else torch.zeros_like(dead)
     if not bool(needed.any()):
         return carriers, carrier_of
     group = _groups(channels, readings)
@@ -296,6 +298,7 @@ def _unreached(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     carrier_of: Tensor,
+    stands: Mapping[str, Tensor],
 ) -> dict[int, str]:
     """Dead channels whose constant no carrier can stand for, or whose carrier is not one constant at all calls."""
     hold = {}
@@ -310,11 +313,24 @@ def _unreached(
         if varying.numel():
             hold.update(dict.fromkeys(torch.isin(carrier_of, varying).nonzero().flatten().tolist(), reason))
         if key not in absorbers:
-            stands = carrier_columns(channels, reading.cols, carrier_of)
-            carried = torch.where(stands >= 0, after[key][stands.clamp(min=0)], 0.0)
-            unable = (before[key] != 0) & known & (carried == 0)
+            unable = (before[key] != 0) & known
+            if key in stands:  # else there are no carriers
+                carried = torch.where(stands[key] >= 0, after[key][stands[key].clamp(min=0)], 0.0)
+                unable &= carried == 0
             hold.update(dict.fromkeys(channel[unable].tolist(), reason))
     return hold
+
+
+def _stands(
+    channels: Channels, readings: Mapping[str, Step], absorbers: Mapping[str, object], carrier_of: Tensor
+) -> dict[str, Tensor]:
+    """By the key of each weight that reads carriers, the columns of those that stand for its columns."""
+    reading_of = {key: step.effect.reading for key, step in readings.items() if key not in absorbers}
+    return {
+        key: carrier_columns(channels, reading.cols, carrier_of)
+        for key, reading in reading_of.items()
+        if reading is not None
+    }
 
 
 def carrier_columns(channels: Channels, cols: Tensor, carrier_of: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nrfx.analysis.channels import Channels, readers
 from nrfx.nn import Cross
-from nrfx.plan.grown_births import grows_at_its_end
+from nrfx.plan.grown_births import births_in_order, grows_at_its_end
 from nrfx.plan.origins import NEW
 from nrfx.rules import Family, Reading, op_of
 from nrfx.tracing import TracedModule
@@ -24,14 +24,17 @@ def crossable(traced: TracedModule, channels: Channels) -> tuple[dict[str, Readi
     """Key -> the weights of each layer that has a cross form; and a note for each other layer with weights."""
     readings, notes = {}, []
     attributes = {str(step.node.target) for step in channels.steps if step.node.op == "get_attr"}
-    direct = {channels.aliases.get(name, name) for name in attributes}  # tensors that the graph reads by themselves
+    # tensors that the graph reads by themselves
+    read = channels.shared | {channels.aliases.get(name, name) for name in attributes}
+    in_order = births_in_order(channels)
     for step in readers(channels.steps).values():
         reading = step.effect.reading
         assert reading is not None
         module = traced.get_submodule(reading.path)
-        reason = _noform_of(module, step.effect.family, channels.shared | direct, reading)
-        if reason is None and not isinstance(module, Cross) and not grows_at_its_end(channels, reading.key):
-            reason = "its new channels would stand between the old ones"
+        reason = _noform_of(module, step.effect.family, read, reading)
+        if reason is None and not isinstance(module, Cross) and reading.key not in in_order:
+            inside = not grows_at_its_end(channels, reading.key)
+            reason = "its new channels would stand between the old ones" if inside else None
         if reason is None:
             readings[reading.key] = reading
         elif step.effect.family is not Family.GROUPED:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space
-from nrfx.labels import occurrence
+from nrfx.labels import joined, noted, occurrence
 
 
 def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -29,7 +29,7 @@ def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[
             fresh[space.index] = torch.arange(labels, labels + count * each).view(-1, each)
             channel_of.append(torch.arange(first, first + count).repeat_interleave(each))
             labels += count * each
-        births[key] = _grown(channels, old, stays, fresh) if fresh else old[stays[old]]
+        births[key] = noted(_grown(channels, old, stays, fresh) if fresh else old[stays[old]])
     return births, torch.cat(channel_of)
 
 
@@ -79,6 +79,17 @@ def grows_at_its_end(channels: Channels, key: str) -> bool:
     channel = channels.channel_of[channels.births[key]]
     space = channels.space_of[channel]
     return space.numel() > 0 and bool((space == space[:1]).all()) and int(blocks_of(channel)[0][-1]) == 0
+
+
+def births_in_order(channels: Channels) -> frozenset[str]:
+    """The births that have one space, and one label for each channel, in order: nearly all. They grow at their ends."""
+    names = [key for key, labels in channels.births.items() if labels.numel()]
+    labels, birth = joined([channels.births[key] for key in names])
+    channel = channels.channel_of[labels]
+    space = channels.space_of[channel]
+    falls = (channel[1:] <= channel[:-1]) | (space[1:] != space[:-1])
+    others = set(birth[1:][falls & (birth[1:] == birth[:-1])].tolist())
+    return frozenset(name for index, name in enumerate(names) if index not in others)
 
 
 def _run(channel: Tensor) -> int:

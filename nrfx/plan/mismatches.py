@@ -21,6 +21,7 @@ def check_steps(channels: Channels, steps: tuple[Step, ...], channel_of: Tensor,
     _check_visits(steps, channel_of)
     labels = _Labels(channels.channel_of.numel(), expected.grown)
     changed = _changed_values(channels.steps, steps)
+    there = torch.zeros(channel_of.numel(), dtype=torch.bool)
     places = Places(channels, steps, channel_of)
     for old, new in zip(channels.steps, steps, strict=True):
         labels.check(old, new)
@@ -30,7 +31,7 @@ def check_steps(channels: Channels, steps: tuple[Step, ...], channel_of: Tensor,
         _check_ties(new, channel_of)
         expected.check_padding(old, new, channel_of)
         _check_numbers(old, new, changed)
-        _check_parts(old, new, channel_of, channels.space_of.numel())
+        _check_parts(old, new, channel_of, channels.space_of.numel(), there)
         _check_positions(old, new, channel_of)
         places.check(old, new, changed)
         expected.check(old, new, channel_of)
@@ -99,11 +100,12 @@ def _check_numbers(old: Step, new: Step, changed: Mapping[tuple[str, str], str])
         raise Mismatch(new.node.name, f"it computes with a width ({changes[0]})", ())
 
 
-def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
+def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int, there: Tensor) -> None:
     """Raises Mismatch where a part of an axis (a slice, a chunk) holds a channel that was in another part.
 
     What is done to one part alone, a tanh, would be done to other channels, and no weight would tell. `count`: of the
-    old channels; new ones may come into any part.
+    old channels; new ones may come into any part. there: bool, all False, one for each channel: a table is several
+    times as fast as torch.isin.
     """
     if old.effect.family is not Family.MOVEMENT:
         return
@@ -112,7 +114,10 @@ def _check_parts(old: Step, new: Step, channel_of: Tensor, count: int) -> None:
         raise Mismatch(new.node.name, f"it gives {len(parts[1])} parts instead of {len(parts[0])}", tuple(parts[0]))
     for was, now in zip(*parts, strict=True):
         before, after = (channel_of[small[small >= 0]] for small in (collapse(was), collapse(now)))
-        if not bool(torch.isin(after[after < count], before).all()):
+        there[before] = True
+        stay = bool(there[after[after < count]].all())
+        there[before] = False
+        if not stay:
             raise Mismatch(new.node.name, "a part of an axis no longer holds the same channels", (was, now))
 
 
@@ -145,7 +150,7 @@ class _Labels:
             self.checked.add(pair)
 
     def _stay(self, was: Tensor, now: Tensor) -> bool:
-        # a table is several times as fast as torch.isin; it is all False again at the end
+        # the table is all False again at the end
         old = was[was >= 0]
         self.there[old] = True
         stay = bool(self.there[now[(now >= 0) & (now < self.count)]].all())

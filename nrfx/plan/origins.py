@@ -114,8 +114,8 @@ def gather_along(tensor: Tensor, axes: Axes, factors: Factors = ()) -> Tensor:
     scaling = any(factor is not None for factor in factors)
     if not moved and not scaling:
         return tensor
-    chosen = {dim: axis.chosen.to(tensor.device) for dim, axis in moved.items() if axis.chosen is not None}
-    known = {dim: axis.known.to(tensor.device) for dim, axis in moved.items() if axis.known is not None}
+    chosen = {dim: _beside(axis.chosen, tensor) for dim, axis in moved.items() if axis.chosen is not None}
+    known = {dim: _beside(axis.known, tensor) for dim, axis in moved.items() if axis.known is not None}
     by = tuple(f if f is None or dim not in known else f.to(tensor.device)[known[dim]] for dim, f in enumerate(factors))
     by = by if scaling else ()
     if not known:
@@ -129,10 +129,17 @@ def gather_along(tensor: Tensor, axes: Axes, factors: Factors = ()) -> Tensor:
 def _taken(tensor: Tensor, chosen: Mapping[int, Tensor], factors: Factors) -> Tensor:
     """The tensor at the chosen positions, times the factors."""
     if tensor.numel() <= PART:
+        if not factors:
+            return _selected(tensor, chosen)
         return scaled(_selected(tensor, chosen), factors).to(tensor.dtype)
     taken = tensor.new_empty(_sizes(tensor, chosen))
     _take(tensor, chosen, factors, taken)
     return taken
+
+
+def _beside(places: Tensor, tensor: Tensor) -> Tensor:
+    """The places on the device of the tensor."""
+    return places if tensor.device.type == "cpu" else places.to(tensor.device)
 
 
 def _selected(tensor: Tensor, chosen: Mapping[int, Tensor]) -> Tensor:

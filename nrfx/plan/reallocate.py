@@ -12,7 +12,7 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import Cost, eval_steps
 from nrfx.errors import BudgetError
-from nrfx.labels import among, joined, memory_of
+from nrfx.labels import among, joined, memory_of, tally
 from nrfx.plan.budget import Budget
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule
@@ -183,7 +183,9 @@ class CostModel:
         self.width = torch.bincount(channels.space_of, minlength=self.spaces)
         self.free = torch.tensor([space.free for space in channels.spaces], dtype=torch.bool)
         self.kept_width = torch.bincount(channels.space_of[kept], minlength=self.spaces)
-        # axis k has the width constant[k] + slope[k] @ width; axis 0 is 1 wide, for products with fewer than two axes
+        # axis k has the width constant[k] + the sum of slope * width[space] over its terms; axis 0 is 1 wide, for
+        # products with fewer than two axes. An axis has few terms: a table of all axes and spaces would be as large as
+        # the square of the network
         self.known: dict[tuple[Any, ...], int] = {}  # memory of a layout, which `channels` holds -> k
         self.layouts: list[Tensor] = []  # that of axis k + 1
         params = self._parameters(traced, set(crossing))
@@ -198,14 +200,14 @@ class CostModel:
             for path, reading in crossing.items()
             for step_times in [_times(channels, path)]
         ]
-        self.constant, self.slope = self._axes()
+        self.constant, self.term_of, self.space, self.slope = self._axes()
         self.params, self.flops = _columns(params), _columns(flops)
         self.cross = [torch.tensor(column, dtype=torch.int64) for column in zip(*self.crosses, strict=True)]
-        self.old = self.constant + self.slope @ self.kept_width
+        self.old = self._widths(self.kept_width)
 
     def __call__(self, width: Tensor) -> Cost:
         """The cost with `width[s]` channels in space s (at least those kept)."""
-        axes = self.constant + self.slope @ width
+        axes = self._widths(width)
         params = int((self.params[0] * axes[self.params[1]] * axes[self.params[2]]).sum())
         flops = int((self.flops[0] * axes[self.flops[1]] * axes[self.flops[2]]).sum())
         if self.cross:
@@ -214,6 +216,10 @@ class CostModel:
             params += int((for_params * numbers).sum())
             flops += int((for_flops * numbers).sum())
         return Cost(params, flops)
+
+    def _widths(self, width: Tensor) -> Tensor:
+        """int64 [axes]: the width of each axis with `width[s]` channels in space s."""
+        return self.constant.index_add(0, self.term_of, self.slope * width[self.space])
 
     def _growth(self, axes: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """int64 [crossing]: how many (row, column) pairs the new rows and columns of each crossing layer add."""
@@ -264,25 +270,27 @@ class CostModel:
             self.known[memory] = len(self.layouts)
         return self.known[memory]
 
-    def _axes(self) -> tuple[Tensor, Tensor]:
-        """int64 [axes], int64 [axes, spaces]: the constants and slopes of all axes, counted at once."""
+    def _axes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """int64 [axes], the constants of all axes; int64 [terms], the axis, the space and the slope of each term."""
         labels, layout_of = joined(self.layouts)
         spaces, count = self.channels.spaces_along(labels), len(self.layouts)
         inside = spaces >= 0
         pairs = layout_of[inside] * self.spaces + spaces[inside]
-        counts = torch.bincount(pairs, minlength=count * self.spaces).view(count, self.spaces)
+        pair, times = tally(pairs)
+        axis, space = pair // max(self.spaces, 1), pair % max(self.spaces, 1)
+        free = self.free[space]
         outside = torch.bincount(layout_of[~inside], minlength=count)
         # a pinned space keeps its width, and an axis may read only a part of it; of a free space an axis reads each
         # channel equally often (analysis/spaces.py pins the others), so that counts // width is exact
-        constant = outside + counts[:, ~self.free].sum(1)
-        slope = torch.where(self.free, counts // self.width.clamp(min=1), 0)
-        one, none = torch.ones(1, dtype=torch.int64), torch.zeros(1, self.spaces, dtype=torch.int64)
-        return torch.cat([one, constant]), torch.cat([none, slope])
+        constant = outside.index_add(0, axis[~free], times[~free])
+        slope = times[free] // self.width[space[free]]
+        return torch.cat([torch.ones(1, dtype=torch.int64), constant]), axis[free] + 1, space[free], slope
 
 
 def _times(channels: Channels, path: str) -> int:
     """Multiply-adds of one (row, column) pair of the module at `path`, over all its visits."""
-    return sum(step.effect.work[0].times for step in eval_steps(channels) if step.path == path and step.effect.work)
+    visits = channels.visits.get(path, ())
+    return sum(step.effect.work[0].times for step in visits if step.mode == "eval" and step.effect.work)
 
 
 def _columns(rows: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor, Tensor]:

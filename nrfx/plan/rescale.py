@@ -28,6 +28,7 @@ from nrfx.rules import Family, Reading, tensors
 
 ONE = -1
 """No gamma: stands in the place of an id, and has the factor 1."""
+_ONE = torch.full((), ONE)
 SEVERAL = -2
 """In the place of an id: several gammas at the positions of one channel."""
 
@@ -145,7 +146,11 @@ class Tracking:
         """For an op that does not scale with its inputs: their gammas are barred, its output has the factor 1."""
         for ids in tensors((args, kwargs)):
             self.bar(ids, f"{_title(step)} follows")
-        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+        return self.unscaled(step)
+
+    def unscaled(self, step: Step) -> Any:
+        """A value that no gamma scales, in the memory of one element."""
+        return like(step.effect.out, lambda labels: _ONE.as_strided(labels.shape, (0,) * labels.dim()))
 
     def identity(self, step: Step, args: Any, kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))
@@ -214,7 +219,7 @@ class Tracking:
         reading = step.effect.reading
         assert reading is not None
         self.record(self.columns, reading, step, tensors((args, kwargs))[reading.operand])
-        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+        return self.unscaled(step)
 
     def grouped(self, step: Step, args: Any, kwargs: Any) -> Any:
         """A depthwise weight is divided by rows. In a larger group a row reads several channels: these are barred."""
@@ -223,7 +228,7 @@ class Tracking:
         if reading.cols is not reading.rows:
             return self.barring(step, args, kwargs)
         self.record(self.rows, reading, step, tensors((args, kwargs))[reading.operand])
-        return like(step.effect.out, lambda labels: torch.full((1,) * labels.dim(), ONE).expand(labels.shape))
+        return self.unscaled(step)
 
     def record(self, into: dict[str, Tensor], reading: Reading, step: Step, value: Tensor) -> None:
         """Remembers which gamma scales each column; it must be the same one at all positions and in every visit.

@@ -7,20 +7,22 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, first_readings
 from nrfx.plan.absorb import Absorption, carrier_columns
-from nrfx.plan.origins import PART, Origins, first_place, gather
+from nrfx.plan.origins import PART, Axes, first_place, gather_along
 from nrfx.rules import Reading
 
 
 def write_carriers(
-    new: Tensor, origins: Origins, weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption
+    new: Tensor, axes: Axes, weight: Tensor, channels: Channels, reading: Reading, absorption: Absorption
 ) -> Tensor:
     """The new weight in which each carrier's column is the sum over the dead channels d that it stands for.
 
         W'[:, k] = sum over d of (before_d / after_k) W[:, d]
 
-    weight: the old one, [rows, columns, *kernel]; `new` is gathered from it by its origins.
+    weight: the old one, [rows, columns, *kernel]; `new` is gathered from it along the axes.
     """
-    stands = carrier_columns(channels, reading.cols, absorption.carrier_of)
+    stands = absorption.stands.get(reading.key)
+    if stands is None:
+        stands = carrier_columns(channels, reading.cols, absorption.carrier_of)
     sources = (stands >= 0).nonzero().flatten()
     if sources.numel() == 0:
         return new
@@ -40,9 +42,9 @@ def write_carriers(
         else:
             summed = torch.matmul(factors, columns.flatten(2))
         sums[at] = summed.view(sums[at].shape)
-    rows, places = origins[:2]
-    column = first_place(places, carried) if places is not None else carried
-    written = gather(sums, (rows,)).to(new.dtype)
+    rows, moved = axes[:2]
+    column = first_place(moved.places, carried) if moved is not None else carried
+    written = gather_along(sums, (rows,)).to(new.dtype)
     new = new.clone() if new.data_ptr() == weight.data_ptr() else new
     return new.index_copy_(1, column.to(new.device), written)
 

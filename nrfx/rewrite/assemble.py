@@ -15,6 +15,7 @@ from nrfx.rewrite.new_tensors import NewTensors
 from nrfx.tracing import TracedModule, propagate
 from nrfx.tracing.graph.clone import on_meta
 from nrfx.tracing.graph.guards import without_taken
+from nrfx.tracing.graph.walk import named_modules, unchanged_too
 
 
 def assemble(traced: TracedModule, plan: Plan, new: NewTensors, layers: Mapping[str, Cross]) -> TracedModule:
@@ -31,11 +32,12 @@ def assemble(traced: TracedModule, plan: Plan, new: NewTensors, layers: Mapping[
     for path, layer in layers.items():
         _fill(layer, path, new)
         twin.set_submodule(path, layer.train(traced.get_submodule(path).training))
-    for module in twin.modules():
+    for _, module in named_modules(twin):
         fit_widths(module)
     for path, width in plan.resized.norms.items():
         fit_widths(twin.get_submodule(path), width)
     write_literals(twin, plan.resized.literals)
+    unchanged_too(twin)
     propagate(twin)
     nodes = [len(graph.nodes) for graph in twin.graphs.values()]
     without_taken(traced.graphs, twin.graphs)

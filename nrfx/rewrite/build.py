@@ -24,7 +24,7 @@ from nrfx.rewrite.initialise import from_scratch, recycled, rejuvenated
 from nrfx.rewrite.new_tensors import NewTensors
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
-from nrfx.tracing.graph.stated import as_built
+from nrfx.tracing.graph.stated import AsBuilt
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Built:
 def build(traced: TracedModule, plan: Plan) -> Built:
     """The network that the plan describes; `traced` stays as it is."""
     built = _Builder(traced, plan).build()
-    built.module.facts = replace(built.module.facts, fresh=as_built(traced))
+    built.module.facts = replace(built.module.facts, fresh=AsBuilt.of(traced))
     return built
 
 
@@ -134,7 +134,7 @@ class _Builder:
         if grouped or reading.key not in self.carrying:
             return new
         # the factors of carriers are 1
-        return write_carriers(new, _places(axes), weight, self.plan.channels, reading, self.plan.absorption)
+        return write_carriers(new, axes, weight, self.plan.channels, reading, self.plan.absorption)
 
     def _weight_factors(self, reading: Reading, origins: Origins, grouped: bool) -> Factors:
         """1 / the rescaling of the gammas that the columns (rows of a grouped weight) read, with 0 at carriers."""

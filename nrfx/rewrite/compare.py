@@ -1,7 +1,7 @@
 """The outputs of two networks, compared on the same inputs in eval mode. Neither network is changed."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,9 +88,12 @@ def is_comparable(expected: Mapping[str, Tensor]) -> bool:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode, and then every module in the mode that it had."""
-    modes = {part: part.training for part in module.modules()}
+def evaluating(module: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Eval mode, and then every module in the mode that it had.
+
+    modules: those in it, where they are known.
+    """
+    modes = {part: part.training for part in (module.modules() if modules is None else modules)}
     training = module.training
     # these are in train mode in eval mode; and of two graphs a mode that was set one by one chooses none
     left = isinstance(module, TracedModule) and (module.facts.unmoved["eval"] or module._by_mode)

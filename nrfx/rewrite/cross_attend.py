@@ -21,7 +21,7 @@ from nrfx.plan.blocks import Blocks, crossable
 from nrfx.rewrite.cross_layers import attending
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule, as_traced, propagate
-from nrfx.tracing.graph.stated import as_built
+from nrfx.tracing.graph.stated import AsBuilt
 
 
 def cross_attend(gm: nn.Module, parts: int = 2, example_inputs: Any = None) -> TracedModule:
@@ -70,7 +70,7 @@ def cross_attend(gm: nn.Module, parts: int = 2, example_inputs: Any = None) -> T
     for path, blocks in chosen.items():
         twin.set_submodule(path, attending(twin.get_submodule(path), blocks))
     propagate(twin)
-    twin.facts = replace(twin.facts, fresh=as_built(traced))
+    twin.facts = replace(twin.facts, fresh=AsBuilt.of(traced))
     assert total_cost(twin, channels_of(twin, axes=channels.axes)) == total_cost(traced, channels)
     return twin
 

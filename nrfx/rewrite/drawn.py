@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from math import prod
 from types import MethodType
 from typing import Any
@@ -10,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nrfx.analysis.names import named_tensors
 from nrfx.errors import TraceError, VerificationError
 from nrfx.nests import tensors_of
 from nrfx.rewrite.compare import evaluating, is_comparable, largest_difference, reference, run
 from nrfx.rewrite.node_by_node import has_no_code, run_nodes
 from nrfx.rewrite.result import Rejuvenation
 from nrfx.tracing import PartialModule, TracedModule
+from nrfx.tracing.graph.registered import registered
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.walk import named_buffers, named_modules, named_parameters
+from nrfx.tracing.graph.walk import named_modules
 from nrfx.tracing.recording.draws import drawing_from
 
 Specs = tuple[InputSpec, ...]
@@ -136,10 +137,10 @@ def _code_of(result: Rejuvenation, traced: TracedModule) -> Iterator[None]:
 
 def _zeroed(traced: TracedModule, result: Rejuvenation) -> dict[int, Tensor]:
     """The gammas of which some channels were removed, 0 there, by the ids of those in the network."""
-    named = named_tensors(traced)  # a gamma may be a buffer
+    gammas = {name: registered(traced, name) for name in result.removed}  # a gamma may be a buffer
     return {
-        id(named[name]): named[name].detach().masked_fill(dead.to(named[name].device), 0.0)
-        for name, dead in result.removed.items()
+        id(gamma): gamma.detach().masked_fill(dead.to(gamma.device), 0.0)
+        for gamma, dead in zip(gammas.values(), result.removed.values(), strict=True)
     }
 
 
@@ -156,11 +157,12 @@ def _outputs(
     of others, which are known by their ids, and copies of its buffers.
     """
     modules = named_modules(module)
-    parameters = [parameter for _, parameter in named_parameters(modules)]
-    buffers = (buffer for _, buffer in named_buffers(modules))
-    device = next((tensor.device for tensor in (*parameters, *buffers)), torch.device("cpu"))
+    parameters = [each for _, part in modules for each in part._parameters.values() if each is not None]
+    buffers = (each for _, part in modules for each in part._buffers.values() if each is not None)
+    device = next((tensor.device for tensor in chain(parameters, buffers)), torch.device("cpu"))
     dtype = _dtype(parameters)
-    with torch.no_grad(), drawing_from(seed), evaluating(module), _exchanged(modules, instead):
+    still = evaluating(module, [part for _, part in modules])
+    with torch.no_grad(), drawing_from(seed), still, _exchanged(modules, instead):
         if isinstance(module, PartialModule):
             first = {part.path: part for part in reversed(module.facts.parts)}
             given = {path: drawn(part.arguments.inputs, device, dtype, layout) for path, part in first.items()}

@@ -17,8 +17,11 @@ def fit_widths(module: nn.Module, met: int | None = None) -> None:
     Args:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
-    if not nn.utils.parametrize.is_parametrized(module):
-        for name, width in widths_of(module, met).items():
+    op = op_of(module)
+    if op is None or op.widths is None or nn.utils.parametrize.is_parametrized(module):
+        return
+    for name, width in widths_of(module, met).items():
+        if name not in vars(module) or vars(module)[name] != width:  # a module takes long to set an attribute
             setattr(module, name, width)
 
 

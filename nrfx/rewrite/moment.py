@@ -22,6 +22,7 @@ from nrfx.choices import Residual
 from nrfx.rules import Family
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.clone import each_on_meta, shell
+from nrfx.tracing.graph.walk import named_modules
 
 
 class Moment:
@@ -34,7 +35,8 @@ class Moment:
         read = [tensors[labels.first_name(name)] for step in labels.steps for name in _read(step)]
         with torch.no_grad():
             self._silent = silent_weights(labels.steps, tensors)
-            self._then = _bare(traced, {id(tensor): _copy(tensor) for tensor in read})
+            between = any(step.effect.between for step in labels.steps)  # then shapes are inferred once more
+            self._then = _bare(traced, {id(tensor): _copy(tensor) for tensor in read}, shell if between else _outline)
 
     @cached_property
     def utilization(self) -> Utilization:
@@ -68,7 +70,11 @@ def _read(step: Step) -> Iterator[str]:
     return (name for name in names if name is not None)
 
 
-def _bare(traced: TracedModule, values: dict[int, Tensor]) -> Any:
+def _bare(
+    traced: TracedModule,
+    values: dict[int, Tensor],
+    around: Callable[[nn.Module, Callable[[Tensor], Tensor]], nn.Module],
+) -> Any:
     """The modules of a network around these values, by the ids of its tensors, so that a tied one stays one; all other
     tensors without data; with its graphs and facts."""
     without_data = each_on_meta()
@@ -78,9 +84,35 @@ def _bare(traced: TracedModule, values: dict[int, Tensor]) -> Any:
         # a parameter stays frozen or not
         return without_data(tensor).requires_grad_(tensor.requires_grad) if value is None else value
 
-    bare: Any = shell(traced._contents(), then)
+    bare: Any = around(traced._contents(), then)
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
     return bare
+
+
+def _outline(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    """As `shell` makes it, but with no other attributes than what is registered: it does not run."""
+    modules = [each for _, each in named_modules(module)]
+    if any(isinstance(each, torch.jit.ScriptModule) for each in modules):
+        return shell(module, tensor)
+    twins: dict[nn.Module | None, Any] = {each: object.__new__(type(each)) for each in modules}
+    known: dict[int, Tensor] = {}
+
+    def twin(own: Tensor | None) -> Tensor | None:
+        if own is None:
+            return None
+        key = id(own)
+        if key not in known:
+            known[key] = tensor(own)
+        return known[key]
+
+    for each in modules:
+        own = vars(twins[each])
+        for name in ("_parameters", "_buffers"):
+            registry = vars(each)[name]
+            own[name] = {key: twin(value) for key, value in registry.items()} if registry else {}
+        own["_modules"] = {key: twins.get(value) for key, value in each._modules.items()} if each._modules else {}
+    outline: nn.Module = twins[module]
+    return outline
 
 
 def _copy(tensor: Tensor) -> Tensor:

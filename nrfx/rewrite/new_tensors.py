@@ -22,9 +22,11 @@ class NewTensors:
     def keep(self, name: str, parent: str | None, value: Tensor, origins: Origins, factors: Factors) -> None:
         """Remembers a new tensor, in the dtype and memory format of its parent, with its origins and factors."""
         old = self.old[parent] if parent is not None else self._like(name)
-        value = value.to(old.dtype)
+        value = value if value.dtype == old.dtype else value.to(old.dtype)
         value = value.clone() if value.data_ptr() == old.data_ptr() else value  # old and new share no memory
-        self.tensors[name] = value.contiguous(memory_format=_memory_format(old))
+        self.tensors[name] = (
+            value.contiguous(memory_format=_memory_format(old)) if value.dim() == 4 else value.contiguous()
+        )
         self.origins[name] = tuple(
             None if parent is not None and _unchanged(part, old, dim) else part for dim, part in enumerate(origins)
         )

@@ -42,7 +42,8 @@ def run_nodes(module: TracedModule, inputs: Iterable[Tensor]) -> Any:
 
 
 def _value(module: TracedModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    args, kwargs = _given(node.args, values), _given(node.kwargs, values)
+    args = _given(node.args, values)
+    kwargs = _given(node.kwargs, values) if node.kwargs else {}
     target: Any = node.target
     if node.op == "call_module":
         return module.get_submodule(target)(*args, **kwargs)

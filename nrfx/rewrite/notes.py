@@ -1,16 +1,17 @@
 """What a rewrite notes: what it held, where carriers stand, which layers kept their width, and what did not merge."""
 
-from nrfx.analysis.utilization import Utilization
+from nrfx.analysis.liveness import Liveness
+from nrfx.analysis.utilization import by_reason
 from nrfx.nn import Cross
 from nrfx.plan.options import Options
 from nrfx.plan.survivors import Survivors
 from nrfx.tracing import TracedModule
 
 
-def held_notes(before: Utilization, options: Options) -> list[str]:
+def held_notes(before: Liveness, options: Options) -> list[str]:
     """How many dead channels stay, by reason."""
     dead = "gamma-dead" if options.criterion is None else "dead"
-    return [f"Held: {count} {dead} channels, {reason}." for reason, count in before.held]
+    return [f"Held: {count} {dead} channels, {reason}." for reason, count in by_reason(before.held)]
 
 
 def carrier_notes(carried: tuple[str, ...]) -> list[str]:

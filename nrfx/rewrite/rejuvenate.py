@@ -36,7 +36,7 @@ from nrfx.rewrite.replacement import change
 from nrfx.rewrite.result import Before, Decided, Rejuvenation
 from nrfx.rewrite.verify import check_labels
 from nrfx.tracing import TracedModule, as_traced
-from nrfx.tracing.graph.walk import unchanged
+from nrfx.tracing.graph.walk import unchanged, unchanged_too
 
 
 def rejuvenate(
@@ -149,7 +149,7 @@ def rejuvenate(
         raise AnalysisError(
             f"budget is {budget!r}; expected nrfx.Budget(params=...) or Budget.relative(gm, params=1.0)."
         )
-    return rewritten(as_traced(gm, example_inputs), budget, options)
+    return rewritten(gm, budget, options, example_inputs)
 
 
 def compact(
@@ -184,13 +184,17 @@ def compact(
         liveness=liveness,
     )
     options.validate()
-    return rewritten(as_traced(gm, example_inputs), None, options)
+    return rewritten(gm, None, options, example_inputs)
 
 
-def rewritten(traced: TracedModule, budget: Budget | None, options: Options) -> Rejuvenation:
+def rewritten(gm: Any, budget: Budget | None, options: Options, example_inputs: Any = None) -> Rejuvenation:
     """`rejuvenate` with its options as one checked value; without a budget no new channels come."""
     # a criterion runs the network, and a forward may do anything; else all stays as it is until outputs are compared
-    with unchanged(traced) if options.criterion is None else nullcontext():
+    with unchanged() if options.criterion is None else nullcontext():
+        if isinstance(gm, TracedModule):
+            unchanged_too(gm)
+        traced = as_traced(gm, example_inputs)
+        unchanged_too(traced)
         _check_data(traced)
         judge = judge_of(traced, options.criterion, options.threshold, options.residual)
         decision = decided(traced, budget, options, judge)
@@ -219,7 +223,7 @@ def _unchanged(traced: TracedModule, survivors: Survivors, reason: str, options:
         module=twin,
         before=usage,
         alpha=1.0,
-        notes=(reason, *survivors.liveness.notes, *held_notes(usage, options)),
+        notes=(reason, *survivors.liveness.notes, *held_notes(survivors.liveness, options)),
         origins=unchanged,
         parents={name: name for name in tensors},
         factors=unchanged,
@@ -332,7 +336,7 @@ def _result(
         notes=(
             *survivors.liveness.notes,
             *survivors.absorption.notes,
-            *held_notes(before, options),
+            *held_notes(survivors.liveness, options),
             *carrier_notes(carried),
             *plan.scales.notes,
             *crossing,

@@ -57,7 +57,9 @@ def check_labels(after: Labels, planned: Resized) -> None:
             born = after.births[key].numel() if key in after.births else 0
             raise VerificationError(f"{key} brings {born} channels into being; {labels.numel()} were planned.")
         same[after.births[key]] = labels
-    axes = _Axes(same)
+    # a layout that is a birth agrees with that birth by the way in which `same` is made
+    births = {(memory_of(after.births[key]), memory_of(labels)) for key, labels in planned.births.items()}
+    axes = _Axes(same, births)
     for key, step in readers(after.steps).items():
         reading = step.effect.reading
         assert reading is not None
@@ -77,11 +79,16 @@ def _labels_of_new(module: TracedModule, planned: Resized) -> Labels:
 
 
 class _Axes:
-    """Compares the labels along axes. `same`: label of the new graph -> planned label."""
+    """Compares the labels along axes.
 
-    def __init__(self, same: Tensor) -> None:
+    Args:
+        same: label of the new graph -> planned label.
+        known: pairs of layouts that agree, by their memory; the caller holds all layouts.
+    """
+
+    def __init__(self, same: Tensor, known: set[tuple[Any, ...]]) -> None:
         self.same = same
-        self.checked: set[tuple[Any, ...]] = set()  # by the memory of layouts, which the caller holds
+        self.checked = known
 
     def check(self, place: str, node: str, now: Tensor, planned: Tensor) -> None:
         """Raises VerificationError unless the labels are those that were planned."""

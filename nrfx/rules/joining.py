@@ -75,6 +75,9 @@ def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     parts = _not_empty(parts)
     dim %= parts[0].dim()
     shape = _cat_shape(parts, dim)
+    cell = _one_cell(parts)
+    if cell is not None:  # of what varies, nearly always
+        return cell.as_strided(shape, (0,) * len(shape))
     if all(part.numel() and collapse(part).numel() == 1 for part in parts):
         values = torch.stack([collapse(part).reshape(()) for part in parts])
         if bool((values == values[0]).all()) or bool(values.isnan().all()):
@@ -87,6 +90,14 @@ def _cat(parts: Sequence[Tensor], dim: int = 0, **_: Any) -> Tensor:
     return torch.cat([part.expand([*common[:dim], part.shape[dim], *common[dim + 1 :]]) for part in small], dim).expand(
         shape
     )
+
+
+def _one_cell(parts: Sequence[Tensor]) -> Tensor | None:
+    """The first part, where all elements of all parts lie in one and the same memory; else None."""
+    first = parts[0]
+    place, dtype = first.data_ptr(), first.dtype
+    alike = all(part.data_ptr() == place and part.dtype == dtype and not any(part.stride()) for part in parts)
+    return first if alike and first.numel() else None
 
 
 def _cut(part: Tensor, dim: int) -> list[int]:

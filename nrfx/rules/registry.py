@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -170,7 +171,8 @@ def op_of(target: Any) -> Op | None:
         return op
     if type(target) is types.BuiltinFunctionType:  # operators on numbers, which nearly all have no entry
         return OPS.get(_dotted_builtin(target))
-    return next((OPS[key] for key in _keys(target) if key in OPS), None)
+    keys = _other_keys(target) if isinstance(target, type) else _keys(target)
+    return next((OPS[key] for key in keys if key in OPS), None)
 
 
 def widths_of(module: nn.Module, met: int | None = None) -> dict[str, int]:
@@ -348,6 +350,18 @@ def _keys(target: Any) -> Iterator[Any]:
 @lru_cache(1024)
 def _dotted_builtin(function: types.BuiltinFunctionType) -> str:
     return _dotted(function)
+
+
+_OTHER_KEYS: WeakKeyDictionary[type, tuple[Any, ...]] = WeakKeyDictionary()
+"""Class -> the keys under which it may stand beside itself: containers and blocks have no rule, and are asked often."""
+
+
+def _other_keys(kind: type) -> tuple[Any, ...]:
+    known = _OTHER_KEYS.get(kind)
+    if known is None:
+        # without the class itself, which the weak key would then keep alive
+        known = _OTHER_KEYS[kind] = tuple(key for key in _keys(kind) if key is not kind)
+    return known
 
 
 def _dotted(kind: Any) -> str:

@@ -22,7 +22,8 @@ from nrfx.errors import TraceError
 from nrfx.tracing.calls.boxes import Boxes
 from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import arguments_of, specs_of
-from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, copied, propagate
+from nrfx.tracing.graph.copies import copied
+from nrfx.tracing.graph.module import Facts, TracedModule, constants_at_trace, propagate
 from nrfx.tracing.graph.original import remember
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.staleness import check_dtypes, check_layers, check_not_cut

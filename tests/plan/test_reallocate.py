@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 import nrfx
 from nrfx.analysis.cost import Cost, total_cost
@@ -87,3 +88,13 @@ def test_widths_are_multiples_of_round_to_or_the_live_width() -> None:
     width = reallocate(cost_of, bounds, nrfx.Budget(params=int(cost.params * 1.5))).width
     grown = bounds.grows & (width != bounds.kept)
     assert bool((width[grown] % 4 == 0).all()) and bool(grown.any())
+
+
+def test_the_cost_of_a_deep_network_has_as_many_terms_for_each_layer_as_that_of_a_shallow_one() -> None:
+    def terms(layers: int) -> int:
+        units = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(layers)]
+        gm = nrfx.trace(nn.Sequential(*units, nn.Conv2d(4, 4, 1)), torch.zeros(1, 4, 2, 2))
+        channels = channels_of(gm)
+        return CostModel(gm, channels, torch.ones(channels.space_of.shape, dtype=torch.bool), {}).slope.numel()
+
+    assert terms(32) == 16 * terms(2)

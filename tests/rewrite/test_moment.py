@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import pickle
 import weakref
 from collections.abc import Callable
@@ -73,11 +74,27 @@ def test_nothing_is_measured_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatc
 
 def test_a_result_does_not_keep_the_old_network() -> None:
     gm, result = rewritten()
+    wanted = nrfx.utilization(gm).to_json()
     old = weakref.ref(gm.get_parameter("0.weight"))
     del gm
     gc.collect()
     assert old() is None
-    assert result.before.params.total
+    assert result.before.to_json() == wanted
+
+
+@pytest.mark.parametrize("name", sorted(zoo.SMALL))
+def test_before_is_told_when_the_old_network_is_another_one_or_gone(name: str) -> None:
+    gm = nrfx.trace(zoo.with_dead(zoo.SMALL[name]()), torch.zeros(zoo.IMAGE))
+    wanted = json.loads(nrfx.utilization(gm).to_json())
+    result = nrfx.compact(gm)
+    with torch.no_grad():
+        for parameter in gm.parameters():
+            parameter.fill_(1.0)
+    for path in [path for path, _ in gm.named_children()]:
+        gm.set_submodule(path, nn.Identity())
+    del gm
+    gc.collect()
+    assert json.loads(result.before.to_json()) == wanted
 
 
 @pytest.mark.parametrize("name", sorted(zoo.SMALL))

@@ -10,7 +10,8 @@ from typing import Any
 from torch import fx
 
 from nrfx.errors import TraceError
-from nrfx.tracing.graph.module import TracedModule, as_parameters, copied
+from nrfx.tracing.graph.copies import copied
+from nrfx.tracing.graph.module import TracedModule, as_parameters
 from nrfx.tracing.graph.shapes import Shapes
 from nrfx.tracing.graph.walk import Contents
 

@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 from nrfx.rules import op_of
 from nrfx.tracing.graph.arguments import CallForm
 from nrfx.tracing.graph.clone import deep_copy, shell
+from nrfx.tracing.graph.copies import KeptGraph, copied
 from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
@@ -56,7 +57,8 @@ class Facts:
     boxes: the submodules and functions that could not be traced and are calls of the graph (boxes.py).
     literals: mode -> node -> argument, by index or name -> its value after rewrites, where the model's code states a
         width as a number; in a list of sizes, None where the size stays.
-    fresh: the traced module that the model builds, without data, where this one came out of a rewrite.
+    fresh: what gives the traced module that the model builds, without data, where this one came out of a rewrite
+        (stated.AsBuilt).
     """
 
     inputs: tuple[InputSpec, ...]
@@ -170,21 +172,40 @@ class TracedModule(Registered):
         return self._kind()(self._contents(), _copied(self.graphs), self.facts, type(self).__name__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
-        return self._twin(memo, lambda contents: deep_copy(contents, memo))
+        return self._twin(memo, lambda contents: deep_copy(contents, memo), lambda: _copied(self.graphs))()
 
     def around(self, tensor: Callable[[Tensor], Tensor]) -> "TracedModule":
         """A copy in which `tensor(t)` stands for every parameter and buffer t, as `shell` makes it of other modules."""
-        memo: dict[int, Any] = {}
-        return self._twin(memo, lambda contents: shell(contents, tensor, memo))
+        return self.around_later(tensor)()
 
-    def _twin(self, memo: dict[int, Any], copied: Callable[[nn.Module], nn.Module]) -> "TracedModule":
+    def around_later(self, tensor: Callable[[Tensor], Tensor]) -> Callable[[], "TracedModule"]:
+        """Makes what `around` would have given now, when it is called, once; it does not keep this module alive."""
+        memo: dict[int, Any] = {}
+        kept = {mode: KeptGraph.of(graph) for mode, graph in (self._by_mode or {"train": self.graph}).items()}
+
+        def graphs() -> dict[str, fx.Graph]:
+            made = {mode: graph.made() for mode, graph in kept.items()}
+            return {"train": made["train"], "eval": made.get("eval", made["train"])}
+
+        return self._twin(memo, lambda contents: shell(contents, tensor, memo), graphs)
+
+    def _twin(
+        self,
+        memo: dict[int, Any],
+        copied: Callable[[nn.Module], nn.Module],
+        graphs: Callable[[], dict[str, fx.Graph]],
+    ) -> Callable[[], "TracedModule"]:
         kind = self._kind()
         twin = kind.__new__(kind)
         memo[id(self)] = twin  # a hook bound to this module must find its copy
-        contents = copied(self._contents())
-        twin.__init__(contents, _copied(self.graphs), self.facts, type(self).__name__)  # type: ignore[misc]
-        twin.meta = dict(self.meta)
-        return twin
+        contents, facts, name, meta = copied(self._contents()), self.facts, type(self).__name__, dict(self.meta)
+
+        def made() -> TracedModule:
+            twin.__init__(contents, graphs(), facts, name)  # type: ignore[misc]
+            twin.meta = meta
+            return twin
+
+        return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         graphs = self.graphs
@@ -240,16 +261,6 @@ def _mode(training: bool) -> str:
 def _copied(graphs: Mapping[str, fx.Graph]) -> dict[str, fx.Graph]:
     train = copied(graphs["train"])
     return {"train": train, "eval": train if graphs["eval"] is graphs["train"] else copied(graphs["eval"])}
-
-
-def copied(graph: fx.Graph) -> fx.Graph:
-    """A copy of the graph with the same names and metadata."""
-    twin = fx.Graph(tracer_cls=graph._tracer_cls)
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        nodes[node] = twin.node_copy(node, nodes.__getitem__)
-    twin._codegen = copy.deepcopy(graph._codegen)
-    return twin
 
 
 @dataclass(frozen=True)

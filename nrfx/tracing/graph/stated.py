@@ -12,6 +12,7 @@ The user's own model, where it follows its traced module (original.py), has the 
 import copy
 import weakref
 from collections.abc import Callable
+from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -56,10 +57,32 @@ def statements() -> Statements:
     return _REGISTERED[0]
 
 
-def as_built(traced: Any) -> Any:
-    """The network that the model builds, without data: what a traced module was before its first rewrite."""
-    known = traced.facts.fresh
-    return traced.around(each_on_meta()) if known is None else known
+class AsBuilt:
+    """The network that a model builds, without data: what a traced module was before its first rewrite.
+
+    It is made when somebody asks for it, who saves or loads the rewritten network; the model may be another by then.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    @classmethod
+    def of(cls, traced: Any) -> "AsBuilt":
+        """That of a traced module: what it is now, unless it came out of a rewrite itself."""
+        known: AsBuilt | None = traced.facts.fresh
+        return cls(traced.around_later(each_on_meta())) if known is None else known
+
+    @cached_property
+    def network(self) -> Any:
+        """The traced module."""
+        return self._make()
+
+    def __reduce__(self) -> tuple[Callable[[Any], "AsBuilt"], tuple[Any]]:
+        return _known, (self.network,)
+
+
+def _known(network: Any) -> AsBuilt:
+    return AsBuilt(lambda: network)
 
 
 class Link:

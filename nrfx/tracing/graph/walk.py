@@ -86,7 +86,8 @@ _UNCHANGED = threading.local()
 
 def held(root: nn.Module) -> Held:
     """What the modules of a model hold; asked again while it is `unchanged`, the same lists."""
-    known: Held | None = vars(_UNCHANGED).get("roots", {}).get(id(root))
+    roots: dict[int, Held] | None = vars(_UNCHANGED).get("roots")
+    known = None if roots is None else roots.get(id(root))
     return Held(root) if known is None else known
 
 
@@ -101,12 +102,29 @@ def unchanged(*roots: nn.Module) -> Iterator[None]:
     >>> held(net) is held(net)
     False
     """
-    before = vars(_UNCHANGED).get("roots", {})
-    _UNCHANGED.roots = {id(root): Held(root) for root in roots} | before
+    before = vars(_UNCHANGED).get("roots")
+    _UNCHANGED.roots = {id(root): Held(root) for root in roots} | (before or {})
     try:
         yield
     finally:
         _UNCHANGED.roots = before
+
+
+def unchanged_too(root: nn.Module) -> None:
+    """Says the same of one more module, which may have been made within the block, until the block ends; says nothing
+    where no block is open.
+
+    >>> net = nn.Sequential(nn.ReLU())
+    >>> with unchanged():
+    ...     unchanged_too(net)
+    ...     held(net) is held(net)
+    True
+    >>> held(net) is held(net)
+    False
+    """
+    roots = vars(_UNCHANGED).get("roots")
+    if roots is not None and id(root) not in roots:
+        _UNCHANGED.roots = roots | {id(root): Held(root)}
 
 
 def named_modules(root: nn.Module, once: bool = True) -> list[tuple[str, nn.Module]]:

@@ -20,9 +20,10 @@ from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import Arguments
 from nrfx.tracing.graph.clone import is_as_new, same, shell
 from nrfx.tracing.graph.codegen import CallCode, TracedCode
+from nrfx.tracing.graph.copies import copied
 from nrfx.tracing.graph.hosted import HostedModule
 from nrfx.tracing.graph.modes import alike, of_eval, unified, with_modes
-from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, constants_at_trace, copied, fill
+from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, constants_at_trace, fill
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
