@@ -42,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
             parser.print_help()
             return NOTHING_DONE
         with terminations():
-            imported("torch")
             COMMANDS[arguments.run](arguments)
         sys.stdout.flush()
         return DONE
@@ -58,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    imported("torch")
     from nrfx.cli.output import busy, show, written
     from nrfx.report import utilization_report
 
@@ -90,6 +90,7 @@ def _latency(traced: "TracedModule", arguments: argparse.Namespace) -> "Latency"
 
 
 def _why(arguments: argparse.Namespace) -> None:
+    imported("torch")
     from nrfx.analysis.why import why
     from nrfx.cli.output import busy, show, written
     from nrfx.report import why_report
@@ -106,6 +107,7 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
     request = parse_budget(arguments.budget)
     _check_writable(arguments.output, arguments.html)
 
+    imported("torch")
     import torch
 
     from nrfx.cli.output import busy, show, written
@@ -127,6 +129,7 @@ def _rejuvenate(arguments: argparse.Namespace) -> None:
 def _compact(arguments: argparse.Namespace) -> None:
     _check_writable(arguments.output, arguments.html)
 
+    imported("torch")
     from nrfx.cli.output import busy, show, written
     from nrfx.report import rejuvenation_report
     from nrfx.rewrite.rejuvenate import compact
@@ -154,6 +157,7 @@ def _save(arguments: argparse.Namespace, result: "Rejuvenation") -> None:
 def _export(arguments: argparse.Namespace) -> None:
     _check_writable(arguments.output)
 
+    imported("torch")
     from rich.text import Text
 
     from nrfx.cli.output import busy, show
@@ -255,6 +259,7 @@ def _endings(arguments: argparse.Namespace, verification: "Verification | None")
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    imported("torch")
     from rich.console import Console
 
     from nrfx.cli import train as job
@@ -274,6 +279,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _advise(arguments: argparse.Namespace) -> None:
+    imported("torch")
     from nrfx.cli import advise as job
     from nrfx.cli.output import show
     from nrfx.report import advice_report
@@ -305,6 +311,7 @@ def _plot(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
+    imported("torch")
     from rich.console import Console
 
     from nrfx.experiment.demo.show import FILE, JOBS, chosen, demo
