@@ -85,6 +85,9 @@ def test_the_introduction_names_the_network_and_the_images(name: str) -> None:
     asked = Asked("fashion", root="here") if name == "fashion" else Asked()
     widths = ", ".join("pool" if width is None else str(width) for width in setting.SETTINGS[name].widths)
     told = introduction(asked)
+    first = told.splitlines()[0]
+    assert first.startswith("Images: Fashion-MNIST, whose files are in here" if name == "fashion" else "Images: hand")
+    assert ("--data digits" if name == "fashion" else "--data-root DIR") in first
     assert f"({widths})" in told and setting.SETTINGS[name].images in told and "3 seeds" in told
     assert "from one seed" in introduction(replace(asked, seeds=1))
 
