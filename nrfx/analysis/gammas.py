@@ -128,7 +128,10 @@ def _of_step(step: Step | None) -> str:
         return "no graph calls it"
     if step.effect.family is Family.UNKNOWN:
         return step.effect.reason
-    return step.effect.pins[0].reason if step.effect.pins else "its gammas scale no channels"
+    if not step.effect.pins:
+        return "its gammas scale no channels"
+    own = step.effect.pins[0].reason.removeprefix(f"{step.path} ")  # norms of one reason are told together
+    return own if own == step.effect.pins[0].reason else f"it {own}"
 
 
 def _one_space(channels: Channels) -> dict[str, int]:

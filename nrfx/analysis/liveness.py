@@ -33,6 +33,10 @@ from nrfx.tracing.graph.registered import registered
 ALL_DEAD = 1e-3
 """A layer whose largest abs(gamma) is below this is dead as a whole; its strongest channel is kept."""
 
+ELSEWHERE = "alive on another path, or for another norm that reads it"
+IN_GROUP = "others in its group are alive, and a group goes only as a whole"
+"""The reason of a gamma-dead channel that a group norm, or another tie, makes one channel with others."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -361,6 +365,9 @@ def _held(
             continue
         here = kept.nonzero().flatten()
         why = reason_of[channel[here]]
+        # a channel may have several gammas here: those of a group
+        alive = torch.isin(channel[here], channel[~gamma_dead[name]])
+        why = torch.where(alive & (why == reasons.index(ELSEWHERE)), reasons.index(IN_GROUP), why)
         for code in sorted(set(why.tolist())):
             yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
 
@@ -370,9 +377,10 @@ def _reasons(
 ) -> tuple[Tensor, list[str]]:
     """[channels] int64, the index of the reason why the channel is kept where it is gamma-dead; and the reasons.
 
-    Of several reasons the strongest is told: pinned, on a stream, in `hold`, its constant lost, alive elsewhere.
+    Of several reasons the strongest is told: pinned, on a stream, in `hold`, its constant lost, alive elsewhere. The
+    reason IN_GROUP is among them for gammas, and no channel's own.
     """
-    reasons = ["alive on another path, or for another norm that reads it", *constants.causes]
+    reasons = [ELSEWHERE, *constants.causes, IN_GROUP]
     reason_of = constants.lost + 1
     for channel, reason in hold.items():
         reason_of[channel] = len(reasons)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths
+from nrfx.analysis.holders import held_positions, held_share
 from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Liveness
 from nrfx.labels import among, joined, tally
@@ -55,10 +56,9 @@ class Rows:
         self.all, self.live = widths
         self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
         self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
-        self.held = torch.zeros(channels.space_of.numel(), dtype=torch.bool)
+        self.held = held_share(channels, liveness.held)
         self.held_by_gamma: Counter[str] = Counter()
         for entry in liveness.held:
-            self.held[entry.channels] = True
             self.held_by_gamma[entry.gamma] += entry.indices.numel()
 
     def rows(self) -> Iterable[Row]:
@@ -99,10 +99,10 @@ class Rows:
         )
 
     def held_on(self, outs: list[Tensor]) -> list[int]:
-        """For each layout, how many of its positions carry a held channel."""
+        """For each layout, how many of its positions are held."""
         labels, layout_of = joined(outs)
-        held = among(self.channels.channels_along(labels), self.held)
-        counts: list[int] = torch.bincount(layout_of[held], minlength=len(outs)).tolist()
+        members = self.channels.channels_along(labels)
+        counts: list[int] = held_positions(members, self.held, layout_of, len(outs)).tolist()
         return counts
 
     def pins_on(self, outs: list[Tensor]) -> list[tuple[str, ...]]:

@@ -342,9 +342,15 @@ def _uncounted(channels: Channels) -> Iterable[str]:
 
 
 def by_reason(held: tuple[Held, ...]) -> tuple[tuple[str, int], ...]:
-    """(reason, channels), most channels first; a channel with several dead gammas counts once."""
+    """(reason, channels), most channels first: each once, whatever number of norms holds it, a group by its gammas."""
     channels_of: dict[str, list[Tensor]] = {}
     for entry in held:
-        channels_of.setdefault(entry.reason, []).append(entry.channels)
-    counts = {reason: int(torch.cat(parts).unique().numel()) for reason, parts in channels_of.items()}
+        channels_of.setdefault(entry.reason, []).append(_numbered(entry.channels))
+    counts = {reason: int(torch.cat(parts, 1).unique(dim=1).shape[1]) for reason, parts in channels_of.items()}
     return tuple(sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def _numbered(channels: Tensor) -> Tensor:
+    """[2, n]: the channels, and of each whether it is the first here, the second, and so on."""
+    ordered = channels.sort().values
+    return torch.stack([ordered, torch.arange(ordered.numel()) - torch.searchsorted(ordered, ordered)])

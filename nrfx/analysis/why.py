@@ -347,10 +347,10 @@ class _Explained:
     def holds(
         self, space: Space, state: State, way: list[Vertex], members: Tensor, steps: Sequence[Step]
     ) -> Iterator[Hold]:
-        for reason, (held, nodes) in self.holders.among(members).items():
+        for reason, (_, nodes) in self.holders.among(members).items():
             if state not in ("pinned", "stream"):  # for these two, `way` leads to what keeps the space already
                 way = self.ties.to_nodes(steps, space.index, nodes)
-            yield Hold(reason, int(torch.isin(members, held).sum()), self.linked(way))
+            yield Hold(reason, self.holders.positions(reason, members), self.linked(way))
 
     def linked(self, way: Sequence[Vertex]) -> tuple[Link, ...]:
         """The nodes on the way, each once, with the direction in which the way reaches it."""

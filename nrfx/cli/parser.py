@@ -1,6 +1,9 @@
 """The arguments of the command line. Needs no torch: `--help` and mistakes are answered at once."""
 
 import argparse
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -37,8 +40,31 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is a UsageError."""
 
     def error(self, message: str) -> NoReturn:
-        """One line, and where to read more."""
+        """One line: what is close to what was meant, and where to read more."""
+        if chosen := re.search(r"invalid choice: '(.+)' \(choose from (.*)\)", message):
+            message += _close(chosen[1], re.findall(r"[^\s',]+", chosen[2]))
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    # a command refuses here what it does not know: its parent, which would do it otherwise, has other options
+    def parse_known_args(self, *given: Any, **named: Any) -> tuple[Any, list[str]]:
+        """All that was given, known; an option that is not is an error."""
+        known, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            options = [name for action in self._actions for name in action.option_strings]
+            hints = [_close(each.partition("=")[0], options) for each in unknown if each.startswith("-")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{next(filter(None, hints), '')}")
+        return known, unknown
+
+
+def _close(name: str, names: Iterable[str]) -> str:
+    """The names that are close to it, as the end of a sentence.
+
+    >>> _close("--wieghts", ["--weights", "--help"]), _close("inspct", ["why", "inspect"]), _close("--no", ["--json"])
+    ('; close to it: --weights', '; close to it: inspect', '')
+    """
+    bare = {each.lstrip("-"): each for each in names}
+    close = get_close_matches(name.lstrip("-"), bare)
+    return f"; close to it: {', '.join(bare[each] for each in close)}" if close else ""
 
 
 class _Version(argparse.Action):

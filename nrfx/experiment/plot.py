@@ -33,10 +33,6 @@ def plot(runs: Sequence[Path], out: Path, measure: str = "params") -> tuple[Path
     Raises:
         UsageError: matplotlib is not installed, a folder holds no run with an epoch, or `out` cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("A figure needs matplotlib, which is not installed: pip install 'nrfx[plot]'.") from error
     if measure not in ("params", "flops"):
         raise UsageError(f"measure is {measure!r}; expected 'params' or 'flops'.")
     logs = [(run, read_log(run)) for run in runs]
@@ -45,6 +41,10 @@ def plot(runs: Sequence[Path], out: Path, measure: str = "params") -> tuple[Path
     for run, log in logs:
         if not log.epochs:
             raise UsageError(f"{run} holds no epoch yet: let it train for one.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("A figure needs matplotlib, which is not installed: pip install 'nrfx[plot]'.") from error
     figure = Figure(figsize=(7.2, 5.4), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     names = _names([run for run, _ in logs])

@@ -84,7 +84,8 @@ def _facts(group: Sequence[AxisPart]) -> Iterator[str]:
         yield f"born in {_some(births)}{': one width' if len(group) == 1 and len(births) > 1 else ''}"
     yield from part.together[:NAMED]
     if part.live < part.width:
-        yield f"{part.width - part.live} are dead and can go, {part.live} are live"
+        held = ", those held below among them" if part.held else ""
+        yield f"{part.width - part.live} are dead and can go, {part.live} are live{held}"
     yield from (f"also pinned by {text}" for text in part.also[:NAMED])
     if len(part.also) > NAMED:
         yield f"and by {len(part.also) - NAMED} more"

@@ -84,6 +84,11 @@ class Widths:
     kept: int
     fresh: int
 
+    @property
+    def known(self) -> bool:
+        """Whether the channels of the layer are understood: one that is not has no width, before or after."""
+        return bool(self.old or self.new)
+
 
 def widths(result: Rejuvenation) -> dict[str, Widths]:
     """Path -> widths, for each module that owns parameters and is in the new network too."""
@@ -111,11 +116,15 @@ def _rejuvenation_table(result: Rejuvenation, budget: Budget | None, width: int)
     widths_of, after = widths(result), {row.name: row for row in result.after.rows}
 
     def of_widths(value: Callable[[Widths], object]) -> Callable[[Group | Line], str]:
-        return of_line(lambda line: str(value(widths_of[line.main.name])) if line.main.name in widths_of else "")
+        def text(line: Line) -> str:
+            of = widths_of.get(line.main.name)
+            return "" if of is None else str(value(of)) if of.known else "?"
+
+        return of_line(text)
 
     def parts(item: Group | Line) -> str | Bar:
         name = item.main.name if isinstance(item, Line) else ""
-        return _parts(widths_of[name]) if name in widths_of else ""
+        return _parts(widths_of[name]) if name in widths_of and widths_of[name].known else ""
 
     def op(line: Line) -> str:
         return after[line.main.name].op if line.main.name in after else "gone"

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from math import inf
 from typing import Any, get_args
 
@@ -79,8 +80,10 @@ def check_objects(budget: Any, optimizers: tuple[Any, ...], scheduler: Any, cali
             )
 
 
-def checked_options(options: Mapping[str, Any]) -> Options:
+def checked_options(options: Mapping[str, Any], others: Iterable[str] = ()) -> Options:
     """The options of `nrfx.rejuvenate` as one value.
+
+    others: names that may have been meant too.
 
     Raises:
         TrainingError: `nrfx.rejuvenate` has no option of that name.
@@ -88,7 +91,9 @@ def checked_options(options: Mapping[str, Any]) -> Options:
     """
     known = set(inspect.signature(rejuvenate).parameters) - {"gm", "budget", "example_inputs"}
     if unknown := sorted(options.keys() - known):
-        raise TrainingError(f"unknown option {unknown[0]!r}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
+        close = get_close_matches(unknown[0], [*known, *others])
+        hint = f" (close to it: {', '.join(close)})" if close else ""
+        raise TrainingError(f"unknown option {unknown[0]!r}{hint}; nrfx.rejuvenate takes {', '.join(sorted(known))}.")
     checked = Options(**options)
     checked.validate()
     return checked

@@ -6,6 +6,7 @@ measurement   every `interval` steps; it raises lambda, or finds r below the tri
 event         the rejuvenation: the network becomes the new one, the optimizers are migrated to it, lambda is 0
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -189,7 +190,7 @@ class Rejuvenator:
         self.optimizers = optimizers_of(optimizer)
         check_optimizer(self.optimizers)
         check_objects(budget, self.optimizers, scheduler, calibration, on_event)
-        self._options = checked_options(options)
+        self._options = checked_options(options, inspect.signature(Rejuvenator).parameters)
         self.budget = budget
         self.scheduler = scheduler
         self.calibration = calibration

@@ -47,6 +47,12 @@ def test_gammas_of_layer_norms_are_no_channel_s_own() -> None:
     assert (gammas.total, gammas.can_die) == (64, 0) and "2 (LayerNorm)" in gammas.note
 
 
+def test_norms_of_one_reason_are_told_together_and_each_is_named_once() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8))
+    note = told(model).gammas.note
+    assert note.endswith(" 1 (LayerNorm), 3 (LayerNorm): it normalises over its channels.")
+
+
 def test_a_norm_that_no_graph_calls_is_among_them() -> None:
     kept = {entry.norms: entry.reason for entry in told(Spare(network())).gammas.kept}
     assert kept == {("spare (BatchNorm2d)",): "no graph calls it"}

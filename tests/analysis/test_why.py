@@ -223,6 +223,30 @@ def test_held_channels_are_led_to_the_gate_and_to_the_padded_convolution() -> No
     assert padded.channels + gated.channels == torch.cat(held).unique().numel() == side(answer, "out").live - 6
 
 
+def test_of_a_group_the_dead_gammas_are_held_by_those_that_are_alive_and_not_the_others_are() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.GroupNorm(3, 12), nn.ReLU(), nn.Conv2d(12, 4, 1))
+    with torch.no_grad():
+        model[1].weight[[0, 1, 2, 5, 8, 9, 10, 11]] = 0  # of the groups 3, 1 and 4
+    out = side(asked(model, "0"), "out")
+    (hold,) = out.held
+    assert (out.width, out.live) == (12, 8)
+    assert (hold.channels, hold.reason) == (4, "others in its group are alive, and a group goes only as a whole")
+    assert [link.op for link in hold.chain] == ["Conv2d", "GroupNorm"]
+    assert side(asked(model, "3"), "in").held[0].channels == 4
+    u = nrfx.utilization(nrfx.trace(model, torch.zeros(zoo.IMAGE)))
+    assert u.held == ((hold.reason, 4),)
+    assert {row.name: row.held for row in u.rows} == {"0": 4, "1": 4, "3": 0}
+
+
+def test_a_flattened_channel_with_one_of_two_gammas_dead_is_held_once_where_it_is_born() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.BatchNorm1d(12))
+    model.append(nn.Linear(12, 4))
+    with torch.no_grad():
+        model[3].weight[[0, 2, 3, 5]] = 0  # of channel 0, both of channel 1, of channel 2
+    assert [hold.channels for hold in side(asked(model, "0"), "out").held] == [2]
+    assert [hold.channels for hold in side(asked(model, "4"), "in").held] == [2]
+
+
 def test_what_is_dead_and_may_go_is_not_live() -> None:
     part = side(asked(zoo.with_dead(zoo.vgg_bn()), "0"), "out")
     assert (part.width, part.live, part.held) == (8, 5, ())

@@ -31,6 +31,22 @@ def test_inspect_exits_2_with_one_line(case: str, files: Path, capsys: pytest.Ca
     assert words in refused(["inspect", *arguments], capsys)
 
 
+MISTYPED = {
+    "nrfx inspect resnet18 --wieghts=x": "--wieghts=x; close to it: --weights (see nrfx inspect --help)",
+    "nrfx inspct resnet18": "; close to it: inspect (see nrfx --help)",
+    "nrfx why resnet18 --residual cupled": "; close to it: coupled (see nrfx why --help)",
+    "nrfx --vresion": "unrecognized arguments: --vresion; close to it: --version (see nrfx --help)",
+    "nrfx plot runs/a --zzz": "unrecognized arguments: --zzz (see nrfx plot --help)",
+}
+
+
+@pytest.mark.parametrize("command", MISTYPED)
+def test_what_is_mistyped_is_told_with_what_is_close_and_the_help_of_the_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(command.split()[1:], capsys).endswith(f"{MISTYPED[command]}\n")
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_rejuvenate_exits_2_with_one_line_and_writes_nothing(
     case: str, files: Path, capsys: pytest.CaptureFixture[str]

@@ -24,10 +24,14 @@ def runs(tmp_path: Path) -> list[Path]:
     return [tmp_path / "a" / "run", tmp_path / "b" / "run"]
 
 
-def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_matplotlib_it_says_how_to_get_it_but_first_which_folder_holds_no_run(
+    monkeypatch: pytest.MonkeyPatch, runs: list[Path], tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match=r"pip install 'nrfx\[plot\]'"):
-        plot([tmp_path], tmp_path / "x.png")
+        plot(runs, tmp_path / "x.png")
+    with pytest.raises(UsageError, match="nothere holds no run"):
+        plot([tmp_path / "nothere"], tmp_path / "x.png")
 
 
 def test_folders_without_a_run_or_an_epoch_are_named(tmp_path: Path) -> None:

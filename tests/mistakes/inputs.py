@@ -16,7 +16,7 @@ EXAMPLES = {
         "Node _0", "0 (Conv2d)", "[1, 4, 16, 16]", "Check that example_inputs fit",
     ),
     "images of another size": row(
-        plain, lambda m: nrfx.trace(m, torch.zeros(1, 3, 32, 32)), TraceError, "13 (Linear)", "[1, 256]", "[64, 5]"
+        plain, lambda m: nrfx.trace(m, torch.zeros(1, 3, 32, 32)), TraceError, "13 (Linear)", "[1, 256]", "64x5"
     ),
     "an image without a batch": row(
         plain, lambda m: nrfx.trace(m, torch.zeros(3, 16, 16)), TraceError, "1 (BatchNorm2d)", "expected 4D", "3D"

@@ -42,3 +42,16 @@ def test_held_channels_come_with_their_reason_and_with_a_chain_of_their_own() ->
     answer = nrfx.why(traced("mobilenet_se"), "1.0.0")
     (out,) = [each for each in paragraphs(answer.parts) if each.axis == "out"]
     assert sum(chain.held for chain in out.chains) > 0 and all(chain.links for chain in out.chains)
+
+
+def test_held_channels_are_said_to_be_among_the_live_ones() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1, groups=6))
+    model.extend([nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)])
+    with torch.no_grad():
+        model[1].weight[:3], model[1].bias[1:3] = 0, 1  # the last two vary at the border
+    facts = {
+        each.axis: each.facts for each in paragraphs(nrfx.why(nrfx.trace(model, torch.zeros(zoo.IMAGE)), "0").parts)
+    }
+    assert "1 are dead and can go, 5 are live, those held below among them" in facts["out"]
+    facts = {each.axis: each.facts for each in paragraphs(nrfx.why(traced("vgg_bn"), "0").parts)}
+    assert "3 are dead and can go, 5 are live" in facts["out"]

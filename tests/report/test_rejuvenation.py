@@ -1,10 +1,17 @@
 """The report of a rejuvenation: widths kept and new, and why nothing was done."""
 
+import re
+
 import pytest
+import torch
+from torch import nn
 
 import nrfx
 from nrfx.report import rejuvenation_report, render, widths
+from nrfx.report.html.bars import UNKNOWN
+from nrfx.report.html.entries import of_rejuvenation
 from tests.report.networks import traced
+from tests.zoo import vgg_bn, with_dead
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -42,3 +49,15 @@ def test_a_compaction_grows_nothing() -> None:
     assert "dead channels are dropped" in text
     assert "▒" not in text.partition("R new")[2]
     assert "·" in text.partition("gone")[2]
+
+
+@pytest.mark.parametrize("width", [60, 160])
+def test_a_layer_of_which_nothing_is_known_has_question_marks_and_nothing_that_is_gone(width: int) -> None:
+    model = nn.Sequential(*vgg_bn()[:3], nn.Conv2d(8, 12, 3), nn.GroupNorm(1, 12), nn.Flatten(2), nn.Linear(900, 4))
+    gm = nrfx.trace(with_dead(model), torch.zeros(1, 3, 32, 32))
+    result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0))
+    text = render(rejuvenation_report(result), width)
+    (line,) = [line for line in text.splitlines() if line.startswith("4 ")]
+    assert re.search(r"\?\s+\?\s+\?", line) and "·" not in line
+    (entry,) = [entry for entry in of_rejuvenation(result) if entry.label == "4"]
+    assert entry.bar == UNKNOWN and ("Output channels", "not known") in entry.facts

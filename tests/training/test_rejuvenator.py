@@ -30,7 +30,9 @@ from tests.zoo import IMAGE, SMALL, norms, resnet, vgg_bn
     ({"interval": 10, "until": 9}, "until is 9, before the first measurement at step 10"),
     ({"delta_lambda": -1.0}, r"delta_lambda is -1\.0"),
     ({"delta_r": -1.0}, r"delta_r is -1\.0"),
-    ({"shceme": "dense"}, "unknown option 'shceme'; nrfx.rejuvenate takes .*scheme"),
+    ({"shceme": "dense"}, r"unknown option 'shceme' \(close to it: scheme\); nrfx.rejuvenate takes .*scheme"),
+    ({"intervall": 5}, r"unknown option 'intervall' \(close to it: interval\); nrfx"),
+    ({"xyz": 5}, "unknown option 'xyz'; nrfx.rejuvenate takes"),
     ({"budget": nrfx.Budget(params=100)}, r"more than the budget of 100\. Lower the trigger below 0\.0"),
 ])  # fmt: skip
 def test_an_argument_out_of_range_is_refused_at_once(options: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nrfx.experiment.demo.training import ROWS, Moment, Row, Task, Trained
+from nrfx.experiment.demo.training import ROWS, Moment, Row, Task, Trained, so_far
 from nrfx.report import Bar
 
 NAMES: dict[Row, str] = {"plain": "plain", "nr": "NR"}
@@ -24,7 +24,7 @@ class Screen:
 
     def __init__(self, console: Console, tasks: Sequence[Task]) -> None:
         self.console = console
-        self.moments = {(task.seed, task.row): Moment(task) for task in tasks}
+        self.moments = {(task.seed, task.row): so_far(task) for task in tasks}
         self.live = Live(self._frame(), console=console, transient=True, auto_refresh=False)
 
     def __enter__(self) -> Self:

@@ -152,11 +152,17 @@ def demo(out: Path, asked: Asked | None = None, jobs: int = 1, console: Console 
 
 
 def introduction(asked: Asked) -> str:
-    """What is about to be trained."""
+    """What is about to be trained, and before it which images, why, and how to have others."""
     setting = SETTINGS[asked.setting]
     shape = ", ".join("pool" if width is None else str(width) for width in setting.widths)
     seeds = f"{asked.seeds} seeds" if asked.seeds > 1 else "one seed"
+    images = (
+        "Images: handwritten digits, which need no download (--data-root DIR takes Fashion-MNIST)."
+        if asked.root is None
+        else f"Images: Fashion-MNIST, whose files are in {asked.root} (--data digits takes handwritten digits)."
+    )
     return (
+        f"{images}\n\n"
         f"A VGG whose width lies in the wrong places ({shape}) learns {setting.images} twice from {seeds}: plainly, "
         "and with Neural Rejuvenation (NR). In NR a penalty on gammas rises until r, the live part of the params, is "
         f"below {setting.config.trigger:.0%}".replace("%", " %")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from nrfx.analysis.utilization import utilization
+from nrfx.errors import NrfxError
 from nrfx.experiment.demo.setting import Setting
 from nrfx.experiment.loop import Run, finished, train
-from nrfx.experiment.record import Epoch, is_free
+from nrfx.experiment.record import Epoch, is_free, read_log
 from nrfx.experiment.scores import Scores
 from nrfx.report.layer_tree import lines
 from nrfx.training.events import Event, Measurement
@@ -80,6 +81,22 @@ class Trained:
     curve: tuple[tuple[int, float], ...]
     seconds: float
     note: str = ""
+
+
+def so_far(task: Task) -> Moment:
+    """How far the training in the folder of a task is, by its log; at its start where there is none that can be read:
+    then the training itself will say what is wrong."""
+    if task.out is None or not (task.out / "log.jsonl").is_file():
+        return Moment(task)
+    try:
+        log = read_log(task.out)
+    except NrfxError:
+        return Moment(task)
+    if not log.epochs:
+        return Moment(task)
+    last, event = log.epochs[-1], log.events[-1].step if log.events else None
+    r = last.r_params if task.row == "nr" else None
+    return Moment(task, last.epoch, last.validation_error, r, event)
 
 
 class Stopped(Exception):

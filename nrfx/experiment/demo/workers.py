@@ -43,7 +43,8 @@ def carried_out(
     moments, stop = context.Queue(), context.Event()
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, _begin, (moments, stop))
     try:
-        running: dict[Future[Trained], Task] = {pool.submit(_in_process, task): task for task in tasks}
+        with _uninterrupted():
+            running: dict[Future[Trained], Task] = {pool.submit(_in_process, task): task for task in tasks}
         while running:
             done, _ = wait(running, PATIENCE, FIRST_COMPLETED)
             for moment in _told(moments):
@@ -56,6 +57,20 @@ def carried_out(
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end, and for good in processes that begin meanwhile: their imports take seconds, before
+    they can ignore it by themselves."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _told(moments: Any) -> Iterator[Moment]:
@@ -90,6 +105,8 @@ def _begin(moments: Any, stop: Any) -> None:
 
 
 def _in_process(task: Task) -> Trained:
+    if _HERE["stop"].is_set():
+        raise Stopped
     return trained(task, partial(_tell, _HERE["moments"], _HERE["stop"]))
 
 

@@ -151,12 +151,13 @@ def _rewritten(
 ) -> Entry:
     parts: list[tuple[PartKind, int]] = [("live", of.kept), ("new", of.fresh), ("gone", max(of.old - of.kept, 0))]
     numbers = (of.old, of.live, of.new, of.kept, of.fresh)
+    known = of.known or op == "gone"
     moved = f"{of.old} → {of.new}" if of.old != of.new else str(of.old or "?")
     return Entry(
         path=_path(line),
         label=line.label,
         op=op,
-        bar=bar(parts, widest),
+        bar=bar(parts, widest) if known else UNKNOWN,
         width=moved,
         ratio=f"+{of.fresh}" if of.fresh else "",
         quiet=of.old == of.new == of.kept,
@@ -167,8 +168,7 @@ def _rewritten(
             _why(told),
         ),
         facts=(
-            ("Output channels", f"{of.old:,} before, {of.live:,} of them live; {of.new:,} after"),
-            ("After", f"{of.kept:,} kept and {of.fresh:,} new"),
+            *(_moves(of) if known else [("Output channels", "not known")]),
             *(
                 (measure.capitalize(), f"{share_of(line, measure).total:,} before; {new[measure]:,} after")
                 for measure in MEASURES
@@ -176,6 +176,11 @@ def _rewritten(
         ),
         told=told,
     )
+
+
+def _moves(of: Widths) -> Iterator[tuple[str, str]]:
+    yield "Output channels", f"{of.old:,} before, {of.live:,} of them live; {of.new:,} after"
+    yield "After", f"{of.kept:,} kept and {of.fresh:,} new"
 
 
 def of_why(answer: Why) -> list[Told]:

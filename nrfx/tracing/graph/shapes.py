@@ -22,6 +22,7 @@ from nrfx.nests import PLAIN
 from nrfx.rules import Op, has_rule, op_of
 from nrfx.rules.registry import is_of_torch
 from nrfx.tracing.graph.clone import on_meta, shell
+from nrfx.tracing.graph.complaint import complaint
 from nrfx.tracing.graph.equal_calls import EqualCalls
 from nrfx.tracing.graph.regions import begin, casts, is_border
 from nrfx.tracing.graph.registered import registered
@@ -116,10 +117,12 @@ class Shapes:
             if (box := node.meta.get("opaque")) is not None and box.output is not None:
                 return box.output
             valueless = isinstance(error, NotImplementedError) or "meta tensor" in str(error)
+            if valueless:
+                raise TraceError(f"{describe(node)} {_NEEDS_VALUES}") from error
+            self._code_runs()
+            called = self._root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
             raise TraceError(
-                f"{describe(node)} {_NEEDS_VALUES}"
-                if valueless
-                else f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {_first_line(error)} "
+                f"{describe(node)} cannot be run on {_shown((args, kwargs))}: {complaint(error, called, args, kwargs)} "
                 "Check that example_inputs fit the model's forward."
             ) from error
 
@@ -361,9 +364,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={_shown(item)}" for key, item in value.items())
     return repr(value) if isinstance(value, bool | int | float | str | None) else type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0] if text else ""
-    return f"{type(error).__name__}: {line}" + ("" if line.endswith(".") else ".")

@@ -10,6 +10,7 @@ import torch
 import nrfx
 from nrfx.errors import CheckpointError, UsageError
 from nrfx.experiment.demo import setting, show, workers
+from nrfx.experiment.demo.screen import Screen
 from nrfx.experiment.demo.setting import Setting
 from nrfx.experiment.demo.show import Asked, chosen, demo, introduction
 from nrfx.experiment.demo.training import Moment, Stopped, Task, Trained, trained
@@ -85,6 +86,9 @@ def test_the_introduction_names_the_network_and_the_images(name: str) -> None:
     asked = Asked("fashion", root="here") if name == "fashion" else Asked()
     widths = ", ".join("pool" if width is None else str(width) for width in setting.SETTINGS[name].widths)
     told = introduction(asked)
+    first = told.splitlines()[0]
+    assert first.startswith("Images: Fashion-MNIST, whose files are in here" if name == "fashion" else "Images: hand")
+    assert ("--data digits" if name == "fashion" else "--data-root DIR") in first
     assert f"({widths})" in told and setting.SETTINGS[name].images in told and "3 seeds" in told
     assert "from one seed" in introduction(replace(asked, seeds=1))
 
@@ -146,6 +150,21 @@ def test_a_demo_that_is_broken_off_goes_on_and_ends_as_it_would_have(tiny: Setti
     for one, other in zip(on.pairs, whole.pairs, strict=True):
         assert replace(one.plain, seconds=0) == replace(other.plain, seconds=0)
         assert replace(one.nr, seconds=0) == replace(other.nr, seconds=0)
+
+
+def test_what_a_demo_goes_on_from_is_shown_at_once(tiny: Setting, tmp_path: Path) -> None:
+    tasks = [replace(task, setting=tiny) for task in Asked(seeds=2).tasks(tmp_path)]
+    for task, last in zip(tasks, (2, 2), strict=False):
+        _broken_off(task, last)
+    (tmp_path / "seed-1" / "plain").mkdir(parents=True)
+    (tmp_path / "seed-1" / "plain" / "log.jsonl").write_text('{"kind": "ep')
+    on = console(terminal=True)
+    with Screen(on, tasks) as screen:
+        known = list(screen.moments.values())
+    assert [moment.epoch for moment in known] == [2, 2, 0, 0]
+    first, *_ = [line for line in said(on).splitlines() if "seed 0" in line]
+    assert first.count("█") and f"{known[0].error:.1f} %" in first and "widened" in first
+    assert known[0].r is None and known[1].event is not None
 
 
 def _broken_off(task: Task, last: int) -> None:
