@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_two_processes_give_what_one_does_and_tell_the_moments(monkeypatch: pyte
     assert deaf == [True, True] and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background, which may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_while_processes_begin_comes_afterwards_and_not_to_them() -> None:
     echo = "import signal, time; print('begun', flush=True); time.sleep(0.2); print('ended')"
     with pytest.raises(KeyboardInterrupt), _uninterrupted():
