@@ -63,9 +63,9 @@ from [the lines of {len(lines)} runs](../benchmarks/results/fashion.csv); an old
   NR-CR wins more than two heads do (two towers).
 - So what is won is the architecture: trained from scratch (NR-FS, all steps) it does as well, and Network Slimming and MorphNet, which take
   a larger network or more steps for it, find as good ones. What an event keeps is the training that was done up to it.
-- Hardly in a network of a good shape: not in the resnet, however its stream is held and by whatever row, those of Network Slimming and MorphNet
-  among them: only longer training (BL longer) makes it better. Not in the densenet and the mobilenet below, and within its flops the
-  mobilenet got worse: its params rise by six tenths, where images are small, and early layers pay for them. A VGG of one width
+- Hardly in a network of a good shape: not in the resnet, however its stream is held, and not in the densenet, by whatever row, those of Network
+  Slimming and MorphNet among them: only longer training (BL longer) makes them better, and what an event left, from scratch in the steps that
+  are left (NR-FS), is worse. Not in the mobilenet below, and within its flops the mobilenet got worse: its params rise by six tenths, where images are small, and early layers pay for them. A VGG of one width
   (level) got a little worse on the images that settings were chosen by; of the
   eight networks with full runs in [advise](advise.md#was-it-right), one has a gain that three seeds can tell from chance; of ten rows on
   [the digits](digits.md), one (NR-CR), which one of so many can be by chance.
