@@ -25,10 +25,9 @@ def complaint(error: Exception, target: Any, args: Any, kwargs: Any) -> str:
             zero_args, zero_kwargs = pytree.tree_map(_zeros, (args, kwargs))
             function = shell(target, _zeros).forward if isinstance(target, nn.Module) else target
             function(*zero_args, **zero_kwargs)
-        except RuntimeError as real:
-            return _first_line(error if isinstance(real, NotImplementedError) else real)
-        except Exception:  # another kind of error than on "meta" explains nothing
-            return _first_line(error)
+        except Exception as real:
+            if type(real) is RuntimeError:  # another kind of error explains nothing
+                error = real
     return _first_line(error)
 
 

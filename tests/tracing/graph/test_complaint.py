@@ -62,3 +62,11 @@ def test_a_layer_of_the_user_s_own_is_not_run_for_its_error() -> None:
 def test_a_call_that_runs_on_zeros_leaves_the_error_as_it_was() -> None:
     error = RuntimeError("on meta alone")
     assert complaint.complaint(error, torch.relu, (torch.zeros(1),), {}) == "RuntimeError: on meta alone."
+
+
+def test_an_error_of_another_kind_explains_nothing() -> None:
+    error = RuntimeError("as on meta")
+    assert (
+        complaint.complaint(error, torch.select, (torch.zeros(2, device="meta"), 0, 9), {})
+        == "RuntimeError: as on meta."
+    )
