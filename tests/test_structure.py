@@ -20,6 +20,7 @@ ORDER: Mapping[str, str] = {
     "choices": "",
     "locks": "",
     "files": "",
+    "garbage": "",
     "printed": "",
     "labels": "",
     "nests": "",
@@ -28,8 +29,8 @@ ORDER: Mapping[str, str] = {
     "triton_kernels",
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
-    "tracing.graph": "scripted lazy_code walk registered clone copies stated exchange regions equal_calls complaint "
-    "shapes work arguments codegen guards module examples modes staleness hosted original",
+    "tracing.graph": "scripted lazy_code walk switch registered clone copies stated exchange regions equal_calls "
+    "complaint shapes work arguments codegen guards module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain handed_on decisions questions",
     "tracing.recording": "draws compiled einops_backend variables signatures modeless kept open_regions recorder "

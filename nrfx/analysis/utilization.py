@@ -31,6 +31,7 @@ from nrfx.analysis.stops import Stop, stops_of
 from nrfx.analysis.taught import taught
 from nrfx.analysis.why import Why, explain
 from nrfx.choices import Residual
+from nrfx.garbage import unsearched
 from nrfx.printed import Printed
 from nrfx.rules import Family
 from nrfx.tracing import Measured, TracedModule, as_traced
@@ -251,7 +252,8 @@ def utilization(
     """
     criterion = criterion_of(liveness)
     # a criterion may run the network, whose forward may do anything
-    with unchanged(gm) if criterion is None and isinstance(gm, TracedModule) else nullcontext():
+    alone = criterion is None and isinstance(gm, TracedModule)
+    with unchanged(gm) if alone else nullcontext(), unsearched() if alone else nullcontext():
         traced = as_traced(gm, example_inputs)
         channels = channels_of(traced)
         judge = judge_of(traced, criterion, threshold, residual)

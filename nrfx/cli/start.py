@@ -4,6 +4,8 @@ import gc
 import importlib
 import sys
 
+from nrfx.garbage import unsearched
+
 
 def imported(name: str) -> None:
     """Imports a large package without a search for garbage meanwhile, and leaves it out of later ones.
@@ -13,11 +15,6 @@ def imported(name: str) -> None:
     """
     if name in sys.modules:
         return
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    with unsearched():
         importlib.import_module(name)
-    finally:
         gc.freeze()
-        if collects:
-            gc.enable()

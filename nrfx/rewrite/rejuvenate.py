@@ -19,6 +19,7 @@ from nrfx.analysis.spaces import Labels, labels_of
 from nrfx.analysis.utilization import Utilization, measure, utilization
 from nrfx.choices import CrossWeights, Reinitialize, Residual, Scheme
 from nrfx.errors import AnalysisError, RewriteError
+from nrfx.garbage import unsearched
 from nrfx.plan.budget import Budget
 from nrfx.plan.decision import Decision, Idle, decided
 from nrfx.plan.heads import headed
@@ -190,7 +191,8 @@ def compact(
 def rewritten(gm: Any, budget: Budget | None, options: Options, example_inputs: Any = None) -> Rejuvenation:
     """`rejuvenate` with its options as one checked value; without a budget no new channels come."""
     # a criterion runs the network, and a forward may do anything; else all stays as it is until outputs are compared
-    with unchanged() if options.criterion is None else nullcontext():
+    alone = options.criterion is None
+    with unchanged() if alone else nullcontext(), unsearched() if alone else nullcontext():
         if isinstance(gm, TracedModule):
             unchanged_too(gm)
         traced = as_traced(gm, example_inputs)

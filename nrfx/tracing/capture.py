@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from nrfx.errors import TraceError
+from nrfx.garbage import unsearched
 from nrfx.tracing.calls.boxes import Boxes
 from nrfx.tracing.calls.leaves import Leaves
 from nrfx.tracing.graph.arguments import arguments_of, specs_of
@@ -76,7 +77,9 @@ def trace(
     (1, 8, 7, 7)
     """
     args, named = positional(example_inputs), dict(kwargs or {})
-    with unchanged(model) if isinstance(model, nn.Module) and not partial else nullcontext(), _TRACING:
+    # in parts, copies of the model are run on the example inputs
+    alone = not partial and isinstance(model, nn.Module)
+    with _TRACING, unchanged(model) if alone else nullcontext(), unsearched() if alone else nullcontext():
         refuse_unsupported(model)
         check_not_cut(model)
         wanted = Leaves.of(model, leaves)

@@ -24,7 +24,8 @@ from nrfx.tracing.graph.exchange import exchange
 from nrfx.tracing.graph.registered import Registered, own_names
 from nrfx.tracing.graph.shapes import InputSpec, Shapes
 from nrfx.tracing.graph.stated import KEY, statements, without_hooks
-from nrfx.tracing.graph.walk import Contents
+from nrfx.tracing.graph.switch import are_only_switched, switch
+from nrfx.tracing.graph.walk import Contents, named_modules
 
 KEPT = ("nn_module_stack", "stack_trace", "part", "opaque")
 """The keys of a node's meta that belong to it in every copy: its modules, its line of code, its part (partition.py),
@@ -123,7 +124,11 @@ class TracedModule(Registered):
 
     def train(self, mode: bool = True) -> Self:
         """Switches the mode as the model's own `train` does, and the graph where it depends on the mode."""
-        super().train(mode)
+        modules = [module for _, module in named_modules(self)]
+        if isinstance(mode, bool) and are_only_switched(modules[1:]):  # a network is switched twice in each rewrite
+            switch(modules, mode)
+        else:
+            super().train(mode)
         for path in self.facts.unmoved[_mode(mode)]:
             self.get_submodule(path).training = not mode
         self.turn(mode)

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
+from nrfx.tracing.graph.switch import are_only_switched
 from nrfx.tracing.graph.walk import named_modules
 from nrfx.tracing.values.bytecode import catches, loads
 from nrfx.tracing.values.causes import codes_of_users
@@ -109,10 +109,4 @@ def _answer_with(answer: Answer | None) -> None:
 
 def may_share(model: nn.Module) -> bool:
     """Whether `train` of the model does nothing but to switch the mode of every module."""
-    modules = [module for _, module in named_modules(model)]
-    return all(map(_is_plain, set(map(type, modules)))) and not any("train" in vars(module) for module in modules)
-
-
-def _is_plain(kind: type[nn.Module]) -> bool:
-    own = {name for base in kind.__mro__ if base is not nn.Module for name in vars(base)}
-    return own.isdisjoint({"train", "training"}) and not issubclass(kind, torch.jit.ScriptModule)
+    return are_only_switched(module for _, module in named_modules(model))
