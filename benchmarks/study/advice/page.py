@@ -16,7 +16,7 @@ BEGIN, END = "<!-- the tables of `python -m benchmarks advice` -->\n", "<!-- the
 
 HEADINGS = (
     *("setting", "budget", "advice: gain", "loss in the trial", "reshape", "agree", "widths, planned"),
-    *("widths, full run", "seeds", "NR minus BL, test error", "gain in full runs", ""),
+    *("widths, full run", "seeds", "with an event", "NR minus BL, test error", "gain in full runs", ""),
 )
 
 
@@ -28,6 +28,7 @@ class Compared:
     advised: Advised
     difference: Interval
     seeds: int
+    events: int
     widths: str
 
     @property
@@ -56,7 +57,8 @@ def compared(advice: Mapping[str, Advised], runs: Iterable[Full]) -> list[Compar
         both = [(plain, new) for plain, new in pairs if plain is not None and new is not None]
         if name in advice and len(both) > 1:
             difference = interval([new.test - plain.test for plain, new in both])
-            found.append(Compared(name, advice[name], difference, len(both), both[0][1].widths))
+            events = sum(new.step > 0 for _, new in both)
+            found.append(Compared(name, advice[name], difference, len(both), events, both[0][1].widths))
     return found
 
 
@@ -74,13 +76,14 @@ def rows(settings: Sequence[Compared]) -> Iterator[tuple[str, ...]]:
             told.widths.split()[0].replace("-", " "),
             each.widths,
             str(each.seeds),
+            str(each.events),
             f"**{each.difference}**" if each.difference.apart else str(each.difference),
             "yes" if each.gained else "no",
             "right" if each.right else "wrong",
         )
 
 
-NARROW = (0, 1, 2, 3, 8, 9, 10, 11)
+NARROW = (0, 1, 2, 3, 8, 10, 11, 12)
 """The columns that the terminal has room for."""
 
 

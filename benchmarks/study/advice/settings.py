@@ -1,6 +1,6 @@
 """The settings that advice is compared with full runs on: networks of different shape, on different images.
 
-built   what the thresholds of nrfx/experiment/advice.py were chosen by
+built   what the thresholds of nrfx/plan/advice.py were chosen by
 held    written down before any of their runs, and looked at once, when the advice was done
 
 Of each kind some networks have their width where one would put it by hand, and some have not.

@@ -57,7 +57,7 @@ def _with(settings: Mapping[str, Any], family: str, budget: str) -> Settings:
     return replace(OF_FAMILY[family], **{**settings, "weighted": measure})
 
 
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.05, 0.1, 0.2, 0.4)
 
 GENTLER: Mapping[str, Mapping[str, Any]] = {
     "all pulled alike": {},
@@ -65,10 +65,13 @@ GENTLER: Mapping[str, Mapping[str, Any]] = {
     "a quarter as fast": {"delta_lambda": 2.5e-4},
     "raised when late": {"raise_lambda": "late"},
     "large ones spared": {"spare": "large"},
+    "weighted alike": {"weighted": None},
 }
-"""Name -> settings of NR that may leave the network closer to plain training while it searches."""
+"""Name -> settings of NR that may leave the network closer to plain training while it searches; and what weights by
+multiply-adds do where those are bounded."""
 
 CLOSE = ("all pulled alike", "large ones spared")
+OFTEN = (*CLOSE, "weighted alike")
 """Of these with five seeds."""
 
 GENTLER_ON: Mapping[tuple[str, str], Sequence[str]] = {
@@ -107,9 +110,9 @@ def all_tasks() -> Iterator[Task]:
 
 
 def rate_tasks(family: str) -> dict[tuple[str, float, int], Task]:
-    """BL and NR of a family with each learning rate, by row, rate and seed."""
+    """BL and NR, as the study has it, of a family with each learning rate, by row, rate and seed."""
     return {
-        (row, lr, seed): _unseen(family, row, "params", seed, lr=lr)
+        (row, lr, seed): _unseen(family, row, "params", seed, lr=lr, **({} if row == "BL" else CHOSEN))
         for seed in FEW_SEEDS
         for lr in RATES
         for row in ("BL", "NR")
@@ -121,7 +124,7 @@ def gentler_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
     return {("BL held", seed): _unseen(family, "BL held", "params", seed, steps=STEPS) for seed in SEEDS} | {
         (name, seed): _unseen(family, "NR", budget, seed, steps=STEPS, **GENTLER[name])
         for name in GENTLER_ON[family, budget]
-        for seed in (SEEDS if name in CLOSE else FEW_SEEDS)
+        for seed in (SEEDS if name in OFTEN else FEW_SEEDS)
     }
 
 

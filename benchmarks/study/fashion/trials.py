@@ -19,7 +19,8 @@ from benchmarks.study.fashion.tables import HELD, events_of, harm_of, mean_harm,
 from benchmarks.study.intervals import interval
 
 CHOICE_HEADINGS = (
-    *("variant", "seeds", "validation error, %", "minus its row", "minus BL", "behind BL held at worst"),
+    *("variant", "seeds", "validation error, %", "minus its row", "minus what it adds to", "minus BL"),
+    "behind BL held at worst",
     *("event at step", "r", "alpha"),
 )
 
@@ -37,12 +38,22 @@ def choice_rows(lines: Iterable[Line]) -> Iterator[tuple[str, ...]]:
             str(len(own)),
             str(interval([line.validation for line in own.values()])),
             "" if name == row else told(paired(own, runs[row], "validation")),
+            "" if added_to(name) in ("", row) else told(paired(own, runs[added_to(name)], "validation")),
             "" if name == "BL" else told(paired(own, runs["BL"], "validation")),
             "" if name in ("BL", HELD) else harm_of(own, runs.get(HELD, {})),
             events_of(own),
             f"{mean(line.r for line in events):.2f}" if events else "",
             f"{mean(line.alpha for line in events):.2f}" if events else "",
         )
+
+
+def added_to(name: str) -> str:
+    """The variant that another one adds a setting to; "" of a row as it is.
+
+    >>> added_to("NR, proximal, weighted by params"), added_to("NR")
+    ('NR, proximal', '')
+    """
+    return name.rpartition(", ")[0]
 
 
 GENTLER_HEADINGS = (

@@ -53,7 +53,7 @@ def test_the_section_counts_what_was_right() -> None:
     assert text.startswith("Held back: right on **1 of 1**; 1 of 1 if any mean")
     assert "Who never expects one is right on 0, and 0." in text
     assert (
-        "| resnet, even | params | expected | -8 % | 0.20 | 80 % | 8 8 | 8 8 | 3 | **-1.00 ± 0.25** | yes | right |"
+        "| resnet, even | params | expected | -8 % | 0.20 | 80 % | 8 8 | 8 8 | 3 | 0 | **-1.00 ± 0.25** | yes | right |"
         in text
     )
 

@@ -14,14 +14,15 @@ def of(task: Task, error: float, **values: object):
 
 def test_variants_are_compared_with_their_row_and_with_plain_training() -> None:
     lines = [
-        line(task.row, seed, 15 + 0.01 * seed + (name == "NR-BR"), key=task.key)
+        line(task.row, seed, 15 + 0.01 * seed + (name in ("NR-BR", "NR-BR, together")), key=task.key)
         for (name, seed), task in choices.tasks().items()
-        if name in ("BL", "NR", "NR-BR", "NR-BR, warm-up of 200")
+        if name in ("BL", "NR", "NR-BR", "NR-BR, warm-up of 200", "NR-BR, together", "NR-BR, together, factors up to 4")
     ]
     table = {cells[0]: cells for cells in choice_rows(lines)}
-    assert table.keys() == {"BL", "NR", "NR-BR", "NR-BR, warm-up of 200"}
+    assert len(table) == 6
     assert table["NR-BR, warm-up of 200"][3].startswith("**-1.00") and table["NR"][3] == ""
-    assert table["NR-BR"][4].startswith("**1.00")
+    assert table["NR-BR"][5].startswith("**1.00") and table["NR-BR, warm-up of 200"][4] == ""
+    assert table["NR-BR, together, factors up to 4"][4].startswith("**-1.00"), "minus the others together"
 
 
 def test_a_gentler_search_is_compared_with_training_at_the_same_learning_rate() -> None:
