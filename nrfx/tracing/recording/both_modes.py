@@ -161,12 +161,9 @@ def capture(
         boxes: what to call as a whole, though it has no rule.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
-    recorder = _recorded(model, arguments, mode, leaves, boxes, flags=True)
-    changes = bool(recorder.kept or recorder.written or recorder.replaced)
     again = partial(_recorded, model, arguments, mode, leaves, boxes)
-    if recorder.hands_on_mode and (changes or recorder.decisions.questions):  # graphs are compared in one mode
-        recorder = again()
-    if changes:
+    recorder = again()
+    if recorder.kept or recorder.written or recorder.replaced:
         _check_calls(model, recorder, again)
     asks_mode = recorder.asks_mode
     for asked, where in recorder.decisions.questions.items():
@@ -194,11 +191,10 @@ def _recorded(
     boxes: Boxes,
     otherwise: str = "",
     state: State | None = None,
-    flags: bool = False,
 ) -> Recorder:
     """The recorder of the model in one mode, with its graph.
 
-    state: what an earlier call has left in attributes. flags: whether code that only hands the mode on gets both.
+    state: what an earlier call has left in attributes.
 
     Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
     the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
@@ -213,7 +209,7 @@ def _recorded(
         if mode:
             recorder.unmoved = unmoved(root.train(mode == "train"), mode)
         wanting = recorder.decisions.wanting
-        in_mode = nullcontext() if mode else without_modes(root, flags)
+        in_mode = nullcontext() if mode else without_modes(root)
         with (
             in_mode as answer,
             boxes.recorded(),
@@ -227,7 +223,7 @@ def _recorded(
                     raise
         if not wanting:
             if answer is not None:
-                recorder.asks_mode, recorder.hands_on_mode = answer.asked, answer.handed_on
+                recorder.asks_mode = answer.asked
             if recorder.asks_mode:
                 of_eval(recorder.graph)
             if marks is not None:

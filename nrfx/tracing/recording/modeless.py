@@ -47,21 +47,18 @@ class Answer:
 
     Attributes:
         asked: whether somebody has asked.
-        handed_on: whether somebody has got a flag.
     """
 
-    def __init__(self, flags: bool) -> None:
-        """flags: whether flags are given at all."""
-        self.asked = self.handed_on = False
-        self._flag = Flag(self) if flags else None
+    def __init__(self) -> None:
+        self.asked = False
+        self._flag = Flag(self)
         self._thread = threading.get_ident()
         self._known: dict[tuple[types.CodeType, int], bool] = {}
 
     def __get__(self, module: Any, kind: Any) -> Any:
         if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
             raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
-        if self._flag is not None and self._is_handed_on(sys._getframe(1)):
-            self.handed_on = True
+        if self._is_handed_on(sys._getframe(1)):
             return self._flag
         self.asked = True
         return False
@@ -80,15 +77,15 @@ class Answer:
 
 
 @contextmanager
-def without_modes(root: nn.Module, flags: bool = True) -> Iterator[Answer]:
-    """The modules of `root` are in no mode in here, and afterwards in theirs. flags: whether code may get flags.
+def without_modes(root: nn.Module) -> Iterator[Answer]:
+    """The modules of `root` are in no mode in here, and afterwards in theirs.
 
     Raises:
         ModeSet: at the end, where the forward has set a mode.
     """
     contents = [vars(module) for _, module in named_modules(root)]
     modes = [(own, own.pop("training")) for own in contents if "training" in own]
-    around, answer = vars(nn.Module).get("training"), Answer(flags)
+    around, answer = vars(nn.Module).get("training"), Answer()
     _answer_with(answer)
     try:
         yield answer

@@ -96,7 +96,7 @@ class Recorder(fx.Tracer):
         self._otherwise = otherwise
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
-        self.asks_mode = self.hands_on_mode = False
+        self.asks_mode = False
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self.kept: State = {}  # what the forward leaves for its next call

@@ -75,6 +75,31 @@ def test_a_forward_that_does_not_ask_is_recorded_once() -> None:
     assert "training" not in vars(nn.Module)
 
 
+def counted(net: Any, x: Tensor) -> Tensor:
+    net.calls = getattr(net, "calls", 0) + 1
+    return F.dropout(x, 0.5, net.training)
+
+
+def kept(net: Any, x: Tensor) -> Tensor:
+    if not hasattr(net, "table"):
+        net.table = torch.ones(4)
+    return F.dropout(x + net.table, 0.5, net.training)
+
+
+def laid_out(net: Any, x: Tensor) -> Tensor:
+    x = x if x.is_contiguous() else x.contiguous()
+    return F.dropout(x, 0.5, net.training)
+
+
+ALSO_KEEPING = {"a count": (counted, 3), "a table": (kept, 2), "a question about memory": (laid_out, 2)}
+
+
+@pytest.mark.parametrize(("step", "times"), ALSO_KEEPING.values(), ids=ALSO_KEEPING)
+def test_a_mode_that_is_handed_on_needs_no_recording_more_beside_what_is_recorded_again(step: Any, times: int) -> None:
+    """For a later call, or for the other answer; graphs with both modes in them are compared."""
+    assert recordings(Net(step), X) == times
+
+
 @pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
 def test_a_forward_that_asks_is_recorded_in_each_mode(asking: Any) -> None:
     assert recordings(Net(asking), X) == (3 if asking is ASKING["in its dictionary"] else 2)
