@@ -27,6 +27,7 @@ BENCHMARKS: Mapping[str, str] = {
     "held": "study.held",
     "recalibration": "study.recalibration",
     "study": "study.fashion.run",
+    "wide": "study.fashion.wide",
     "advice": "study.advice.run",
     "stream": "study.stream",
 }

@@ -41,7 +41,7 @@ def error(module: nn.Module, part: Part) -> float:
 
 @dataclass
 class Training:
-    """A network under SGD, and its steps so far.
+    """A network under SGD on the device of the images, in bfloat16 on a GPU; and its steps so far.
 
     Attributes:
         fall_from: the step from which on the learning rate falls; None for not yet.
@@ -64,7 +64,11 @@ class Training:
     def __post_init__(self) -> None:
         how = self.settings
         assert isinstance(self.data.train, Images) and isinstance(self.data.validation, Images)
-        self.train, self.validation = self.data.train, self.data.validation.part(torch.arange(SEEN))
+        self.train, self.validation = (
+            self.data.train,
+            self.data.validation.part(torch.arange(min(SEEN, len(self.data.validation)))),
+        )
+        self.module.to(self.train.x.device)
         self.optimizer = SGD(self.module.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
         self.loss = HeadLoss(nn.CrossEntropyLoss())
         self.order = self._batches()
@@ -91,7 +95,9 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
             self.optimizer.zero_grad()
-            self.loss(self.module, batch.x, batch.y).backward()
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=batch.x.is_cuda):
+                loss = self.loss(self.module, batch.x, batch.y)
+            loss.backward()
             if self.pull is not None:
                 self.pull()
             self.optimizer.step()
@@ -106,6 +112,6 @@ class Training:
         self.curve.add(self.step, self.error_now(), mark)
 
     def error_now(self) -> float:
-        batches = [self.train.x[at : at + 64] for at in range(0, 64 * CALIBRATION, 64)]
+        batches = [self.train.x[at : at + 64] for at in range(0, min(64 * CALIBRATION, len(self.train)), 64)]
         with recalibrated(self.module, batches):
             return error(self.module, self.validation)

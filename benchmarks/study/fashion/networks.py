@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.models.layers import GAMMA
+from nrfx.models.vgg import vgg19_cifar
 
 CLASSES = 10
 
@@ -151,7 +152,18 @@ FAMILIES: Mapping[str, Callable[[], nn.Sequential]] = {
 results."""
 
 
-def network(family: str, seed: int) -> nn.Sequential:
+WIDE = "paper vgg"
+"""The paper's VGG-19 for CIFAR at its own width, 20 million params: for images of 28 x 28 in three colours."""
+
+WHOLE_IMAGE = (3, 28, 28)
+
+
+def network(family: str, seed: int) -> nn.Module:
     """An untrained network of the family; the seed decides its weights."""
     torch.manual_seed(seed)
-    return FAMILIES[family]()
+    return vgg19_cifar(CLASSES) if family == WIDE else FAMILIES[family]()
+
+
+def shape_of(family: str) -> tuple[int, int, int]:
+    """Of an image that the family's network takes."""
+    return WHOLE_IMAGE if family == WIDE else (1, 14, 14)

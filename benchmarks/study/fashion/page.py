@@ -32,8 +32,10 @@ from benchmarks.table import markdown
 PICTURED = "vgg"
 
 
-def page(lines: Sequence[Line], tried: Sequence[Line], costs: Sequence[Cost], picture: Path) -> str:
-    """The text; the picture is drawn where its family has runs."""
+def page(
+    lines: Sequence[Line], tried: Sequence[Line], costs: Sequence[Cost], picture: Path, wide: Sequence[Line] = ()
+) -> str:
+    """The text; the picture is drawn where its family has runs. `wide`: the runs of wide.py."""
     tables = "\n".join(_tables(lines))
     pictured = _of(lines, PICTURED, "params")
     figure = ""
@@ -153,6 +155,12 @@ search, and accuracy falls in the end: a trigger, or `until`, should come before
 
 {tables}
 
+## At the paper's own width, on a GPU
+
+The paper's VGG-19 for CIFAR, 20 million params, on all images at 28 x 28, in bfloat16 (`python -m benchmarks wide --data-root DIR`, eight minutes).
+
+{_of_a_gpu(wide)}
+
 ## The set-up
 
 20,000 images of 14 x 14 (means of 2 x 2 pixels) to train on, 5,000 for validation, all 10,000 of the test, which are looked at once, when a run
@@ -238,6 +246,14 @@ def _even(lines: Sequence[Line]) -> str:
         + (f" ({families[1][row][0].params:,} params)" if name == "even" and row == "BL" else "")
         for (name, row), errors in tests.items()
     )
+
+
+def _of_a_gpu(wide: Sequence[Line]) -> str:
+    """The table of the runs at the paper's width, or that there are none."""
+    if not wide:
+        return "Not run yet: no GPU was at hand."
+    last = wide[-1]
+    return f"{_lines(HEADINGS, rows(by_row(wide)))}\n\n{last.cpu}, torch {last.torch}, {last.date}."
 
 
 def _tables(lines: Sequence[Line]) -> Iterator[str]:

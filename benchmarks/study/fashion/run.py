@@ -24,7 +24,7 @@ from benchmarks.study.fashion.searches import budget_of
 from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
 from benchmarks.table import kept_csv, terminal, write_csv
 
-LINES, CHOICES, COSTS = (RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_costs"))
+LINES, CHOICES, COSTS, WIDE = (RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_costs", "_wide"))
 PAGE, PICTURE = DOCS / "results.md", DOCS / "results.png"
 SEEDS = 5
 OF_TABLES = [row for row in ROWS if not row.endswith(NONE_SPARED)]
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _show(done.values(), console)
     found = [*kept(LINES).values()]
-    write({PAGE: page(found, [*kept(CHOICES).values()], kept_csv(Cost, COSTS), PICTURE)}, console)
+    tried, wide = ([*kept(path).values()] for path in (CHOICES, WIDE))
+    write({PAGE: page(found, tried, kept_csv(Cost, COSTS), PICTURE, wide)}, console)
     return 1 if any(_over(line) for line in found) else 0
 
 

@@ -17,15 +17,21 @@ from benchmarks.study.fashion.plan import Curve, Line, Task
 from benchmarks.table import append_csv, kept_csv, progress_bar
 from benchmarks.timing import Environment
 from nrfx.analysis.utilization import utilization
+from nrfx.experiment.data import Dataset
 
 ROWS = {**others.ROWS, **searches.ROWS}
 """Row -> how it is trained."""
 
 
 def carried_out(task: Task, root: Path) -> Line:
-    """The run of a task."""
+    """The run of a task, on one thread."""
     torch.set_num_threads(1)
-    started, data, curve = time.perf_counter(), images(root), Curve()
+    return run(task, images(root))
+
+
+def run(task: Task, data: Dataset) -> Line:
+    """The run of a task on these images, on their device."""
+    started, curve = time.perf_counter(), Curve()
     found = ROWS[task.row](task, data, curve)
     cost = utilization(found.module)
     widths = (len(p) for name, p in found.module.named_parameters() if p.dim() == 4)

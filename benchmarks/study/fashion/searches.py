@@ -8,7 +8,7 @@ import torch
 
 import nrfx
 from benchmarks.study.fashion.loop import Training
-from benchmarks.study.fashion.networks import network
+from benchmarks.study.fashion.networks import network, shape_of
 from benchmarks.study.fashion.plan import BUDGETS, NONE_SPARED, Curve, Task
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.recipe import RECIPES
@@ -36,7 +36,7 @@ class Found:
 
 def traced(task: Task) -> TracedModule:
     """The untrained network of the task."""
-    return nrfx.trace(network(task.family.partition("-")[0], task.seed), torch.zeros(2, 1, 14, 14))
+    return nrfx.trace(network(task.family.partition("-")[0], task.seed), torch.zeros(2, *shape_of(task.family)))
 
 
 def budget_of(task: Task) -> Budget:
