@@ -1,7 +1,7 @@
 """The one row that was named before any of its runs, NR, against plain training on all networks and budgets at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.study.fashion.plan import Line
 from benchmarks.study.fashion.tables import HELD, Runs, harm, mean_harm, paired, told
@@ -9,6 +9,12 @@ from benchmarks.study.intervals import CONFIDENCE, holm, p_value
 
 NAMED = "NR"
 """What the choices were made for, on another network: so it is no row that was picked for what came out."""
+
+NOT_ON_THE_WAY = ("NR-FS", "NR-FS all steps", "NR as in the paper")
+"""Rows that start anew behind an event, or search as the paper does."""
+
+LIMIT = 3.0
+"""Points of error behind plain training of the same step that are far."""
 
 HEADINGS = ("network", "budget", "seeds", "NR minus BL, test", "p", "p, of all (Holm)", "NR minus BL held, test", "")
 
@@ -63,21 +69,52 @@ def everywhere(tables: Mapping[tuple[str, str], Runs]) -> list[Against]:
     ]
 
 
-def behind(tables: Mapping[tuple[str, str], Runs], limit: float = 3.0) -> tuple[float, int, int]:
-    """How far behind plain training rows with one event were on the way: the worst mean of seeds over all networks,
-    budgets and rows, then how many single runs were further behind than `limit` points, and how many there are.
+@dataclass(frozen=True)
+class Behind:
+    """How far behind plain training the rows with one event were on the way, all networks, budgets and rows together.
+
+    Attributes:
+        worst: of the means of seeds, in points of error.
+        further, runs: single runs that were further behind than LIMIT at some step; of how many.
+        apart, pairs: the same of plain training itself, against that of another seed, over the steps of a search of NR.
     """
-    worst, further, count = 0.0, 0, 0
+
+    worst: float
+    further: int
+    runs: int
+    apart: int
+    pairs: int
+
+    def __str__(self) -> str:
+        share, chance = (f"{part} of {whole} ({part / max(whole, 1):.0%})" for part, whole in self._parts)
+        return (
+            f"Of single runs {share} were more than {LIMIT:g} points behind at some step; of pairs of plain runs with two "
+            f"seeds, over the same steps, {chance} are as far apart."
+        )
+
+    @property
+    def _parts(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return (self.further, self.runs), (self.apart, self.pairs)
+
+
+def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
+    """How far behind plain training the rows with one event were, in these tables: (family, budget) -> its runs."""
+    worst, single, chance = 0.0, list[float](), list[float]()
     for runs in tables.values():
         plain: Mapping[int, Line] = runs.get(HELD, {})
         for row, own in runs.items():
             once = {seed: line for seed, line in own.items() if line.events == 1 and seed in plain}
-            if not row.startswith(NAMED) or row in ("NR-FS", "NR-FS all steps", "NR as in the paper") or len(once) < 2:
-                continue
-            worst = max(worst, mean_harm(once, plain))
-            further += sum(harm(line, plain[seed]) > limit for seed, line in once.items())
-            count += len(once)
-    return worst, further, count
+            if row.startswith(NAMED) and row not in NOT_ON_THE_WAY and len(once) > 1:
+                worst = max(worst, mean_harm(once, plain))
+                single += [harm(line, plain[seed]) for seed, line in once.items()]
+        searched = {seed: line for seed, line in runs.get(NAMED, {}).items() if seed in plain}
+        chance += [
+            harm(replace(plain[seed], event=line.event), plain[other])
+            for seed, line in searched.items()
+            for other in searched.keys() - {seed}
+        ]
+    further, apart = (sum(each > LIMIT for each in found) for found in (single, chance))
+    return Behind(worst, further, len(single), apart, len(chance))
 
 
 def _differences(runs: Runs) -> list[float]:

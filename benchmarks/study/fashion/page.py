@@ -42,7 +42,7 @@ def page(
     if "BL" in pictured and "NR" in pictured:
         drawn(PICTURED, pictured, picture)
         figure = f"![Validation error on the way, and widths before and after, of {PICTURED}]({picture.name})\n"
-    against, (worst, further, count) = everywhere(_all(lines)), behind(_all(lines))
+    against, on_the_way = everywhere(_all(lines)), behind(_all(lines))
     vgg = by_row(line for line in lines if line.family == "vgg" and line.budget == "params")
     plain, few = Settings(), f"{choices.FEW_SEEDS.start} to {choices.FEW_SEEDS.stop - 1}"
     last = lines[-1]
@@ -101,9 +101,8 @@ Under the penalty, and up to the event, the weights are behind those of plain tr
 for it keeps the function, and with it the penalty ends. Where all gammas are pulled alike, as in the paper, they are up to 5 points
 behind in the mean of the seeds. With `spare="large"`, the default, large gammas are pulled less and small ones more
 ([training](training.md#what-a-search-does-otherwise-than-the-paper)): as many channels go, sooner, and the network stays close to plain
-training: within {worst:.1f} points of it in the mean of the seeds, in every row with one event, with no less of a gain. Of single runs {further} of {count} were more
-than 3 points behind at some step; runs of plain training with two seeds are up to that far apart as well (in brackets in the tables below), and not in every table as
-far. Several events cost more. Of the same seeds:
+training: within {on_the_way.worst:.1f} points of it in the mean of the seeds, in every row with one event, with no less of a gain.
+{on_the_way} Several events cost more. Of the same seeds:
 
 {_lines(SPARED_HEADINGS, _spared(lines))}
 

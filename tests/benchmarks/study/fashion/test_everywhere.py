@@ -45,5 +45,15 @@ def test_runs_far_behind_are_counted_among_those_with_one_event() -> None:
     once = [line("NR", seed, curve=curves[seed], event=200, events=1) for seed in range(2)]
     several = [line("NR, up to 2 events", seed, curve="100:60.00", event=100, events=2) for seed in range(2)]
     anew = [line("NR-FS", seed, curve="100:60.00", event=100, events=1) for seed in range(2)]
-    worst, further, count = behind({("vgg", "params"): by_row([*held, *once, *several, *anew])})
-    assert (worst, further, count) == (pytest.approx(2.0), 1, 2)
+    found = behind({("vgg", "params"): by_row([*held, *once, *several, *anew])})
+    assert (found.worst, found.further, found.runs) == (pytest.approx(2.0), 1, 2)
+    assert (found.apart, found.pairs) == (0, 2) and str(found).startswith(
+        "Of single runs 1 of 2 (50%) were more than 3"
+    )
+
+
+def test_plain_runs_of_two_seeds_are_counted_beside_them() -> None:
+    held = [line("BL held", 0, curve="100:30.00 200:20.00"), line("BL held", 1, curve="100:26.00 200:21.00")]
+    runs = [line("NR", seed, curve="100:26.00 200:20.00", event=100, events=1) for seed in range(2)]
+    found = behind({("vgg", "params"): by_row([*held, *runs])})
+    assert (found.further, found.apart, found.pairs) == (0, 1, 2)
