@@ -88,8 +88,8 @@ class Behind:
     def __str__(self) -> str:
         share, chance = (f"{part} of {whole} ({part / max(whole, 1):.0%})" for part, whole in self._parts)
         return (
-            f"Of single runs {share} were more than {LIMIT:g} points behind at some step; of pairs of plain runs with two "
-            f"seeds, over the same steps, {chance} are as far apart."
+            f"Of single runs {share} were more than {LIMIT:g} points behind at some step; of pairs of plain runs with "
+            f"two seeds, over the same steps, {chance} are as far apart."
         )
 
     @property
