@@ -107,7 +107,7 @@ class Why(Printed):
     """Why the channels of a layer, or of every layer in a container, may or may not change. print() renders it.
 
     Attributes:
-        layer: the module path.
+        layer: the module path, or the name of a parameter that the graph reads on its own.
         op: its class.
         parts: its own channels, space by space, outputs first; empty for a container.
         layers: of a container, the layers in it.
@@ -140,7 +140,8 @@ def why(
 
     Args:
         gm: what `nrfx.trace` returned, or a torch.fx.GraphModule (with shapes in its nodes, or example_inputs).
-        layer: the path of a module; of a container (or "", the whole network) every layer in it is explained.
+        layer: the path of a module, or the name of a parameter that the forward computes with itself (a layer scale);
+            of a container (or "", the whole network) every layer in it is explained.
         threshold, residual: as for `nrfx.rejuvenate`.
 
     Raises:
@@ -194,20 +195,27 @@ def _lies_in(path: str, layer: str) -> bool:
 
 
 def _by_path(channels: Channels) -> dict[str, list[Step]]:
-    """Module path -> the steps that call it or read its weights, in order."""
+    """Module path -> the steps that call it or read its weights, in order; and the name of each parameter that brings
+    channels into being itself -> the steps that read it."""
     steps: dict[str, list[Step]] = {}
     for step in channels.steps:
         effect = step.effect
         if effect.family is not Family.VALUE and (step.node.op == "call_module" or effect.reading or effect.norm):
             steps.setdefault(step.path, []).append(step)
+        elif step.node.op == "get_attr":
+            for site in effect.sites:
+                steps.setdefault(site.parameter, []).append(step)
     return steps
 
 
 def _check_name(traced: TracedModule, steps: Mapping[str, Sequence[Step]], layer: Any) -> None:
-    names = [name for name, _ in traced.named_modules()]
+    names = [*(name for name, _ in traced.named_modules()), *steps]
     if not isinstance(layer, str):
         raise UsageError(f"layer is {layer!r}; expected the path of a module, such as {next(iter(steps), '')!r}.")
     if layer not in names:
+        owner = layer.rpartition(".")[0]
+        if owner in steps and layer in named_tensors(traced):
+            raise UsageError(f"{layer} is a tensor of the layer {owner}: ask for that.")
         ends = [name for name in names if name.endswith(f".{layer}")]
         close = (ends or get_close_matches(layer, names, n=3))[:3]
         hint = f"; close to it: {', '.join(close)}" if close else ""
@@ -249,7 +257,7 @@ class _Explained:
                 axes.setdefault(axis, []).append(labels)
         parts = [part for axis, visits in axes.items() for part in self.parts(axis, visits, steps)]
         note = f"Its output no longer depends on the network's input: {self.deaf[path]}." if path in self.deaf else ""
-        return Why(path, self.kinds[path] if path else "network", tuple(parts), (), note)
+        return Why(path, self.kinds.get(path, "Parameter") if path else "network", tuple(parts), (), note)
 
     def axes(self, step: Step) -> Iterator[tuple[Axis, Tensor]]:
         """The labels on each axis of a step, as vectors."""

@@ -174,7 +174,11 @@ def _add_why(commands: Any) -> None:
     _add_analysis(parser)
     _add_html(parser)
     parser.add_argument(
-        "layer", metavar="LAYER", nargs="?", default="", help="a module path; of a container, or without one: all in it"
+        "layer",
+        metavar="LAYER",
+        nargs="?",
+        default="",
+        help="a module path, or a parameter; of a container, or without one: all in it",
     )
 
 

@@ -71,7 +71,7 @@ class Shortcut(nn.Module):
 # What must not happen
 
 
-@pytest.mark.parametrize("layer", ["layer1.0.con2", "conv9", "nothing like it", "layer1.0.conv2.weight"])
+@pytest.mark.parametrize("layer", ["layer1.0.con2", "conv9", "nothing like it", "layer1.0.conv2.weigh"])
 def test_a_layer_that_does_not_exist_is_refused_by_name(layer: str) -> None:
     with pytest.raises(UsageError, match=f"There is no layer '{layer}'"):
         asked(zoo.resnet(), layer)
@@ -394,3 +394,37 @@ def test_channels_that_live_and_die_together_are_told_with_what_ties_them(
 
 def test_channels_that_go_alone_are_not_said_to_be_tied() -> None:
     assert side(asked(zoo.vgg_bn(), "4"), "out").together == ()
+
+
+class Scaled(nn.Module):
+    """Two parameters that the forward computes with itself, one of them of a module that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.block = nn.Module()
+        self.block.gamma = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((self.conv(x) * self.scale).mean((2, 3)) * self.block.gamma)
+
+
+@pytest.mark.parametrize("name", ["scale", "block.gamma"])
+def test_a_parameter_that_the_forward_computes_with_is_explained_by_its_name(name: str) -> None:
+    answer = why(nrfx.trace(Scaled(), torch.zeros(1, 3, 4, 4)), name)
+    (part,) = answer.parts
+    assert (answer.op, part.axis, part.width) == ("Parameter", "out", 8)
+    assert set(part.births) == {"conv", "scale", "block.gamma"}
+
+
+def test_a_module_whose_parameter_is_read_is_not_said_to_be_left_alone() -> None:
+    gm = nrfx.trace(Scaled(), torch.zeros(1, 3, 4, 4))
+    answer = why(gm, "block")
+    assert answer.note == "" and [each.layer for each in answer.layers] == ["block.gamma"]
+    assert [each.layer for each in why(gm).layers] == ["conv", "scale", "block.gamma", "fc"]
+
+
+def test_the_tensor_of_a_layer_leads_to_the_layer() -> None:
+    with pytest.raises(UsageError, match=r"^conv\.weight is a tensor of the layer conv: ask for that\.$"):
+        why(nrfx.trace(Scaled(), torch.zeros(1, 3, 4, 4)), "conv.weight")
