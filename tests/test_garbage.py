@@ -1,6 +1,9 @@
 """The passes search for no garbage, and leave the search for it as it was."""
 
 import gc
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,13 +49,14 @@ def searches() -> Iterator[list[str]]:
 
 
 def rejuvenated(traced: nrfx.TracedModule) -> object:
-    return nrfx.rejuvenate(traced, nrfx.Budget.relative(traced, params=1.0), check=False)
+    return nrfx.rejuvenate(traced, nrfx.Budget(params=30_000), check=False)
 
 
 PASSES: dict[str, Callable[[nn.Module], object]] = {
     "trace": lambda net: nrfx.trace(net, torch.zeros(1, 3, 8, 8)),
     "utilization": nrfx.utilization,
     "compact": lambda traced: nrfx.compact(traced, check=False),
+    "rejuvenate": rejuvenated,
 }
 
 
@@ -68,12 +72,16 @@ def test_a_pass_searches_for_no_garbage(name: str) -> None:
     del made
 
 
-def test_without_it_there_are_many() -> None:
-    """So that the test above can fail: as many objects made by others do start searches."""
-    with searches() as found:
-        kept = [[index] for index in range(100_000)]
-    assert len(found) > 20
-    del kept
+def test_while_code_of_the_user_runs_on_data_it_is_searched() -> None:
+    seen: list[bool] = []
+
+    class Seeing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(gc.isenabled())
+            return x if bool(x.sum() > -1) else -x
+
+    nrfx.trace(nn.Sequential(nn.Conv2d(3, 4, 1), Seeing(), nn.Conv2d(4, 2, 1)), torch.ones(1, 3, 4, 4), partial=True)
+    assert any(seen)
 
 
 def test_an_error_leaves_the_search_as_it_was() -> None:
@@ -98,3 +106,34 @@ def test_blocks_in_blocks() -> None:
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_threads_leave_it_as_it_was() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work() -> None:
+        for _ in range(2000):
+            with unsearched():
+                pass
+
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert gc.isenabled()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_within_a_block_searches() -> None:
+    with unsearched():
+        child = os.fork()
+        if not child:
+            os._exit(0 if gc.isenabled() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not gc.isenabled()

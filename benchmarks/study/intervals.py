@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import mean, stdev
 
-from scipy import stats
-
 from nrfx.experiment.intervals import CONFIDENCE, Interval, interval
 
 __all__ = ["CONFIDENCE", "Interval", "holm", "interval", "p_value"]
@@ -20,6 +18,8 @@ def p_value(differences: Sequence[float]) -> float:
     spread = stdev(differences) / sqrt(len(differences))
     if not spread:
         return 0.0 if any(differences) else 1.0
+    from scipy import stats  # noqa: PLC0415 (slow to import)
+
     return float(2 * stats.t.sf(abs(mean(differences)) / spread, len(differences) - 1))
 
 

@@ -76,30 +76,30 @@ class Behind:
     Attributes:
         worst: of the means of seeds, in points of error.
         further, runs: single runs that were further behind than LIMIT at some step; of how many.
-        apart, pairs: the same of plain training itself, against that of another seed, over the steps of a search of NR.
+        other, apart, pairs: how many runs of NR, and how many plain ones, are further behind plain training of another
+            seed over the steps of a search of NR; of how many pairs of seeds.
     """
 
     worst: float
     further: int
     runs: int
+    other: int
     apart: int
     pairs: int
 
     def __str__(self) -> str:
-        share, chance = (f"{part} of {whole} ({part / max(whole, 1):.0%})" for part, whole in self._parts)
+        pairs = max(self.pairs, 1)
         return (
-            f"Of single runs {share} were more than {LIMIT:g} points behind at some step; of pairs of plain runs with "
-            f"two seeds, over the same steps, {chance} are as far apart."
+            f"Of single runs {self.further} of {self.runs} ({self.further / max(self.runs, 1):.0%}) were more than "
+            f"{LIMIT:g} points behind plain training of the same seed at some step. Much of that is chance: behind "
+            f"plain training of *another* seed, over the same steps, plain runs are as far in {self.apart / pairs:.0%} "
+            f"of {self.pairs} pairs of seeds, and runs of NR in {self.other / pairs:.0%}."
         )
-
-    @property
-    def _parts(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        return (self.further, self.runs), (self.apart, self.pairs)
 
 
 def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
     """How far behind plain training the rows with one event were, in these tables: (family, budget) -> its runs."""
-    worst, single, chance = 0.0, list[float](), list[float]()
+    worst, single, others, chance = 0.0, list[float](), list[float](), list[float]()
     for runs in tables.values():
         plain: Mapping[int, Line] = runs.get(HELD, {})
         for row, own in runs.items():
@@ -108,13 +108,17 @@ def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
                 worst = max(worst, mean_harm(once, plain))
                 single += [harm(line, plain[seed]) for seed, line in once.items()]
         searched = {seed: line for seed, line in runs.get(NAMED, {}).items() if seed in plain}
-        chance += [
-            harm(replace(plain[seed], event=line.event), plain[other])
-            for seed, line in searched.items()
-            for other in searched.keys() - {seed}
-        ]
-    further, apart = (sum(each > LIMIT for each in found) for found in (single, chance))
-    return Behind(worst, further, len(single), apart, len(chance))
+        for seed, line in searched.items():
+            for other in searched.keys() - {seed}:
+                others.append(harm(line, plain[other]))
+                chance.append(harm(replace(plain[seed], event=line.event), plain[other]))
+    further, far, apart = (sum(each > LIMIT for each in found) for found in (single, others, chance))
+    return Behind(worst, further, len(single), far, apart, len(chance))
+
+
+def since(runs: Runs, first: int) -> Runs:
+    """The runs of the seeds from `first` on."""
+    return {row: {seed: line for seed, line in own.items() if seed >= first} for row, own in runs.items()}
 
 
 def _differences(runs: Runs) -> list[float]:

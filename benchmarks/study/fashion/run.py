@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.command import DOCS, RESULTS, parser_of, write
 from benchmarks.study.fashion import choices
 from benchmarks.study.fashion.cost import Cost, costs
-from benchmarks.study.fashion.page import page
+from benchmarks.study.fashion.page import SEEDS, page
 from benchmarks.study.fashion.plan import BUDGETS, NONE_SPARED, OF_FAMILY, WITHOUT_BUDGET, Line, Task
 from benchmarks.study.fashion.runs import ROWS, kept, lines
 from benchmarks.study.fashion.searches import budget_of
@@ -26,7 +26,6 @@ from benchmarks.table import kept_csv, terminal, write_csv
 
 LINES, CHOICES, COSTS, WIDE = (RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_costs", "_wide"))
 PAGE, PICTURE = DOCS / "results.md", DOCS / "results.png"
-SEEDS = 5
 OF_TABLES = [row for row in ROWS if not row.endswith(NONE_SPARED)]
 
 

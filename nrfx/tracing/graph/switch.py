@@ -17,9 +17,13 @@ def are_only_switched(modules: Iterable[nn.Module]) -> bool:
 
 
 def _is_only_switched(kind: type[nn.Module]) -> bool:
-    plain = kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__
+    plain = all(getattr(kind, name) is getattr(nn.Module, name) for name in _ASKED)
     own = (base for base in kind.__mro__ if base is not nn.Module)
     return plain and not issubclass(kind, torch.jit.ScriptModule) and not any("training" in vars(base) for base in own)
+
+
+_ASKED = ("train", "children", "named_children", "__setattr__")
+"""What nn.Module.train goes by: who hides a module from its children keeps it in its mode."""
 
 
 def switch(modules: Iterable[nn.Module], mode: bool) -> None:

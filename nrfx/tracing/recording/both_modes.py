@@ -163,13 +163,15 @@ def capture(
     """
     again = partial(_recorded, model, arguments, mode, leaves, boxes)
     recorder = again()
-    if recorder.kept or recorder.written or recorder.replaced:
-        _check_calls(model, recorder, again)
     asks_mode = recorder.asks_mode
+    if recorder.kept or recorder.written or recorder.replaced:
+        asks_mode = _check_calls(model, recorder, again) or asks_mode
     for asked, where in recorder.decisions.questions.items():
         recorder = _other_answer(recorder, asked, where, again)
         asks_mode = asks_mode or recorder.asks_mode
     graph = recorder.graph
+    if asks_mode:
+        of_eval(graph)
     if check:
         recorder.check()
     unused = not mode and is_as_new(recorder.root, model)
@@ -232,8 +234,16 @@ def _recorded(
         scopes += tuple(wanting.values())
 
 
-def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Recorder]) -> None:
-    """Raises TraceError where calls differ by what the calls before left in attributes."""
+def _check_calls(model: nn.Module, first: Recorder, again: Callable[..., Recorder]) -> bool:
+    """Whether later calls ask for the mode. Raises TraceError where they differ by what the calls before left in
+    attributes."""
+    asked: list[bool] = []
+
+    def record(state: State) -> Recorder:
+        recorder = again(state=state)
+        asked.append(recorder.asks_mode)
+        return recorder
+
     try:
         for (path, name), now in first.written.items():  # into a copy; the graph reads the model's own
             if not _holds_the_same(vars(model.get_submodule(path))[name], now):
@@ -247,7 +257,8 @@ def _check_calls(model: nn.Module, first: Recorder, record: Callable[..., Record
         path, name = next(iter(changing.state))
         raise refused(f"{path}.{name}" if path else name) from None
     except (TraceError, ModeSet):
-        return  # what cannot be recorded is no other graph
+        pass  # what cannot be recorded is no other graph
+    return any(asked)
 
 
 def _holds_the_same(was: Tensor, now: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """A mode that is set in one walk is the mode that nn.Module.train would have set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -39,6 +39,20 @@ class Fixed(nn.ReLU):
         pass
 
 
+class Hiding(nn.Module):
+    """Keeps a part of it out of its children, so that it stays in its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown, self.frozen = nn.BatchNorm2d(8), nn.BatchNorm2d(8).eval()
+
+    def children(self) -> Iterator[nn.Module]:
+        yield self.shown
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.frozen(self.shown(x))
+
+
 def network(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.BatchNorm2d(8), nn.Dropout()), *layers)
 
@@ -55,6 +69,16 @@ def test_a_mode_of_their_own_is_left_to_modules_that_have_one(layer: nn.Module) 
         assert {path: each.training for path, each in gm.named_modules()} == {
             path: mode and path != "2" for path, each in gm.named_modules()
         }
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_a_module_hides_from_its_children_stays_in_its_mode(inside: bool) -> None:
+    model = network(Hiding()) if inside else Hiding()
+    gm = nrfx.trace(model, torch.zeros(2, 3, 4, 4) if inside else torch.zeros(2, 8, 4, 4))
+    for mode in (True, False, True):
+        for each in (model, gm):
+            each.train(mode)
+        assert [each.training for each in gm.modules()] == [each.training for each in model.modules()]
 
 
 def test_whoever_listens_to_the_mode_hears_of_it() -> None:
@@ -81,7 +105,7 @@ def test_a_mode_that_is_no_bool_is_refused_as_by_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-@pytest.mark.parametrize("layer", [lambda: Frozen(8), Counting, Fixed, lambda: torch.jit.script(nn.ReLU())])
+@pytest.mark.parametrize("layer", [lambda: Frozen(8), Counting, Fixed, Hiding, lambda: torch.jit.script(nn.ReLU())])
 def test_who_is_not_only_switched(layer: Callable[[], nn.Module]) -> None:
     assert are_only_switched([nn.Conv2d(3, 8, 1), nn.ReLU()])
     assert not are_only_switched([nn.ReLU(), layer()])

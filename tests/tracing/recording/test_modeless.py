@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nrfx.errors import TraceError
 from nrfx.rules import OPS, opaque
 from nrfx.tracing import trace
 
@@ -98,6 +99,17 @@ ALSO_KEEPING = {"a count": (counted, 3), "a table": (kept, 2), "a question about
 def test_a_mode_that_is_handed_on_needs_no_recording_more_beside_what_is_recorded_again(step: Any, times: int) -> None:
     """For a later call, or for the other answer; graphs with both modes in them are compared."""
     assert recordings(Net(step), X) == times
+
+
+def later(net: Any, x: Tensor) -> Tensor:
+    """Asks for the mode in its second call alone."""
+    net.calls = min(getattr(net, "calls", 0) + 1, 3)
+    return x * 2 if net.calls == 2 and net.training else x
+
+
+def test_a_later_call_that_asks_is_heard() -> None:
+    with pytest.raises(TraceError, match="changes calls in each call"):
+        trace(Net(later), X)
 
 
 @pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from benchmarks.study.fashion.everywhere import behind, everywhere
+from benchmarks.study.fashion.everywhere import behind, everywhere, since
 from benchmarks.study.fashion.tables import Runs, by_row
 from benchmarks.study.intervals import holm, p_value
 from tests.benchmarks.study.fashion.test_tables import line
@@ -35,6 +35,11 @@ def test_a_difference_must_stand_among_all_tables() -> None:
     assert worse[0].worse and worse[0].line()[-1] == "**worse**" and worse[0].line()[:3] == ("vgg", "flops", "5")
 
 
+def test_seeds_that_came_later_can_be_told_apart() -> None:
+    later = since(table([-1.0, -1.0, -0.5, -0.7]), 2)
+    assert {row: [*own] for row, own in later.items()} == {"BL": [2, 3], "NR": [2, 3]}
+
+
 def test_tables_without_both_rows_are_left_out() -> None:
     assert everywhere({("vgg", "half"): by_row([line("BL", 0), line("NR-CR", 0)]), ("a", "b"): table([0.1])}) == []
 
@@ -47,13 +52,13 @@ def test_runs_far_behind_are_counted_among_those_with_one_event() -> None:
     anew = [line("NR-FS", seed, curve="100:60.00", event=100, events=1) for seed in range(2)]
     found = behind({("vgg", "params"): by_row([*held, *once, *several, *anew])})
     assert (found.worst, found.further, found.runs) == (pytest.approx(2.0), 1, 2)
-    assert (found.apart, found.pairs) == (0, 2) and str(found).startswith(
-        "Of single runs 1 of 2 (50%) were more than 3"
-    )
+    assert (found.other, found.apart, found.pairs) == (1, 0, 2)
+    assert str(found).startswith("Of single runs 1 of 2 (50%) were more than 3")
+    assert str(found).endswith("plain runs are as far in 0% of 2 pairs of seeds, and runs of NR in 50%.")
 
 
 def test_plain_runs_of_two_seeds_are_counted_beside_them() -> None:
     held = [line("BL held", 0, curve="100:30.00 200:20.00"), line("BL held", 1, curve="100:26.00 200:21.00")]
     runs = [line("NR", seed, curve="100:26.00 200:20.00", event=100, events=1) for seed in range(2)]
     found = behind({("vgg", "params"): by_row([*held, *runs])})
-    assert (found.further, found.apart, found.pairs) == (0, 1, 2)
+    assert (found.further, found.other, found.apart, found.pairs) == (0, 0, 1, 2)

@@ -66,7 +66,7 @@ def test_rows_without_a_budget_stand_in_the_tables_of_all_budgets(tmp_path: Path
     assert "## vgg" not in page(lines, [], [], tmp_path / "results.png"), "plain training alone is no table"
     lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100, budget="flops") for seed in range(3)]
     text = page(lines, [], [], tmp_path / "results.png")
-    assert "## vgg, params <= 1x" not in text and "vgg, flops: better than BL, corrected: `NR`; worse: none" in text
+    assert "## vgg, params <= 1x" not in text and "| vgg | flops | 3 | **-2.00 ± 0.00** |" in text
     tasks = study._tasks(study_options(rows=["BL", "NR"], budgets=["params", "flops"], seeds=1))
     assert [(task.row, task.budget) for task in tasks] == [("BL", "params"), ("NR", "params"), ("NR", "flops")]
 
@@ -95,10 +95,14 @@ def test_of_several_events_it_is_told_how_many_there_were() -> None:
 def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> None:
     curve = "100:30.00 200:20.00"
     lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
-    lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100) for seed in range(3)]
+    lines += [line(row, seed, 13 + 0.1 * seed, curve, event=100) for row in ("NR", "NR-CA") for seed in range(3)]
     text = page(lines, [], [Cost("vgg", 10.0, 1.02, 14.2, "", "", "")], tmp_path / "results.png")
     assert "| vgg | 10.0 | 1.02 plain steps | 14 plain steps |" in text
-    assert "## vgg, params <= 1x" in text and "better than BL, corrected: `NR`; worse: none" in text
+    assert (
+        "## vgg, params <= 1x" in text
+        and "| vgg | params | 3 | **-2.00 ± 0.00** | 0e+00 | 0e+00 |  | **better** |" in text
+    )
+    assert "better than BL: `NR-CA`; worse: none" in text
     assert "![" in text and (tmp_path / "results.png").stat().st_size > 5000
 
 

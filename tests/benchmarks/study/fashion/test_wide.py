@@ -45,9 +45,16 @@ def test_each_row_runs_through_an_event_and_a_second_call_adds_the_next_seed_alo
     assert len(both) == 6 and list(both)[:3] == list(first)
 
 
+@pytest.mark.parametrize("options", [["--quick"], ["--device", "cpu"]])
+def test_what_is_tried_does_not_get_among_the_results(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        wide.main(["--data-root", ".", *options])
+    assert "--to is missing" in capsys.readouterr().err
+
+
 def test_no_run_starts_when_the_time_is_over(tmp_path: Path) -> None:
-    assert called(tmp_path, "--seconds", "0") == 0
-    assert not (tmp_path / wide.FILE).exists()
+    assert called(tmp_path / "a" / "b", "--seconds", "0") == 0
+    assert not (tmp_path / "a" / "b" / wide.FILE).exists()
 
 
 def test_a_network_over_the_budget_is_an_error() -> None:
