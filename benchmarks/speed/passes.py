@@ -26,9 +26,6 @@ from nrfx.analysis.spaces import channels_of
 MODELS = ("resnet50", "densenet121", "densenet201", "efficientnet_b0")
 SIDE, REPEATS = 224, 3
 LIMITS = {"resnet50": 0.3, "densenet201": 1.0}
-"""Seconds of a rejuvenation, on the machine on which goals were set."""
-UNIT, UNIT_SECONDS = "resnet50", 0.014
-"""What symbolic_trace takes there: so that a goal holds on any machine."""
 FLOOR, FORWARD, GOAL = "torch.fx.symbolic_trace", "a forward of one image", "rejuvenate, attention, 1.0x"
 
 
@@ -99,25 +96,15 @@ def measured(settings: Settings) -> list[Timing]:
 
 
 def goals(rows: Sequence[Timing]) -> list[Goal]:
-    """A rejuvenation, against symbolic_trace of one network in the same run."""
-    of = {(row.model, row.work): row.milliseconds for row in rows}
-    unit = of.get((UNIT, FLOOR))
-    if unit is None:
-        return []
-    told = f"{GOAL} / symbolic_trace of {UNIT}"
-    return [
-        Goal(f"{name}: {told}", of[name, GOAL] / unit, round(most / UNIT_SECONDS, 1), "x")
-        for name, most in LIMITS.items()
-        if (name, GOAL) in of
-    ]
+    """Seconds of a rejuvenation."""
+    of = {row.model: row.milliseconds / 1000 for row in rows if row.work == GOAL}
+    return [Goal(f"{name}: {GOAL}", of[name], most, " s") for name, most in LIMITS.items() if name in of]
 
 
 TEXT = """\
 Networks with 40 % of their gammas at 0. Each pass starts from what it takes when called alone: all but symbolic_trace,
 a forward and trace from a traced module. `utilization` contains `channels` and `liveness`; `compact` and `rejuvenate`
-contain all of them, plan, build and check the new network, and copy its weights. The goals of a rejuvenation are 0.3 s
-for ResNet-50 and 1 s for DenseNet-201 on a machine on which symbolic_trace of ResNet-50 takes 14 ms; they are told as
-multiples of what it takes here, for seconds of two machines do not compare.
+contain all of them, plan, build and check the new network, and copy its weights.
 """
 HEADINGS = ("network", "pass", "CPU ms", "/ symbolic_trace", "/ forward")
 

@@ -6,6 +6,9 @@ from statistics import mean
 from nrfx.experiment.demo.picture import Pair
 from nrfx.experiment.intervals import interval
 
+ENOUGH = 5
+"""Seeds that are enough: with fewer, one sign in all of them says more than that 0 lies in the interval."""
+
 
 def verdict(pairs: Sequence[Pair]) -> str:
     """Whether Neural Rejuvenation made fewer mistakes on the test images, by the paired interval over the seeds."""
@@ -23,7 +26,15 @@ def _outcome(pairs: Sequence[Pair]) -> str:
     over = f"over {len(pairs)} seeds"
     if not found.apart:
         low, high = found.mean - found.reach, found.mean + found.reach
-        return f"No difference shown: {errors}; 0 lies in the 95 % interval {over}, {low:+.2f} to {high:+.2f} points."
+        chance = f"0 lies in the 95 % interval {over}, {low:+.2f} to {high:+.2f} points"
+        signs = {pair.difference > 0 for pair in pairs}
+        if len(signs) == 2 or len(pairs) >= ENOUGH:
+            return f"No difference shown: {errors}; {chance}."
+        worse = signs.pop()
+        return (
+            f"Neural Rejuvenation is {'worse' if worse else 'better'} with each seed, and {len(pairs)} are too few to "
+            f"tell that from chance: {errors}; {chance}. More may tell (--seeds {ENOUGH})."
+        )
     points = f"by {abs(found.mean):.2f} ± {found.reach:.2f} points (95 % interval {over})"
     if found.mean < 0:
         return f"Neural Rejuvenation helps here, {points}: {errors}."

@@ -22,6 +22,17 @@ def test_no_difference_is_told_as_such_with_both_ends_of_the_interval() -> None:
     )
 
 
+def test_few_seeds_of_one_sign_that_lie_far_apart_are_told_as_too_few() -> None:
+    better, worse = ((4.32, 2.51), (4.6, 2.23), (7.38, 2.51)), ((2.51, 4.32), (2.23, 4.6), (2.51, 7.38))
+    assert verdict(pairs(*better)).startswith(
+        "Neural Rejuvenation is better with each seed, and 3 are too few to tell that from chance: test error 2.42 % "
+        "with Neural Rejuvenation, 5.43 % without; 0 lies in the 95 % interval over 3 seeds, -7.06 to +1.03 points. "
+        "More may tell (--seeds 5). Both"
+    )
+    assert verdict(pairs(*worse)).startswith("Neural Rejuvenation is worse with each seed, and 3 are too few to")
+    assert verdict(pairs(*better, (9.0, 8.9), (20.0, 3.0))).startswith("No difference shown")
+
+
 def test_a_loss_is_told_as_one() -> None:
     assert verdict(LOSS).startswith("Neural Rejuvenation does harm here, by 2.07 ± 0.52 points (95 % interval over 3")
     assert "helps" not in verdict(LOSS)
