@@ -18,13 +18,13 @@ import torch
 from rich.console import Console
 
 from benchmarks.command import RESULTS, parser_of
-from benchmarks.speed.clock import where
 from benchmarks.study.fashion.choices import CHOSEN
 from benchmarks.study.fashion.networks import WHOLE_IMAGE, WIDE
 from benchmarks.study.fashion.plan import UNCHOSEN, Line, Settings, Task
 from benchmarks.study.fashion.runs import kept, run
 from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
 from benchmarks.table import append_csv, terminal
+from benchmarks.timing import Environment
 from nrfx.experiment.data import Dataset
 from nrfx.experiment.fashion import fashion
 
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.to.mkdir(parents=True, exist_ok=True)
     end, console = time.monotonic() + options.seconds, Console(width=160)
     device = torch.device(options.device)
-    console.print(", ".join(where(device)), markup=False)
+    console.print(name_of(device), markup=False)
     data, path = images(options.data_root, device, FEW if options.quick else None), options.to / FILE
     known, longest = kept(path), 0.0
     for seed in range(options.seeds) if options.seeds else count():
         tasks = [task(row, seed, QUICK if options.quick else PLAIN) for row in ROWS]
         for each in (each for each in tasks if each.key not in known):
             if time.monotonic() + longest < end:
-                line = known[each.key] = replace(run(each, data), cpu=where(device)[0])
+                line = known[each.key] = replace(run(each, data), cpu=name_of(device))
                 append_csv(line, path)
                 longest = max(longest, line.seconds)
                 told = f"{line.row}, seed {seed}: test error {line.test:.2f} %, event at {line.event}"
@@ -84,6 +84,11 @@ def images(root: Path, device: torch.device, most: int | None = None) -> Dataset
         part: Any = getattr(data, name)
         parts[name] = (part if most is None else part.part(torch.arange(most))).to(device)
     return replace(data, **parts)
+
+
+def name_of(device: torch.device) -> str:
+    """What the device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else Environment.here().cpu
 
 
 def is_over(line: Line, plain: Iterable[Line]) -> bool:
