@@ -20,7 +20,7 @@ class _Blocks:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer or signal handler within it may come here again
         self._open = 0
         self.searched = True
 
@@ -41,7 +41,7 @@ class _Blocks:
         """A process that was forked meanwhile, by whatever thread, has none of the blocks."""
         if self._open and self.searched:
             gc.enable()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = 0
 
 

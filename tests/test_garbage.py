@@ -84,6 +84,26 @@ def test_while_code_of_the_user_runs_on_data_it_is_searched() -> None:
     assert any(seen)
 
 
+class Noting(list[Tensor]):
+    """Batches that note, whenever they are taken, whether Python searches."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        super().__init__(batches)
+        self.searched: list[bool] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.searched.append(gc.isenabled())
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("work", [nrfx.utilization, nrfx.compact])
+def test_while_a_criterion_runs_its_batches_it_is_searched(work: Callable[..., object]) -> None:
+    traced = nrfx.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
+    batches = Noting([torch.randn(16, 4, generator=torch.Generator().manual_seed(0))])
+    work(traced, liveness=nrfx.liveness.Activation(batches, 0.1))
+    assert batches.searched and all(batches.searched)
+
+
 def test_an_error_leaves_the_search_as_it_was() -> None:
     with pytest.raises(nrfx.TraceError):
         nrfx.trace(Untraceable(), torch.zeros(2))

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"0 to N - 1 ({SEEDS})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     parser.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
-    parser.add_argument("--rates", action="store_true", help="train BL and NR with three learning rates")
+    parser.add_argument("--rates", action="store_true", help="train BL and NR with four learning rates")
     parser.add_argument("--cost", action="store_true", help="only time steps of a search and an event")
     parser.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
     options = parser.parse_args(arguments)
