@@ -57,8 +57,6 @@ def _with(settings: Mapping[str, Any], family: str, budget: str) -> Settings:
     return replace(OF_FAMILY[family], **{**settings, "weighted": measure})
 
 
-RATES = (0.05, 0.1, 0.2, 0.4)
-
 GENTLER: Mapping[str, Mapping[str, Any]] = {
     "all pulled alike": {},
     "half as fast": {"delta_lambda": 5e-4},
@@ -109,20 +107,10 @@ def all_tasks() -> Iterator[Task]:
         yield from named_tasks(*where).values()
 
 
-def rate_tasks(family: str) -> dict[tuple[str, float, int], Task]:
-    """BL and NR, as the study has it, of a family with each learning rate, by row, rate and seed."""
-    return {
-        (row, lr, seed): _unseen(family, row, "params", seed, lr=lr, **({} if row == "BL" else CHOSEN))
-        for seed in FEW_SEEDS
-        for lr in RATES
-        for row in ("BL", "NR")
-    }
-
-
 def gentler_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
     """BL held, and NR with each of GENTLER, by name and seed."""
-    return {("BL held", seed): _unseen(family, "BL held", "params", seed, steps=STEPS) for seed in SEEDS} | {
-        (name, seed): _unseen(family, "NR", budget, seed, steps=STEPS, **GENTLER[name])
+    return {("BL held", seed): unseen(family, "BL held", "params", seed, steps=STEPS) for seed in SEEDS} | {
+        (name, seed): unseen(family, "NR", budget, seed, steps=STEPS, **GENTLER[name])
         for name in GENTLER_ON[family, budget]
         for seed in (SEEDS if name in OFTEN else FEW_SEEDS)
     }
@@ -132,10 +120,10 @@ def named_tasks(family: str, budget: str) -> dict[tuple[str, int], Task]:
     """BL and NR of a family, by row and seed."""
     rows = {"BL": "params", "NR": budget}
     return {
-        (row, seed): _unseen(family, row, bound, seed, steps=STEPS) for seed in FEW_SEEDS for row, bound in rows.items()
+        (row, seed): unseen(family, row, bound, seed, steps=STEPS) for seed in FEW_SEEDS for row, bound in rows.items()
     }
 
 
-def _unseen(family: str, row: str, budget: str, seed: int, **settings: Any) -> Task:
+def unseen(family: str, row: str, budget: str, seed: int, **settings: Any) -> Task:
     """A run with the chosen settings and these, which never looks at test images."""
     return Task(family, row, budget, seed, replace(_with(FIRST, family, budget), **settings), test=False)

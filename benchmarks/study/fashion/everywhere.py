@@ -1,10 +1,12 @@
 """The one row that was named before any of its runs, NR, against plain training on all networks and budgets at once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
 
-from benchmarks.study.fashion.plan import Line
-from benchmarks.study.fashion.tables import HELD, Runs, harm, mean_harm, paired, told
+from benchmarks.study.fashion.loop import EVERY
+from benchmarks.study.fashion.plan import Line, points_of
+from benchmarks.study.fashion.tables import HELD, NEAR, Runs, harm, mean_harm, paired, told
 from benchmarks.study.intervals import CONFIDENCE, holm, p_value
 
 NAMED = "NR"
@@ -73,33 +75,45 @@ def everywhere(tables: Mapping[tuple[str, str], Runs]) -> list[Against]:
 class Behind:
     """How far behind plain training the rows with one event were on the way, all networks, budgets and rows together.
 
+    The attributes from `mean` on are of NR alone, and of the steps at which it and plain training are scored, every
+    EVERY steps: what is looked at more often is further behind at worst.
+
     Attributes:
         worst: of the means of seeds, in points of error.
-        further, runs: single runs that were further behind than LIMIT at some step; of how many.
-        other, apart, pairs: how many runs of NR, and how many plain ones, are further behind plain training of another
-            seed over the steps of a search of NR; of how many pairs of seeds.
+        further, runs: single runs that were further behind plain training of their seed than LIMIT at some score; of
+            how many.
+        mean: how far behind plain training of their seed, in the mean of all scores, in points of error.
+        same, known: runs that were further behind it than LIMIT; of how many.
+        other, apart, pairs: how many runs of NR, and how many plain ones, were further behind plain training of another
+            seed, over the steps of a search; of how many pairs of seeds.
     """
 
     worst: float
     further: int
     runs: int
+    mean: float
+    same: int
+    known: int
     other: int
     apart: int
     pairs: int
 
     def __str__(self) -> str:
-        pairs = max(self.pairs, 1)
+        known, pairs = max(self.known, 1), max(self.pairs, 1)
         return (
             f"Of single runs {self.further} of {self.runs} ({self.further / max(self.runs, 1):.0%}) were more than "
-            f"{LIMIT:g} points behind plain training of the same seed at some step. Much of that is chance: behind "
-            f"plain training of *another* seed, over the same steps, plain runs are as far in {self.apart / pairs:.0%} "
+            f"{LIMIT:g} points behind plain training of the same seed at some score. Much of that is chance. At every "
+            f"{EVERY}th step, where both are scored, NR is {self.mean:.1f} points behind in the mean, and "
+            f"{self.same} of {self.known} of its runs ({self.same / known:.0%}) were ever more than {LIMIT:g}. "
+            f"At these steps plain runs were as far behind plain training of *another* seed in {self.apart / pairs:.0%} "
             f"of {self.pairs} pairs of seeds, and runs of NR in {self.other / pairs:.0%}."
         )
 
 
 def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
     """How far behind plain training the rows with one event were, in these tables: (family, budget) -> its runs."""
-    worst, single, others, chance = 0.0, list[float](), list[float](), list[float]()
+    worst, single = 0.0, list[float]()
+    own_seed, others, chance = (list[Sequence[float]]() for _ in range(3))
     for runs in tables.values():
         plain: Mapping[int, Line] = runs.get(HELD, {})
         for row, own in runs.items():
@@ -107,13 +121,35 @@ def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
             if row.startswith(NAMED) and row not in NOT_ON_THE_WAY and len(once) > 1:
                 worst = max(worst, mean_harm(once, plain))
                 single += [harm(line, plain[seed]) for seed, line in once.items()]
-        searched = {seed: line for seed, line in runs.get(NAMED, {}).items() if seed in plain}
+        searched = {seed: line for seed, line in runs.get(NAMED, {}).items() if seed in plain and line.event}
         for seed, line in searched.items():
+            last = line.event + NEAR
+            own_seed.append(_behind(line, plain[seed], last))
             for other in searched.keys() - {seed}:
-                others.append(harm(line, plain[other]))
-                chance.append(harm(replace(plain[seed], event=line.event), plain[other]))
-    further, far, apart = (sum(each > LIMIT for each in found) for found in (single, others, chance))
-    return Behind(worst, further, len(single), far, apart, len(chance))
+                others.append(_behind(line, plain[other], last))
+                chance.append(_behind(plain[seed], plain[other], last))
+    scores = [score for run in own_seed for score in run]
+    same, far, apart = (sum(max(run, default=0.0) > LIMIT for run in runs) for runs in (own_seed, others, chance))
+    return Behind(
+        worst=worst,
+        further=sum(each > LIMIT for each in single),
+        runs=len(single),
+        mean=mean(scores) if scores else 0.0,
+        same=same,
+        known=len(own_seed),
+        other=far,
+        apart=apart,
+        pairs=len(chance),
+    )
+
+
+def _behind(line: Line, plain: Line, last: int) -> list[float]:
+    """How far a run is behind another one at each of the steps up to `last` at which every run is scored."""
+    own, reference = (
+        {step: error for step, mark, error in points_of(each.curve) if not mark and step % EVERY == 0}
+        for each in (line, plain)
+    )
+    return [error - reference[step] for step, error in own.items() if step in reference and step <= last]
 
 
 def since(runs: Runs, first: int) -> Runs:

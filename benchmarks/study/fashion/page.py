@@ -14,17 +14,16 @@ from benchmarks.study.fashion.everywhere import NAMED, behind, everywhere, since
 from benchmarks.study.fashion.loop import CALIBRATION, EVERY, SEEN
 from benchmarks.study.fashion.plan import BUDGETS, NONE_SPARED, OF_FAMILY, WITHOUT_BUDGET, Line, Settings
 from benchmarks.study.fashion.plot import drawn
+from benchmarks.study.fashion.rates import RATE_HEADINGS, TUNED_HEADINGS, rate_rows, tuned_rows
 from benchmarks.study.fashion.runs import ROWS
 from benchmarks.study.fashion.tables import HEADINGS, SPARED_HEADINGS, Runs, by_row, paired, rows, spared_rows, told
 from benchmarks.study.fashion.trials import (
     CHOICE_HEADINGS,
     GENTLER_HEADINGS,
     NAMED_HEADINGS,
-    RATE_HEADINGS,
     choice_rows,
     gentler_rows,
     named_rows,
-    rate_rows,
 )
 from benchmarks.study.intervals import interval
 from benchmarks.table import markdown
@@ -35,9 +34,23 @@ SEEDS = 5
 
 
 def page(
-    lines: Sequence[Line], tried: Sequence[Line], costs: Sequence[Cost], picture: Path, wide: Sequence[Line] = ()
+    lines: Sequence[Line],
+    tried: Sequence[Line],
+    tuned: Sequence[Line],
+    costs: Sequence[Cost],
+    picture: Path,
+    wide: Sequence[Line] = (),
 ) -> str:
-    """The text; the picture is drawn where its family has runs. `wide`: the runs of wide.py."""
+    """The text; the picture is drawn where its family has runs.
+
+    Args:
+        lines: of the study.
+        tried: of what the settings were chosen by.
+        tuned: with the learning rates of rates.py.
+        costs: in time.
+        picture: the file.
+        wide: the runs of wide.py.
+    """
     tables = "\n".join(_tables(lines))
     pictured = _of(lines, PICTURED, "params")
     figure = ""
@@ -204,6 +217,11 @@ The learning rate, for BL and NR alike, seeds {few} or the first of them (`pytho
 networks were trained with {plain.lr}:
 
 {_lines(RATE_HEADINGS, rate_rows(tried))}
+
+Each with the rate that was best for it, on the images and seeds of the study (`python -m benchmarks study --tuned`,
+[lines](../benchmarks/results/fashion_tuned.csv)), the test images looked at once; *corrected*: all networks of this table at once.
+
+{_lines(TUNED_HEADINGS, tuned_rows(tried, [*lines, *tuned], range(SEEDS)))}
 """
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.command import DOCS, RESULTS, parser_of, write
-from benchmarks.study.fashion import choices
+from benchmarks.study.fashion import choices, rates
 from benchmarks.study.fashion.cost import Cost, costs
 from benchmarks.study.fashion.page import SEEDS, page
 from benchmarks.study.fashion.plan import BUDGETS, NONE_SPARED, OF_FAMILY, WITHOUT_BUDGET, Line, Task
@@ -24,7 +24,9 @@ from benchmarks.study.fashion.searches import budget_of
 from benchmarks.study.fashion.tables import HEADINGS, by_row, rows
 from benchmarks.table import kept_csv, terminal, write_csv
 
-LINES, CHOICES, COSTS, WIDE = (RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_costs", "_wide"))
+LINES, CHOICES, TUNED, COSTS, WIDE = (
+    RESULTS / f"fashion{name}.csv" for name in ("", "_choices", "_tuned", "_costs", "_wide")
+)
 PAGE, PICTURE = DOCS / "results.md", DOCS / "results.png"
 OF_TABLES = [row for row in ROWS if not row.endswith(NONE_SPARED)]
 
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     parser.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
     parser.add_argument("--rates", action="store_true", help="train BL and NR with four learning rates")
+    parser.add_argument("--tuned", action="store_true", help="train both again, each with the rate found for it")
     parser.add_argument("--cost", action="store_true", help="only time steps of a search and an event")
     parser.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
     options = parser.parse_args(arguments)
@@ -50,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cost:
             write_csv(costs(options.families, options.data_root), COSTS)
             return 0
-        path = CHOICES if options.choose or options.rates else LINES
+        path = CHOICES if options.choose or options.rates else TUNED if options.tuned else LINES
         done = lines(_tasks(options), path, options.data_root, options.jobs, console)
         if path == CHOICES:
             return 0
         _show(done.values(), console)
     found = [*kept(LINES).values()]
-    tried, wide = ([*kept(path).values()] for path in (CHOICES, WIDE))
-    write({PAGE: page(found, tried, kept_csv(Cost, COSTS), PICTURE, wide)}, console)
+    tried, tuned, wide = ([*kept(path).values()] for path in (CHOICES, TUNED, WIDE))
+    write({PAGE: page(found, tried, tuned, kept_csv(Cost, COSTS), PICTURE, wide)}, console)
     return 1 if any(_over(line) for line in found) else 0
 
 
@@ -65,8 +68,12 @@ def _tasks(options: Namespace) -> list[Task]:
     """The runs that are asked for, seed by seed."""
     if options.choose or options.rates:
         chosen = [*choices.all_tasks()] if options.choose else []
-        rates = [choices.rate_tasks(family).values() for family in options.families] if options.rates else []
-        return [*chosen, *chain.from_iterable(rates)]
+        each = [rates.rate_tasks(family).values() for family in options.families] if options.rates else []
+        return [*chosen, *chain.from_iterable(each)]
+    if options.tuned:
+        known, tried = kept(LINES), kept(CHOICES).values()
+        own = [rates.tuned_tasks(tried, family, range(options.seeds)) for family in options.families]
+        return [task for task in chain.from_iterable(own) if task.key not in known]
     return [
         Task(family, row, budget, seed, choices.chosen(family, budget, row))
         for seed in range(options.seeds)

@@ -113,7 +113,7 @@ def rows(runs: Runs) -> Iterator[tuple[str, ...]]:
             f"{mean(line.steps for line in own.values()):,.0f}",
             str(interval(test)),
             "" if plain else told(paired(own, runs["BL"], "test")),
-            "" if plain else _reach(paired(own, runs["BL"], "test", comparisons)),
+            "" if plain else reach(paired(own, runs["BL"], "test", comparisons)),
             "" if plain else told(paired(own, runs["BL"], "validation")),
             *(("", "") if plain or name in ANEW else _harms(name, own, runs)),
             "" if plain else events_of(own),
@@ -174,7 +174,8 @@ def told(difference: Interval | None) -> str:
     return f"**{difference}**" if difference.apart else str(difference)
 
 
-def _reach(difference: Interval | None) -> str:
+def reach(difference: Interval | None) -> str:
+    """How far the interval reaches to either side, in bold where 0 lies outside of it."""
     if difference is None:
         return ""
     return f"**± {difference.reach:.2f}**" if difference.apart else f"± {difference.reach:.2f}"

@@ -7,14 +7,12 @@ from benchmarks.study.fashion.choices import (
     GENTLER,
     GENTLER_ON,
     NAMED_ON,
-    RATES,
     VARIANTS,
     gentler_tasks,
     named_tasks,
-    rate_tasks,
     tasks,
 )
-from benchmarks.study.fashion.plan import OF_FAMILY, Line, Task
+from benchmarks.study.fashion.plan import Line, Task
 from benchmarks.study.fashion.tables import HELD, events_of, harm_of, mean_harm, paired, told
 from benchmarks.study.intervals import interval
 
@@ -106,28 +104,6 @@ def _one(own: Mapping[int, Line], plain: Mapping[int, Line]) -> str:
     """The difference of the only seed."""
     (seed,) = own.keys() & plain.keys()
     return f"{own[seed].validation - plain[seed].validation:.2f}"
-
-
-RATE_HEADINGS = ("network", "row", *(f"learning rate {rate:g}" for rate in RATES))
-
-
-def rate_rows(lines: Iterable[Line]) -> Iterator[tuple[str, ...]]:
-    """The validation error of BL and NR with each learning rate, the least in bold."""
-    known = {line.key: line for line in lines}
-    for family in OF_FAMILY:
-        found = {(row, lr, seed): known.get(task.key) for (row, lr, seed), task in rate_tasks(family).items()}
-        for row in ("BL", "NR"):
-            of_rate = {
-                lr: [line.validation for (name, rate, _), line in found.items() if line and (name, rate) == (row, lr)]
-                for lr in RATES
-            }
-            if not all(of_rate.values()):
-                continue
-            least = min(RATES, key=lambda lr: mean(of_rate[lr]))
-            told_of = {
-                lr: str(interval(errors)) if len(errors) > 1 else f"{errors[0]:.2f}" for lr, errors in of_rate.items()
-            }
-            yield family, row, *(f"**{text}**" if lr == least else text for lr, text in told_of.items())
 
 
 def _found(lines: Iterable[Line], wanted: Mapping[tuple[str, int], Task]) -> dict[str, dict[int, Line]]:

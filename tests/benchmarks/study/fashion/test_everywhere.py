@@ -52,9 +52,11 @@ def test_runs_far_behind_are_counted_among_those_with_one_event() -> None:
     anew = [line("NR-FS", seed, curve="100:60.00", event=100, events=1) for seed in range(2)]
     found = behind({("vgg", "params"): by_row([*held, *once, *several, *anew])})
     assert (found.worst, found.further, found.runs) == (pytest.approx(2.0), 1, 2)
+    assert (found.mean, found.same, found.known) == (pytest.approx(1.25), 1, 2)
     assert (found.other, found.apart, found.pairs) == (1, 0, 2)
     assert str(found).startswith("Of single runs 1 of 2 (50%) were more than 3")
-    assert str(found).endswith("plain runs are as far in 0% of 2 pairs of seeds, and runs of NR in 50%.")
+    assert "NR is 1.2 points behind in the mean, and 1 of 2 of its runs (50%)" in str(found)
+    assert str(found).endswith("*another* seed in 0% of 2 pairs of seeds, and runs of NR in 50%.")
 
 
 def test_plain_runs_of_two_seeds_are_counted_beside_them() -> None:
@@ -62,3 +64,13 @@ def test_plain_runs_of_two_seeds_are_counted_beside_them() -> None:
     runs = [line("NR", seed, curve="100:26.00 200:20.00", event=100, events=1) for seed in range(2)]
     found = behind({("vgg", "params"): by_row([*held, *runs])})
     assert (found.further, found.other, found.apart, found.pairs) == (0, 0, 1, 2)
+    assert found.mean == pytest.approx(-1.25), "what is ahead counts as well"
+
+
+def test_only_the_steps_are_compared_at_which_all_runs_are_scored() -> None:
+    held = [line("BL held", seed, curve="100:30.00 200:20.00 300:20.00") for seed in range(2)]
+    curve = "100:30.00 120b:40.00 120e:40.00 140:40.00 200:21.00 300:40.00"
+    runs = [line("NR", seed, curve=curve, event=120, events=1) for seed in range(2)]
+    found = behind({("vgg", "params"): by_row([*held, *runs])})
+    assert (found.mean, found.same, found.other) == (pytest.approx(0.5), 0, 0), "up to 100 steps behind the event"
+    assert found.further == 2, "at any score"

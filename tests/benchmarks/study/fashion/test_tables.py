@@ -63,16 +63,16 @@ def test_plain_runs_of_two_seeds_are_apart_by_chance() -> None:
 def test_rows_without_a_budget_stand_in_the_tables_of_all_budgets(tmp_path: Path) -> None:
     curve = "100:30.00 200:20.00"
     lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
-    assert "## vgg" not in page(lines, [], [], tmp_path / "results.png"), "plain training alone is no table"
+    assert "## vgg" not in page(lines, [], [], [], tmp_path / "results.png"), "plain training alone is no table"
     lines += [line("NR", seed, 13 + 0.1 * seed, curve, event=100, budget="flops") for seed in range(3)]
-    text = page(lines, [], [], tmp_path / "results.png")
+    text = page(lines, [], [], [], tmp_path / "results.png")
     assert "## vgg, params <= 1x" not in text and "| vgg | flops | 3 | **-2.00 ± 0.00** |" in text
     tasks = study._tasks(study_options(rows=["BL", "NR"], budgets=["params", "flops"], seeds=1))
     assert [(task.row, task.budget) for task in tasks] == [("BL", "params"), ("NR", "params"), ("NR", "flops")]
 
 
 def study_options(**changed: object) -> Namespace:
-    return Namespace(**({"choose": False, "rates": False, "families": ["vgg"]} | changed))
+    return Namespace(**({"choose": False, "rates": False, "tuned": False, "families": ["vgg"]} | changed))
 
 
 def test_a_table_has_a_line_for_each_row_and_marks_what_lies_off_zero() -> None:
@@ -96,7 +96,7 @@ def test_the_page_has_the_tables_the_verdict_and_the_picture(tmp_path: Path) -> 
     curve = "100:30.00 200:20.00"
     lines = [line(seed=seed, error=15 + 0.1 * seed, curve=curve) for seed in range(3)]
     lines += [line(row, seed, 13 + 0.1 * seed, curve, event=100) for row in ("NR", "NR-CA") for seed in range(3)]
-    text = page(lines, [], [Cost("vgg", 10.0, 1.02, 14.2, "", "", "")], tmp_path / "results.png")
+    text = page(lines, [], [], [Cost("vgg", 10.0, 1.02, 14.2, "", "", "")], tmp_path / "results.png")
     assert "| vgg | 10.0 | 1.02 plain steps | 14 plain steps |" in text
     assert (
         "## vgg, params <= 1x" in text
@@ -122,5 +122,5 @@ def test_a_row_is_told_beside_itself_with_all_gammas_pulled_alike() -> None:
 
 def test_rows_without_spared_gammas_stand_in_their_own_table_alone(tmp_path: Path) -> None:
     rows_of = ("BL", "BL held", "NR", "NR" + NONE_SPARED)
-    text = page([line(row, seed) for row in rows_of for seed in range(2)], [], [], tmp_path / "results.png")
+    text = page([line(row, seed) for row in rows_of for seed in range(2)], [], [], [], tmp_path / "results.png")
     assert "| vgg | params | NR | 2 |" in text and NONE_SPARED not in text

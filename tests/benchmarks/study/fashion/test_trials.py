@@ -2,7 +2,7 @@
 
 from benchmarks.study.fashion import choices
 from benchmarks.study.fashion.plan import Task
-from benchmarks.study.fashion.trials import choice_rows, gentler_rows, named_rows, rate_rows
+from benchmarks.study.fashion.trials import choice_rows, gentler_rows, named_rows
 from tests.benchmarks.study.fashion.test_tables import line
 
 PLAIN = "100:30.00 200:20.00"
@@ -54,13 +54,3 @@ def test_a_network_of_one_seed_is_told_without_an_interval() -> None:
         (*few, "1", "12.00", "-0.50", "40"),
         (*whole, "3", "12.00", "**-0.50 ± 0.00**", "40"),
     ]
-
-
-def test_the_best_learning_rate_of_each_row_is_marked() -> None:
-    best = {"BL": 0.1, "NR": 0.2}
-    tasks = choices.rate_tasks("vgg").items()
-    lines = [of(task, 12 + 0.01 * (seed - 1000) - (best[row] == lr)) for (row, lr, seed), task in tasks]
-    table = {cells[1]: cells for cells in rate_rows(lines)}
-    assert [cells[0] for cells in table.values()] == ["vgg", "vgg"]
-    assert table["BL"][3].startswith("**11.01") and table["NR"][4].startswith("**11.01")
-    assert not table["NR"][3].startswith("**") and [*rate_rows(lines[1:3])] == []

@@ -72,6 +72,6 @@ def test_the_network_at_its_own_width_takes_whole_images(monkeypatch: pytest.Mon
 
 def test_the_page_says_that_no_gpu_has_run_it_or_has_its_table(tmp_path: Path) -> None:
     lines = [line(row, seed) for row in ("BL", "NR") for seed in range(2)]
-    assert "Not run yet" in page(lines, [], [], tmp_path / "results.png")
-    text = page(lines, [], [], tmp_path / "results.png", [line(seed=seed, cpu="GPU of 2026") for seed in range(2)])
+    assert "Not run yet" in page(lines, [], [], [], tmp_path / "results.png")
+    text = page(lines, [], [], [], tmp_path / "results.png", [line(seed=seed, cpu="GPU of 2026") for seed in range(2)])
     assert "Not run yet" not in text and "GPU of 2026, torch" in text
