@@ -105,8 +105,8 @@ class Behind:
             f"{LIMIT:g} points behind plain training of the same seed at some score. Much of that is chance. At every "
             f"{EVERY}th step, where both are scored, NR is {self.mean:.1f} points behind in the mean, and "
             f"{self.same} of {self.known} of its runs ({self.same / known:.0%}) were ever more than {LIMIT:g}. "
-            f"At these steps plain runs were as far behind plain training of *another* seed in {self.apart / pairs:.0%} "
-            f"of {self.pairs} pairs of seeds, and runs of NR in {self.other / pairs:.0%}."
+            "At these steps plain runs were as far behind plain training of *another* seed in "
+            f"{self.apart / pairs:.0%} of {self.pairs} pairs of seeds, and runs of NR in {self.other / pairs:.0%}."
         )
 
 

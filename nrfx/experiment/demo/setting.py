@@ -118,9 +118,9 @@ SETTINGS: Mapping[DemoData, Setting] = {
         images="pictures of clothes of 14 x 14 pixels (Fashion-MNIST)",
         widths=(4, 4, POOL, 8, 8, POOL, 64, 64),
         side=14,
-        config=replace(_SEARCH, epochs=16, batch_size=64, lr=0.1, shift=0, search=0.5, warmup=200),
+        config=replace(_SEARCH, epochs=12, batch_size=64, lr=0.1, shift=0, search=0.5, warmup=200),
         validation=1 / 30,
-        count=12_000,
+        count=10_000,
     ),
 }
 """By name. How they were chosen: docs/demo.md."""

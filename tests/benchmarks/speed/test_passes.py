@@ -1,9 +1,10 @@
 """The goals of passes are in seconds of the machine that they were set on."""
 
+from rich.console import Console
+
 from benchmarks.speed.part import Settings
 from benchmarks.speed.passes import FLOOR, GOAL, goals, timing
 from benchmarks.timing import Environment
-from rich.console import Console
 
 SETTINGS = Settings(quick=True, environment=Environment.here(), console=Console())
 
