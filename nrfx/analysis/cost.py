@@ -101,9 +101,8 @@ class LayoutWidths:
             return 1
         if self.live is None:
             return layout.numel()
-        if id(layout) not in self.known:
-            self.known[id(layout)] = int(live_along(self.channels, self.live, layout).sum())
-        return self.known[id(layout)]
+        known = self.known.get(id(layout))
+        return int(live_along(self.channels, self.live, layout).sum()) if known is None else known
 
     def of(self, channels: Channels) -> "LayoutWidths":
         """The same widths, for channels that hold the same layouts."""
