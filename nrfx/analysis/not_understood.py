@@ -12,7 +12,7 @@ from torch import fx
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.residual import fed_by_inputs
-from nrfx.labels import NONE, collapse
+from nrfx.labels import collapse
 from nrfx.rules import Family
 
 
@@ -50,8 +50,9 @@ def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> 
     left = {name: shape.numel() for name, shape in inventory.parameters.items()}
     fed = {graph: fed_by_inputs(graph) for graph in {step.node.graph for step in channels.steps}}
     groups: dict[str, list[Step]] = {}
+    data = _of_data(channels.steps)
     for step in channels.steps:
-        if step.effect.family is Family.UNKNOWN and _matters(inventory, step, fed):
+        if step.effect.family is Family.UNKNOWN and _matters(inventory, step, fed, data):
             groups.setdefault(step.effect.reason, []).append(step)
     found = [_group(inventory, channels, reason, steps, left, fed) for reason, steps in groups.items()]
     unplaced = [name for name in left if name not in channels.layouts]
@@ -64,10 +65,21 @@ def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> 
     return tuple(sorted(found, key=lambda entry: -(entry.params + entry.flops)))
 
 
-def _matters(inventory: Inventory, step: Step, fed: Fed) -> bool:
-    """Whether it reads values of the network, not sizes alone, or parameters, or does work."""
-    reads = any(bool((collapse(pin.labels) != NONE).any()) for pin in step.effect.pins)
+def _matters(inventory: Inventory, step: Step, fed: Fed, data: AbstractSet[fx.Node]) -> bool:
+    """Whether it reads data, channels or parameters, or does work: a mask that is written by sizes hides nothing."""
+    reads = any(source in data for source in step.node.all_input_nodes)
+    reads = reads or any(bool((collapse(pin.labels) >= 0).any()) for pin in step.effect.pins)
     return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(inventory, step.node, fed))
+
+
+def _of_data(steps: Iterable[Step]) -> set[fx.Node]:
+    """The nodes into whose values the numbers of an input go, not its sizes alone."""
+    found = set[fx.Node]()
+    for step in steps:
+        made = step.effect.family in (Family.VALUE, Family.SOURCE)
+        if step.node.op == "placeholder" or (not made and any(source in found for source in step.node.all_input_nodes)):
+            found.add(step.node)
+    return found
 
 
 def _group(

@@ -17,6 +17,24 @@ def test_a_network_that_is_understood_has_none() -> None:
     assert told(nn.Sequential(unit(3, 8), unit(8, 8), nn.Conv2d(8, 4, 3))).not_understood == ()
 
 
+class Masked(nn.Module):
+    """A forward that writes a mask of sizes piece by piece, as window attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = x.new_zeros(x.shape[-2:])
+        mask[:4] = 1
+        mask[4:] = 2
+        return self.conv(x * mask)
+
+
+def test_a_mask_that_is_written_in_place_hides_nothing() -> None:
+    assert told(Masked()).not_understood == ()
+
+
 def test_a_hooked_layer_is_named_with_its_params_and_flops() -> None:
     model = nn.Sequential(unit(3, 8), unit(8, 8), nn.Conv2d(8, 4, 3))
     model[1][0].register_forward_hook(nn.Identity())
