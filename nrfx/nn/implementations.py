@@ -79,7 +79,8 @@ def cross_attention(x: Tensor, weight: Tensor, bias: Tensor | None, form: Form) 
 
 def choice(x: Tensor, weight: Tensor, form: Form, bias: Tensor | None = None) -> str:
     """The implementation that a call takes: "reference", "attend" or "direct"."""
-    if _wanted.get() == "reference" or is_watched(x, weight, bias) or not _can_be_read(x):
+    # whoever compiles the call sees no further than the first of these: torch 2.11 cannot follow a ContextVar
+    if is_watched(x, weight, bias) or not _can_be_read(x) or _wanted.get() == "reference":
         return "reference"
     x, weight = _autocast(x), _autocast(weight)
     if _takes_direct(x, weight, form):

@@ -104,7 +104,7 @@ def check_sharded(
 
 def _check_cuts(traced: TracedModule, states: Sequence[Any]) -> None:
     """Raises TrainingError where a parameter is cut in a way that is not handled."""
-    own = [each for state in states for group in state._fsdp_param_groups for each in group.fsdp_params]
+    own = [each for state in states for group in _groups(state) for each in group.fsdp_params]
     managed = {id(each.sharded_param) for each in own}
     for name, parameter in traced.named_parameters():
         if not _is_cut(parameter):
@@ -269,12 +269,19 @@ def _made(modules: Iterable[nn.Module]) -> list[tuple[Any, tuple[nn.Module, ...]
     return list(calls.values())
 
 
+def _groups(state: Any) -> list[Any]:
+    """The groups of parameters of a state of fully_shard; in torch 2.11 it has one or none."""
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
+
+
 def _arguments(state: Any) -> dict[str, Any]:
     """The arguments with which fully_shard made a state."""
     arguments: dict[str, Any] = {"mp_policy": state._mp_policy}
-    if not state._fsdp_param_groups:
+    group = next(iter(_groups(state)), None)
+    if group is None:
         return arguments
-    group = state._fsdp_param_groups[0]
     after = group.post_forward_mesh_info
     if state._auto_reshard_after_forward:
         again = None
@@ -298,12 +305,13 @@ def _left_out(state: Any) -> list[str]:
 
 def _carry_settings(old: Any, new: Any, renewed: Mapping[Any, Any]) -> None:
     """Gives a state the settings that the user has made since fully_shard."""
-    if not old._fsdp_param_groups:
+    before = next(iter(_groups(old)), None)
+    if before is None:
         return
-    for group in new._fsdp_param_groups:
+    for group in _groups(new):
         for name in _SETTINGS:
-            if hasattr(group, name) and hasattr(old._fsdp_param_groups[0], name):
-                setattr(group, name, getattr(old._fsdp_param_groups[0], name))
+            if hasattr(group, name) and hasattr(before, name):
+                setattr(group, name, getattr(before, name))
     for name in ("_states_to_forward_prefetch", "_states_to_backward_prefetch"):
         setattr(new, name, [renewed[each] for each in getattr(old, name) if each in renewed])
 

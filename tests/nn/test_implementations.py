@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nrfx.errors import RewriteError
 from nrfx.nn import Cross, CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear, implementation
@@ -267,6 +268,18 @@ def test_a_fresh_layer_compiles_as_one_graph() -> None:
     compiled = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
     for found, expected in zip(*[torch.autograd.grad(f(x).sum(), f.weight) for f in (compiled, layer)], strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_who_watches_a_call_never_comes_to_the_context_that_older_compilers_cannot_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chosen, "_wanted", None)
+    layer, x = CrossConv2d((2, 1), (3, 2), 1), torch.randn(1, 3, 4, 4)
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert counter.get_total_flops() > 0
+    with pytest.raises(AttributeError):
+        layer(x)
 
 
 def test_a_symbolic_trace_goes_through_the_layers() -> None:

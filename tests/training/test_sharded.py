@@ -1,5 +1,6 @@
 """Two processes of gloo train one network that fully_shard has cut over them."""
 
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ import nrfx
 from nrfx.errors import TraceError, TrainingError
 from nrfx.training import change
 from nrfx.training.rejuvenator import Rejuvenator
+from nrfx.training.sharded import _groups
 from tests.many import in_processes
 from tests.training.test_together import SHAPE, batch, network
 
@@ -184,7 +186,7 @@ def failing(rank: int) -> tuple[Any, ...]:
     steps(1)
     kill(gm)
     steps(1)  # the measurement at step 4
-    group = gm._get_fsdp_state()._fsdp_param_groups[0]
+    (group,) = _groups(gm._get_fsdp_state())
     return (
         nr.events,
         group.gradient_divide_factor,
@@ -201,3 +203,10 @@ def test_what_cannot_be_is_refused_and_an_event_that_fails_changes_nothing() -> 
     ours, theirs = in_processes(failing)
     assert ours[:3] == (1, 2.0, "torch.float32"), ours
     assert all(torch.equal(a, b) for a, b in zip(ours[3], theirs[3], strict=True))
+
+
+def test_the_groups_of_a_state_are_found_under_both_names_that_torch_has_given_them() -> None:
+    group = object()
+    assert _groups(SimpleNamespace(_fsdp_param_groups=[group])) == [group]
+    assert _groups(SimpleNamespace(_fsdp_param_group=group)) == [group]
+    assert _groups(SimpleNamespace(_fsdp_param_group=None)) == []
