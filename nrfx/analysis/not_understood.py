@@ -14,6 +14,8 @@ from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.residual import fed_by_inputs
 from nrfx.labels import collapse
 from nrfx.rules import Family
+from nrfx.tracing.values.proxies import writes
+from nrfx.tracing.values.writers import works_in_place
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ Fed = Mapping[fx.Graph, AbstractSet[fx.Node]]
 """The nodes of each graph whose values come from an input of the network."""
 
 
+def fed_in(channels: Channels) -> Fed:
+    """The nodes of each graph whose values come from an input of the network."""
+    return {graph: fed_by_inputs(graph) for graph in {step.node.graph for step in channels.steps}}
+
+
 def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> tuple[NotUnderstood, ...]:
     """By reason, the costliest first. Each parameter counts once.
 
     in_parts: whether the network is traced in parts.
     """
     left = {name: shape.numel() for name, shape in inventory.parameters.items()}
-    fed = {graph: fed_by_inputs(graph) for graph in {step.node.graph for step in channels.steps}}
+    fed = fed_in(channels)
     groups: dict[str, list[Step]] = {}
     data = _of_data(channels.steps)
     for step in channels.steps:
@@ -69,24 +76,34 @@ def _matters(inventory: Inventory, step: Step, fed: Fed, data: AbstractSet[fx.No
     """Whether it reads data, channels or parameters, or does work: a mask that is written by sizes hides nothing."""
     reads = any(source in data for source in step.node.all_input_nodes)
     reads = reads or any(bool((collapse(pin.labels) >= 0).any()) for pin in step.effect.pins)
-    return reads or bool(step.effect.work) or step.effect.uncounted or any(_parameters(inventory, step.node, fed))
+    return reads or bool(step.effect.work) or step.effect.uncounted or any(read_by(inventory, step.node, fed))
 
 
 def _of_data(steps: Iterable[Step]) -> set[fx.Node]:
-    """The nodes into whose values the numbers of an input go, not its sizes alone."""
+    """The nodes into whose values the numbers of an input go, not its sizes alone; also by a write in place."""
     found = set[fx.Node]()
     for step in steps:
-        made = step.effect.family in (Family.VALUE, Family.SOURCE)
-        if step.node.op == "placeholder" or (not made and any(source in found for source in step.node.all_input_nodes)):
-            found.add(step.node)
+        node, made = step.node, step.effect.family in (Family.VALUE, Family.SOURCE)
+        if node.op == "placeholder" or (not made and any(source in found for source in node.all_input_nodes)):
+            found.add(node)
+            if node.op in ("call_function", "call_method"):
+                found.update(_written_by(node))
     return found
+
+
+def _written_by(node: fx.Node) -> Iterator[fx.Node]:
+    """The value that an op changes, and what it is a view of, where it may be one that writes in place."""
+    source = node.args[0] if node.args and (writes(node) or works_in_place(node, None)) else None
+    while isinstance(source, fx.Node):
+        yield source
+        source = source.args[0] if source.args and source.op in ("call_function", "call_method") else None
 
 
 def _group(
     inventory: Inventory, channels: Channels, reason: str, steps: list[Step], left: dict[str, int], fed: Fed
 ) -> NotUnderstood:
     """One entry; what it reads is taken out of `left`."""
-    own = {channels.aliases.get(name, name) for step in steps for name in _parameters(inventory, step.node, fed)}
+    own = {channels.aliases.get(name, name) for step in steps for name in read_by(inventory, step.node, fed)}
     works = [work for step in steps if step.mode == "eval" for work in step.effect.work]
     return NotUnderstood(
         reason=reason,
@@ -97,8 +114,8 @@ def _group(
     )
 
 
-def _parameters(inventory: Inventory, node: fx.Node, fed: Fed) -> Iterator[str]:
-    """The parameters of the module that is called, and those from which alone an operand is computed."""
+def read_by(inventory: Inventory, node: fx.Node, fed: Fed) -> Iterator[str]:
+    """The parameters that a call reads: of its module, and those from which alone an operand is computed."""
     if node.op == "call_module":
         yield from inventory.names_below(str(node.target))
     for source in node.all_input_nodes:

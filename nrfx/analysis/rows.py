@@ -1,23 +1,19 @@
 """The rows of a utilization: widths, cost, held channels and pins of each module that owns parameters."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.cost import LayoutWidths
 from nrfx.analysis.holders import held_positions, held_share
-from nrfx.analysis.inventory import Inventory, Registered
+from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Liveness
-from nrfx.labels import among, joined, layout, tally
-from nrfx.rules import Family, tensors
-from nrfx.rules.reduction import varying
-
-Width = Tensor | int | None
-"""The layout of a module's channels; their number, where no layout tells it; None where they are not understood."""
+from nrfx.analysis.reached import Reached, Width
+from nrfx.labels import among, joined, tally
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,17 @@ class Row:
 
 
 class Rows:
-    """The rows of a network. `params`, `flops`, `widths`: of the whole network, then of its live part."""
+    """The rows of a network.
+
+    Args:
+        reached: what its graph tells of its modules, by their paths.
+        params, flops, widths: of the whole network, then of its live part.
+    """
 
     def __init__(
         self,
         inventory: Inventory,
+        reached: Mapping[str, Reached],
         channels: Channels,
         liveness: Liveness,
         widths: tuple[LayoutWidths, LayoutWidths],
@@ -57,9 +59,9 @@ class Rows:
     ) -> None:
         self.channels, self.liveness, self.params = channels, liveness, params
         self.flops = [_by_path(channels.steps, cost) for cost in flops]
+        self.reached = reached
         self.all, self.live = widths
-        self.inventory = inventory
-        self.modules = {module.path: module for module in inventory.modules}
+        self.kinds = {module.path: module.kind.__name__ for module in inventory.modules}
         self.pinned = torch.tensor([not space.free for space in channels.spaces], dtype=torch.bool)
         self.held = held_share(channels, liveness.held)
         self.held_by_gamma: Counter[str] = Counter()
@@ -69,77 +71,31 @@ class Rows:
     def rows(self) -> Iterable[Row]:
         """One row for each module that owns parameters: those that a graph reaches, in its order, then the others."""
         owned = {owner.removesuffix(".weights"): None for owner in self.params[0]}
-        reached = self.reached(owned)
-        paths = [*reached, *(path for path in owned if path not in reached)]
-        axes = [self.axes(path, reached.get(path)) for path in paths]
-        outs = [out for out, _ in axes if isinstance(out, Tensor)]
+        unread = Reached(None, None)
+        places = {path: self.reached.get(path, unread) for path in (*self.reached, *owned) if path in owned}
+        outs = [place.out for place in places.values() if isinstance(place.out, Tensor)]
         # counted for all layouts at once, and handed out again in the order of `outs`
         held, pins = iter(self.held_on(outs)), iter(self.pins_on(outs))
-        for path, (out, in_) in zip(paths, axes, strict=True):
-            held_here, pins_here = (next(held), next(pins)) if isinstance(out, Tensor) else (0, ())
-            yield self.row(path, reached.get(path), out, in_, held_here, pins_here)
+        for path, place in places.items():
+            held_here, pins_here = (next(held), next(pins)) if isinstance(place.out, Tensor) else (0, ())
+            yield self.row(path, place, held_here, pins_here)
 
-    def reached(self, owned: Iterable[str]) -> dict[str, Step]:
-        """Of the paths, those whose parameters a step reads, with the first such step, in the order of the graph.
-
-        A step whose weights follow channels goes before all others: a norm over all of its channels has none that do.
-        """
-        left, found = {*owned}, dict[str, Step]()
-        for step in self.channels.steps:
-            if step.path in left and (step.effect.sites or step.effect.family is Family.UNKNOWN):
-                found[step.path] = step
-                left.discard(step.path)
-                continue
-            for path in self.read_by(step):
-                if path in left:
-                    found.setdefault(path, step)
-        return found
-
-    def read_by(self, step: Step) -> Iterator[str]:
-        """The modules that are part of the one that a step calls, or whose parameters it gets or is."""
-        node = step.node
-        if node.op == "call_module":
-            owners = (name.rpartition(".")[0] for name in self.inventory.names_below(str(node.target)))
-            yield from dict.fromkeys(owners)
-        elif step.effect.family is not Family.UNKNOWN:
-            given = [node] if step.effect.sites else node.all_input_nodes
-            yield from (str(each.target).rpartition(".")[0] for each in given if each.op == "get_attr")
-
-    def axes(self, path: str, step: Step | None) -> tuple[Width, Width]:
-        """A module's output and input channels, by a step that reads its parameters."""
-        if step is None:
-            return None, None
-        if step.effect.reading is not None:
-            return step.effect.reading.rows, step.effect.reading.cols
-        if step.effect.sites:
-            return (step.effect.sites[0].layout,) * 2
-        if step.effect.family is Family.UNKNOWN:
-            return None, None
-        inside = step.node.op == "call_module" and step.node.target != path
-        passing = None if inside else _passing(step)
-        return _stated(self.modules[path]) if passing is None else (passing, passing)
-
-    def width(self, widths: LayoutWidths, axis: Width) -> int:
-        """The number of channels along an axis."""
-        return widths(axis) if isinstance(axis, Tensor) else axis or 0
-
-    def row(self, path: str, step: Step | None, out: Width, in_: Width, held: int, pins: tuple[str, ...]) -> Row:
+    def row(self, path: str, place: Reached, held: int, pins: tuple[str, ...]) -> Row:
         """The row of one module; `held` and `pins` are those of its output."""
         params = [cost.get(path, 0) + cost.get(f"{path}.weights", 0) for cost in self.params]
-        norm = step.effect.norm if step is not None else None
         return Row(
             name=path,
-            op=self.modules[path].kind.__name__ if path else "parameters",
+            op=self.kinds[path] if path else "parameters",
             params_live=params[1],
             params=params[0],
             flops_live=self.flops[1].get(path, 0),
             flops=self.flops[0].get(path, 0),
-            out_live=self.width(self.live, out),
-            out=self.width(self.all, out),
-            in_live=self.width(self.live, in_),
-            in_=self.width(self.all, in_),
-            held=held if norm is None else self.held_by_gamma[norm.gamma or ""],
-            pins=(*pins, step.effect.reason) if step is not None and step.effect.family is Family.UNKNOWN else pins,
+            out_live=_width(self.live, place.out),
+            out=_width(self.all, place.out),
+            in_live=_width(self.live, place.in_),
+            in_=_width(self.all, place.in_),
+            held=held if place.norm is None else self.held_by_gamma[place.norm.gamma or ""],
+            pins=pins if place.reason is None else (*pins, place.reason),
         )
 
     def held_on(self, outs: list[Tensor]) -> list[int]:
@@ -171,16 +127,6 @@ def _by_path(steps: Iterable[Step], cost: Mapping[str, int]) -> dict[str, int]:
     return total
 
 
-def _passing(step: Step) -> Tensor | None:
-    """The layout of the channels that a step hands on, where they lie along one dim of what it gives."""
-    out = next(iter(tensors(step.effect.out)), None)
-    dims = set() if out is None else varying(out)
-    return layout(out, dims.pop()) if out is not None and len(dims) == 1 else None
-
-
-def _stated(module: Registered) -> tuple[Width, Width]:
-    """The widths that the parameters of a norm, a linear layer or an attention state."""
-    matrix = module.shapes.get("weight", next((shape for shape in module.shapes.values() if len(shape) == 2), ()))
-    if len(matrix) == 1 or (matrix and issubclass(module.kind, nn.MultiheadAttention)):
-        return matrix[-1], matrix[-1]
-    return (matrix[0], matrix[1]) if matrix and issubclass(module.kind, nn.Linear) else (None, None)
+def _width(widths: LayoutWidths, axis: Width) -> int:
+    """The number of channels along an axis."""
+    return widths(axis) if isinstance(axis, Tensor) else axis or 0

@@ -25,6 +25,7 @@ from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Held, Liveness
 from nrfx.analysis.names import named_tensors
 from nrfx.analysis.not_understood import NotUnderstood, not_understood
+from nrfx.analysis.reached import reached
 from nrfx.analysis.rows import Row, Rows
 from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.stops import Stop, stops_of
@@ -280,10 +281,13 @@ def measure(
         unseen = at_once or not_understood(inventory, channels, bool(facts.parts))
         uncounted = tuple(dict.fromkeys((*_uncounted(channels), *facts.outside)))
         deaf = deaf_layers(channels, liveness.affine, silent)
+        places = reached(inventory, channels)
         layers = apart(channels) if released else channels
         width_of = (widths[0].of(layers), widths[1].of(layers))
         return lambda: _Report(
-            rows=tuple(Rows(inventory, layers, liveness, width_of, [by_owner(cost) for cost in params], flops).rows()),
+            rows=tuple(
+                Rows(inventory, places, layers, liveness, width_of, [by_owner(cost) for cost in params], flops).rows()
+            ),
             pins=tuple(Pinned(s.name, s.pinned_by or s.name, s.pinned) for s in layers.spaces if s.pinned is not None),
             not_understood=unseen,
             uncounted=uncounted,

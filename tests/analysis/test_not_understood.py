@@ -35,6 +35,24 @@ def test_a_mask_that_is_written_in_place_hides_nothing() -> None:
     assert told(Masked()).not_understood == ()
 
 
+class Filled(nn.Module):
+    """A forward that writes what it has computed into a tensor of sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        filled = x.new_zeros(x.shape[0], 4, *x.shape[-2:])
+        filled[:, 1:, 2:][:, :, :4] = self.conv(x)[:, 1:, 2:6]
+        return torch.fft.fft(filled).real
+
+
+def test_a_tensor_that_data_is_written_into_holds_data() -> None:
+    named = {node for entry in told(Filled()).not_understood for node in entry.nodes}
+    assert any("setitem" in name for name in named) and any("fft" in name for name in named)
+
+
 def test_a_hooked_layer_is_named_with_its_params_and_flops() -> None:
     model = nn.Sequential(unit(3, 8), unit(8, 8), nn.Conv2d(8, 4, 3))
     model[1][0].register_forward_hook(nn.Identity())

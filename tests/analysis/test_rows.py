@@ -1,7 +1,5 @@
 """The widths in the rows of a utilization, also of modules whose channels may not come or go."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,6 @@ from torch import Tensor, nn
 
 import nrfx
 from nrfx.analysis.rows import Row
-from nrfx.rules import OPS
 
 
 def rows_of(model: nn.Module, *shape: int) -> dict[str, Row]:
@@ -71,11 +68,6 @@ def test_a_norm_that_the_forward_calls_as_a_function_has_its_owners_name_and_wid
     assert widths(rows_of(Functional(), 1, 3, 4, 4)[""]) == (8, 8)
 
 
-def test_a_norm_of_inputs_has_the_width_that_its_weight_states() -> None:
-    rows = rows_of(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 2)), 3, 6)
-    assert widths(rows["0"]) == (6, 6), "inputs are no channels"
-
-
 def test_dead_channels_that_pass_what_has_no_weights_for_them_are_told_there() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.PReLU(), nn.Conv2d(8, 2, 1))
     with torch.no_grad():
@@ -92,20 +84,59 @@ def test_what_is_not_understood_has_no_width(hooked: str) -> None:
     assert widths(rows[hooked]) == (0, 0) and rows["mlp.0"].out == 24
 
 
-class Gated(nn.Module):
-    """One call for the graph, by a rule that knows that channels pass."""
+class Computed(nn.Module):
+    """Weights that the forward changes before it uses them, a buffer that it reads, and a number that it learns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = nn.Linear(7, 3)
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.register_buffer("grid", torch.ones(15, 2))
+        self.scale = nn.Parameter(torch.ones(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.inner.weight.mean().sigmoid()
+        x = self.first(x) * self.scale + (self.grid * 2).sum()
+        return F.linear(x, self.second.weight * 2, self.second.bias)
 
 
-def test_a_layer_inside_of_what_is_one_call_has_the_widths_that_it_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    passing = OPS[nn.Dropout]
-    rule = lambda call: replace(passing.rule(call), fixed=("inner.weight", "inner.bias"))  # noqa: E731
-    monkeypatch.setitem(OPS, Gated, replace(passing, rule=rule))
-    rows = rows_of(nn.Sequential(nn.Linear(5, 12), Gated(), nn.Linear(12, 2)), 4, 5)
-    assert widths(rows["1.inner"]) == (3, 7)
+def test_a_weight_that_is_computed_and_a_buffer_tell_no_width() -> None:
+    found = {name: widths(row) for name, row in rows_of(Computed(), 2, 5).items()}
+    assert found["second"] == (0, 0), "the layer is not understood"
+    assert found[""] == (8, 8) and found["first"] == (8, 5)
+
+
+def test_norms_that_share_their_weights_are_one() -> None:
+    net = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.LayerNorm(6))
+    net[2].weight, net[2].bias = net[1].weight, net[1].bias
+    rows = rows_of(net, 2, 5)
+    assert widths(rows["1"]) == (6, 6) and "2" not in rows
+
+
+def test_a_slope_for_the_channels_of_inputs_tells_no_width() -> None:
+    assert widths(rows_of(nn.Sequential(nn.PReLU(), nn.Conv2d(3, 2, 1)), 1, 3, 4, 4)["0"]) == (0, 0)
+
+
+class Attending(nn.Module):
+    """Products of values, behind layers whose channels may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.slope = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.PReLU()
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.slope(self.norm(self.conv(x)))).flatten(2)
+        return x @ (x.transpose(1, 2) @ x).softmax(-1)
+
+
+@pytest.mark.parametrize("model", [Attending(), nn.Sequential(nn.Linear(5, 12), Block(), nn.Linear(12, 2))])
+def test_a_result_tells_of_both_networks_what_their_utilizations_tell(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 4) if isinstance(model, Attending) else torch.randn(2, 4, 5)
+    if isinstance(model, Attending):
+        with torch.no_grad():
+            model.norm.weight[:3].zero_()
+    gm = nrfx.trace(model.eval(), x)
+    result = nrfx.compact(gm)
+    assert result.before.rows == nrfx.utilization(gm).rows
+    assert result.after.rows == nrfx.utilization(result.module).rows
+    assert result.changed == isinstance(model, Attending)

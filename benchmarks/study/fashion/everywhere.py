@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.study.fashion.loop import EVERY
-from benchmarks.study.fashion.plan import Line, points_of
-from benchmarks.study.fashion.tables import HELD, NEAR, Runs, harm, mean_harm, paired, told
+from benchmarks.study.fashion.plan import Line
+from benchmarks.study.fashion.tables import HELD, NEAR, Runs, at_common_scores, harm, mean_harm, paired, told
 from benchmarks.study.intervals import CONFIDENCE, holm, p_value
 
 NAMED = "NR"
@@ -75,14 +75,14 @@ def everywhere(tables: Mapping[tuple[str, str], Runs]) -> list[Against]:
 class Behind:
     """How far behind plain training the rows with one event were on the way, all networks, budgets and rows together.
 
-    The attributes from `mean` on are of NR alone, and of the steps at which it and plain training are scored, every
-    EVERY steps: what is looked at more often is further behind at worst.
+    The attributes from `mean` on are of NR's runs with an event alone, and of every EVERY-th step of a search and of
+    the NEAR steps behind its event, where all runs are scored: what is looked at more often is further behind at worst.
 
     Attributes:
         worst: of the means of seeds, in points of error.
         further, runs: single runs that were further behind plain training of their seed than LIMIT at some score; of
             how many.
-        mean: how far behind plain training of their seed, in the mean of all scores, in points of error.
+        mean: how far behind plain training of their seed, in the mean of these scores, in points of error.
         same, known: runs that were further behind it than LIMIT; of how many.
         other, apart, pairs: how many runs of NR, and how many plain ones, were further behind plain training of another
             seed, over the steps of a search; of how many pairs of seeds.
@@ -102,9 +102,10 @@ class Behind:
         known, pairs = max(self.known, 1), max(self.pairs, 1)
         return (
             f"Of single runs {self.further} of {self.runs} ({self.further / max(self.runs, 1):.0%}) were more than "
-            f"{LIMIT:g} points behind plain training of the same seed at some score. Much of that is chance. At every "
-            f"{EVERY}th step, where both are scored, NR is {self.mean:.1f} points behind in the mean, and "
-            f"{self.same} of {self.known} of its runs ({self.same / known:.0%}) were ever more than {LIMIT:g}. "
+            f"{LIMIT:g} points behind plain training of the same seed at some score. Much of that is chance. Over "
+            f"every {EVERY}th step of a search and the {NEAR} steps behind its event, where all runs are scored, NR "
+            f"with an event is {self.mean:.1f} points behind in the mean, and "
+            f"{self.same} of {self.known} of these runs ({self.same / known:.0%}) ever more than {LIMIT:g}. "
             "At these steps plain runs were as far behind plain training of *another* seed in "
             f"{self.apart / pairs:.0%} of {self.pairs} pairs of seeds, and runs of NR in {self.other / pairs:.0%}."
         )
@@ -124,10 +125,10 @@ def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
         searched = {seed: line for seed, line in runs.get(NAMED, {}).items() if seed in plain and line.event}
         for seed, line in searched.items():
             last = line.event + NEAR
-            own_seed.append(_behind(line, plain[seed], last))
+            own_seed.append(at_common_scores(line, plain[seed], last))
             for other in searched.keys() - {seed}:
-                others.append(_behind(line, plain[other], last))
-                chance.append(_behind(plain[seed], plain[other], last))
+                others.append(at_common_scores(line, plain[other], last))
+                chance.append(at_common_scores(plain[seed], plain[other], last))
     scores = [score for run in own_seed for score in run]
     same, far, apart = (sum(max(run, default=0.0) > LIMIT for run in runs) for runs in (own_seed, others, chance))
     return Behind(
@@ -141,15 +142,6 @@ def behind(tables: Mapping[tuple[str, str], Runs]) -> Behind:
         apart=apart,
         pairs=len(chance),
     )
-
-
-def _behind(line: Line, plain: Line, last: int) -> list[float]:
-    """How far a run is behind another one at each of the steps up to `last` at which every run is scored."""
-    own, reference = (
-        {step: error for step, mark, error in points_of(each.curve) if not mark and step % EVERY == 0}
-        for each in (line, plain)
-    )
-    return [error - reference[step] for step, error in own.items() if step in reference and step <= last]
 
 
 def since(runs: Runs, first: int) -> Runs:

@@ -33,13 +33,14 @@ def rate_rows(tried: Iterable[Line]) -> Iterator[tuple[str, ...]]:
     for family in OF_FAMILY:
         for row, errors in _errors(known, family).items():
             least = _least(errors)
-            texts = {lr: str(interval(of)) if len(of) > 1 else f"{of[0]:.2f}" for lr, of in errors.items()}
+            texts = {lr: _told([*of.values()]) for lr, of in errors.items()}
             yield family, row, *(f"**{text}**" if lr == least else text for lr, text in texts.items())
 
 
 def tuned(tried: Iterable[Line], family: str) -> dict[str, float]:
-    """Row -> the learning rate of the least mean validation error; of rows that were run with all rates."""
-    return {row: _least(errors) for row, errors in _errors(tried, family).items()}
+    """Row -> the learning rate of the least mean validation error; of rows that were run with all rates from two seeds
+    or more, over the seeds that all rates have."""
+    return {row: _least(errors) for row, errors in _errors(tried, family).items() if len(_shared(errors)) > 1}
 
 
 def tuned_tasks(tried: Iterable[Line], family: str, seeds: Iterable[int]) -> list[Task]:
@@ -50,7 +51,7 @@ def tuned_tasks(tried: Iterable[Line], family: str, seeds: Iterable[int]) -> lis
 
 TUNED_HEADINGS = (
     *("network", "learning rate: BL", "NR", "seeds", "test error, %: BL", "NR", "NR minus BL", "corrected"),
-    *("both as in the tables: NR minus BL", "event at step"),
+    *("NR minus BL, same seeds, both with the rate of all rows", "event at step"),
 )
 
 
@@ -63,9 +64,10 @@ def tuned_rows(tried: Sequence[Line], found: Iterable[Line], seeds: Sequence[int
     tables = {family: _runs(known, tuned_tasks(tried, family, seeds)) for family in OF_FAMILY}
     whole = {family: runs for family, runs in tables.items() if paired(runs["NR"], runs["BL"], "test")}
     for family, runs in whole.items():
-        rates, alike = tuned(tried, family), _runs(known, _both(family, seeds, {}))
+        both = sorted(runs["NR"].keys() & runs["BL"].keys())
+        rates, alike = tuned(tried, family), _runs(known, _both(family, both, {}))
         yield (
-            *(family, *(f"{rates[row]:g}" for row in ROWS), str(len(runs["NR"].keys() & runs["BL"].keys()))),
+            *(family, *(f"{rates[row]:g}" for row in ROWS), str(len(both))),
             *(str(interval([line.test for line in runs[row].values() if line.test is not None])) for row in ROWS),
             told(paired(runs["NR"], runs["BL"], "test")),
             reach(paired(runs["NR"], runs["BL"], "test", len(whole))),
@@ -93,19 +95,29 @@ def _runs(known: Mapping[str, Line], tasks: Iterable[Task]) -> dict[str, dict[in
     return runs
 
 
-def _errors(tried: Iterable[Line], family: str) -> dict[str, Mapping[float, list[float]]]:
-    """Row -> learning rate -> the validation errors; of rows that were run with all rates."""
+def _errors(tried: Iterable[Line], family: str) -> dict[str, Mapping[float, Mapping[int, float]]]:
+    """Row -> learning rate -> seed -> the validation error; of rows that were run with all rates from some seed."""
     known = {line.key: line for line in tried}
     found = {place: known[task.key] for place, task in rate_tasks(family).items() if task.key in known}
     of_row = {
         row: {
-            lr: [line.validation for (name, rate, _), line in found.items() if (name, rate) == (row, lr)]
+            lr: {seed: line.validation for (name, rate, seed), line in found.items() if (name, rate) == (row, lr)}
             for lr in RATES
         }
         for row in ROWS
     }
-    return {row: errors for row, errors in of_row.items() if all(errors.values())}
+    return {row: errors for row, errors in of_row.items() if _shared(errors)}
 
 
-def _least(errors: Mapping[float, Sequence[float]]) -> float:
-    return min(errors, key=lambda lr: mean(errors[lr]))
+def _shared(errors: Mapping[float, Mapping[int, float]]) -> set[int]:
+    """The seeds that all rates have."""
+    return set.intersection(*({*of} for of in errors.values()))
+
+
+def _least(errors: Mapping[float, Mapping[int, float]]) -> float:
+    seeds = _shared(errors)
+    return min(errors, key=lambda lr: mean(errors[lr][seed] for seed in seeds))
+
+
+def _told(errors: Sequence[float]) -> str:
+    return str(interval(errors)) if len(errors) > 1 else f"{errors[0]:.2f}"

@@ -2,8 +2,9 @@
 
 `python -m benchmarks study --data-root DIR` trains what is missing in benchmarks/results/fashion.csv, a line a run, and
 writes docs/results.md; broken off, it goes on from the lines that are there. `--choose` trains what the settings were
-chosen by: another network, other seeds, no look at the test images. DIR is the folder of Fashion-MNIST's files, such as
-/usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
+chosen by: another network, other seeds, no look at the test images; `--rates` plain training and NR with four learning
+rates, without a look as well; `--tuned` both again, each with the rate that was best for it. DIR is the folder of
+Fashion-MNIST's files, such as /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist.
 Exit status 1: a run costs more than its budget.
 """
 
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=OF_TABLES, metavar="ROW", help="(all)")
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"0 to N - 1 ({SEEDS})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
-    parser.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
-    parser.add_argument("--rates", action="store_true", help="train BL and NR with four learning rates")
-    parser.add_argument("--tuned", action="store_true", help="train both again, each with the rate found for it")
-    parser.add_argument("--cost", action="store_true", help="only time steps of a search and an event")
-    parser.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--choose", action="store_true", help="train what the settings were chosen by")
+    other.add_argument("--rates", action="store_true", help="train BL and NR with four learning rates")
+    other.add_argument("--tuned", action="store_true", help="train both again, each with the rate found for it")
+    other.add_argument("--cost", action="store_true", help="only time steps of a search and an event")
+    other.add_argument("--page", action="store_true", help="only write the page, from the lines that are there")
     options = parser.parse_args(arguments)
     console = Console()
     if not options.page:
@@ -54,22 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_csv(costs(options.families, options.data_root), COSTS)
             return 0
         path = CHOICES if options.choose or options.rates else TUNED if options.tuned else LINES
-        done = lines(_tasks(options), path, options.data_root, options.jobs, console)
+        tasks = _tasks(options)
+        if options.tuned and not tasks:
+            console.print("Nothing to train: a network is tuned once --rates has trained all rates from two seeds.")
+        done = lines(tasks, path, options.data_root, options.jobs, console)
         if path == CHOICES:
             return 0
         _show(done.values(), console)
     found = [*kept(LINES).values()]
     tried, tuned, wide = ([*kept(path).values()] for path in (CHOICES, TUNED, WIDE))
     write({PAGE: page(found, tried, tuned, kept_csv(Cost, COSTS), PICTURE, wide)}, console)
-    return 1 if any(_over(line) for line in found) else 0
+    return 1 if any(_over(line) for line in (*found, *tuned)) else 0
 
 
 def _tasks(options: Namespace) -> list[Task]:
-    """The runs that are asked for, seed by seed."""
-    if options.choose or options.rates:
-        chosen = [*choices.all_tasks()] if options.choose else []
-        each = [rates.rate_tasks(family).values() for family in options.families] if options.rates else []
-        return [*chosen, *chain.from_iterable(each)]
+    """The runs that are asked for; those of the study seed by seed, the others network by network."""
+    if options.choose:
+        return [*choices.all_tasks()]
+    if options.rates:
+        return [task for family in options.families for task in rates.rate_tasks(family).values()]
     if options.tuned:
         known, tried = kept(LINES), kept(CHOICES).values()
         own = [rates.tuned_tasks(tried, family, range(options.seeds)) for family in options.families]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
+from benchmarks.study.fashion.loop import EVERY
 from benchmarks.study.fashion.plan import NONE_SPARED, Line, points_of
 from benchmarks.study.fashion.searches import SOON
 from benchmarks.study.intervals import Interval, interval
@@ -64,6 +65,15 @@ def mean_harm(runs: Mapping[int, Line], plain: Mapping[int, Line]) -> float:
         for place, value in zip(places, _behind(line, plain[seed], places.values()), strict=True):
             found.setdefault(place, []).append(value)
     return max((mean(values) for values in found.values() if len(values) >= min(3, len(runs))), default=0.0)
+
+
+def at_common_scores(line: Line, plain: Line, last: int) -> list[float]:
+    """How far a run is behind another one at each of the steps up to `last` at which all runs are scored."""
+    own, reference = (
+        {step: error for step, mark, error in points_of(each.curve) if not mark and step % EVERY == 0}
+        for each in (line, plain)
+    )
+    return [error - reference[step] for step, error in own.items() if step in reference and step <= last]
 
 
 def chance(plain: Mapping[int, Line], runs: Mapping[int, Line]) -> float | None:

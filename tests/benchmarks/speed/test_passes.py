@@ -13,6 +13,7 @@ def rows(slower: float) -> list:
     """The rows of two networks on a machine that takes so many times as long as the one of the goals."""
     times = {
         "resnet50": {FLOOR: [0.014], "a forward of one image": [0.1], GOAL: [0.28]},
+        "densenet121": {FLOOR: [0.037], "a forward of one image": [0.1]},
         "densenet201": {FLOOR: [0.075], "a forward of one image": [0.2], GOAL: [1.1]},
     }
     return [
@@ -29,5 +30,13 @@ def test_a_slower_machine_meets_the_same_goals() -> None:
         assert abs(densenet.figure - 1.1) < 1e-9 and not densenet.met
 
 
+def test_the_ratio_of_a_network_to_itself_is_that_of_the_rounds() -> None:
+    times = {FLOOR: [0.01, 0.02, 0.03], "a forward of one image": [0.1] * 3, GOAL: [0.2, 0.4, 0.66]}
+    (goal,) = goals([timing("resnet50", work, times, SETTINGS) for work in times])
+    assert abs(goal.figure - 20 * 0.014) < 1e-9
+
+
 def test_without_the_yardstick_there_is_no_goal() -> None:
-    assert goals([row for row in rows(1.0) if row.model != "resnet50"]) == []
+    assert [
+        goal.what.partition(":")[0] for goal in goals([row for row in rows(1.0) if row.model != "densenet121"])
+    ] == ["resnet50"]

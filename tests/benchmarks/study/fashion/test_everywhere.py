@@ -55,7 +55,7 @@ def test_runs_far_behind_are_counted_among_those_with_one_event() -> None:
     assert (found.mean, found.same, found.known) == (pytest.approx(1.25), 1, 2)
     assert (found.other, found.apart, found.pairs) == (1, 0, 2)
     assert str(found).startswith("Of single runs 1 of 2 (50%) were more than 3")
-    assert "NR is 1.2 points behind in the mean, and 1 of 2 of its runs (50%)" in str(found)
+    assert "NR with an event is 1.2 points behind in the mean, and 1 of 2 of these runs (50%)" in str(found)
     assert str(found).endswith("*another* seed in 0% of 2 pairs of seeds, and runs of NR in 50%.")
 
 

@@ -31,6 +31,15 @@ def test_both_are_trained_again_with_their_own_rates_and_test_images() -> None:
     assert rates.tuned_tasks(half_known, "vgg", SEEDS) == [], "NR is not tuned"
 
 
+def test_a_rate_is_chosen_over_the_seeds_that_all_rates_have() -> None:
+    tasks = rates.rate_tasks("vgg").items()
+    lines = [of(task, 12 - (lr == BEST[row])) for (row, lr, seed), task in tasks if seed < 1002]
+    lucky = [of(task, 1.0) for (row, lr, seed), task in tasks if (row, lr, seed) == ("NR", 0.4, 1002)]
+    assert rates.tuned([*lines, *lucky], "vgg") == BEST, "one more seed of one rate says nothing"
+    first = [line for line in lines if line.seed == 1000]
+    assert rates.tuned(first, "vgg") == {} and len([*rates.rate_rows(first)]) == 2, "shown, not chosen by"
+
+
 def test_own_rates_are_told_beside_the_one_of_all_rows() -> None:
     def with_error(task: Task, gain: float) -> Line:
         return of(task, 12 + 0.1 * task.seed - gain * (task.row == "NR"), event=40 if task.row == "NR" else 0)
