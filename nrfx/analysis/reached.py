@@ -9,7 +9,7 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory, Registered
 from nrfx.analysis.not_understood import fed_in, read_by
 from nrfx.labels import layout
-from nrfx.rules import Family, Norm, reads_as_weight, tensors
+from nrfx.rules import Family, Norm, tensors
 from nrfx.rules.reduction import varying
 
 Width = Tensor | int | None
@@ -50,7 +50,7 @@ def reached(inventory: Inventory, channels: Channels) -> dict[str, Reached]:
                 found[step.path] = _by_weights(step)
             continue
         for path, passing in _by_passing(step, modules, inventory, channels.aliases):
-            if path in owners and path not in hidden:
+            if path in owners and path not in hidden and passing.out is not None:
                 found.setdefault(path, passing)
     return found
 
@@ -81,17 +81,13 @@ def _by_passing(
     if node.op == "call_module":
         path = str(node.target)
         if issubclass(modules[path].kind, nn.MultiheadAttention):
-            width = next(shape[-1] for shape in modules[path].shapes.values() if len(shape) == 2)
+            width = next((shape[-1] for shape in modules[path].shapes.values() if len(shape) == 2), None)
             yield from ((each, Reached(width, width)) for each in (path, f"{path}.out_proj"))
         elif modules[path].shapes:
             yield path, _passing(step)
         return
-    names = (
-        [node]
-        if node.op == "get_attr"
-        else [source for source in node.all_input_nodes if source.op == "get_attr" and reads_as_weight(source, node)]
-    )
-    for each in names:
+    given = [node] if node.op == "get_attr" else [each for each in node.all_input_nodes if each.op == "get_attr"]
+    for each in given:
         name = aliases.get(str(each.target), str(each.target))
         if name in inventory.parameters and (each is not node or step.effect.sites):
             yield name.rpartition(".")[0], _by_weights(step) if each is node else _passing(step)

@@ -94,7 +94,8 @@ class Computed(nn.Module):
         self.scale = nn.Parameter(torch.ones(8))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x) * self.scale + (self.grid * 2).sum()
+        grid = (self.grid * 2).sum()
+        x = self.first(x) * self.scale + grid
         return F.linear(x, self.second.weight * 2, self.second.bias)
 
 
@@ -111,8 +112,59 @@ def test_norms_that_share_their_weights_are_one() -> None:
     assert widths(rows["1"]) == (6, 6) and "2" not in rows
 
 
-def test_a_slope_for_the_channels_of_inputs_tells_no_width() -> None:
-    assert widths(rows_of(nn.Sequential(nn.PReLU(), nn.Conv2d(3, 2, 1)), 1, 3, 4, 4)["0"]) == (0, 0)
+class Penalised(nn.Module):
+    """A norm whose weight the forward reads by itself as well, in front of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.norm.weight.abs().sum()
+        return self.last(self.norm(self.first(x))) + size
+
+
+def test_a_norm_whose_weight_is_read_beside_it_has_the_width_of_what_passes() -> None:
+    row = rows_of(Penalised(), 2, 5)["norm"]
+    assert widths(row) == (6, 6) and row.pins
+
+
+def test_a_slope_that_is_called_again_has_the_width_of_the_first_channels_that_it_meets() -> None:
+    slope = nn.PReLU()
+    rows = rows_of(nn.Sequential(slope, nn.Conv2d(3, 8, 1), slope, nn.Conv2d(8, 2, 1)), 1, 3, 4, 4)
+    assert widths(rows["0"]) == (8, 8)
+
+
+class Tempered(nn.Module):
+    """A number that the forward learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.heat = nn.Linear(5, 6), nn.Linear(6, 2), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.heat)
+
+
+def test_a_number_that_is_learnt_has_the_width_of_what_it_scales() -> None:
+    assert widths(rows_of(Tempered(), 2, 5)[""]) == (6, 6)
+
+
+class Marked(nn.Module):
+    """An activation of inputs, and of ones beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope, self.last = nn.PReLU(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.slope(torch.cat([x, torch.ones_like(x[:, :1])], 1)))
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.PReLU(), nn.Conv2d(3, 2, 1)), Marked()])
+def test_a_slope_for_the_channels_of_inputs_tells_no_width(model: nn.Module) -> None:
+    rows = rows_of(model, 1, 3, 4, 4)
+    assert widths(next(row for row in rows.values() if row.op == "PReLU")) == (0, 0)
 
 
 class Attending(nn.Module):
