@@ -32,9 +32,9 @@ ORDER: Mapping[str, str] = {
     "tracing.graph": "scripted lazy_code walk switch registered clone copies stated exchange regions equal_calls "
     "complaint shapes work arguments codegen guards module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
-    "tracing.values": "causes bytecode proxies writers assignments plain handed_on decisions questions",
-    "tracing.recording": "draws compiled einops_backend variables signatures modeless kept open_regions recorder "
-    "both_modes",
+    "tracing.values": "causes bytecode proxies writers assignments plain closed handed_on decisions questions",
+    "tracing.recording": "unsupported draws compiled einops_backend variables signatures modeless kept open_regions "
+    "replay recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
     "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "

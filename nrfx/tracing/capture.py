@@ -30,7 +30,8 @@ from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.staleness import check_dtypes, check_layers, check_not_cut
 from nrfx.tracing.graph.walk import Contents, unchanged
 from nrfx.tracing.partial.partition import trace_parts
-from nrfx.tracing.recording.both_modes import refuse_unsupported, shell_of, trace_whole
+from nrfx.tracing.recording.both_modes import shell_of, trace_whole
+from nrfx.tracing.recording.unsupported import refuse_unsupported
 from nrfx.tracing.values.writers import read_results
 
 _TRACING = threading.RLock()

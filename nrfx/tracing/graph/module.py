@@ -236,16 +236,27 @@ def propagate(traced: TracedModule) -> None:
     Raises:
         TraceError: a node cannot be run on the shapes it gets.
     """
-    fill(Contents.of(traced), traced.graphs, traced.inputs, anew=True)
+    fill(Contents.of(traced), traced.graphs, traced.inputs, anew=True, twins={})
 
 
-def fill(contents: Contents, graphs: Mapping[str, fx.Graph], inputs: tuple[InputSpec, ...], anew: bool) -> None:
-    """Sets `meta["val"]` on every node of the graphs of each mode, or where there is none. Raises as `propagate`."""
+def fill(
+    contents: Contents,
+    graphs: Mapping[str, fx.Graph],
+    inputs: tuple[InputSpec, ...],
+    anew: bool,
+    twins: Mapping[fx.Node, fx.Node],
+) -> None:
+    """Sets `meta["val"]` on every node of the graphs of each mode, or where there is none. Raises as `propagate`.
+
+    twins: node of train mode -> the node of eval mode whose value has the same shape.
+    """
     for node in (node for graph in graphs.values() if anew for node in graph.nodes):
         node.meta.pop("val", None)
         node.meta.pop("work", None)
     for mode in ("eval", "train"):
         if mode == "eval" or graphs["train"] is not graphs["eval"]:
+            for node, twin in twins.items() if mode == "train" else ():
+                node.meta["val"] = twin.meta["val"]
             Shapes(contents, as_parameters(contents, inputs), training=mode == "train").fill(graphs[mode])
 
 

@@ -28,16 +28,8 @@ from nrfx.tracing.partial.box_runs import Probe
 from nrfx.tracing.partial.free_share import hidden_params, open_params
 from nrfx.tracing.partial.parts import PartCall, PartialModule
 from nrfx.tracing.partial.run import Record, recorded
-from nrfx.tracing.recording.both_modes import (
-    MODES,
-    Capture,
-    capture,
-    combined,
-    refuse_unsupported,
-    shell_of,
-    trace_whole,
-    unmoved,
-)
+from nrfx.tracing.recording.both_modes import MODES, Capture, capture, combined, shell_of, trace_whole, unmoved
+from nrfx.tracing.recording.unsupported import refuse_unsupported
 from nrfx.tracing.values.causes import place
 
 

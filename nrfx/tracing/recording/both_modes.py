@@ -5,7 +5,7 @@ The model is traced on shells of itself: it is never run, never switched and nev
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,12 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
-from nrfx.tracing.graph.walk import Contents, held, named_modules
-from nrfx.tracing.recording.draws import random_state_kept
+from nrfx.tracing.graph.walk import Contents, named_modules
+from nrfx.tracing.recording.draws import Drawn, random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeSet, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
-from nrfx.tracing.values.causes import place
+from nrfx.tracing.recording.replay import Replay, Run, Runs, is_repeatable
 from nrfx.tracing.values.proxies import AUGMENTED
 from nrfx.tracing.values.writers import read_results
 
@@ -53,6 +53,8 @@ class Capture:
         asks_mode: whether a forward that was recorded in no mode asks for it: it is the graph of eval mode then.
         shell: the shell of the model that it was recorded on, with what it holds, where this is as a new one would be;
             else None.
+        runs: path -> what a submodule did that another recording may repeat.
+        twins: node -> the node of another recording that is the same op on the same values.
     """
 
     graph: fx.Graph
@@ -60,6 +62,8 @@ class Capture:
     unmoved: tuple[str, ...]
     asks_mode: bool = False
     shell: Contents | None = None
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    twins: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
 
 def trace_whole(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxes = NO_BOXES) -> TracedModule:
@@ -115,7 +119,8 @@ def combined(
     as_used = captures["train"] is captures["eval"] and not added
     contents = used if used is not None and as_used else Contents.of(root)
     facts = complete(Facts(inputs, constants_at_trace(contents), {mode: captures[mode].unmoved for mode in MODES}))
-    fill(contents, graphs, facts.inputs, anew=as_parameters(contents, facts.inputs) != facts.inputs)
+    anew = as_parameters(contents, facts.inputs) != facts.inputs
+    fill(contents, graphs, facts.inputs, anew, {} if one is not None else captures["train"].twins)
     for graph in {id(graph): graph for graph in graphs.values()}.values():
         _rebind_numbers(graph)
         read_results(graph, contents.by_path)
@@ -131,12 +136,15 @@ def captured(model: nn.Module, arguments: Arguments, leaves: Leaves, boxes: Boxe
     if boxes.calls is None and not leaves.are_wanted and may_share(model):
         with suppress(TraceError, ModeSet):  # what is wrong without a mode as well, the recordings below say
             evaluated = capture(model, arguments, "", leaves)
-    if evaluated is not None and not evaluated.asks_mode:
+    repeated = None
+    if evaluated is not None:
         called = {str(node.target) for node in evaluated.graph.nodes if node.op == "call_module"}
         modules = dict(named_modules(model, once=False))
         if all(_has_one_shape(modules[path]) for path in called):
-            return dict.fromkeys(MODES, evaluated)
-    train = capture(model, arguments, "train", leaves, boxes=boxes)
+            if not evaluated.asks_mode:
+                return dict.fromkeys(MODES, evaluated)
+            repeated = evaluated
+    train = capture(model, arguments, "train", leaves, boxes=boxes, repeated=repeated)
     return {"train": train, "eval": evaluated or capture(model, arguments, "eval", leaves, boxes=boxes)}
 
 
@@ -153,16 +161,18 @@ def capture(
     leaves: Leaves,
     check: bool = False,
     boxes: Boxes = NO_BOXES,
+    repeated: Capture | None = None,
 ) -> Capture:
     """The graph of the model in one mode, on arguments of the given shapes.
 
     Args:
         mode: "train", "eval", or "" for both at once, and for eval if the forward asks.
         boxes: what to call as a whole, though it has no rule.
+        repeated: the same in eval mode: what submodules do in both modes is taken from there.
         check: whether to infer the shape of every node, which raises TraceError where one cannot be run.
     """
     again = partial(_recorded, model, arguments, mode, leaves, boxes)
-    recorder = again()
+    recorder = again(repeated=repeated)
     asks_mode = recorder.asks_mode
     if recorder.kept or recorder.written or recorder.replaced:
         asks_mode = _check_calls(model, recorder, again) or asks_mode
@@ -175,7 +185,10 @@ def capture(
     if check:
         recorder.check()
     unused = not mode and is_as_new(recorder.root, model)
-    return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, recorder.contents if unused else None)
+    runs = recorder.runs.known if asks_mode and unused and recorder.runs is not None and is_repeatable(graph) else {}
+    contents = recorder.contents if unused else None
+    twins = {} if recorder.replay is None else recorder.replay.twins
+    return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, contents, runs, twins)
 
 
 def _constants(recorder: Recorder) -> dict[str, Tensor]:
@@ -193,23 +206,29 @@ def _recorded(
     boxes: Boxes,
     otherwise: str = "",
     state: State | None = None,
+    repeated: Capture | None = None,
 ) -> Recorder:
     """The recorder of the model in one mode, with its graph.
 
     state: what an earlier call has left in attributes.
+    repeated: as of `capture`.
 
     Where the forward asks for a plain number (int, float, len, max, min), it is recorded again with functions that keep
-    the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends.
+    the number symbolic in the globals of the code that asked; each round adds a file, so that the loop ends. Where it
+    draws random numbers, it is recorded again to find the module that does.
     """
     scopes: tuple[dict[str, Any], ...] = ()
+    watched = False
     leaves = leaves.and_paths(boxes.paths)
     while True:
         root = shell_of(model)
         put(root, state or {})
         marks = boxes.marks(mode == "train")
-        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks)
+        recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks, watched)
         if mode:
             recorder.unmoved = unmoved(root.train(mode == "train"), mode)
+        if repeated is not None and repeated.runs:
+            recorder.replay = Replay(repeated.graph, repeated.runs, dict(named_modules(root)))
         wanting = recorder.decisions.wanting
         in_mode = nullcontext() if mode else without_modes(root)
         with (
@@ -218,8 +237,14 @@ def _recorded(
             random_state_kept(),
             torch.enable_grad(),
         ):  # gradients are on, as in training
+            recorder.runs = None if answer is None else Runs(answer)
             try:
                 recorder.trace(root)
+            except Drawn:
+                if watched:
+                    raise
+                watched = True
+                continue
             except TraceError:
                 if not wanting:
                     raise
@@ -311,47 +336,6 @@ def _without_contiguous(graph: fx.Graph) -> fx.Graph:
 def unmoved(root: nn.Module, mode: str) -> tuple[str, ...]:
     """The paths of the submodules that are not in this mode although the model was switched to it."""
     return tuple(path for path, module in named_modules(root) if module.training != (mode == "train"))
-
-
-_WRAPPERS = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")
-_QUANTIZED = (
-    "torch.ao.nn.quantized",
-    "torch.ao.nn.intrinsic.quantized",
-    "torch.nn.quantized",
-    "torch.nn.intrinsic.quantized",
-)
-
-
-def refuse_unsupported(model: nn.Module) -> None:
-    """Raises TraceError for a model, or one of its modules, of a kind that no graph stands for."""
-    if not isinstance(model, nn.Module):
-        raise TraceError(f"trace wants an nn.Module and got {type(model).__name__}.")
-    modules = named_modules(model)
-    for path, module in modules:
-        kind = type(module).__name__
-        if isinstance(module, torch.jit.ScriptModule):
-            if path:
-                continue  # one call of the graph (scripted.py)
-            raise TraceError(
-                f"{place(path, kind)} is a TorchScript module, of which no graph can be made: trace the model it was "
-                "made from. As a submodule it would be one call, which keeps the widths that it touches."
-            )
-        if type(module).__module__.startswith(_QUANTIZED) and not isinstance(
-            module, torch.ao.nn.quantized.FloatFunctional
-        ):
-            raise TraceError(f"{place(path, kind)} is quantized: trace the float model.")
-        weight = module._parameters.get("weight")
-        if weight is not None and not isinstance(weight, nn.UninitializedParameter) and not weight.numel():
-            raise TraceError(f"{place(path, kind)} has a weight of shape {list(weight.shape)}: it has no channels.")
-        if type(module).__module__.startswith(_WRAPPERS) and not (path and isinstance(module, nn.DataParallel)):
-            raise TraceError(f"{place(path, kind)} wraps a module: trace that one, and wrap the result.")
-    if type(model).__call__ is not nn.Module.__call__ and not isinstance(model, fx.GraphModule):
-        raise TraceError(
-            f"{type(model).__name__} has a __call__ of its own, which a graph does not record: use forward."
-        )
-    for name, tensor in (*held(model).parameters, *held(model).buffers):
-        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
-            raise TraceError(f"{name} has no shape yet: run one batch through the model before tracing it.")
 
 
 def shell_of(model: nn.Module) -> Any:

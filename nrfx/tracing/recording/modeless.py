@@ -47,10 +47,12 @@ class Answer:
 
     Attributes:
         asked: whether somebody has asked.
+        looks: how often somebody has looked at it, to ask or to hand it on.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.looks = 0
         self._flag = Flag(self)
         self._thread = threading.get_ident()
         self._known: dict[tuple[types.CodeType, int], bool] = {}
@@ -58,6 +60,7 @@ class Answer:
     def __get__(self, module: Any, kind: Any) -> Any:
         if module is None or threading.get_ident() != self._thread:  # another thread has modules of other kinds
             raise AttributeError(f"'{kind.__name__}' object has no attribute 'training'")
+        self.looks += 1
         if self._is_handed_on(sys._getframe(1)):
             return self._flag
         self.asked = True

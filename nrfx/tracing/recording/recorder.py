@@ -34,6 +34,7 @@ from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.kept import Attributes, State
 from nrfx.tracing.recording.modeless import Flag
 from nrfx.tracing.recording.open_regions import OpenRegions
+from nrfx.tracing.recording.replay import Replay, Runs, noting_sets
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
 from nrfx.tracing.values.assignments import record_assignments, registered
@@ -76,9 +77,10 @@ class Recorder(fx.Tracer):
         scopes: tuple[dict[str, Any], ...] = (),
         otherwise: str = "",
         marks: Marks | None = None,
+        watched: bool = False,
     ) -> None:
         """Takes the globals of the code in which int(n) stays symbolic, a question to which the answer is another
-        (questions.py), and what tells of boxes."""
+        (questions.py), what tells of boxes, and whether each module is asked for draws, not the whole forward alone."""
         # torch.arange(x.shape[0]) gets no tensor and would run at once; wrapped, it records a node if it gets a proxy.
         # fx looks for such functions in the globals of each forward; those of torch are wrapped in `_enter`.
         makers: list[Any] = [*(key for key, op in OPS.items() if op.makes and callable(key)), *LIMITS_OF_DTYPES]
@@ -92,11 +94,14 @@ class Recorder(fx.Tracer):
         self._leaves = leaves
         self._made: dict[int, fx.Node | None] = {}
         self._marks = marks
+        self._watched = watched
         self._scopes = scopes
         self._otherwise = otherwise
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
         self.asks_mode = False
+        self.runs: Runs | None = None  # where it is noted what each submodule does
+        self.replay: Replay | None = None  # where submodules do what they have done in another recording
         self.decisions = Decisions(self, scopes)
         self._questions = Questions(self.decisions, otherwise)
         self.kept: State = {}  # what the forward leaves for its next call
@@ -183,7 +188,12 @@ class Recorder(fx.Tracer):
         if leaf:
             check_call(m, args, kwargs)
         else:
+            if self.replay is not None and not kwargs and path is not None:
+                gave = self.replay.repeated(path, self, args)
+                if gave is not None:
+                    return SizedProxy(gave, self)
             self._enter(m)
+        begun = None if leaf or kwargs or self.runs is None else self.runs.begin(self.graph)
         try:
             result = self._called(m, forward, args, kwargs, leaf)
         except Exception as error:  # whatever a forward raises
@@ -192,7 +202,9 @@ class Recorder(fx.Tracer):
             if path is not None and (self._failed is None or self._failed[0] is not error):
                 self._failed = (error, path, type(m).__name__)
             raise
-        if not leaf and not is_of_torch(m.forward):  # a Sequential only calls others
+        if begun is not None and self.runs is not None:
+            self.runs.end(begun, self.module_stack, args, result)
+        if self._watched and not leaf and not is_of_torch(m.forward):  # a Sequential only calls others
             self._draws.check(self.path_of_module(m), type(m).__name__)
         return result
 
@@ -201,6 +213,8 @@ class Recorder(fx.Tracer):
         path = self.path_of_module(m)
         times = self.num_calls.get(path, 0)
         self.num_calls[path] = times + 1
+        if self.runs is not None:
+            self.runs.call(path, enters=not leaf)
         key = f"{path}@{times}" if times else path
         self.module_stack[key] = path, type(m)
         try:
@@ -241,6 +255,8 @@ class Recorder(fx.Tracer):
             )
         if self._marks is not None and node.op != "placeholder":  # the first value asks for all inputs
             self._mark(node)
+        if self.replay is not None:
+            self.replay.follow(node)
         return node
 
     def create_proxy(
@@ -294,10 +310,17 @@ class Recorder(fx.Tracer):
                 patcher.patch_method(owner, method, instead)
             for name, function in self._of_torch.items():
                 patcher.patch(vars(torch), name, _create_wrapped_func(function))
+            noting_sets(patcher, self._attribute_is_set)
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)
         self._questions.enter(patcher, module)
+
+    def _attribute_is_set(self) -> None:
+        """What modules did before may not be what they do now."""
+        self.runs = None
+        if self.replay is not None:
+            self.replay.stop()
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""

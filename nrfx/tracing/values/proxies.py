@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch._jit_internal
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
 from nrfx.errors import TraceError
+from nrfx.nests import PLAIN
 from nrfx.tracing.values.bytecode import called_at
 
 _AUGMENTED = (
@@ -58,6 +59,23 @@ def _asks_for_value(caller: types.FrameType) -> bool:
 def _is_at_question(code: types.CodeType, at: int) -> bool:
     name = dis.opname[code.co_code[at]]
     return name in ("LOAD_ATTR", "LOAD_METHOD", "MATCH_CLASS") or called_at(code, at) in ("isinstance", "getattr")
+
+
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+
+
+def _tracer_of(arguments: tuple[Any, ...]) -> Any:
+    """The tracer of all proxies among the arguments; None where one is a nest, which may hold proxies of another."""
+    found = None
+    for each in arguments:
+        kind = type(each)
+        if kind is SizedProxy or kind is SizedAttribute:
+            if found is not None and found is not each.tracer:
+                return None
+            found = each.tracer
+        elif kind not in PLAIN and kind is not nn.Parameter:
+            return None
+    return found
 
 
 class SizedProxy(fx.Proxy):
@@ -101,7 +119,12 @@ class SizedProxy(fx.Proxy):
 
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        proxy: Any = _symbolic_trace._find_proxy(args, kwargs or {})
+        named = kwargs or {}
+        tracer: Any = _tracer_of((*args, *named.values())) if type(orig_method) in _FUNCTIONS else None
+        if tracer is not None and not torch.overrides.is_tensor_method_or_property(orig_method):
+            tracer.decisions.parsed(sys._getframe(1), (args, kwargs))
+            return tracer.create_proxy("call_function", orig_method, args, named)
+        proxy: Any = _symbolic_trace._find_proxy(args, named)
         proxy.tracer.decisions.parsed(sys._getframe(1), (args, kwargs))
         return super().__torch_function__(orig_method, types, args, kwargs)
 

@@ -39,6 +39,12 @@ def test_a_draw_that_would_be_frozen_is_refused_and_taken_back(name: str) -> Non
     assert before == (np.random.get_state()[1].tolist(), random.getstate(), model.numpy.bit_generator.state["state"])
 
 
+def test_the_module_that_draws_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(Function(DRAWS["random"])), Function(lambda m, x: x * 2))
+    with pytest.raises(TraceError, match=r"^1\.0 \(Function\) draws random numbers"):
+        trace(model, torch.zeros(2, 3))
+
+
 def test_generators_that_are_held_and_not_drawn_from_are_no_obstacle() -> None:
     model = holding(lambda m, x: x * 2)
     assert_behaves_like(trace(model, torch.zeros(2, 3)), Function(lambda m, x: x * 2), torch.randn(2, 3))

@@ -1,0 +1,181 @@
+"""What a submodule did in the recording of eval mode, repeated in that of train mode without its forward.
+
+Where a forward asks for the mode, it is recorded in each, and most of its submodules do the same in both. One of them
+is repeated if it gets what it got in eval mode, its forward has not looked at the mode, and works on nothing but its
+arguments and modules (closed.py), of which no attribute was set meanwhile. The graph of eval mode must check nothing,
+have no regions, and hold no tensors of the forward's own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from nrfx.tracing.graph.guards import is_guard
+from nrfx.tracing.graph.regions import is_border
+from nrfx.tracing.recording.modeless import Answer
+from nrfx.tracing.values.closed import ClosedForwards
+from nrfx.tracing.values.proxies import SizedProxy
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a submodule's forward.
+
+    Attributes:
+        within: the modules that it was called in, as keys of `module_stack`.
+        given: the nodes of its arguments, which are traced values alone.
+        nodes: what it recorded, in order.
+        gave: the node of its result, one of `nodes`.
+        called: the paths of the module and of those that it called, each once.
+        entered: those of them whose forward ran.
+    """
+
+    within: tuple[str, ...]
+    given: tuple[fx.Node, ...]
+    nodes: tuple[fx.Node, ...]
+    gave: fx.Node
+    called: tuple[str, ...]
+    entered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """How things were when a forward began: the last node, and how many modules had been called and entered, and how
+    often the mode had been looked at."""
+
+    last: fx.Node
+    called: int
+    entered: int
+    looks: int
+
+
+class Runs:
+    """The runs of one recording in no mode.
+
+    Attributes:
+        known: path -> the first run of a module.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self.known: dict[str, Run] = {}
+        self._answer = answer
+        self._called: list[str] = []
+        self._entered: list[str] = []
+
+    def call(self, path: str, enters: bool) -> None:
+        """Notes that a module is called, and whether its forward runs."""
+        self._called.append(path)
+        if enters:
+            self._entered.append(path)
+
+    def begin(self, graph: fx.Graph) -> _Begun:
+        """How things are before a module is called."""
+        return _Begun(graph._root.prev, len(self._called), len(self._entered), self._answer.looks)
+
+    def end(self, begun: _Begun, within: Mapping[str, Any], args: tuple[Any, ...], result: Any) -> None:
+        """Notes the run of a module's forward, if it may be repeated."""
+        called = self._called[begun.called :]
+        once = len(set(called)) == len(called) and set(called).isdisjoint(self._called[: begun.called])
+        if once and self._answer.looks == begun.looks and all(map(_is_traced, (*args, result))):
+            nodes, given = tuple(_behind(begun.last)), tuple([arg.node for arg in args])
+            if result.node in nodes:
+                entered = tuple(self._entered[begun.entered :])
+                self.known[called[0]] = Run(tuple(within), given, nodes, result.node, tuple(called), entered)
+
+
+def is_repeatable(graph: fx.Graph) -> bool:
+    """Whether a graph holds nothing that belongs to a forward as a whole: tensors of it, checks, regions."""
+    return not any(node.op == "get_attr" or is_guard(node) or is_border(node) for node in graph.nodes)
+
+
+def _is_traced(value: Any) -> bool:
+    """Whether it is a traced value, to which the forward has added no attributes of its own."""
+    return type(value) is SizedProxy and vars(value).keys() == _OF_PROXIES
+
+
+_OF_PROXIES = {"tracer", "node"}
+
+
+def _behind(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes behind a node, in order."""
+    end = node.graph._root
+    while (node := node.next) is not end:
+        yield node
+
+
+class Replay:
+    """The recording of train mode, beside that of eval mode.
+
+    Attributes:
+        twins: node -> the node of eval mode that is the same op on the same values.
+    """
+
+    def __init__(self, evaluated: fx.Graph, runs: Mapping[str, Run], modules: Mapping[str, nn.Module]) -> None:
+        """Takes the graph and the runs of eval mode, and the modules by their paths."""
+        self.twins: dict[fx.Node, fx.Node] = {}
+        self._runs, self._modules = runs, modules
+        self._closed = ClosedForwards(modules.values())
+        self._next: fx.Node | None = next(iter(evaluated.nodes))
+        self._trained: dict[fx.Node, fx.Node] = {}
+
+    def stop(self) -> None:
+        """From now on, nothing is repeated."""
+        self._next = None
+
+    def follow(self, node: fx.Node) -> None:
+        """Notes a new node; the next one of eval mode is its twin, if it is the same op on twins."""
+        other = self._next
+        if is_border(node):
+            self.stop()
+        elif other is not None and self._is_twin(node, other):
+            self._pair(node, other)
+
+    def repeated(self, path: str, recorder: fx.Tracer, args: tuple[Any, ...]) -> fx.Node | None:
+        """The node of the result of a module's run, which is repeated; None where its forward must run."""
+        run = self._runs.get(path)
+        if (
+            run is None
+            or self._next is None
+            or run.within != tuple(recorder.module_stack)
+            or any(called in recorder.num_calls for called in run.called)
+            or not all(map(_is_traced, args))
+            or tuple([self._in_eval(arg.node) for arg in args]) != run.given
+            or not all(self._closed.has(self._modules[entered]) for entered in run.entered)
+        ):
+            return None
+        recorder.num_calls.update(dict.fromkeys(run.called, 1))
+        for node in run.nodes:
+            twin = recorder.graph.create_node(node.op, node.target, None, None, None, node.type)
+            twin.args = fx.map_arg(node.args, self._trained.__getitem__)
+            twin.kwargs = fx.map_arg(node.kwargs, self._trained.__getitem__)
+            twin.meta.update({key: value for key, value in node.meta.items() if key != "val"})
+            self._pair(twin, node)
+        return self._trained[run.gave]
+
+    def _is_twin(self, node: fx.Node, other: fx.Node) -> bool:
+        same = node.op == other.op and node.target == other.target
+        return same and fx.map_arg((node.args, node.kwargs), self._in_eval) == (other.args, other.kwargs)
+
+    def _in_eval(self, node: fx.Node) -> fx.Node:
+        """The twin of a node; itself where it has none."""
+        return self.twins.get(node, node)
+
+    def _pair(self, node: fx.Node, other: fx.Node) -> None:
+        self.twins[node], self._trained[other] = other, node
+        self._next = other.next
+
+
+def noting_sets(patcher: Any, note: Callable[[], None]) -> None:
+    """Lets `note` know, until the patcher takes it back, whenever an attribute of a module is set or deleted."""
+    for name in ("__setattr__", "__delattr__"):
+        patcher.patch_method(nn.Module, name, _noting(getattr(nn.Module, name), note))
+
+
+def _noting(method: Callable[..., None], note: Callable[[], None]) -> Callable[..., None]:
+    def noted(module: nn.Module, *args: Any) -> None:
+        note()
+        method(module, *args)
+
+    return noted
