@@ -6,7 +6,7 @@ that is not understood: OPAQUE - k refers to the k-th reason that the analysis k
 change have stride 0, which keeps label tensors of large activations small: `collapse` gives just the part that varies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ OPAQUE = -2
 
 
 _REPEATS, _CHANNELS, _OVER, _HOLES = "_nrfx_repeats", "_nrfx_channels", "_nrfx_over", "_nrfx_holes"
+_ASCENDS, _SMALL = "_nrfx_ascends", "_nrfx_small"
 """Notes on a tensor of what it holds: (dim, layout) where it repeats a layout, True where every label is a channel's;
-what `over_positions` gives for it, None for the tensor itself; and (dim, layout) where it repeats a layout but for NONE
-at some positions, the same for each index of the dim.
+what `over_positions` gives for it, None for the tensor itself; (dim, layout) where it repeats a layout but for NONE at
+some positions, the same for each index of the dim; True where it `ascends`; and what `collapse` gives for it.
 
 Nearly all label tensors are layouts of fresh labels, repeated. To ask torch takes several calls for each; the notes
 are those of one tensor, and what torch makes of it has none.
@@ -28,7 +29,9 @@ are those of one tensor, and what torch makes of it has none.
 
 def born(first: int, width: int) -> Tensor:
     """[width] fresh labels, from `first` on."""
-    return noted(torch.arange(first, first + width))
+    labels = noted(torch.arange(first, first + width))
+    vars(labels)[_ASCENDS] = True
+    return labels
 
 
 def noted(labels: Tensor) -> Tensor:
@@ -47,6 +50,48 @@ def all_channels(labels: Tensor) -> bool:
     if _REPEATS in notes:
         notes = vars(notes[_REPEATS][1])
     return _CHANNELS in notes or bool((collapse(labels) >= 0).all())
+
+
+def ascends(labels: Tensor) -> bool:
+    """Whether the labels lie in the memory of fresh ones: all are channels, and along a dim of several indices they
+    ascend, or stay the same where its stride is 0. False where their notes do not say so.
+
+    >>> ascends(along(born(0, 3), 1, (2, 3))), ascends(torch.arange(3))
+    (True, False)
+    """
+    notes = vars(labels)
+    if _REPEATS in notes:
+        notes = vars(notes[_REPEATS][1])
+    return _ASCENDS in notes
+
+
+def viewed(labels: Tensor, taken: Tensor) -> Tensor:
+    """`taken`, what an op made of the labels; noted as one that ascends where they do and it lies in their memory.
+
+    >>> labels = born(0, 6)
+    >>> ascends(viewed(labels, labels.view(2, 3))), ascends(viewed(labels, labels + 1))
+    (True, False)
+    """
+    if ascends(labels) and taken.untyped_storage().data_ptr() == labels.untyped_storage().data_ptr():
+        vars(taken)[_ASCENDS] = vars(taken)[_CHANNELS] = True
+    return taken
+
+
+def highest(labels: Tensor, dims: Iterable[int]) -> Tensor:
+    """The highest label along the dims, which stay, with size 1.
+
+    >>> labels = born(0, 6)
+    >>> highest(viewed(labels, labels.view(2, 3)), [1])
+    tensor([[2],
+            [5]])
+    """
+    if not ascends(labels) or not labels.numel():
+        return labels.amax(sorted(dims), keepdim=True)
+    sizes, strides, first = list(labels.shape), labels.stride(), labels.storage_offset()
+    for dim in dims:  # the last one
+        first += (sizes[dim] - 1) * strides[dim]
+        sizes[dim] = 1
+    return viewed(labels, labels.as_strided(sizes, strides, first))
 
 
 def repeats_along(labels: Tensor) -> int | None:
@@ -110,11 +155,26 @@ def collapse(labels: Tensor) -> Tensor:
     >>> collapse(torch.arange(3).view(1, 3, 1).expand(2, 3, 5)).shape
     torch.Size([1, 3, 1])
     """
+    notes = vars(labels)
+    known: Tensor | None = notes.get(_SMALL)
+    if known is not None:
+        return known
     strides = labels.stride()
     if 0 not in strides:
         return labels
     sizes = [min(size, 1) if stride == 0 else size for stride, size in zip(strides, labels.shape, strict=True)]
-    return labels.as_strided(sizes, strides)
+    notes[_SMALL] = small = viewed(labels, labels.as_strided(sizes, strides))
+    return small
+
+
+def varying(labels: Tensor) -> set[int]:
+    """The dims along which labels vary: those that `collapse` leaves with several indices.
+
+    >>> varying(along(born(0, 3), 1, (2, 3, 5)))
+    {1}
+    """
+    sizes = zip(labels.shape, labels.stride(), strict=True)
+    return {dim for dim, (size, stride) in enumerate(sizes) if stride and size > 1}
 
 
 def varying_part(labels: Tensor) -> Tensor:
@@ -155,7 +215,8 @@ def noted_as(labels: Tensor, taken: Tensor) -> Tensor:
         dim = repeats_of(repeats[1], taken)
         if dim is not None:
             vars(taken)[_REPEATS] = dim, repeats[1]
-    return taken
+            return taken
+    return viewed(labels, taken)
 
 
 def repeats_of(layout: Tensor, taken: Tensor) -> int | None:
@@ -207,9 +268,9 @@ def repeated(labels: Tensor) -> Tensor:
     >>> repeated(torch.tensor([[3, 4], [3, 4]])).stride()
     (0, 1)
     """
-    small = collapse(labels)
-    if sum(size > 1 for size in small.shape) < 2:
+    if ascends(labels) or len(varying(labels)) < 2:
         return labels
+    small = collapse(labels)
     for dim, size in enumerate(small.shape):
         if size > 1:
             first = small.narrow(dim, 0, 1)
@@ -370,7 +431,7 @@ def layout(labels: Tensor, dim: int) -> Tensor:
         known: Tensor = repeats[1]
         return known
     if lies_along(labels, dim):  # nearly all labels do, and a view costs nothing
-        return collapse(labels).reshape(-1)
+        return viewed(labels, collapse(labels).reshape(-1))
     rows = spread(labels, dim)
     if rows.shape[1] == 1:
         return rows[:, 0].contiguous()

@@ -1,5 +1,6 @@
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,18 +11,23 @@ from nrfx.labels import (
     OPAQUE,
     all_channels,
     along,
+    ascends,
     born,
     coalesce,
     collapse,
     components,
+    highest,
     layout,
     lies_along,
     occurrence,
     over_positions,
     repeat_alike,
     repeat_one_layout,
+    repeated,
     side_by_side,
     spread_inside,
+    varying,
+    viewed,
 )
 
 
@@ -82,6 +88,49 @@ def test_what_is_noted_on_labels_is_what_they_hold(ids: Tensor, dim: int) -> Non
     assert layout(labels, dim) is ids
     assert layout(bare(labels), dim).tolist() == ids.tolist()
     assert all_channels(labels) is all_channels(bare(labels)) is bool((ids >= 0).all())
+
+
+def _random_view(seed: int) -> Tensor:
+    """A view of fresh labels, as ops on tensors make some: cut, with dims in another order, and repeated."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    sizes = [1 + draw(4) for _ in range(3)]
+    whole = born(draw(9), sizes[0] * sizes[1] * sizes[2])
+    view = whole.view(sizes).permute(torch.randperm(3, generator=generator).tolist())
+    dim = draw(3)
+    first = draw(view.shape[dim])
+    view = view.narrow(dim, first, 1 + draw(view.shape[dim] - first))
+    view = view.unsqueeze(draw(3))
+    return viewed(whole, view.expand([size if size > 1 else 1 + draw(3) for size in view.shape]))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_follows_from_labels_that_ascend_is_what_looking_at_them_finds(seed: int) -> None:
+    labels = _random_view(seed)
+    plain = bare(labels)
+    assert ascends(labels) and not ascends(plain)
+    assert all_channels(labels) and bool((labels >= 0).all())
+    assert torch.equal(repeated(labels), plain) and repeated(labels).stride() == labels.stride()
+    assert varying(labels) == {dim for dim, size in enumerate(collapse(plain).shape) if size > 1}
+    assert varying(repeated(plain)) == varying(labels)  # no dim is the same all along, but for those of stride 0
+    for dims in ([0], [1, 2], sorted(varying(labels)), [*range(labels.dim())]):
+        if len(dims):
+            assert torch.equal(highest(labels, dims), labels.amax(dims, keepdim=True))
+            assert ascends(highest(labels, dims))
+    for dim in range(labels.dim()):
+        assert torch.equal(layout(labels, dim), layout(plain, dim))
+    assert torch.equal(collapse(labels), collapse(plain)) and ascends(collapse(labels))
+
+
+@pytest.mark.parametrize("op", [torch.flip, torch.roll])
+def test_what_an_op_writes_into_memory_of_its_own_does_not_ascend(op: Callable[..., Tensor]) -> None:
+    labels = born(0, 6)
+    turned = viewed(labels, op(labels, (1,), (0,)) if op is torch.roll else op(labels, (0,)))
+    assert not ascends(turned) and not ascends(viewed(bare(labels), labels.view(2, 3)))
+    assert highest(turned.view(2, 3), [1]).tolist() == turned.view(2, 3).amax(1, keepdim=True).tolist()
 
 
 def test_operands_repeat_alike_on_one_dim_in_one_shape_without_holes() -> None:

@@ -16,7 +16,7 @@ from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.errors import AnalysisError, RuleWarning
-from nrfx.labels import OPAQUE, along, born, fill
+from nrfx.labels import OPAQUE, along, born, fill, varying
 from nrfx.rules import (
     Before,
     Call,
@@ -33,7 +33,6 @@ from nrfx.rules import (
     tensors,
     unknown,
 )
-from nrfx.rules.reduction import varying
 from nrfx.rules.registry import SIZES, name_of
 from nrfx.tracing import Measured, TracedModule, measured_work
 from nrfx.tracing.graph.examples import batch_of, of_one_example
@@ -311,7 +310,7 @@ class LabelInterpreter:
         """The bare parameter that brought the first of these labels into being."""
         if not self.axes or not labels.numel():
             return None
-        first = int(labels.reshape(-1)[0])
+        first = int(labels.as_strided((), ()))
         at = bisect(self.starts, first) - 1
         name = self.keys[at] if first >= 0 else None
         return name if name is not None and self.axes.get(name) is not None else None

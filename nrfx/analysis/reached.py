@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory, Registered
 from nrfx.analysis.not_understood import fed_in, read_by
-from nrfx.labels import layout
+from nrfx.labels import layout, varying
 from nrfx.rules import Family, Norm, tensors
-from nrfx.rules.reduction import varying
 
 Width = Tensor | int | None
 """The layout of channels; their number, where they have none; None where they are not understood."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, along, collapse, layout, lies_along, spread
+from nrfx.labels import NONE, along, ascends, collapse, layout, lies_along, spread
 from nrfx.nn import CrossConv1d, CrossConv2d, CrossConv3d, CrossLinear
 from nrfx.records import record
 from nrfx.rules.effect import Call, Effect, Family, Reading, Site, Work, attempt, unknown
@@ -235,7 +235,7 @@ def pads(padding: Any, kernel: tuple[int, ...]) -> bool:
 
 def reads_zeros(labels: Tensor, axis: int) -> bool:
     """Whether an op before padded the positions of channels with zeros, which the weights then read."""
-    if lies_along(labels, axis) or not bool((collapse(labels) == NONE).any()):
+    if ascends(labels) or lies_along(labels, axis) or not bool((collapse(labels) == NONE).any()):
         return False
     rows = spread(labels, axis)
     return bool(((rows >= 0).any(1, keepdim=True) & (rows == NONE)).any())

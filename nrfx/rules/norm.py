@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import along, layout
+from nrfx.labels import along, layout, varying
 from nrfx.nn import ChannelScale
 from nrfx.rules.effect import Call, Effect, Family, Norm, Site, Unfit, attempt, unknown
-from nrfx.rules.reduction import varying
 from nrfx.rules.registry import rule
 from nrfx.rules.ties import ties_along
 

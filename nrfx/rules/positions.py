@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import NONE, OPAQUE, all_channels, collapse, holes_of, over_positions, repeats_of, with_holes
+from nrfx.labels import NONE, OPAQUE, all_channels, ascends, collapse, holes_of, over_positions, repeats_of, with_holes
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Pin, attempt, tensors
 
@@ -61,6 +61,8 @@ def by_places(call: Call, effect: Effect, *dims: int) -> Effect:
 
 def _in_runs(labels: Tensor, dim: int) -> bool:
     """Whether places next to each other along a dim hold one channel, and others along it another one."""
+    if ascends(labels):  # then none stands next to itself
+        return False
     small = collapse(labels)
     if small.shape[dim] == 1:
         return False

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, OPAQUE, coalesce, collapse, layout
+from nrfx.labels import NONE, OPAQUE, ascends, coalesce, collapse, layout, varying, viewed
 from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
-from nrfx.rules.reduction import leads, together, varying
+from nrfx.rules.reduction import leads, together
 from nrfx.rules.registry import gives_matrix, rule, transposes
 from nrfx.rules.sizes import of_attention, of_linear_call
 from nrfx.rules.ties import ties_in_units
@@ -74,9 +74,14 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
         else:
             pins += [call.pin(collapse(parts[0]), CROSSED), call.pin(collapse(part), CROSSED)]
     shape = [sizes[name] for name in out]
-    merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*(collapse(part) for part in parts))])
+    small = [collapse(part) for part in parts]
+    merged = small[0]
+    if not (ascends(merged) and merged.numel()):  # else the first carries a channel everywhere
+        merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*small)])
     work = work_of(call, operands, letters, sizes)
-    return Product(merged.expand(shape), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes))
+    return Product(
+        viewed(merged, merged.expand(shape)), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes)
+    )
 
 
 def _between(batch: int, letters: Sequence[str], out: str, sizes: dict[str, int]) -> bool:
@@ -95,16 +100,9 @@ def _weighs(own: Tensor, other: Tensor) -> bool:
 
 def placed(labels: Tensor, names: str, out: str) -> Tensor:
     """The labels with their dims in the order of `out`, size 1 where they have none, summed dims dropped."""
-    kept = [dim for dim, name in enumerate(names) if name in out]
-    for dim in reversed(range(labels.dim())):
-        if dim not in kept:
-            labels = labels.select(dim, 0)
-    here = [name for name in names if name in out]
-    labels = labels.permute([here.index(name) for name in out if name in here])
-    for dim, name in enumerate(out):
-        if name not in here:
-            labels = labels.unsqueeze(dim)
-    return labels
+    read = dict(zip(names, zip(labels.shape, labels.stride(), strict=True), strict=True))
+    sizes, strides = zip(*(read.get(name, (1, 0)) for name in out), strict=True) if out else ((), ())
+    return viewed(labels, labels.as_strided(sizes, strides))
 
 
 def work_of(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes: dict[str, int]) -> Work:
@@ -117,10 +115,7 @@ def work_of(call: Call, operands: Sequence[Tensor], letters: Sequence[str], size
         here = {names[dim] for dim in varying(labels)} - counted
         if not here or cols is not None:
             continue
-        flat = collapse(labels)
-        for dim in reversed(range(flat.dim())):
-            if names[dim] not in here:
-                flat = flat.select(dim, 0)
+        flat = placed(labels, names, "".join(name for name in names if name in here))
         counted |= here
         one = _of_one_example(flat, batch)
         batch = batch if one is flat else 1  # the examples are taken out already
@@ -132,6 +127,8 @@ def work_of(call: Call, operands: Sequence[Tensor], letters: Sequence[str], size
 
 def _with_borders(labels: Tensor) -> Tensor:
     """The labels, with those of their neighbours in the place of padded zeros, which come and go with them."""
+    if ascends(labels):
+        return labels
     for dim in range(labels.dim()):
         known = labels.amax(dim, keepdim=True)
         alone = ((labels == known) | (labels == NONE)).all(dim, keepdim=True)

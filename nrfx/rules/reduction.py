@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import collapse
+from nrfx.labels import collapse, highest, varying, viewed
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
@@ -39,28 +39,27 @@ ALL = "it summarises over all dims, channels included"
 OVER = "it summarises over channels"
 
 
-def varying(labels: Tensor) -> set[int]:
-    """The dims along which labels vary."""
-    return {dim for dim, size in enumerate(collapse(labels).shape) if size > 1}
-
-
 def together(
     call: Call, labels: Tensor, dims: set[int], reason: str
 ) -> tuple[tuple[tuple[Tensor, Tensor], ...], tuple[Pin, ...]]:
     """Ties, or a pin, for channels that are read together along `dims`: parts of an axis are units, a whole one not."""
-    over = varying(labels) & dims
+    varies = varying(labels)
+    over = varies & dims
     if not over:
         return (), ()
-    if not varying(labels) - dims:
+    if not varies - dims:
         return (), (call.pin(labels, reason),)
     small = collapse(labels)
-    return ((small.amax(sorted(over), keepdim=True).expand_as(small), small),), ()
+    return ((highest(small, over).expand_as(small), small),), ()
 
 
 def leads(labels: Tensor, dims: set[int]) -> Tensor:
     """The labels with one for all along each of `dims`, of the same shape."""
-    over = sorted(varying(labels) & dims)
-    return collapse(labels).amax(over, keepdim=True).expand(labels.shape) if over else labels
+    over = varying(labels) & dims
+    if not over:
+        return labels
+    small = collapse(labels)
+    return viewed(small, highest(small, over).expand(labels.shape))
 
 
 def _dims(call: Call, default: Any = None, at: int = 1) -> set[int] | None:

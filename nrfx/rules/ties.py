@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from nrfx.labels import collapse, lies_along, spread
+from nrfx.labels import collapse, highest, lies_along, spread, varying
 
 
 def ties_along(labels: Tensor, axis: int) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -27,9 +27,9 @@ def ties_in_units(labels: Tensor, dims: set[int]) -> tuple[tuple[Tensor, Tensor]
 
     None where nothing else tells labels apart: then all would be one unit.
     """
-    small = collapse(labels)
-    varying = {dim for dim, size in enumerate(small.shape) if size > 1}
-    within = sorted(varying & dims)
-    if within and not varying - dims:
+    varies = varying(labels)
+    within = varies & dims
+    if within and not varies - dims:
         return None
-    return ((small.amax(within, keepdim=True).expand_as(small), small),) if within else ()
+    small = collapse(labels)
+    return ((highest(small, within).expand_as(small), small),) if within else ()
