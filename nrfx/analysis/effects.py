@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.obstacles import hooked_work, obstacle
+from nrfx.nests import PLAIN
 from nrfx.rules import Call, Effect, Family, Op, Work, attempt, counted, op_of, rule_of, tensors, unknown
 from nrfx.rules.registry import asks_for_sizes
 from nrfx.tracing import runs_known_forward
@@ -28,6 +30,25 @@ def effect_of(call: Call) -> Effect:
     return _BY_OP[call.node.op](call) if box is None else _boxed(call, box)
 
 
+def plain_value(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Effect | None:
+    """The effect of a node that asks for a size, or that computes with numbers: as `effect_of` a call of it, without
+    the call. There are hundreds of them in a network that cuts its maps into windows. None for other nodes.
+    """
+    target = node.target
+    if asks_for_sizes(node):
+        if not args or not isinstance(args[0], Tensor | torch.Size) or kwargs:
+            return None
+    elif type(target) is not BuiltinFunctionType or target.__module__ != "_operator" or kwargs or tensors(args):
+        return None
+    val = node.meta.get("val")
+    if "opaque" in node.meta or val is None or not (type(val) in PLAIN or type(val) is torch.Size):
+        return None
+    try:
+        return Effect(Family.VALUE, out=_value(target, val, args, kwargs))
+    except Exception:  # it is told as the failure of a call
+        return None
+
+
 def _placeholder(call: Call) -> Effect:
     return Effect(Family.SOURCE, out=call.opaque_like(call.val, "the network's input"))
 
@@ -40,13 +61,18 @@ def _output(call: Call) -> Effect:
 def _called(call: Call) -> Effect:
     if isinstance(call.module, ByMode):
         return Effect(Family.VALUE, out=call.argument(1, "eval"))
+    if call.module is not None:
+        return _of_module(call, obstacle(call.module))
     if is_border(call.node):
         return Effect(Family.VALUE)
     sizes = _asks_for_sizes(call)
-    if call.module is None and not _checks(call.node) and (sizes or isinstance(call.val, _FACTS)):
+    if (sizes or isinstance(call.val, _FACTS)) and not _checks(call.node):
         known = not sizes or isinstance(call.val, torch.dtype)  # labels have a dtype of their own
         return Effect(Family.VALUE, out=call.val if known else attempt(_run, call))
-    hindered = obstacle(call.module) if call.module is not None else None
+    return rule_of(call.node, None)(call)
+
+
+def _of_module(call: Call, hindered: str | None) -> Effect:
     if hindered is None:
         return rule_of(call.node, call.module)(call)
     if op_at(call.node, call.module) is None:
@@ -86,12 +112,15 @@ def _asks_for_sizes(call: Call) -> bool:
 
 def _run(call: Call) -> Any:
     """The value; dtypes and devices are those of the tensors, not of their labels."""
-    target: Callable[..., Any] | str = call.node.target
-    if target is getattr and isinstance(call.val, torch.dtype | torch.device):
-        return call.val
+    return _value(call.node.target, call.val, call.args, call.kwargs)
+
+
+def _value(target: Any, val: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if target is getattr and isinstance(val, torch.dtype | torch.device):
+        return val
     if isinstance(target, str):
-        return getattr(call.args[0], target)(*call.args[1:], **call.kwargs)
-    return target(*call.args, **call.kwargs)
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
 
 
 _BY_OP: dict[str, Callable[[Call], Effect]] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nrfx.analysis.channels import Step
-from nrfx.analysis.effects import effect_of, op_at
+from nrfx.analysis.effects import effect_of, op_at, plain_value
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
@@ -134,13 +134,15 @@ class LabelInterpreter:
             self.shapes: set[fx.Node] = set()
             self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
-                reached = self.is_reached(node)
-                step = self.step(mode, node, values, self.batch if reached else 1)
+                sources = node.all_input_nodes  # a new list each time that it is asked for
+                reached = self.are_reached(sources)
+                step = self.step(mode, node, sources, values, self.batch if reached else 1)
                 values[node], families[node] = step.effect.out, step.effect.family
                 if step.effect.family is Family.VALUE:
-                    self.note_sizes(node)
+                    self.note_sizes(node, sources)
                 elif step.effect.family is Family.IDENTITY:
-                    self.reached |= {node} if self.is_reached(node, first=True) else set()
+                    if self.are_reached(sources[:1]):  # `a.to(b)` takes no more than a dtype from b
+                        self.reached.add(node)
                 elif node.op == "placeholder" or reached:
                     self.reached.add(node)
                 yield step
@@ -148,16 +150,21 @@ class LabelInterpreter:
                     own = Effect(step.effect.family, step.effect.out, step.effect.sites, reading=reading)
                     yield Step(mode, node, reading.path, own)
 
-    def step(self, mode: str, node: fx.Node, values: Mapping[fx.Node, Any], batch: int) -> Step:
+    def step(self, mode: str, node: fx.Node, sources: list[fx.Node], values: Mapping[fx.Node, Any], batch: int) -> Step:
+        given, named = arguments(node)
+        args: tuple[Any, ...] = fx.map_arg(given, values.__getitem__)
+        kwargs: dict[str, Any] = fx.map_arg(named, values.__getitem__) if named else {}
+        if node.op in ("call_function", "call_method") and not (self.by_mode and any(map(self.is_of_mode, sources))):
+            value = plain_value(node, args, kwargs)
+            if value is not None:
+                return Step(mode, node, node.name, value)
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         path = str(node.target) if module is not None else node.name
-
-        args, kwargs = arguments(node)
         op = op_at(node, module)
         call = Call(
             node=node,
-            args=fx.map_arg(args, values.__getitem__),
-            kwargs=fx.map_arg(kwargs, values.__getitem__) if kwargs else {},
+            args=args,
+            kwargs=kwargs,
             module=module,
             path=path,
             val=node.meta.get("val"),
@@ -166,19 +173,23 @@ class LabelInterpreter:
             opaque=self.opaque,
             resized=self.resized,
             before=self.before(mode, node),
-            name=lambda name: self.aliases.get(name, name),
+            name=self.first_name,
             parameter=self.tensors.__getitem__,
             registered=self.tensors.__contains__,
             workless=op is not None and op.workless,
             shipped=op is None or op.shipped,
         )
-        effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call)
+        effect = self.attribute(call) if node.op == "get_attr" else self.effect(mode, call, sources)
         if node in self.apart and effect.family is not Family.VALUE:
             effect = replace(effect, pins=(*effect.pins, *self.read_apart(call, values)))
         if effect.uncounted:
             effect = self.with_measured_work(call, effect)
         owner = effect.reading or effect.norm
         return Step(mode, node, path if owner is None else owner.path, effect)
+
+    def first_name(self, name: str) -> str:
+        """The first name of a parameter or buffer."""
+        return self.aliases.get(name, name)
 
     def read_apart(self, call: Call, values: Mapping[fx.Node, Any]) -> Iterator[Pin]:
         """Pins for what a region without gradients reads from outside: the reader does not teach what it is worth."""
@@ -187,30 +198,27 @@ class LabelInterpreter:
                 for labels in tensors(values[source]):
                     yield call.pin(labels, "a region without gradients reads it without teaching it")
 
-    def is_reached(self, node: fx.Node, first: bool = False) -> bool:
-        """Whether the examples of the batch go into the node, or their number; not only their other sizes.
+    def are_reached(self, sources: list[fx.Node]) -> bool:
+        """Whether the examples of the batch are in one of the nodes, or their number; not only their other sizes."""
+        return not (self.reached.isdisjoint(sources) and self.shapes.isdisjoint(sources))
 
-        first: whether by its first input alone; `a.to(b)` takes no more than a dtype from b.
-        """
-        sources = node.all_input_nodes[:1] if first else node.all_input_nodes
-        return any(source in self.reached or source in self.shapes for source in sources)
-
-    def note_sizes(self, node: fx.Node) -> None:
+    def note_sizes(self, node: fx.Node, sources: list[fx.Node]) -> None:
         """Notes a Python value that is the shape of what examples reach (`shapes`) or their number (`reached`)."""
-        first = node.all_input_nodes[0] if node.all_input_nodes else None
-        asked = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg != "shape"]
+        first = sources[0] if sources else None
         whole = first in self.shapes or (first in self.reached and (node.target is getattr or node.target == "size"))
         if not whole:
-            number = any(source in self.reached for source in node.all_input_nodes) and node.target not in SIZES
-            self.reached |= {node} if number else set()
-        elif asked == [0]:
+            if node.target not in SIZES and not self.reached.isdisjoint(sources):
+                self.reached.add(node)
+            return
+        asked = [arg for arg in (*node.args[1:], *node.kwargs.values()) if arg != "shape"]
+        if asked == [0]:
             self.reached.add(node)
         elif not asked or (isinstance(asked[0], slice) and not asked[0].start):
             self.shapes.add(node)
 
-    def effect(self, mode: str, call: Call) -> Effect:
+    def effect(self, mode: str, call: Call, sources: list[fx.Node]) -> Effect:
         """What the rule says; where it cannot be applied, that the op is not understood."""
-        later = self.memory.later_reader(call.node) if isinstance(next(iter(call.args), None), Tensor) else None
+        later = self.memory.later_reader(call.node) if call.args and isinstance(call.args[0], Tensor) else None
         if later is not None:
             return counted(call, f"it writes in place to a value that {later} reads later", effect_of)
         self.uneven = ""
@@ -232,7 +240,11 @@ class LabelInterpreter:
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
             self.check_broadcast(tensors((call.args, call.kwargs)))
-        if self.reads_mode(call.node) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
+        if (
+            self.by_mode
+            and self.reads_mode(call.node, sources)
+            and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN)
+        ):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
 
@@ -315,15 +327,14 @@ class LabelInterpreter:
         name = self.keys[at] if first >= 0 else None
         return name if name is not None and self.axes.get(name) is not None else None
 
-    def reads_mode(self, node: fx.Node) -> bool:
+    def reads_mode(self, node: fx.Node, sources: list[fx.Node]) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
-        if not self.by_mode or not any(map(self.is_of_mode, node.all_input_nodes)):
+        if not any(map(self.is_of_mode, sources)):
             return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
-        sources = _nodes_in(given) if noise else node.all_input_nodes
-        return any(map(self.is_of_mode, sources))
+        return any(map(self.is_of_mode, _nodes_in(given) if noise else sources))
 
     def is_of_mode(self, node: fx.Node) -> bool:
         """Whether the node gives a constant by the mode."""

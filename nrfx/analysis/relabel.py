@@ -37,12 +37,12 @@ class Relabeler(LabelInterpreter):
         self.channel_of, self.shapes_by_name = channel_of, shapes
         self.old_labels = old.channel_of.numel()
 
-    def effect(self, mode: str, call: Call) -> Effect:
+    def effect(self, mode: str, call: Call, sources: list[fx.Node]) -> Effect:
         """As at the widths of the trace; what was not understood there is not understood here."""
         old = self.old[mode, call.node.name]
         if old.family is Family.UNKNOWN:
             return unknown(call, old.reason)
-        return super().effect(mode, call)
+        return super().effect(mode, call, sources)
 
     def unfit(self, call: Call, error: Exception) -> Effect:
         touched = tuple(tensors((call.args, call.kwargs)))

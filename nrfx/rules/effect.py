@@ -368,7 +368,7 @@ def tensors(nest: Any) -> list[Tensor]:
         return [labels for part in nest for labels in tensors(part)]
     if kind is dict or kind is immutable_dict:
         return [labels for part in nest.values() for labels in tensors(part)]
-    if kind in PLAIN:
+    if kind in PLAIN or kind is torch.Size or kind is slice:
         return []
     return list(tensors_of(nest).values())
 

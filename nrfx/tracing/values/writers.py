@@ -7,6 +7,7 @@ graph too, so that what they changed and what they made of it are not taken for 
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ def _gives_back(node: fx.Node, module: nn.Module | None) -> bool:
 def writes_by_schema(node: fx.Node) -> bool:
     """Whether the node calls an op of torch.library, or of torch, that says it changes some of its arguments."""
     target: Any = node.target
+    if type(target) in (BuiltinFunctionType, FunctionType):  # nearly all
+        return False
     if isinstance(target, torch._ops.OpOverloadPacket):
         return any(getattr(target, overload)._schema.is_mutable for overload in target.overloads())
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
@@ -54,10 +57,10 @@ def works_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         op = op_of(module)
         return bool(attribute_of(module, "inplace")) or (op is not None and op.in_place)
-    if writes_by_schema(node):
-        return True
     if node.op not in ("call_function", "call_method"):
         return False
+    if node.op == "call_function" and writes_by_schema(node):
+        return True
     op = op_of(node.target)
     if op is not None and (op.in_place or op.flags):
         return op.in_place
