@@ -30,17 +30,17 @@ ORDER: Mapping[str, str] = {
     "rules": "effect registry check ties sizes pointwise positions movement parts joining pooling contraction "
     "recurrent reduction norm product einsum by_value made boxes views",
     "tracing.graph": "scripted lazy_code walk switch registered clone copies stated exchange regions equal_calls "
-    "complaint shapes work arguments codegen guards module examples modes staleness hosted original",
+    "complaint shapes work arguments codegen twins guards module examples modes staleness hosted original",
     "tracing.calls": "leaves known_forward boxes",
     "tracing.values": "causes bytecode proxies writers assignments plain closed handed_on decisions questions",
     "tracing.recording": "unsupported draws compiled einops_backend variables signatures modeless kept open_regions "
     "replay recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
-    "analysis": "names affine taught births channels inventory reinterpret in_place obstacles effects interpret "
-    "relabel residual spaces positions varying constants domain conditions given_up liveness cost between batches "
-    "probes activity zero_filters limits ranking criterion criteria gammas not_understood reached deaf stops holders "
-    "tie_graph why rows utilization structure meter asked_meter check_rule",
+    "analysis": "names affine taught births channels inventory reinterpret repeats in_place obstacles effects "
+    "interpret relabel residual spaces positions varying constants domain conditions given_up liveness cost between "
+    "batches probes activity zero_filters limits ranking criterion criteria gammas not_understood reached deaf stops "
+    "holders tie_graph why rows utilization structure meter asked_meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb placed grown_births expected places "
     "mismatches resize rescale blocks heads survivors decision plan advice advised",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build notes "

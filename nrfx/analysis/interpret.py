@@ -15,6 +15,7 @@ from nrfx.analysis.effects import effect_of, op_at, plain_value
 from nrfx.analysis.in_place import Memory
 from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
+from nrfx.analysis.repeats import Repeats
 from nrfx.errors import AnalysisError, RuleWarning
 from nrfx.labels import OPAQUE, along, born, fill, varying
 from nrfx.rules import (
@@ -125,9 +126,11 @@ class LabelInterpreter:
     def steps(self) -> Iterator[Step]:
         graphs = self.traced.graphs
         modes = ("eval",) if graphs["eval"] is graphs["train"] else ("eval", "train")
+        repeats: Repeats | None = None
         for mode in modes:
             values: dict[fx.Node, Any] = {}
             families: dict[fx.Node, Family] = {}
+            done: dict[fx.Node, Step] = {}
             place = {node: index for index, node in enumerate(graphs[mode].nodes)}
             self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
@@ -136,7 +139,14 @@ class LabelInterpreter:
             for node in graphs[mode].nodes:
                 sources = node.all_input_nodes  # a new list each time that it is asked for
                 reached = self.are_reached(sources)
-                step = self.step(mode, node, sources, values, self.batch if reached else 1)
+                batch = self.batch if reached else 1
+                step = None
+                if repeats is not None:
+                    apart = node in self.apart or self.memory.later_reader(node) is not None
+                    step = repeats.step(mode, node, sources, apart)
+                if step is None:
+                    step = self.step(mode, node, sources, values, batch)
+                done[node] = step
                 values[node], families[node] = step.effect.out, step.effect.family
                 if step.effect.family is Family.VALUE:
                     self.note_sizes(node, sources)
@@ -149,6 +159,7 @@ class LabelInterpreter:
                 for reading in step.effect.also:  # a step for each, so that whoever looks for readings finds all
                     own = Effect(step.effect.family, step.effect.out, step.effect.sites, reading=reading)
                     yield Step(mode, node, reading.path, own)
+            repeats = Repeats(graphs[mode], done)
 
     def step(self, mode: str, node: fx.Node, sources: list[fx.Node], values: Mapping[fx.Node, Any], batch: int) -> Step:
         given, named = arguments(node)

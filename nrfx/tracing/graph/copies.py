@@ -10,6 +10,10 @@ from typing import Any, Self
 from torch import fx
 from torch.fx.node import map_aggregate
 
+# the setters of the properties: an assignment to a node takes it out of the table of its graph, and in again
+SET_ARGS: Any = fx.Node.args.fset  # type: ignore[attr-defined]
+SET_KWARGS: Any = fx.Node.kwargs.fset  # type: ignore[attr-defined]
+
 
 def copied(graph: fx.Graph) -> fx.Graph:
     """A copy of the graph with the same names and metadata."""
@@ -19,9 +23,9 @@ def copied(graph: fx.Graph) -> fx.Graph:
         # arguments that come afterwards are not searched for symbolic sizes, of which there are none
         own = nodes[node] = twin.create_node(node.op, node.target, name=node.name, type_expr=node.type)
         if node.args:
-            own.args = fx.map_arg(node.args, nodes.__getitem__)
+            SET_ARGS(own, fx.map_arg(node.args, nodes.__getitem__))
         if node.kwargs:
-            own.kwargs = fx.map_arg(node.kwargs, nodes.__getitem__)
+            SET_KWARGS(own, fx.map_arg(node.kwargs, nodes.__getitem__))
         own.meta.update(node.meta)  # to set an attribute of a node takes long
     twin._codegen = copy.deepcopy(graph._codegen)
     return twin

@@ -187,7 +187,7 @@ def capture(
     unused = not mode and is_as_new(recorder.root, model)
     runs = recorder.runs.known if asks_mode and unused and recorder.runs is not None and is_repeatable(graph) else {}
     contents = recorder.contents if unused else None
-    twins = {} if recorder.replay is None else recorder.replay.twins
+    twins = {} if recorder.replay is None else recorder.replay.twins.of
     return Capture(graph, _constants(recorder), recorder.unmoved, asks_mode, contents, runs, twins)
 
 

@@ -23,6 +23,7 @@ from nrfx.tracing.calls.boxes import Marks, held, unpacked
 from nrfx.tracing.calls.known_forward import is_leaf
 from nrfx.tracing.calls.leaves import Leaves, ruled_functions_recorded, wrapped_functions_entered
 from nrfx.tracing.graph.arguments import Arguments
+from nrfx.tracing.graph.copies import SET_ARGS, SET_KWARGS
 from nrfx.tracing.graph.guards import without_doubles
 from nrfx.tracing.graph.regions import exchanges
 from nrfx.tracing.graph.registered import HOST
@@ -57,10 +58,6 @@ LIMITS_OF_DTYPES: tuple[Any, ...] = (torch.finfo, torch.iinfo)
 """Classes that a forward calls with the dtype of a tensor, which is a value of the graph: the call is recorded."""
 
 _PLAIN = frozenset({int, float, bool, str, type(None)})
-
-# the setters of the properties: an assignment to a node takes it out of the table of its graph, and in again
-_SET_ARGS: Any = fx.Node.args.fset  # type: ignore[attr-defined]
-_SET_KWARGS: Any = fx.Node.kwargs.fset  # type: ignore[attr-defined]
 
 LOOKED_INTO = Leaves()
 """No module is asked for as a leaf."""
@@ -239,9 +236,9 @@ class Recorder(fx.Tracer):
         # fx looks through the arguments that it is given for numbers of torch's own symbols, which takes as long again
         node = self.graph.create_node(kind, target, None, None, name, type_expr)
         if args:
-            _SET_ARGS(node, args)
+            SET_ARGS(node, args)
         if kwargs:
-            _SET_KWARGS(node, kwargs)
+            SET_KWARGS(node, kwargs)
         if self.module_stack:
             node.meta["nn_module_stack"] = dict(self.module_stack)
         if (line := user_line()) is not None:

@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import fx, nn
 
+from nrfx.tracing.graph.copies import SET_ARGS, SET_KWARGS
 from nrfx.tracing.graph.guards import is_guard
 from nrfx.tracing.graph.regions import is_border
+from nrfx.tracing.graph.twins import Twins
 from nrfx.tracing.recording.modeless import Answer
 from nrfx.tracing.values.closed import ClosedForwards
 from nrfx.tracing.values.proxies import SizedProxy
@@ -109,62 +111,50 @@ class Replay:
     """The recording of train mode, beside that of eval mode.
 
     Attributes:
-        twins: node -> the node of eval mode that is the same op on the same values.
+        twins: of the nodes, those of eval mode.
     """
 
     def __init__(self, evaluated: fx.Graph, runs: Mapping[str, Run], modules: Mapping[str, nn.Module]) -> None:
         """Takes the graph and the runs of eval mode, and the modules by their paths."""
-        self.twins: dict[fx.Node, fx.Node] = {}
+        self.twins = Twins(evaluated)
         self._runs, self._modules = runs, modules
         self._closed = ClosedForwards(modules.values())
-        self._next: fx.Node | None = next(iter(evaluated.nodes))
-        self._trained: dict[fx.Node, fx.Node] = {}
+        self._stopped = False
 
     def stop(self) -> None:
-        """From now on, nothing is repeated."""
-        self._next = None
+        """From now on, nothing is repeated, and no node has a twin."""
+        self._stopped = True
 
     def follow(self, node: fx.Node) -> None:
-        """Notes a new node; the next one of eval mode is its twin, if it is the same op on twins."""
-        other = self._next
+        """Notes a new node."""
         if is_border(node):
             self.stop()
-        elif other is not None and self._is_twin(node, other):
-            self._pair(node, other)
+        elif not self._stopped:
+            self.twins.find(node, node.all_input_nodes)
 
     def repeated(self, path: str, recorder: fx.Tracer, args: tuple[Any, ...]) -> fx.Node | None:
         """The node of the result of a module's run, which is repeated; None where its forward must run."""
         run = self._runs.get(path)
         if (
             run is None
-            or self._next is None
+            or self._stopped
             or run.within != tuple(recorder.module_stack)
             or any(called in recorder.num_calls for called in run.called)
             or not all(map(_is_traced, args))
-            or tuple([self._in_eval(arg.node) for arg in args]) != run.given
+            or tuple([self.twins.of.get(arg.node) for arg in args]) != run.given
             or not all(self._closed.has(self._modules[entered]) for entered in run.entered)
         ):
             return None
         recorder.num_calls.update(dict.fromkeys(run.called, 1))
         for node in run.nodes:
             twin = recorder.graph.create_node(node.op, node.target, None, None, None, node.type)
-            twin.args = fx.map_arg(node.args, self._trained.__getitem__)
-            twin.kwargs = fx.map_arg(node.kwargs, self._trained.__getitem__)
-            twin.meta.update({key: value for key, value in node.meta.items() if key != "val"})
-            self._pair(twin, node)
-        return self._trained[run.gave]
-
-    def _is_twin(self, node: fx.Node, other: fx.Node) -> bool:
-        same = node.op == other.op and node.target == other.target
-        return same and fx.map_arg((node.args, node.kwargs), self._in_eval) == (other.args, other.kwargs)
-
-    def _in_eval(self, node: fx.Node) -> fx.Node:
-        """The twin of a node; itself where it has none."""
-        return self.twins.get(node, node)
-
-    def _pair(self, node: fx.Node, other: fx.Node) -> None:
-        self.twins[node], self._trained[other] = other, node
-        self._next = other.next
+            SET_ARGS(twin, fx.map_arg(node.args, self.twins.back.__getitem__))
+            if node.kwargs:
+                SET_KWARGS(twin, fx.map_arg(node.kwargs, self.twins.back.__getitem__))
+            twin.meta.update(node.meta)
+            twin.meta.pop("val", None)
+            self.twins.pair(twin, node)
+        return self.twins.back[run.gave]
 
 
 def noting_sets(patcher: Any, note: Callable[[], None]) -> None:

@@ -64,6 +64,12 @@ def _is_at_question(code: types.CodeType, at: int) -> bool:
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
+@functools.lru_cache(1024)
+def _is_method(function: Any) -> bool:
+    """Whether it is a method or property of tensors, which torch looks up in a table that it asks for each time."""
+    return bool(torch.overrides.is_tensor_method_or_property(function))
+
+
 def _tracer_of(arguments: tuple[Any, ...]) -> Any:
     """The tracer of all proxies among the arguments; None where one is a nest, which may hold proxies of another."""
     found = None
@@ -121,7 +127,7 @@ class SizedProxy(fx.Proxy):
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         tracer: Any = _tracer_of((*args, *named.values())) if type(orig_method) in _FUNCTIONS else None
-        if tracer is not None and not torch.overrides.is_tensor_method_or_property(orig_method):
+        if tracer is not None and not _is_method(orig_method):
             tracer.decisions.parsed(sys._getframe(1), (args, kwargs))
             return tracer.create_proxy("call_function", orig_method, args, named)
         proxy: Any = _symbolic_trace._find_proxy(args, named)
