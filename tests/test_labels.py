@@ -15,11 +15,9 @@ from nrfx.labels import (
     born,
     coalesce,
     collapse,
-    components,
     highest,
     layout,
     lies_along,
-    occurrence,
     over_positions,
     repeat_alike,
     repeat_one_layout,
@@ -29,16 +27,6 @@ from nrfx.labels import (
     varying,
     viewed,
 )
-
-
-def test_components_join_through_chains_in_any_order() -> None:
-    left, right = torch.tensor([5, 3, 1, 4]), torch.tensor([4, 2, 3, 1])
-    assert components(7, left, right).tolist() == [0, 1, 1, 1, 1, 1, 6]
-
-
-def test_no_ties_leave_everyone_alone() -> None:
-    nothing = torch.zeros(0, dtype=torch.int64)
-    assert components(3, nothing, nothing).tolist() == [0, 1, 2]
 
 
 def test_a_label_is_preferred_over_an_opaque_value_and_that_over_none() -> None:
@@ -56,12 +44,6 @@ def test_repeated_dims_cost_no_memory_and_collapse_to_one() -> None:
 def test_a_layout_of_an_axis_that_shares_labels_takes_a_channel_over_padding() -> None:
     labels = torch.tensor([[0, NONE], [1, OPAQUE]])
     assert layout(labels, 0).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_occurrence_counts_the_earlier_ones(seed: int) -> None:
-    layout = torch.randint(0, 6, (12,), generator=torch.Generator().manual_seed(seed))
-    assert occurrence(layout).tolist() == [int((layout[:at] == label).sum()) for at, label in enumerate(layout)]
 
 
 def test_padded_zeros_take_the_value_beside_them_and_other_zeros_stay() -> None:

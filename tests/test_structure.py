@@ -22,6 +22,7 @@ ORDER: Mapping[str, str] = {
     "files": "",
     "garbage": "",
     "printed": "",
+    "ids": "",
     "labels": "",
     "nests": "",
     "records": "",

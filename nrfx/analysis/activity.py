@@ -12,7 +12,7 @@ from nrfx.analysis.batches import call_of
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.probes import probed
 from nrfx.errors import AnalysisError, TrainingError
-from nrfx.labels import among
+from nrfx.ids import among
 from nrfx.nests import replaced, tensors_of
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule

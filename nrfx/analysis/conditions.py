@@ -23,7 +23,8 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.constants import Propagation
 from nrfx.analysis.reinterpret import flow, like
 from nrfx.analysis.varying import NAN
-from nrfx.labels import among, collapse, joined
+from nrfx.ids import among, joined
+from nrfx.labels import collapse
 from nrfx.rules import Norm, Reading, Site, tensors
 
 _SYMBOL = 2.0**40

@@ -21,11 +21,11 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.positions import moved, with_padding
 from nrfx.analysis.reinterpret import arguments, flow, joined_by, like, operands
 from nrfx.analysis.varying import NAN, UNKNOWN, all_varying, is_all_varying, one, same
+from nrfx.ids import occurrence
 from nrfx.labels import (
     NONE,
     along,
     collapse,
-    occurrence,
     repeat_one_layout,
     repeated_along,
     repeats_along,

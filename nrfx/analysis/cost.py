@@ -17,7 +17,7 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import live_along
 from nrfx.analysis.spaces import Labels
-from nrfx.labels import joined
+from nrfx.ids import joined
 from nrfx.tracing import TracedModule
 
 

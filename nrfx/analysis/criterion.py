@@ -28,7 +28,7 @@ from nrfx.analysis.varying import same
 from nrfx.analysis.zero_filters import exact_constants
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError
-from nrfx.labels import among, joined
+from nrfx.ids import among, joined
 from nrfx.tracing import PartialModule, TracedModule
 
 Group = Literal["max", "mean", "sum"]

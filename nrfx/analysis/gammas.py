@@ -11,7 +11,8 @@ import torch
 from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.inventory import Inventory
 from nrfx.choices import Residual
-from nrfx.labels import OPAQUE, joined
+from nrfx.ids import joined
+from nrfx.labels import OPAQUE
 from nrfx.rules import Family, op_of
 from nrfx.tracing import TracedModule
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.liveness import IN_GROUP, Held, Liveness
-from nrfx.labels import among, joined
+from nrfx.ids import among, joined
 
 
 class Holders:

@@ -25,7 +25,7 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.taught import taught
 from nrfx.choices import Residual
 from nrfx.errors import AnalysisError
-from nrfx.labels import among, joined
+from nrfx.ids import among, joined
 from nrfx.rules import Family, Norm
 from nrfx.tracing import TracedModule
 from nrfx.tracing.graph.registered import registered

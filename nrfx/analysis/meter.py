@@ -25,7 +25,7 @@ from nrfx.analysis.spaces import channels_of
 from nrfx.analysis.structure import Structure
 from nrfx.analysis.utilization import Share
 from nrfx.choices import Residual
-from nrfx.labels import joined
+from nrfx.ids import joined
 from nrfx.rules import Family
 from nrfx.tracing import TracedModule, as_traced
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.analysis.channels import Channels, Step
-from nrfx.labels import components
+from nrfx.ids import components
 from nrfx.nests import with_tensors
 from nrfx.rules import Family
 from nrfx.rules.registry import is_of_torch

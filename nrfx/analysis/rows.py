@@ -13,7 +13,7 @@ from nrfx.analysis.holders import held_positions, held_share
 from nrfx.analysis.inventory import Inventory
 from nrfx.analysis.liveness import Liveness
 from nrfx.analysis.reached import Reached, Width
-from nrfx.labels import among, joined, tally
+from nrfx.ids import among, joined, tally
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from nrfx.analysis.channels import Channels, Space, Step, first_readings, read_d
 from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
-from nrfx.labels import NONE, OPAQUE, channels_part, collapse, components, joined, memory_of, repeated, tally
+from nrfx.ids import components, joined, tally
+from nrfx.labels import NONE, OPAQUE, channels_part, collapse, memory_of, repeated
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 

@@ -23,7 +23,7 @@ from nrfx.analysis.channels import Channels, Step, readers
 from nrfx.analysis.constants import constants_of
 from nrfx.analysis.liveness import Liveness, live_along, reader
 from nrfx.analysis.varying import same
-from nrfx.labels import among, joined, occurrence
+from nrfx.ids import among, joined, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
 

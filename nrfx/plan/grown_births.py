@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Space
-from nrfx.labels import joined, noted, occurrence
+from nrfx.ids import joined, occurrence
+from nrfx.labels import noted
 
 
 def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[str, Tensor], Tensor]:

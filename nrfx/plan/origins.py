@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from nrfx.labels import occurrence
+from nrfx.ids import occurrence
 
 NEW = -1
 

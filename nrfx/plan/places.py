@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nrfx.analysis.channels import Channels, Mismatch, Step
 from nrfx.analysis.reinterpret import like, operands
-from nrfx.labels import NONE, collapse, occurrence
+from nrfx.ids import occurrence
+from nrfx.labels import NONE, collapse
 from nrfx.rules import Family, op_of, tensors
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import Cost, eval_steps
 from nrfx.errors import BudgetError
-from nrfx.labels import among, joined, memory_of, tally
+from nrfx.ids import among, joined, tally
+from nrfx.labels import memory_of
 from nrfx.plan.budget import Budget
 from nrfx.rules import Reading
 from nrfx.tracing import TracedModule

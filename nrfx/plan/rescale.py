@@ -23,7 +23,8 @@ from nrfx.analysis.channels import Channels, Step
 from nrfx.analysis.liveness import Liveness
 from nrfx.analysis.positions import moved
 from nrfx.analysis.reinterpret import flow, joined_by, like, operands
-from nrfx.labels import along, among, collapse, spread_inside
+from nrfx.ids import among
+from nrfx.labels import along, collapse, spread_inside
 from nrfx.rules import Family, Reading, tensors
 
 ONE = -1

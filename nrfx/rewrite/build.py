@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nrfx.analysis.channels import readers
-from nrfx.labels import among, memory_of
+from nrfx.ids import among
+from nrfx.labels import memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
 from nrfx.plan.origins import NEW, Axes, Axis, Factors, Origins, gather, gather_along, origin, with_means

@@ -15,7 +15,7 @@ from nrfx.analysis.channels import Channels
 from nrfx.analysis.cost import total_cost
 from nrfx.analysis.spaces import channels_of
 from nrfx.errors import RewriteError
-from nrfx.labels import among
+from nrfx.ids import among
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, crossable
 from nrfx.rewrite.cross_layers import attending

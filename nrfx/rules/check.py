@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from nrfx.errors import AnalysisError
-from nrfx.labels import NONE, joined
+from nrfx.ids import joined
+from nrfx.labels import NONE
 from nrfx.rules.effect import Call, Effect, Family, Norm, Reading, Unfit, tensors
 from nrfx.rules.registry import name_of, reads_as_weight, rule_of
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nrfx.labels import collapse, joined, layout, lies_along, over_positions
+from nrfx.ids import joined
+from nrfx.labels import collapse, layout, lies_along, over_positions
 from nrfx.rules.effect import Before, Call, Effect, Family, Unfit, tensors, unknown
 from nrfx.rules.movement import itself, moved, part_of
 from nrfx.rules.positions import by_places

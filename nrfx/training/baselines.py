@@ -23,7 +23,7 @@ from nrfx.analysis.liveness import liveness_of, prunable_gammas
 from nrfx.analysis.spaces import channels_of
 from nrfx.choices import Residual
 from nrfx.errors import TrainingError
-from nrfx.labels import among
+from nrfx.ids import among
 from nrfx.plan.budget import Budget
 from nrfx.rewrite.rejuvenate import compact, rejuvenate
 from nrfx.rewrite.result import Rejuvenation

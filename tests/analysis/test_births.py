@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nrfx.analysis.births import Births
-from nrfx.labels import along, born, components
+from nrfx.ids import components
+from nrfx.labels import along, born
 
 
 def births_of(widths: list[int]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nrfx
-from nrfx.labels import occurrence
+from nrfx.ids import occurrence
 from nrfx.plan.origins import gather, origin
 from tests.zoo import IMAGE, SMALL, calibrated, norms, vgg_bn, with_dead
 

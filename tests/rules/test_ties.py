@@ -2,7 +2,7 @@
 
 import torch
 
-from nrfx.labels import components
+from nrfx.ids import components
 from nrfx.rules.ties import ties_along
 
 
