@@ -58,20 +58,22 @@ def occurrence(layout: Tensor) -> Tensor:
 def components(count: int, left: Tensor, right: Tensor) -> Tensor:
     """[count] int64: for each of the ids 0..count-1 the smallest id that ties (left[k], right[k]) connect it to.
 
-    Each round hangs the roots of both ends of every tie under the smaller of the two, then shortens all ways to a root
-    to one step.
+    Each round takes the ties whose ends have two roots, hangs the larger of these under the smaller, and shortens all
+    ways to a root to one step.
 
     >>> components(5, torch.tensor([0, 3]), torch.tensor([2, 4]))
     tensor([0, 1, 0, 3, 3])
     """
-    # The loop ends: roots only fall, and never below 0. Where none fell, both ends of every tie have the same root.
+    # A root that several ties would hang is hung under any of the others; the rest is done in the next round. The loop
+    # ends: roots only fall, and never below 0. No id lies under a larger one, so that the root of all is the smallest.
     # 1 to 3 rounds on the networks of torchvision (up to 40,000 ties); a path of 100,000 ids in random order takes 11.
     root = torch.arange(count)
     while True:
-        lowest = torch.minimum(root[left], root[right])
-        linked = root.scatter_reduce(0, root[left], lowest, "amin").scatter_reduce(0, root[right], lowest, "amin")
-        while not torch.equal(linked, linked[linked]):
-            linked = linked[linked]
-        if torch.equal(linked, root):
+        left, right = root.index_select(0, left), root.index_select(0, right)  # half the time of root[left]
+        apart = left != right
+        if not bool(apart.any()):
             return root
-        root = linked
+        left, right = left[apart], right[apart]
+        root.index_copy_(0, torch.maximum(left, right), torch.minimum(left, right))
+        while not torch.equal(root, shorter := root.index_select(0, root)):
+            root = shorter
