@@ -1,12 +1,13 @@
 """Who reads the memory that an op has changed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx, nn
 
 from nrfx.rules import Family, op_of
-from nrfx.tracing.values.writers import works_in_place, writes_by_schema
+from nrfx.tracing.values.writers import has_inplace, works_in_place, writes_by_schema
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,22 @@ class Memory:
     """Which values of a graph may lie in the same memory.
 
     place: node -> its index in the graph. families: node -> what its op does, for the nodes so far. modules: by path.
+    quiet: the functions and methods so far that write into no argument, however they are called.
     """
 
     place: Mapping[fx.Node, int]
     families: Mapping[fx.Node, Family]
     modules: Mapping[str, nn.Module]
+    quiet: set[Any] = field(default_factory=set)
 
     def later_reader(self, writer: fx.Node) -> str | None:
         """The first node after `writer` that reads the value which it changes, or a view of this value."""
         module = self.modules[str(writer.target)] if writer.op == "call_module" else None
+        if module is None and writer.target in self.quiet:
+            return None
         if not works_in_place(writer, module):
+            if module is None and not has_inplace(writer):
+                self.quiet.add(writer.target)
             return None
         now, sources = self.place[writer], writer.all_input_nodes
         shared, queue = set(), sources if writes_by_schema(writer) else sources[:1]

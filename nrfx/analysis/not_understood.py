@@ -6,6 +6,7 @@ Their params and flops count as live, for nothing tells which of them are dead. 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -15,7 +16,7 @@ from nrfx.analysis.residual import fed_by_inputs
 from nrfx.labels import collapse
 from nrfx.rules import Family
 from nrfx.tracing.values.proxies import writes
-from nrfx.tracing.values.writers import works_in_place
+from nrfx.tracing.values.writers import has_inplace, works_in_place
 
 
 @dataclass(frozen=True)
@@ -74,26 +75,30 @@ def not_understood(inventory: Inventory, channels: Channels, in_parts: bool) -> 
 
 def _matters(inventory: Inventory, step: Step, fed: Fed, data: AbstractSet[fx.Node]) -> bool:
     """Whether it reads data, channels or parameters, or does work: a mask that is written by sizes hides nothing."""
-    reads = any(source in data for source in step.node.all_input_nodes)
+    reads = not data.isdisjoint(step.node.all_input_nodes)
     reads = reads or any(bool((collapse(pin.labels) >= 0).any()) for pin in step.effect.pins)
     return reads or bool(step.effect.work) or step.effect.uncounted or any(read_by(inventory, step.node, fed))
 
 
 def _of_data(steps: Iterable[Step]) -> set[fx.Node]:
     """The nodes into whose values the numbers of an input go, not its sizes alone; also by a write in place."""
-    found = set[fx.Node]()
+    found, quiet = set[fx.Node](), set[Any]()  # quiet: functions and methods that write into no argument
     for step in steps:
-        node, made = step.node, step.effect.family in (Family.VALUE, Family.SOURCE)
-        if node.op == "placeholder" or (not made and any(source in found for source in node.all_input_nodes)):
+        node, family = step.node, step.effect.family
+        made = family is Family.VALUE or family is Family.SOURCE
+        if node.op == "placeholder" or (not made and not found.isdisjoint(node.all_input_nodes)):
             found.add(node)
-            if node.op in ("call_function", "call_method"):
-                found.update(_written_by(node))
+            if node.op in ("call_function", "call_method") and node.target not in quiet:
+                if writes(node) or works_in_place(node, None):
+                    found.update(_written_by(node))
+                elif not has_inplace(node):
+                    quiet.add(node.target)
     return found
 
 
 def _written_by(node: fx.Node) -> Iterator[fx.Node]:
-    """The value that an op changes, and what it is a view of, where it may be one that writes in place."""
-    source = node.args[0] if node.args and (writes(node) or works_in_place(node, None)) else None
+    """The value that an op which writes in place changes, and what it is a view of."""
+    source = node.args[0] if node.args else None
     while isinstance(source, fx.Node):
         yield source
         source = source.args[0] if source.args and source.op in ("call_function", "call_method") else None

@@ -42,7 +42,7 @@ def fed_by_inputs(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values come from an input of the network."""
     fed = set[fx.Node]()
     for node in graph.nodes:
-        if node.op == "placeholder" or any(source in fed for source in node.all_input_nodes):
+        if node.op == "placeholder" or not fed.isdisjoint(node.all_input_nodes):
             fed.add(node)
     return fed
 
@@ -59,8 +59,9 @@ class _Dominators:
         self.above: dict[fx.Node, fx.Node | None] = {}
         self.depth: dict[fx.Node | None, int] = {None: 0}
         for node in graph.nodes:
-            self.above[node] = self.nearest(node.all_input_nodes)
-            self.depth[node] = self.depth[self.above[node]] + 1
+            sources = node.all_input_nodes
+            above = sources[0] if len(sources) == 1 else self.nearest(sources)
+            self.above[node], self.depth[node] = above, self.depth[above] + 1
 
     def nearest(self, nodes: Sequence[fx.Node]) -> fx.Node | None:
         """The nearest node that every path to each of `nodes` crosses, perhaps one of them."""

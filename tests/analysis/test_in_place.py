@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from nrfx.analysis.in_place import Memory
@@ -83,3 +84,15 @@ def test_the_value_or_a_view_of_it_may_be_read_later_and_a_copy_is_not_it(
     graph = graph_of(function)
     (writer,) = (node for node in graph.nodes if node.target == "add_")
     assert memory_of(graph).later_reader(writer) == reader
+
+
+def test_a_function_is_asked_at_each_call_whether_it_works_in_place() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x.exp().exp()
+        return F.relu(y) + F.relu(y, inplace=True) + y
+
+    graph = graph_of(function)
+    memory = memory_of(graph)
+    assert [memory.later_reader(node) for node in graph.nodes if node.target is F.relu] == [None, "add_1"]
+    assert [memory.later_reader(node) for node in graph.nodes if node.target == "exp"] == [None, None]
+    assert memory.quiet == {"exp"}

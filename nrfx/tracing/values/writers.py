@@ -78,6 +78,11 @@ def _says_so(node: fx.Node) -> bool:
     return (node.args[index] if index < len(node.args) else node.kwargs.get("inplace")) is True
 
 
+def has_inplace(node: fx.Node) -> bool:
+    """Whether an argument of the op says whether it works in place."""
+    return not isinstance(node.target, str) and _inplace_argument(node.target) is not None
+
+
 @cache
 def _inplace_argument(function: Callable[..., Any]) -> int | None:
     """Which argument of a function is `inplace`; None where there is none."""
