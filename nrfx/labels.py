@@ -72,9 +72,33 @@ def viewed(labels: Tensor, taken: Tensor) -> Tensor:
     >>> ascends(viewed(labels, labels.view(2, 3))), ascends(viewed(labels, labels + 1))
     (True, False)
     """
-    if ascends(labels) and taken.untyped_storage().data_ptr() == labels.untyped_storage().data_ptr():
-        vars(taken)[_ASCENDS] = vars(taken)[_CHANNELS] = True
-    return taken
+    return alike(labels, taken) if ascends(labels) and is_view(labels, taken) else taken
+
+
+def alike(labels: Tensor, view: Tensor) -> Tensor:
+    """A view that was made of the labels; noted as one that ascends where they do."""
+    if ascends(labels):
+        notes = vars(view)
+        notes[_ASCENDS] = notes[_CHANNELS] = True
+    return view
+
+
+def is_view(labels: Tensor, taken: Tensor) -> bool:
+    """Whether `taken`, what an op made of the labels, lies in their memory."""
+    return taken.untyped_storage().data_ptr() == labels.untyped_storage().data_ptr()
+
+
+def moves_alone(labels: Tensor, taken: Sequence[Tensor]) -> bool:
+    """Whether all that an op took of the labels are views of them, and the labels ascend or are one all over: then a
+    part of them is as good as any other, and what was taken repeats along its dims of stride 0 alone.
+    """
+    known = ascends(labels) or collapse(labels).numel() == 1
+    return known and bool(taken) and all(is_view(labels, part) for part in taken)
+
+
+def some_channel(labels: Tensor) -> bool:
+    """Whether some element carries a channel."""
+    return labels.numel() > 0 if ascends(labels) else bool((collapse(labels) >= 0).any())
 
 
 def highest(labels: Tensor, dims: Iterable[int]) -> Tensor:
@@ -91,7 +115,18 @@ def highest(labels: Tensor, dims: Iterable[int]) -> Tensor:
     for dim in dims:  # the last one
         first += (sizes[dim] - 1) * strides[dim]
         sizes[dim] = 1
-    return viewed(labels, labels.as_strided(sizes, strides, first))
+    return alike(labels, labels.as_strided(sizes, strides, first))
+
+
+def led(labels: Tensor, dims: Iterable[int]) -> Tensor:
+    """The labels with the highest along the dims in the place of each.
+
+    >>> led(torch.tensor([[0, 1], [2, 3]]), [1])
+    tensor([[1, 1],
+            [3, 3]])
+    """
+    lead = highest(labels, dims)
+    return alike(lead, lead.expand_as(labels))
 
 
 def repeats_along(labels: Tensor) -> int | None:
@@ -163,7 +198,7 @@ def collapse(labels: Tensor) -> Tensor:
     if 0 not in strides:
         return labels
     sizes = [min(size, 1) if stride == 0 else size for stride, size in zip(strides, labels.shape, strict=True)]
-    notes[_SMALL] = small = viewed(labels, labels.as_strided(sizes, strides))
+    notes[_SMALL] = small = alike(labels, labels.as_strided(sizes, strides))
     return small
 
 

@@ -50,8 +50,10 @@ class Births:
     def whole(self, labels: Tensor) -> int | None:
         """Which birth the labels are; None where they are none, or no more than a part of one."""
         index = self.in_memory.get(labels.untyped_storage().data_ptr())
-        if index is not None and labels.numel() == self.births[index].numel() and labels.is_contiguous():
-            return index
+        if index is not None:
+            birth = self.births[index]
+            whole = labels.numel() == birth.numel() and (labels.is_contiguous() or _in_order(labels, birth))
+            return index if whole else None
         flat = labels.reshape(-1)
         index = self.at.get(int(flat[0])) if flat.numel() else None
         return index if index is not None and torch.equal(self.births[index], flat) else None
@@ -77,7 +79,9 @@ class Births:
             first = self.root(index)
             if self.births[first] is not labels or self.group[first] > 1:
                 start, size = int(labels[0]), self.group[first]
-                root[start : start + labels.numel()] = self.births[first][::size].repeat_interleave(size)
+                lead = self.births[first]
+                lead = lead if size == 1 else lead[::size].repeat_interleave(size)
+                root[start : start + labels.numel()] = lead
         return root
 
     def channels(self) -> tuple[Tensor, int]:
@@ -105,3 +109,8 @@ class Births:
         widths = [self.births[root].numel() // self.group[root] for root in members]
         space_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.int64))
         return space_of, list(zip(members.values(), widths, strict=True))
+
+
+def _in_order(labels: Tensor, birth: Tensor) -> bool:
+    """Whether the labels are those of the birth, in their order."""
+    return torch.equal(birth, labels.reshape(-1))

@@ -17,7 +17,7 @@ from nrfx.analysis.names import first_names, named_tensors
 from nrfx.analysis.reinterpret import arguments
 from nrfx.analysis.repeats import Repeats
 from nrfx.errors import AnalysisError, RuleWarning
-from nrfx.labels import OPAQUE, along, born, fill, varying
+from nrfx.labels import OPAQUE, along, ascends, born, fill, some_channel, varying
 from nrfx.rules import (
     Before,
     Call,
@@ -98,6 +98,7 @@ class LabelInterpreter:
         self.count = 0
         self.starts: list[int] = []  # the first label of each birth, in order
         self.keys: list[str] = []
+        self.at: dict[int, str] = {}  # the memory of each birth -> its key
         self.reasons: list[str] = []
         self.codes: dict[str, int] = {}
         self.transposed: dict[str, bool] = {}  # weight -> whether its first reader takes it transposed
@@ -106,7 +107,6 @@ class LabelInterpreter:
         self.first_example = cache(lambda: of_one_example(traced))
         places = list(traced.named_modules(remove_duplicate=False))
         self.modules = dict(places)
-        self.by_mode = any(isinstance(module, ByMode) for module in self.modules.values())
         named = named_tensors(traced)
         self.aliases = first_names(named)
         self.tensors: dict[str, Tensor] = {name: named[name] for name in self.aliases.values()}
@@ -121,7 +121,7 @@ class LabelInterpreter:
                 shape = self.tensors[other.name].shape
                 order: list[int | None] = [*_axis_order(shape), None]
                 self.axes[other.name] = order[order.index(self.axes[other.name]) + 1]
-                self.born, self.count, self.starts, self.keys = {}, 0, [], []
+                self.born, self.count, self.starts, self.keys, self.at = {}, 0, [], [], {}
 
     def steps(self) -> Iterator[Step]:
         graphs = self.traced.graphs
@@ -135,6 +135,7 @@ class LabelInterpreter:
             self.memory = Memory(place, families, self.modules)
             self.reached: set[fx.Node] = set()
             self.shapes: set[fx.Node] = set()
+            self.of_mode: set[fx.Node] = set()  # the nodes that give a constant by the mode
             self.apart = without_gradients(graphs[mode]) if mode == modes[-1] else frozenset()
             for node in graphs[mode].nodes:
                 sources = node.all_input_nodes  # a new list each time that it is asked for
@@ -165,12 +166,14 @@ class LabelInterpreter:
         given, named = arguments(node)
         args: tuple[Any, ...] = fx.map_arg(given, values.__getitem__)
         kwargs: dict[str, Any] = fx.map_arg(named, values.__getitem__) if named else {}
-        if node.op in ("call_function", "call_method") and not (self.by_mode and any(map(self.is_of_mode, sources))):
+        if node.op in ("call_function", "call_method") and self.of_mode.isdisjoint(sources):
             value = plain_value(node, args, kwargs)
             if value is not None:
                 return Step(mode, node, node.name, value)
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         path = str(node.target) if module is not None else node.name
+        if isinstance(module, ByMode):
+            self.of_mode.add(node)
         op = op_at(node, module)
         call = Call(
             node=node,
@@ -251,11 +254,7 @@ class LabelInterpreter:
         if effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
             self.check_broadcast(tensors((call.args, call.kwargs)))
-        if (
-            self.by_mode
-            and self.reads_mode(call.node, sources)
-            and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN)
-        ):
+        if self.reads_mode(call.node, sources) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
             return unknown(call, "its arguments depend on train/eval mode")
         return effect
 
@@ -315,7 +314,7 @@ class LabelInterpreter:
         for left, right in effect.ties:
             for own, other in ((left, right), (right, left)):
                 name = self.bare(own)
-                if name is None or own.dim() != other.dim() or not bool((other >= 0).any()):
+                if name is None or own.dim() != other.dim() or not some_channel(other):
                     continue
                 mine, theirs = varying(own), varying(other)
                 if mine and theirs and not mine & theirs:
@@ -333,27 +332,26 @@ class LabelInterpreter:
         """The bare parameter that brought the first of these labels into being."""
         if not self.axes or not labels.numel():
             return None
-        first = int(labels.as_strided((), ()))
-        at = bisect(self.starts, first) - 1
-        name = self.keys[at] if first >= 0 else None
+        if ascends(labels):
+            name = self.at.get(labels.untyped_storage().data_ptr())
+        else:
+            first = int(labels.as_strided((), ()))
+            name = self.keys[bisect(self.starts, first) - 1] if first >= 0 else None
         return name if name is not None and self.axes.get(name) is not None else None
 
     def reads_mode(self, node: fx.Node, sources: list[fx.Node]) -> bool:
         """Whether an argument differs between the modes, other than the amount of noise in train mode."""
-        if not any(map(self.is_of_mode, sources)):
+        if self.of_mode.isdisjoint(sources):
             return False
         op = op_at(node, self.modules[str(node.target)] if node.op == "call_module" else None)
         noise = () if op is None else op.noise
         given = [arg for place, arg in (*enumerate(node.args), *node.kwargs.items()) if place not in noise]
-        return any(map(self.is_of_mode, _nodes_in(given) if noise else sources))
-
-    def is_of_mode(self, node: fx.Node) -> bool:
-        """Whether the node gives a constant by the mode."""
-        return node.op == "call_module" and isinstance(self.modules[str(node.target)], ByMode)
+        return not self.of_mode.isdisjoint(_nodes_in(given) if noise else sources)
 
     def birth(self, key: str, width: int) -> Tensor:
         if key not in self.born:
-            self.born[key] = born(self.count, width)
+            labels = self.born[key] = born(self.count, width)
+            self.at[labels.untyped_storage().data_ptr()] = key
             self.starts.append(self.count)
             self.keys.append(key)
             self.count += width

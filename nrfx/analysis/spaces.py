@@ -17,7 +17,7 @@ from nrfx.analysis.interpret import LabelInterpreter
 from nrfx.analysis.residual import on_streams
 from nrfx.analysis.taught import taught
 from nrfx.ids import components, joined, tally
-from nrfx.labels import NONE, OPAQUE, channels_part, collapse, memory_of, repeated
+from nrfx.labels import NONE, OPAQUE, ascends, channels_part, collapse, memory_of, repeated
 from nrfx.rules import Pin
 from nrfx.tracing import TracedModule
 
@@ -133,7 +133,10 @@ class _Solver:
         """[labels] int64, the channel of each label; the number of channels; and the births, where all ties are between
         whole births."""
         births = self.births
-        pairs = [torch.broadcast_tensors(left, right) for _, left, right in self.apart]
+        pairs = [
+            (left, right) if left.shape == right.shape else torch.broadcast_tensors(left, right)
+            for _, left, right in self.apart
+        ]
         left = torch.cat([torch.zeros(0, dtype=torch.int64), *(a.reshape(-1) for a, _ in pairs)])
         right = torch.cat([torch.zeros(0, dtype=torch.int64), *(b.reshape(-1) for _, b in pairs)])
         both = (left >= 0) & (right >= 0) & (left != right)
@@ -149,6 +152,8 @@ class _Solver:
         """A pin for the channels that a step ties to an opaque value."""
         pins = []
         for step, left, right in self.apart:  # births hold channels alone
+            if ascends(left) and ascends(right):
+                continue
             for labels, other in ((left, right), (right, left)):
                 met = (labels >= 0) & (other <= OPAQUE)
                 if bool(met.any()):
@@ -172,14 +177,15 @@ class _Solver:
         """Pins for the single channels that some axis reads apart from others of their births: they could only stay,
         and there may be as many of them as channels.
         """
-        if not mixed:
+        alone = torch.bincount(space_of)[space_of] == 1
+        if not mixed or not bool(alone.any()):
             return []
         born = self.interpreter.born
         of_births, births = (
             whole.spaces(list(born)) if whole is not None else _group(born, channel_of, space_of.numel(), ())
         )
         company = torch.tensor([width for _, width in births], dtype=torch.int64)[of_births]
-        lonely = (torch.bincount(space_of)[space_of] == 1) & (company > 1)
+        lonely = alone & (company > 1)
         if not bool(lonely.any()):
             return []
         pins = []

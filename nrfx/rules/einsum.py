@@ -1,7 +1,6 @@
 """Products that an equation or pairs of dims describe: einsum and tensordot. With a parameter, linear layers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
@@ -70,16 +69,15 @@ def _einsum_product(call: Call, operands: Sequence[Tensor], letters: Sequence[st
     """As `product`, with the work of torch.einsum: what one operand alone sums goes first, and where nothing else is
     summed the operands are multiplied element by element.
     """
-    whole = product(call, operands, letters, out)
     alone = [set(own) - set(out).union(other) for own, other in zip(letters, reversed(letters), strict=True)]
     left = ["".join(name for name in own if name not in names) for own, names in zip(letters, alone, strict=True)]
     sizes = [dict(zip(own, x.shape, strict=True)) for x, own in zip(operands, letters, strict=True)]
     shared = [name for name in left[0] if name in left[1] and name not in out]
     if not any(sizes[0][name] > 1 and sizes[1][name] > 1 for name in shared):
-        return replace(whole, work=Work(0, None, None))
+        return product(call, operands, letters, out, Work(0, None, None))
     parts = [placed(x, own, kept) for x, own, kept in zip(operands, letters, left, strict=True)]
     wide = {name: max(size.get(name, 1) for size in sizes) for names in left for name in names}
-    return replace(whole, work=work_of(call, parts, left, wide))
+    return product(call, operands, letters, out, work_of(call, parts, left, wide))
 
 
 def _einsum_of_many(call: Call, operands: Sequence[Tensor], letters: list[str], out: str, weighs: bool) -> Effect:

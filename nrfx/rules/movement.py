@@ -22,6 +22,7 @@ from nrfx.labels import (
     holes_of,
     layout,
     lies_along,
+    moves_alone,
     noted_as,
     repeated,
     repeats_along,
@@ -81,9 +82,13 @@ def moved(call: Call, apply: Callable[..., Any], rearranges: bool = False) -> Ef
     moved_labels = attempt(apply, *call.args, **call.kwargs)
     if rearranges and (out := rearranged(call, apply, moved_labels)) is not None:
         return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
+    labels = call.args[0] if call.args else None
+    if isinstance(labels, Tensor) and moves_alone(labels, tensors(moved_labels)):  # nearly always
+        out = with_tensors(moved_labels, partial(noted_as, labels))
+        return Effect(Family.MOVEMENT, out=out, apply=apply, homogeneous=True)
     out, pins = at_every_size(call, apply, with_tensors(moved_labels, repeated))
-    if isinstance(out, Tensor) and isinstance(call.args[0], Tensor):
-        out = noted_as(call.args[0], out)
+    if isinstance(out, Tensor) and isinstance(labels, Tensor):
+        out = noted_as(labels, out)
     return Effect(Family.MOVEMENT, out=out, pins=pins, apply=apply, homogeneous=True)
 
 

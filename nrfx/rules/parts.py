@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nrfx.ids import joined
-from nrfx.labels import collapse, layout, lies_along, over_positions
+from nrfx.labels import ascends, collapse, layout, lies_along, over_positions
 from nrfx.rules.effect import Before, Call, Effect, Family, Unfit, tensors, unknown
 from nrfx.rules.movement import itself, moved, part_of
 from nrfx.rules.positions import by_places
@@ -25,7 +25,8 @@ def parts(call: Call) -> Effect:
     labels, dim = call.args[0], call.argument(2, "dim", 0)
     if call.before is None:
         whole = itself(call)
-        return whole if _is_even(call, whole, dim) else by_places(call, whole, dim)
+        alone = ascends(labels) or _is_even(call, whole, dim)  # where labels ascend none stands next to itself
+        return whole if alone else by_places(call, whole, dim)
     if not lies_along(labels, dim % labels.dim()) or not _is_stated(call, 1):
         return itself(call)
     sizes = _sizes(call.before, labels, dim % labels.dim())

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrfx.labels import OPAQUE, coalesce, collapse, layout, repeat_alike
+from nrfx.labels import OPAQUE, alike, ascends, coalesce, collapse, layout, repeat_alike
 from nrfx.rules.effect import Call, Effect, Family, Pin, Site, attempt, tensors, unknown, without_nan
 from nrfx.rules.registry import asks_for_sizes, named, register, rule
 from nrfx.rules.sizes import of_arithmetic, of_update
@@ -165,8 +165,13 @@ def elementwise(
         tied = [collapse(labels) for labels in operands]
         ties: tuple[tuple[Tensor, Tensor], ...] = tuple((tied[0], other) for other in tied[1:])
         return Effect(Family.POINTWISE, out=operands[0], ties=ties, adds=adds and len(tied) > 1, **facts)
-    shape = attempt(torch.broadcast_tensors, *operands)[0].shape
-    small = [collapse(labels.reshape((1,) * (len(shape) - labels.dim()) + labels.shape)) for labels in operands]
+    shape = operands[0].shape
+    if any(labels.shape != shape for labels in operands[1:]):
+        shape = attempt(torch.broadcast_tensors, *operands)[0].shape
+    small = [
+        collapse(labels if labels.dim() == len(shape) else labels.reshape(_padded(labels, shape)))
+        for labels in operands
+    ]
     tied, pins = _split_broadcast(call, operands, small, shape)
     if not tied:
         return unknown(call, CROSSED)
@@ -174,10 +179,11 @@ def elementwise(
     ties = (*((tied[0], other) for other in tied[1:]), *units)
     # they are tied, so any will do: the one that varies along the fewest dims keeps what follows small
     simplest = sorted(tied, key=Tensor.numel)
-    merged = coalesce(torch.broadcast_tensors(*simplest))
-    return Effect(
-        Family.POINTWISE, out=merged.expand(shape), ties=ties, pins=pins, adds=adds and len(tied) > 1, **facts
-    )
+    merged = simplest[0]
+    if not (ascends(merged) and merged.numel()):  # else the simplest carries a channel everywhere
+        merged = coalesce(torch.broadcast_tensors(*simplest))
+    out = alike(merged, merged.expand(shape))
+    return Effect(Family.POINTWISE, out=out, ties=ties, pins=pins, adds=adds and len(tied) > 1, **facts)
 
 
 def _plain(call: Call) -> Any:

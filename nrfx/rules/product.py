@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import NONE, OPAQUE, ascends, coalesce, collapse, layout, varying, viewed
+from nrfx.labels import NONE, OPAQUE, alike, ascends, coalesce, collapse, layout, varying
 from nrfx.rules.contraction import Layer, computed, per_example, weighted
 from nrfx.rules.effect import Call, Effect, Family, Pin, Work, attempt, unknown
-from nrfx.rules.reduction import leads, together
+from nrfx.rules.reduction import summarised
 from nrfx.rules.registry import gives_matrix, rule, transposes
 from nrfx.rules.sizes import of_attention, of_linear_call
 from nrfx.rules.ties import ties_in_units
@@ -49,8 +49,13 @@ class Product:
         )
 
 
-def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out: str) -> Product:
-    """The product of `operands` whose dims have `letters`, summed over those that `out` lacks."""
+def product(
+    call: Call, operands: Sequence[Tensor], letters: Sequence[str], out: str, work: Work | None = None
+) -> Product:
+    """The product of `operands` whose dims have `letters`, summed over those that `out` lacks.
+
+    work: where it is not that of one sum over all dims.
+    """
     sizes: dict[str, int] = {}
     for labels, names in zip(operands, letters, strict=True):
         for name, size in zip(names, labels.shape, strict=True):
@@ -60,10 +65,10 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
     parts = []
     for labels, names in zip(operands, letters, strict=True):
         summed = {dim for dim, name in enumerate(names) if name not in out}
-        tied, pinned = together(call, labels, summed, SUMMED)
+        lead, tied, pinned = summarised(call, labels, summed, SUMMED)
         ties += tied
         pins += pinned
-        parts.append(placed(leads(labels, summed), names, out))
+        parts.append(placed(lead, names, out))
     along = [varying(part) for part in parts]
     for index, part in enumerate(parts[1:], start=1):
         if _weighs(parts[0], part) or _weighs(part, parts[0]):
@@ -78,9 +83,9 @@ def product(call: Call, operands: Sequence[Tensor], letters: Sequence[str], out:
     merged = small[0]
     if not (ascends(merged) and merged.numel()):  # else the first carries a channel everywhere
         merged = coalesce([collapse(part) for part in torch.broadcast_tensors(*small)])
-    work = work_of(call, operands, letters, sizes)
+    work = work_of(call, operands, letters, sizes) if work is None else work
     return Product(
-        viewed(merged, merged.expand(shape)), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes)
+        alike(merged, merged.expand(shape)), tuple(ties), tuple(pins), work, _between(call.batch, letters, out, sizes)
     )
 
 
@@ -102,7 +107,7 @@ def placed(labels: Tensor, names: str, out: str) -> Tensor:
     """The labels with their dims in the order of `out`, size 1 where they have none, summed dims dropped."""
     read = dict(zip(names, zip(labels.shape, labels.stride(), strict=True), strict=True))
     sizes, strides = zip(*(read.get(name, (1, 0)) for name in out), strict=True) if out else ((), ())
-    return viewed(labels, labels.as_strided(sizes, strides))
+    return alike(labels, labels.as_strided(sizes, strides))
 
 
 def work_of(call: Call, operands: Sequence[Tensor], letters: Sequence[str], sizes: dict[str, int]) -> Work:
@@ -140,8 +145,10 @@ def _of_one_example(labels: Tensor, batch: int) -> Tensor:
     """The labels of the first example where a dim holds the examples beside the heads ([batch * heads, ...] or [heads *
     batch, ...]), which repeats the labels of the heads; else all.
     """
+    if batch == 1 or not labels.dim():
+        return labels
     dim = min(varying(labels), default=0)
-    if batch == 1 or not labels.dim() or labels.shape[dim] % batch:
+    if labels.shape[dim] % batch:
         return labels
     for sizes, examples in ([batch, -1], dim), ([-1, batch], dim + 1):
         split: Tensor = labels.unflatten(dim, sizes)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import collapse, highest, varying, viewed
+from nrfx.labels import alike, collapse, highest, led, varying
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
@@ -50,7 +50,16 @@ def together(
     if not varies - dims:
         return (), (call.pin(labels, reason),)
     small = collapse(labels)
-    return ((highest(small, over).expand_as(small), small),), ()
+    return ((led(small, over), small),), ()
+
+
+def summarised(
+    call: Call, labels: Tensor, dims: set[int], reason: str
+) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], tuple[Pin, ...]]:
+    """`leads` of the labels, and what `together` says of them."""
+    if not varying(labels) & dims:
+        return labels, (), ()
+    return leads(labels, dims), *together(call, labels, dims, reason)
 
 
 def leads(labels: Tensor, dims: set[int]) -> Tensor:
@@ -58,8 +67,8 @@ def leads(labels: Tensor, dims: set[int]) -> Tensor:
     over = varying(labels) & dims
     if not over:
         return labels
-    small = collapse(labels)
-    return viewed(small, highest(small, over).expand(labels.shape))
+    lead = highest(collapse(labels), over)
+    return alike(lead, lead.expand(labels.shape))
 
 
 def _dims(call: Call, default: Any = None, at: int = 1) -> set[int] | None:

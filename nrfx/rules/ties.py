@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from nrfx.labels import collapse, highest, lies_along, spread, varying
+from nrfx.labels import collapse, led, lies_along, spread, varying
 
 
 def ties_along(labels: Tensor, axis: int) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -32,4 +32,4 @@ def ties_in_units(labels: Tensor, dims: set[int]) -> tuple[tuple[Tensor, Tensor]
     if within and not varies - dims:
         return None
     small = collapse(labels)
-    return ((highest(small, within).expand_as(small), small),) if within else ()
+    return ((led(small, within), small),) if within else ()

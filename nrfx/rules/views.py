@@ -52,7 +52,16 @@ def _resized_view(call: Call, before: Before, shape: list[int], flat: bool) -> E
 
 
 def _shaped(sizes: list[int], x: Tensor, *_: Any, **__: Any) -> Tensor:
-    return x.reshape(sizes)
+    """x.reshape(sizes), which reads the dims in front that it leaves and along which x repeats once."""
+    kept = 0
+    for size, own, stride in zip(sizes, x.shape, x.stride(), strict=False):
+        if size != own or stride:
+            break
+        kept += 1
+    if not kept or kept == len(sizes) or not x.numel():
+        return x.reshape(sizes)
+    one = x[(0,) * kept].reshape(sizes[kept:])
+    return one.expand(*x.shape[:kept], *one.shape)
 
 
 def _spellings(shape: list[int], before: Before) -> Iterator[list[int]]:

@@ -88,3 +88,11 @@ def test_a_birth_is_repeated_where_each_of_its_labels_stands_equally_often_in_a_
     assert not births.repeated(second[:2].repeat_interleave(3))
     assert not births.repeated(torch.cat([first, second]))
     assert not births.repeated(first[:0])
+
+
+def test_a_birth_in_another_order_is_no_whole_one() -> None:
+    whole, other = labels = births_of([6, 6])
+    births = Births(labels)
+    assert births.whole(whole.view(2, 3)) == births.whole(whole.view(2, 3)[None]) == 0
+    assert births.whole(whole.view(2, 3).t()) is births.whole(whole[1:]) is births.whole(other[:3].expand(2, 3)) is None
+    assert births.whole(other.clone()) == 1 and births.whole(other.view(2, 1, 3).transpose(0, 1)) == 1
