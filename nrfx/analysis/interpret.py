@@ -251,7 +251,7 @@ class LabelInterpreter:
             # an error in tests, where warnings are: whoever has a network to look at gets a sound answer all the same
             warnings.warn(f"{_defect(call)} ({type(error).__name__}: {first_line(error)}).", RuleWarning, stacklevel=2)
             return self.unfit(call, error)
-        if effect.family in (Family.POINTWISE, Family.MIXED):
+        if self.axes and effect.family in (Family.POINTWISE, Family.MIXED):
             self.check_axes(effect)
             self.check_broadcast(tensors((call.args, call.kwargs)))
         if self.reads_mode(call.node, sources) and effect.family not in (Family.IDENTITY, Family.NORM, Family.UNKNOWN):
@@ -324,8 +324,10 @@ class LabelInterpreter:
         """A bare parameter of which one position alone is left, and that meets channels along its other axis."""
         for own in operands if len(operands) > 1 else ():
             name = None if varying(own) else self.bare(own)
+            if name is None:
+                continue
             wide = {dim - own.dim() for dim, size in enumerate(own.shape) if size > 1}
-            if name is not None and any(wide & {dim - x.dim() for dim in varying(x)} for x in operands):
+            if any(wide & {dim - x.dim() for dim in varying(x)} for x in operands):
                 raise _OtherAxis(name)
 
     def bare(self, labels: Tensor) -> str | None:

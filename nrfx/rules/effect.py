@@ -403,7 +403,10 @@ def counted(call: Call, reason: str, rule: Callable[[Call], "Effect"]) -> Effect
     """The effect of an op that is understood, but for something that may change what it does: all of it is pinned."""
     understood = rule(replace(call, birth=lambda _, width: torch.zeros(width, dtype=torch.int64)))
     work = tuple(Work(each.times * _length(each.rows) * _length(each.cols), None, None) for each in understood.work)
-    return replace(unknown(call, reason), work=work, uncounted=understood.uncounted)
+    effect = unknown(call, reason)
+    if not work and effect.uncounted == understood.uncounted:  # as of an index that is written to
+        return effect
+    return replace(effect, work=work, uncounted=understood.uncounted)
 
 
 def _length(layout: Tensor | None) -> int:

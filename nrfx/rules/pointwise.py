@@ -201,6 +201,8 @@ def _split_broadcast(
     One that also meets these channels one by one, along another dim, is tied all the same: of a mask for each of
     several sources, times one map, channel k of the map meets channel k of each mask.
     """
+    if all(labels.shape == shape for labels in operands):  # none is broadcast
+        return small, ()
     along = [{dim for dim, size in enumerate(cut.shape) if size > 1} for cut in small]
     tied, pins = [], []
     for index, (labels, cut, own) in enumerate(zip(operands, small, along, strict=True)):

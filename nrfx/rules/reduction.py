@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from nrfx.labels import alike, collapse, highest, led, varying
+from nrfx.labels import alike, collapse, highest, varying
 from nrfx.nests import with_tensors
 from nrfx.rules.effect import Call, Effect, Family, Pin, attempt, tensors, unknown
 from nrfx.rules.registry import register, rule
@@ -39,36 +39,22 @@ ALL = "it summarises over all dims, channels included"
 OVER = "it summarises over channels"
 
 
-def together(
-    call: Call, labels: Tensor, dims: set[int], reason: str
-) -> tuple[tuple[tuple[Tensor, Tensor], ...], tuple[Pin, ...]]:
-    """Ties, or a pin, for channels that are read together along `dims`: parts of an axis are units, a whole one not."""
-    varies = varying(labels)
-    over = varies & dims
-    if not over:
-        return (), ()
-    if not varies - dims:
-        return (), (call.pin(labels, reason),)
-    small = collapse(labels)
-    return ((led(small, over), small),), ()
-
-
 def summarised(
     call: Call, labels: Tensor, dims: set[int], reason: str
 ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], tuple[Pin, ...]]:
-    """`leads` of the labels, and what `together` says of them."""
-    if not varying(labels) & dims:
-        return labels, (), ()
-    return leads(labels, dims), *together(call, labels, dims, reason)
-
-
-def leads(labels: Tensor, dims: set[int]) -> Tensor:
-    """The labels with one for all along each of `dims`, of the same shape."""
-    over = varying(labels) & dims
+    """The labels with one for all along each of `dims`, of the same shape; and ties, or a pin, for channels that are
+    read together along them: parts of an axis are units, a whole one not.
+    """
+    varies = varying(labels)
+    over = varies & dims
     if not over:
-        return labels
-    lead = highest(collapse(labels), over)
-    return alike(lead, lead.expand(labels.shape))
+        return labels, (), ()
+    small = collapse(labels)
+    one = highest(small, over)
+    lead = alike(one, one.expand(labels.shape))
+    if varies == over:
+        return lead, (), (call.pin(labels, reason),)
+    return lead, ((alike(one, one.expand_as(small)), small),), ()
 
 
 def _dims(call: Call, default: Any = None, at: int = 1) -> set[int] | None:
@@ -91,10 +77,9 @@ def reduced(call: Call, family: Family = Family.MIXED, *, homogeneous: bool = Fa
     if dims is None:
         every = (call.pin(labels, ALL),) if varying(labels) else ()
         return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over all dims"), pins=every)
-    ties, pins = together(call, labels, dims, OVER)
+    out, ties, pins = summarised(call, labels, dims, OVER)
     if pins:
         return Effect(Family.MIXED, out=call.opaque_like(call.val, "a summary over channels"), pins=pins)
-    out = leads(labels, dims)
     keep = tensors(call.val)[0].dim() == labels.dim()
     for dim in sorted(dims, reverse=True):
         out = out.narrow(dim, 0, 1) if keep else out.select(dim, 0)
@@ -228,11 +213,11 @@ def along(call: Call, default: int | None = None, at: int = 1) -> Effect:
 def _normalised(call: Call, dims: set[int]) -> Effect:
     labels: Tensor = call.args[0]
     name = call.path if call.module is not None else call.node.name
-    ties, pins = together(call, labels, dims, f"{name} normalises over its channels")
+    lead, ties, pins = summarised(call, labels, dims, f"{name} normalises over its channels")
     learnt = bool(pins) and _of_parameters(call.node)  # numbers to mix several maps by: no channels, as a rule
     return Effect(
         Family.MIXED,
-        out=call.opaque_like(call.val, f"what {name} makes of a parameter") if learnt else leads(labels, dims),
+        out=call.opaque_like(call.val, f"what {name} makes of a parameter") if learnt else lead,
         ties=ties,
         pins=pins,
         apply=None if ties or pins else partial(at_any_size, sorted(dims), call.function),
