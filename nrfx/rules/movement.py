@@ -57,7 +57,7 @@ FUNCTIONS = (
 METHODS = (
     *("unflatten", "movedim", "squeeze", "unsqueeze"),
     *("unbind", "flip"),
-    *("rot90", "swapdims", "moveaxis", "ravel", "squeeze_", "unsqueeze_"),
+    *("rot90", "swapdims", "moveaxis", "ravel"),
     *("expand", "expand_as", "broadcast_to", "tile", "repeat_interleave"),
     *named("fliplr flipud"),
 )
@@ -95,6 +95,13 @@ def moved(call: Call, apply: Callable[..., Any], rearranges: bool = False) -> Ef
 def itself(call: Call) -> Effect:
     """The effect of an op that moves what it is given, whatever it is."""
     return moved(call, call.function)
+
+
+@rule("squeeze_", "unsqueeze_", workless=True)
+def other_dims(call: Call) -> Effect:
+    """A view with one dim more or less, in the place of the tensor itself: the labels of the nodes before stay."""
+    name = str(call.node.target).removesuffix("_")
+    return moved(call, lambda x, *rest, **named: getattr(x, name)(*rest, **named))
 
 
 def reordered(call: Call) -> Effect:
