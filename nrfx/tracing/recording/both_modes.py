@@ -28,7 +28,7 @@ from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
 from nrfx.tracing.graph.walk import Contents, named_modules
-from nrfx.tracing.recording.draws import Drawn, random_state_kept
+from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeSet, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
@@ -240,12 +240,10 @@ def _recorded(
             recorder.runs = None if answer is None else Runs(answer)
             try:
                 recorder.trace(root)
-            except Drawn:
-                if watched:
-                    raise
-                watched = True
-                continue
             except TraceError:
+                if recorder.has_drawn and not watched:
+                    watched = True
+                    continue
                 if not wanting:
                     raise
         if not wanting:

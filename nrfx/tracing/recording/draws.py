@@ -84,10 +84,6 @@ def drawing_from(seed: int) -> Iterator[None]:
         yield
 
 
-class Drawn(TraceError):
-    """A forward has drawn random numbers that do not depend on its input."""
-
-
 class Draws:
     """The states of all generators when a forward begins."""
 
@@ -97,7 +93,7 @@ class Draws:
         self._state = _random_state(self._held)
 
     def check(self, path: str, kind: str) -> None:
-        """Raises Drawn, which names the module at the path, if there was a draw; numpy is not asked."""
+        """Raises a TraceError, which names the module at the path, if there was a draw; numpy is not asked."""
         if _random_state(self._held) != self._state:
             raise self._refused(path, kind)
 
@@ -108,8 +104,8 @@ class Draws:
             raise self._refused(path, kind)
 
     @staticmethod
-    def _refused(path: str, kind: str) -> Drawn:
-        return Drawn(
+    def _refused(path: str, kind: str) -> TraceError:
+        return TraceError(
             f"{place(path, kind)} draws random numbers that do not depend on its input, so that one "
             "draw would be frozen into the graph. Draw them from a tensor of the forward, such as "
             "torch.rand_like(x) or x.new_empty(n).bernoulli_(p)."

@@ -97,6 +97,7 @@ class Recorder(fx.Tracer):
         self.inputs = arguments.inputs
         self.unmoved: tuple[str, ...] = ()
         self.asks_mode = False
+        self.has_drawn = False  # whether all that stands against the graph is that the forward drew random numbers
         self.runs: Runs | None = None  # where it is noted what each submodule does
         self.replay: Replay | None = None  # where submodules do what they have done in another recording
         self.decisions = Decisions(self, scopes)
@@ -128,7 +129,11 @@ class Recorder(fx.Tracer):
             raise self._explained(root, self.decisions.error or error) from error
         if self.decisions.error is not None:  # the forward has caught it
             raise self._explained(root, self.decisions.error)
-        self._draws.check_all("", type(root).__name__)
+        try:
+            self._draws.check_all("", type(root).__name__)
+        except TraceError:
+            self.has_drawn = True
+            raise
         self.kept, self.written, self.replaced = attributes.changed(), attributes.written(), attributes.replaced()
         without_doubles(graph)
         for node in graph.nodes:
