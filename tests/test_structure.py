@@ -38,10 +38,10 @@ ORDER: Mapping[str, str] = {
     "replay recorder both_modes",
     "tracing.partial": "culprits around box_runs free_share run parts partition",
     "tracing": "capture",
-    "analysis": "names affine taught births channels inventory reinterpret repeats in_place obstacles effects "
-    "interpret relabel residual spaces positions varying constants domain conditions given_up liveness cost between "
-    "batches probes activity zero_filters limits ranking criterion criteria gammas not_understood reached deaf stops "
-    "holders tie_graph why rows utilization structure meter asked_meter check_rule",
+    "analysis": "names varying affine taught births channels inventory reinterpret repeats in_place obstacles effects "
+    "interpret relabel residual spaces positions constants domain conditions given_up liveness cost between batches "
+    "probes activity zero_filters limits ranking criterion criteria gammas not_understood reached deaf stops holders "
+    "tie_graph why rows utilization structure meter asked_meter check_rule",
     "plan": "origins budget budget_request options constraints reallocate absorb placed grown_births expected places "
     "mismatches resize rescale blocks heads survivors decision plan advice advised",
     "rewrite": "initialise literals module_widths absorb_constants cross_layers new_tensors assemble build notes "

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nrfx.analysis.varying import is_all_varying
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -25,7 +27,7 @@ class Affine:
     def __call__(self, constant: Tensor) -> Tensor:
         """What it makes of one constant a channel, NaN for what varies."""
         alone = 0.0 if self.scale else self.beta
-        if constant.stride() == (0,) and bool(constant[:1].isnan().all()):  # nearly always: all of it varies
+        if is_all_varying(constant):  # nearly always
             return torch.where(self.dead, alone, constant)
         if self.scale:
             alive = self.gamma * constant

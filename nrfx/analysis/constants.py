@@ -24,6 +24,7 @@ from nrfx.analysis.varying import NAN, UNKNOWN, all_varying, is_all_varying, one
 from nrfx.ids import occurrence
 from nrfx.labels import (
     NONE,
+    all_channels,
     along,
     collapse,
     repeat_one_layout,
@@ -166,8 +167,12 @@ class Propagation:
 
     def pointwise(self, step: Step, args: Any, kwargs: Any) -> Any:
         """The op itself, run on operands that are cut to size 1 along every dim that repeats."""
-        args, kwargs, sized = self.without_sizes(step, args, kwargs)
         shape = step.effect.out.shape
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and args[0].shape == shape:  # nearly always
+            if is_all_varying(args[0]):
+                return all_varying(shape)
+            return _repeated(self.applied(step, (collapse(args[0]),), kwargs), repeats_along(args[0]), shape)
+        args, kwargs, sized = self.without_sizes(step, args, kwargs)
         if not kwargs and all(
             isinstance(x, Tensor) and is_all_varying(x) for x in args
         ):  # what varies gives what varies
@@ -179,12 +184,8 @@ class Propagation:
             common = torch.broadcast_tensors(*given)[0].shape
             small = like(small, lambda x: x.expand(common))
         made = self.applied(step, small, kwargs)
-        alone = len(args) == 1 and isinstance(args[0], Tensor) and made.dim() == len(shape)
-        axis = repeats_along(args[0]) if alone else None
-        if axis is not None and made.numel() == made.shape[axis] == shape[axis]:  # noted, as its operand is
-            out = along(made.reshape(-1), axis, shape)
-        else:
-            out = made.expand(shape)
+        alone = len(args) == 1 and isinstance(args[0], Tensor)
+        out = _repeated(made, repeats_along(args[0]) if alone else None, shape)
         if len(given) > 1:
             self.lose(step, args, out, f"{step.node.name} combines its constant with values that vary")
         elif sized:
@@ -263,7 +264,9 @@ class Propagation:
     def contracted(self, reading: Reading, value: Tensor) -> Tensor:
         """float64 [rows]: what a grouped convolution makes of the constants of its columns."""
         # zeros and NaN need no weight: a sum over a group is 0 or NaN. Reading one would wait for the device
-        if bool((value.isnan() | (value == 0)).all()) and reading.bias is None:
+        if reading.bias is None and bool((value.isnan() | (value == 0)).all()):
+            if reading.groups == value.numel() == reading.rows.numel():
+                return value
             by_group = value.view(reading.groups, -1).sum(1)
             return by_group.repeat_interleave(reading.rows.numel() // reading.groups)
         assert reading.weight is not None
@@ -293,7 +296,11 @@ class Propagation:
         if is_all_varying(values):  # nearly always
             read.append(all_varying(reading.cols.shape))
             return self.varying(step, args, kwargs)
+        vector = repeated_along(values, reading.axis)
         labels = tensors(operands(step, self.labels))[reading.operand]
+        if vector is not None and vector.shape == reading.cols.shape and all_channels(labels):
+            read.append(vector)
+            return self.varying(step, args, kwargs)
         if reading.padded and self.padded_alike(labels, reading):
             rows = spread_inside(values, labels, reading.axis, 0.0)
         else:
@@ -345,30 +352,48 @@ class Propagation:
 
     def lose(self, step: Step, args: Any, out: Tensor, reason: str) -> None:
         """Records the channels that were constant in an operand and vary in the result."""
-        if all(is_all_varying(values) for values in tensors(args)):
+        given = tensors(args)
+        if all(map(is_all_varying, given)):
             return
-        layout, varies = varying_part(step.effect.out), collapse(out).isnan()
+        layout, varies = _small(step.effect.out, out)
+        varies = varies.isnan()
         names = tensors(operands(step, self.labels)[0])
-        before = [(labels, collapse(values).isnan()) for labels, values in zip(names, tensors(args), strict=True)]
-        if all(varying_part(labels) is layout and torch.equal(varied, varies) for labels, varied in before):
+        small = [_small(labels, values) for labels, values in zip(names, given, strict=True)]
+        before = [(labels, values.isnan()) for labels, values in small]
+        if all(labels is layout and torch.equal(varied, varies) for labels, varied in before):
             return
         # `seen` marks the channels that some operand holds as a constant; a set would need a Python loop over channels
-        known = [self.where(labels, ~varied) for labels, varied in before]
-        after = self.where(step.effect.out, varies)
-        for channels in known:
-            self.seen[channels] = True
+        known = torch.cat([self.where(labels, ~varied) for labels, varied in before])
+        after = self.where(layout, varies)
+        self.seen.index_fill_(0, known, True)
         lost = after[self.seen[after] & (self.lost[after] < 0)]
-        for channels in known:
-            self.seen[channels] = False
+        self.seen.index_fill_(0, known, False)
         if lost.numel():
             self.lost[lost] = len(self.causes)
             self.causes.append(reason)
             self.places.append(step.node.name)
 
     def where(self, labels: Tensor, chosen: Tensor) -> Tensor:
-        """The channels with a chosen element, some perhaps several times. `chosen` broadcasts over dims that repeat."""
-        small, mask = torch.broadcast_tensors(collapse(labels), chosen)
+        """The channels with a chosen element, some perhaps several times; of labels and truths that broadcast."""
+        small, mask = (labels, chosen) if labels.shape == chosen.shape else torch.broadcast_tensors(labels, chosen)
         return self.channel_of[small[mask & (small >= 0)]]
+
+
+def _small(labels: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels and their values, which broadcast, without what repeats: vectors where both repeat along one dim."""
+    axis = repeats_along(labels)
+    vector = None if axis is None else repeated_along(values, axis)
+    layout = varying_part(labels)
+    if vector is not None and vector.shape == layout.shape:
+        return layout, vector
+    return collapse(labels), collapse(values)
+
+
+def _repeated(made: Tensor, axis: int | None, shape: torch.Size) -> Tensor:
+    """A value that an op made of one that repeats a vector along the axis, in that shape; noted where it does too."""
+    if axis is not None and made.dim() == len(shape) and made.numel() == made.shape[axis] == shape[axis]:
+        return along(made.reshape(-1), axis, shape)
+    return made.expand(shape)
 
 
 _MOVING = (Family.MOVEMENT, Family.IDENTITY)

@@ -128,7 +128,7 @@ def removed_gammas(channels: Channels, liveness: Liveness) -> dict[str, Tensor]:
     if not liveness.gamma_dead:
         return {}
     # all gammas as one vector, split again at the end
-    labels, _ = joined([channels.norms[name] for name in liveness.gamma_dead])
+    labels = _one_vector([channels.norms[name] for name in liveness.gamma_dead])
     gone = torch.cat(list(liveness.gamma_dead.values())) & ~live_along(channels, liveness.live, labels)
     return dict(zip(liveness.gamma_dead, gone.split(_lengths(liveness.gamma_dead)), strict=True))
 
@@ -282,8 +282,13 @@ def reader(module: nn.Module) -> Callable[[str], Tensor]:
 
 def _marked(channels: Channels, gamma_dead: Mapping[str, Tensor]) -> Tensor:
     """bool [channels]: some gamma on the channel is dead."""
-    labels, _ = joined([channels.norms[name][dead] for name, dead in gamma_dead.items()])
-    return _with_labels(channels, labels)
+    labels = _one_vector([channels.norms[name] for name in gamma_dead])
+    return _with_labels(channels, labels[torch.cat(list(gamma_dead.values()))])
+
+
+def _one_vector(layouts: list[Tensor]) -> Tensor:
+    """The labels of several layouts, one after the other."""
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *layouts])
 
 
 def _with_labels(channels: Channels, labels: Tensor) -> Tensor:
@@ -297,7 +302,7 @@ def _read_varying(channels: Channels, constants: Constants) -> Tensor:
     """bool [channels]: some weight reads the channel where it is not constant."""
     readings = [step.effect.reading for step in channels.steps if step.effect.reading is not None]
     read = [(reading.cols, value) for reading in readings for value in constants.read.get(reading.key, ())]
-    labels, _ = joined([cols for cols, _ in read])
+    labels = _one_vector([cols for cols, _ in read])
     varies = torch.cat([torch.zeros(0), *(value for _, value in read)]).isnan()
     return _with_labels(channels, labels[varies])
 
@@ -305,7 +310,7 @@ def _read_varying(channels: Channels, constants: Constants) -> Tensor:
 def _strength(channels: Channels, values: Mapping[str, Tensor]) -> Tensor:
     """float64 [channels]: the largest abs(gamma) of each channel, 0 where it has no gamma."""
     strength = torch.zeros(channels.space_of.numel()).double()
-    labels, _ = joined(list(channels.norms.values()))
+    labels = _one_vector(list(channels.norms.values()))
     size = torch.cat([torch.zeros(0).double(), *(values[name] for name in channels.norms)]).abs()
     known = labels >= 0
     return strength.scatter_reduce(0, channels.channel_of[labels[known]], size[known], "amax")
@@ -354,22 +359,22 @@ def _held(
     """Held gammas by parameter and reason: all dead gammas on channels that stay."""
     # the gammas of all parameters as one vector, split again at the end
     reason_of, reasons = _reasons(channels, constants, kept_streams, hold, residual)
-    labels, _ = joined([channels.norms[name] for name in gamma_dead])
+    labels, gamma = joined([channels.norms[name] for name in gamma_dead])
     ids = channels.channels_along(labels)
-    dead = among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])
-    sizes = _lengths(gamma_dead)
-    some = torch.segment_reduce(dead.float(), "sum", lengths=torch.tensor(sizes), initial=0.0).tolist() if sizes else ()
-    parts = zip(gamma_dead, ids.split(sizes), dead.split(sizes), some, strict=True)
-    for name, channel, kept, count in parts:
-        if not count:
-            continue
-        here = kept.nonzero().flatten()
-        why = reason_of[channel[here]]
-        # a channel may have several gammas here: those of a group
-        alive = torch.isin(channel[here], channel[~gamma_dead[name]])
-        why = torch.where(alive & (why == reasons.index(ELSEWHERE)), reasons.index(IN_GROUP), why)
-        for code in sorted(set(why.tolist())):
-            yield Held(name, reasons[code], here[why == code], channel[here[why == code]])
+    kept = (among(ids, keep) & torch.cat([torch.zeros(0, dtype=torch.bool), *gamma_dead.values()])).nonzero().flatten()
+    why, sizes = reason_of[ids[kept]], torch.tensor(_lengths(gamma_dead), dtype=torch.int64)
+    counts = torch.bincount(gamma[kept], minlength=len(gamma_dead)).tolist()
+    index = kept - (sizes.cumsum(0) - sizes)[gamma[kept]]
+    # a channel may have several gammas of one parameter: those of a group
+    in_groups = set(gamma[1:][(ids[1:] <= ids[:-1]) & (gamma[1:] == gamma[:-1])].tolist())
+    parts = zip(gamma_dead, *(whole.split(counts) for whole in (index, ids[kept], why)), strict=True)
+    for number, (name, here, channel, own) in enumerate(parts):
+        code_of = own
+        if number in in_groups:
+            alive = torch.isin(channel, channels.channels_along(channels.norms[name][~gamma_dead[name]]))
+            code_of = torch.where(alive & (own == reasons.index(ELSEWHERE)), reasons.index(IN_GROUP), own)
+        for code in sorted(set(code_of.tolist())):
+            yield Held(name, reasons[code], here[code_of == code], channel[code_of == code])
 
 
 def _reasons(

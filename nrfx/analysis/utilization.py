@@ -352,8 +352,15 @@ def by_reason(held: tuple[Held, ...]) -> tuple[tuple[str, int], ...]:
     channels_of: dict[str, list[Tensor]] = {}
     for entry in held:
         channels_of.setdefault(entry.reason, []).append(_numbered(entry.channels))
-    counts = {reason: int(torch.cat(parts, 1).unique(dim=1).shape[1]) for reason, parts in channels_of.items()}
+    counts = {reason: _distinct(torch.cat(parts, 1)) for reason, parts in channels_of.items()}
     return tuple(sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def _distinct(pairs: Tensor) -> int:
+    """How many different columns there are in [2, n], of numbers from 0 on."""
+    below = int(pairs[1].max()) + 1 if pairs.numel() else 1
+    distinct: int = (pairs[0] * below + pairs[1]).unique().numel()
+    return distinct
 
 
 def _numbered(channels: Tensor) -> Tensor:

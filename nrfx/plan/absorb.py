@@ -23,7 +23,7 @@ from nrfx.analysis.channels import Channels, Step, readers
 from nrfx.analysis.constants import constants_of
 from nrfx.analysis.liveness import Liveness, live_along, reader
 from nrfx.analysis.varying import same
-from nrfx.ids import among, joined, occurrence
+from nrfx.ids import among, occurrence
 from nrfx.rules import Family, Norm, Reading
 from nrfx.tracing import TracedModule
 
@@ -136,12 +136,14 @@ def _constants_before(
     before, hold = {}, {}
     # the columns of all weights as one vector
     columns = [step.effect.reading.cols for step in readings.values() if step.effect.reading is not None]
-    all_gone = ~live_along(channels, ~dead, joined(columns)[0])
-    for (key, step), gone in zip(readings.items(), all_gone.split([cols.numel() for cols in columns]), strict=True):
+    sizes, read = [cols.numel() for cols in columns], liveness.constants.read
+    whole = ~live_along(channels, ~dead, torch.cat([torch.zeros(0, dtype=torch.int64), *columns]))
+    constants = torch.where(whole, torch.cat([torch.zeros(0).double(), *(read[key][0] for key in readings)]), 0.0)
+    parts = zip(readings.items(), whole.split(sizes), constants.split(sizes), strict=True)
+    for (key, step), gone, first in parts:
         assert step.effect.reading is not None
-        first, *others = (torch.where(gone, value, 0.0) for value in liveness.constants.read[key])
         before[key] = first
-        for other in others:
+        for other in (torch.where(gone, value, 0.0) for value in read[key][1:]):
             for channel in channels.channel_of[step.effect.reading.cols[(other != first) & gone]].tolist():
                 hold[channel] = f"{step.path} is called more than once and reads different constants"
     return before, hold
@@ -302,7 +304,10 @@ def _unreached(
 ) -> dict[int, str]:
     """Dead channels whose constant no carrier can stand for, or whose carrier is not one constant at all calls."""
     hold = {}
+    some = bool((carrier_of >= 0).any())
     for key, step in readings.items():
+        if key in absorbers and not some:  # nearly all
+            continue
         reading = step.effect.reading
         assert reading is not None
         reason = f"no carrier has a constant at {step.path} that could take the place of its own"

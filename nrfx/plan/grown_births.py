@@ -22,7 +22,7 @@ def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[
     for space, comes in zip(channels.spaces, more.tolist(), strict=True):
         for key in space.births if comes else ():
             spaces_of[key].append(space)
-    births = {}
+    births, staying = {}, _staying(channels, stays)
     for key, old in channels.births.items():
         fresh = {}
         for space in spaces_of[key]:
@@ -30,8 +30,16 @@ def grown_births(channels: Channels, kept: Tensor, width: Tensor) -> tuple[dict[
             fresh[space.index] = torch.arange(labels, labels + count * each).view(-1, each)
             channel_of.append(torch.arange(first, first + count).repeat_interleave(each))
             labels += count * each
-        births[key] = noted(_grown(channels, old, stays, fresh) if fresh else old[stays[old]])
+        births[key] = noted(_grown(channels, old, stays, fresh) if fresh else staying[key])
     return births, torch.cat(channel_of)
+
+
+def _staying(channels: Channels, stays: Tensor) -> dict[str, Tensor]:
+    """The labels of each birth that stay, in order, found for all births at once; each in memory of its own."""
+    labels, birth = joined(list(channels.births.values()))
+    here = stays[labels]
+    counts = torch.bincount(birth[here], minlength=len(channels.births)).tolist()
+    return {key: own.clone() for key, own in zip(channels.births, labels[here].split(counts), strict=True)}
 
 
 def _grown(channels: Channels, old: Tensor, stays: Tensor, fresh: Mapping[int, Tensor]) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from nrfx.ids import occurrence
+from nrfx.ids import joined, occurrence
+from nrfx.labels import memory_of
 
 NEW = -1
 
@@ -58,6 +59,8 @@ def first_place(layout: Tensor, labels: Tensor) -> Tensor:
     """
     if not layout.numel():
         return torch.full_like(labels, NEW)
+    if memory_of(layout) == memory_of(labels) and _ascends(layout):  # nearly always
+        return torch.arange(layout.numel())
     ordered, order = torch.sort(layout, stable=True)
     place = torch.searchsorted(ordered, labels.contiguous()).clamp(max=layout.numel() - 1)
     return torch.where(ordered[place] == labels, order[place], NEW)
@@ -95,6 +98,42 @@ Axes = tuple[Axis | None, ...]
 """For each dim of a tensor, its origins; None: dim unchanged."""
 
 
+def axes_of_births(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Axis]:
+    """Key -> the axis of `origin` of a birth's old and new labels, found for all births at once.
+
+    For the births whose new labels ascend, which are nearly all, where the old labels are 0, 1, 2, ... over all births.
+
+    >>> axes_of_births({"a": torch.tensor([0, 1]), "b": torch.tensor([2, 3])}, {"b": torch.tensor([3, 4])})["b"].places
+    tensor([ 1, -1])
+    """
+    start, births = 0, {}  # the first label of each birth, and its labels
+    for key, labels in old.items():
+        births[key] = (start, labels.numel())
+        start += labels.numel()
+    if not new or not torch.equal(joined(list(old.values()))[0], torch.arange(start)):
+        return {}
+    labels, birth = joined(list(new.values()))
+    first, width = torch.tensor([births[key] for key in new]).index_select(0, birth).unbind(1)
+    place = labels - first
+    known = (place >= 0) & (place < width)  # labels of new channels stand behind all old ones
+    place = torch.where(known, place, NEW)
+    falls = birth[1:][(labels[1:] <= labels[:-1]) & (birth[1:] == birth[:-1])]
+    others, sizes = set(falls.tolist()), [labels.numel() for labels in new.values()]
+    times = torch.bincount(birth[known], minlength=len(new)).tolist()
+    axes = {}
+    for index, (key, part) in enumerate(zip(new, place.split(sizes), strict=True)):
+        if index in others:
+            continue
+        places = part.clone()  # in memory of its own: who keeps one keeps no others
+        if times[index] == sizes[index] == births[key][1]:
+            axes[key] = Axis(places, None, None)
+        elif times[index] == sizes[index]:
+            axes[key] = Axis(places, places, None)
+        else:
+            axes[key] = Axis.of(places, births[key][1])
+    return axes
+
+
 def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
     """The tensor with each dim resized by its origins, times the factors; new positions are zero.
 
@@ -110,8 +149,10 @@ def gather(tensor: Tensor, origins: Origins, factors: Factors = ()) -> Tensor:
 
 def gather_along(tensor: Tensor, axes: Axes, factors: Factors = ()) -> Tensor:
     """`gather` by origins that others have, too."""
-    moved = {dim: axis for dim, axis in enumerate(axes) if axis is not None and axis.chosen is not None}
     scaling = any(factor is not None for factor in factors)
+    if len(axes) == 1 and not scaling and (axis := axes[0]) is not None and axis.known is None:  # nearly all vectors
+        return tensor if axis.chosen is None else tensor.index_select(0, _beside(axis.chosen, tensor))
+    moved = {dim: axis for dim, axis in enumerate(axes) if axis is not None and axis.chosen is not None}
     if not moved and not scaling:
         return tensor
     chosen = {dim: _beside(axis.chosen, tensor) for dim, axis in moved.items() if axis.chosen is not None}

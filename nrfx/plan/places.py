@@ -33,11 +33,12 @@ class Places:
 
         changed: (mode, node) -> how the Python value of a node changes.
         """
-        if new.effect.family is Family.MOVEMENT:
-            for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
-                self._check_shape(new, was, now)
+        if new.effect.family is not Family.MOVEMENT:
+            return
+        for was, now in zip(tensors(old.effect.out), tensors(new.effect.out), strict=True):
+            self._check_shape(new, was, now)
         changes = [changed[key] for node in new.node.all_input_nodes if (key := (new.mode, node.name)) in changed]
-        if new.effect.family is not Family.MOVEMENT or not changes or _keeps_order(new):
+        if not changes or _keeps_order(new):
             return
         parts = [self._elements(step, labels) for step, labels in ((old, self.old), (new, self.new))]
         labels = [tensors(step.effect.out) for step in (old, new)]

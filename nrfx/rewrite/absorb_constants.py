@@ -81,6 +81,7 @@ def offset(weight: Tensor, reading: Reading, absorption: Absorption) -> Tensor:
     rows = []
     for part in weight.split(max(PART // max(weight[:1].numel(), 1), 1)):
         columns = part.index_select(1, read).double()
+        one = columns.shape[2:].numel() == 1  # element of the kernel
         # over a constant map the kernel acts as the sum of its elements
-        rows.append((columns.flatten(2).sum(2) if columns.dim() > 2 else columns) @ difference[read])
+        rows.append((columns.flatten(1) if one else columns.flatten(2).sum(2)) @ difference[read])
     return torch.cat(rows)

@@ -32,12 +32,12 @@ def assemble(traced: TracedModule, plan: Plan, new: NewTensors, layers: Mapping[
     for path, layer in layers.items():
         _fill(layer, path, new)
         twin.set_submodule(path, layer.train(traced.get_submodule(path).training))
+    unchanged_too(twin)
     for _, module in named_modules(twin):
         fit_widths(module)
     for path, width in plan.resized.norms.items():
         fit_widths(twin.get_submodule(path), width)
     write_literals(twin, plan.resized.literals)
-    unchanged_too(twin)
     propagate(twin)
     nodes = [len(graph.nodes) for graph in twin.graphs.values()]
     without_taken(traced.graphs, twin.graphs)

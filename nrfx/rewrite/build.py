@@ -16,7 +16,18 @@ from nrfx.ids import among
 from nrfx.labels import memory_of
 from nrfx.nn import Cross
 from nrfx.plan.blocks import Blocks, blocks_after, unmergeable
-from nrfx.plan.origins import NEW, Axes, Axis, Factors, Origins, gather, gather_along, origin, with_means
+from nrfx.plan.origins import (
+    NEW,
+    Axes,
+    Axis,
+    Factors,
+    Origins,
+    axes_of_births,
+    gather,
+    gather_along,
+    origin,
+    with_means,
+)
 from nrfx.plan.plan import Plan
 from nrfx.rewrite.absorb_constants import offsets, write_carriers
 from nrfx.rewrite.assemble import assemble
@@ -58,7 +69,11 @@ class _Builder:
     def build(self) -> Built:
         """Builds weights, then all other tensors, and puts them into a copy of the network."""
         self.new = NewTensors(dict([*self.traced.named_parameters(), *self.traced.named_buffers()]))
-        self.known_axes: dict[tuple[Any, Any], Axis] = {}
+        old, new = self.plan.channels.births, self.plan.resized.births
+        self.known_axes: dict[tuple[Any, Any], Axis] = {
+            (memory_of(old[key]), memory_of(new[key])): axis for key, axis in axes_of_births(old, new).items()
+        }
+        self.axes_by_id: dict[tuple[int, int], Axis] = {}
         self.known_carriers: dict[tuple[Any, int], Tensor | None] = {}
         self.known_factors: dict[tuple[str, int], tuple[Factors, Factors]] = {}
         # keys of the weights that read carriers, for neither a bias nor norms absorb their constants
@@ -88,10 +103,13 @@ class _Builder:
 
     def _axis(self, old: Tensor, new: Tensor) -> Axis:
         """Where each position of a new layout comes from. The plan holds every layout, in memory of its own."""
-        key = memory_of(old), memory_of(new)
-        if key not in self.known_axes:
-            self.known_axes[key] = Axis.of(origin(old, new), old.numel())
-        return self.known_axes[key]
+        known = self.axes_by_id.get((id(old), id(new)))
+        if known is None:
+            key = memory_of(old), memory_of(new)
+            if key not in self.known_axes:
+                self.known_axes[key] = Axis.of(origin(old, new), old.numel())
+            known = self.axes_by_id[id(old), id(new)] = self.known_axes[key]
+        return known
 
     def _roles(self) -> dict[str, tuple[str, Norm]]:
         """Parameter or buffer of a norm -> (its role, the norm)."""

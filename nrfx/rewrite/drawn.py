@@ -185,12 +185,16 @@ def _exchanged(modules: Iterable[tuple[str, nn.Module]], instead: Mapping[int, T
         for registry in registries:
             if not registry:
                 continue
-            before.append((registry, dict(registry)))
-            for name, tensor in registry.items():
-                if registry is part._buffers and tensor is not None and id(tensor) not in other:
-                    other[id(tensor)] = tensor.clone()
-                exchanged: Any = other.get(id(tensor), tensor)
-                registry[name] = exchanged
+            own = dict(registry)
+            before.append((registry, own))
+            for name, tensor in own.items():
+                if tensor is None:
+                    continue
+                exchanged = other.get(id(tensor))
+                if exchanged is None and registry is part._buffers:
+                    exchanged = other[id(tensor)] = tensor.clone()
+                if exchanged is not None:
+                    registry[name] = exchanged
     try:
         yield
     finally:

@@ -18,10 +18,15 @@ def fit_widths(module: nn.Module, met: int | None = None) -> None:
         met: the width that the module meets in the graph; it decides where there are no parameters.
     """
     op = op_of(module)
-    if op is None or op.widths is None or nn.utils.parametrize.is_parametrized(module):
+    if op is None or op.widths is None:
         return
+    if "parametrizations" in module._modules and nn.utils.parametrize.is_parametrized(module):
+        return
+    kind, own = type(module), vars(module)
     for name, width in widths_of(module, met).items():
-        if name not in vars(module) or vars(module)[name] != width:  # a module takes long to set an attribute
+        if name in own and kind.__setattr__ is nn.Module.__setattr__ and not hasattr(kind, name):
+            own[name] = width  # a module takes long to set an attribute
+        else:
             setattr(module, name, width)
 
 

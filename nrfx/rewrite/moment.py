@@ -5,7 +5,7 @@ long again, and few callers read them. Training goes on in the new network meanw
 (gammas, betas, statistics, biases, weights of grouped convolutions) are copied at once, and all else is computed later.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -36,14 +36,16 @@ class Moment:
         with torch.no_grad():
             self._silent = silent_weights(labels.steps, tensors)
             between = any(step.effect.between for step in labels.steps)  # then shapes are inferred once more
-            self._then = _bare(traced, {id(tensor): _copy(tensor) for tensor in read}, shell if between else _outline)
+            script = any(isinstance(module, torch.jit.ScriptModule) for _, module in named_modules(traced))
+            self._then = _shell(traced, read) if between or script else _outline(traced, read)
 
     @cached_property
     def utilization(self) -> Utilization:
         """The utilization at the moment when this was made."""
-        channels = self._labels.channels(self._then, {})
-        liveness = liveness_of(self._then, channels, self._threshold, self._residual)
-        return measure(self._then, channels, liveness, self._silent)
+        then = self._then()
+        channels = self._labels.channels(then, {})
+        liveness = liveness_of(then, channels, self._threshold, self._residual)
+        return measure(then, channels, liveness, self._silent)
 
     def __reduce__(self) -> tuple[Callable[[Utilization], "Moment"], tuple[Utilization]]:
         """A copy knows the utilization: the nodes of a graph are neither copied nor pickled by themselves."""
@@ -70,49 +72,90 @@ def _read(step: Step) -> Iterator[str]:
     return (name for name in names if name is not None)
 
 
-def _bare(
-    traced: TracedModule,
-    values: dict[int, Tensor],
-    around: Callable[[nn.Module, Callable[[Tensor], Tensor]], nn.Module],
-) -> Any:
-    """The modules of a network around these values, by the ids of its tensors, so that a tied one stays one; all other
-    tensors without data; with its graphs and facts."""
-    without_data = each_on_meta()
+def _shell(traced: TracedModule, read: Iterable[Tensor]) -> Callable[[], Any]:
+    """Gives the modules of a network around copies of these tensors, so that a tied one stays one; all other tensors
+    without data; with its graphs and facts."""
+    values, without_data = {id(tensor): _copy(tensor) for tensor in read}, each_on_meta()
 
     def then(tensor: Tensor) -> Tensor:
         value = values.get(id(tensor))
         # a parameter stays frozen or not
         return without_data(tensor).requires_grad_(tensor.requires_grad) if value is None else value
 
-    bare: Any = around(traced._contents(), then)
+    bare: Any = shell(traced._contents(), then)
     vars(bare).update(graphs=traced.graphs, facts=traced.facts)
-    return bare
+    return lambda: bare
 
 
-def _outline(module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """As `shell` makes it, but with no other attributes than what is registered: it does not run."""
-    modules = [each for _, each in named_modules(module)]
-    if any(isinstance(each, torch.jit.ScriptModule) for each in modules):
-        return shell(module, tensor)
-    twins: dict[nn.Module | None, Any] = {each: object.__new__(type(each)) for each in modules}
-    known: dict[int, Tensor] = {}
+def _outline(traced: TracedModule, read: Iterable[Tensor]) -> Callable[[], Any]:
+    """As `_shell`, made when it is asked for, with no other attributes than what is registered: it does not run."""
+    modules = [module for _, module in named_modules(traced)]
+    place = {id(module): index for index, module in enumerate(modules)}
+    kinds: list[type[Any]] = [nn.Module, *(type(module) for module in modules[1:])]
+    kept = _KeptTensors(read)
+    registries = [
+        (
+            {name: kept.place(own) for name, own in module._parameters.items()} if module._parameters else {},
+            {name: kept.place(own) for name, own in module._buffers.items()} if module._buffers else {},
+            {name: place.get(id(own)) for name, own in module._modules.items()} if module._modules else {},
+        )
+        for module in modules
+    ]
+    graphs, facts = traced.graphs, traced.facts
 
-    def twin(own: Tensor | None) -> Tensor | None:
-        if own is None:
+    def made() -> Any:
+        tensors = kept.made()
+        twins: list[Any] = [object.__new__(kind) for kind in kinds]
+        for twin, (parameters, buffers, children) in zip(twins, registries, strict=True):
+            vars(twin).update(
+                _parameters={name: None if at is None else tensors[at] for name, at in parameters.items()},
+                _buffers={name: None if at is None else tensors[at] for name, at in buffers.items()},
+                _modules={name: None if at is None else twins[at] for name, at in children.items()},
+            )
+        vars(twins[0]).update(graphs=graphs, facts=facts)
+        return twins[0]
+
+    return made
+
+
+class _KeptTensors:
+    """What tensors are at one moment, each once: the numbers of some, and of all others no more than their kind."""
+
+    def __init__(self, read: Iterable[Tensor]) -> None:
+        """Copies the numbers of these, those of one kind in one operation: a network has hundreds of small ones."""
+        numbers = {id(tensor): tensor for tensor in read}
+        alike: dict[Any, list[Tensor]] = {}
+        for tensor in numbers.values():
+            alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+        self._numbers: dict[int, Tensor] = {}
+        for tensors in alike.values():
+            flat = torch.cat([tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors])
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            self._numbers.update((id(tensor), part) for tensor, part in zip(tensors, parts, strict=True))
+        self._place: dict[int, int] = {}
+        self._kinds: list[tuple[bool, torch.Size, torch.dtype, bool, Tensor | None]] = []
+
+    def place(self, tensor: Tensor | None) -> int | None:
+        """The place of a tensor among what is made."""
+        if tensor is None:
             return None
-        key = id(own)
-        if key not in known:
-            known[key] = tensor(own)
-        return known[key]
+        key = id(tensor)
+        if key not in self._place:
+            self._place[key] = len(self._kinds)
+            parameter = isinstance(tensor, nn.Parameter)
+            self._kinds.append((parameter, tensor.shape, tensor.dtype, tensor.requires_grad, self._numbers.get(key)))
+        return self._place[key]
 
-    for each in modules:
-        own = vars(twins[each])
-        for name in ("_parameters", "_buffers"):
-            registry = vars(each)[name]
-            own[name] = {key: twin(value) for key, value in registry.items()} if registry else {}
-        own["_modules"] = {key: twins.get(value) for key, value in each._modules.items()} if each._modules else {}
-    outline: nn.Module = twins[module]
-    return outline
+    def made(self) -> list[Tensor]:
+        """The tensors. A parameter stays one, and frozen or not."""
+        return [_made(*kind) for kind in self._kinds]
+
+
+def _made(
+    parameter: bool, shape: torch.Size, dtype: torch.dtype, requires_grad: bool, numbers: Tensor | None
+) -> Tensor:
+    made = torch.empty(shape, dtype=dtype, device="meta") if numbers is None else numbers.view(shape)
+    return nn.Parameter(made, requires_grad) if parameter else made.requires_grad_(requires_grad)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nrfx.plan.origins import NEW, Axis, first_place, gather, is_whole, origin, scaled
+from nrfx.plan.origins import NEW, Axis, axes_of_births, first_place, gather, is_whole, origin, scaled
 
 
 def drawn(seed: int, most: int = 12) -> torch.Tensor:
@@ -22,6 +22,33 @@ def test_the_n_th_of_a_label_comes_from_the_n_th_before_and_is_new_where_there_w
         assert place == (same[rank] if rank < len(same) else NEW)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_axes_of_all_births_are_those_of_each_alone(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    widths = torch.randint(6, (5,), generator=generator).tolist()
+    old = dict(zip("abcde", torch.arange(sum(widths)).split(widths), strict=True))
+    new, more = {}, sum(widths)
+    for key, labels in old.items():
+        fresh = int(torch.randint(3, (1,), generator=generator))
+        stay = labels[torch.rand(labels.numel(), generator=generator) < 0.7]
+        new[key] = torch.cat([stay, torch.arange(more, more + fresh)])
+        more += fresh
+    new["c"] = old["c"].flip(0) if seed % 2 else old["c"]
+    axes = axes_of_births(old, new)
+    assert new.keys() - axes.keys() <= {"c"}  # in another order the labels do not ascend
+    for key, axis in axes.items():
+        alone = Axis.of(origin(old[key], new[key]), old[key].numel())
+        for ours, theirs in ((axis.places, alone.places), (axis.chosen, alone.chosen), (axis.known, alone.known)):
+            assert ours is theirs is None or (ours is not None and theirs is not None and torch.equal(ours, theirs))
+        assert axis.in_front is alone.in_front
+        assert axis.places.untyped_storage().nbytes() == axis.places.nbytes  # it keeps no others alive
+
+
+def test_births_that_do_not_number_all_labels_in_order_have_no_common_axes() -> None:
+    births = {"a": torch.tensor([1, 2]), "b": torch.tensor([0])}
+    assert axes_of_births(births, births) == {}
+
+
 def test_a_layout_with_strides_is_taken_without_a_warning_of_torch() -> None:
     every_second = torch.tensor([3, 9, 5, 9])[::2]
     assert origin(torch.tensor([3, 4, 5]), every_second).tolist() == [0, 2]
@@ -29,11 +56,12 @@ def test_a_layout_with_strides_is_taken_without_a_warning_of_torch() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_first_place_of_a_label_is_where_it_stands_first(seed: int) -> None:
-    layout, labels = drawn(seed), drawn(seed + 1000)
+    layout = drawn(seed)
     known = layout.tolist()
-    assert first_place(layout, labels).tolist() == [
-        known.index(label) if label in known else NEW for label in labels.tolist()
-    ]
+    for labels in (drawn(seed + 1000), layout):
+        assert first_place(layout, labels).tolist() == [
+            known.index(label) if label in known else NEW for label in labels.tolist()
+        ]
 
 
 def test_gather_takes_each_dim_by_its_origins_and_leaves_zeros_where_new() -> None:

@@ -27,6 +27,19 @@ def test_widths_and_groups_are_those_of_the_weight(module: Any, shape: tuple[int
     assert {name: getattr(module, name) for name in expected} == expected
 
 
+def test_a_class_that_sets_attributes_in_its_own_way_is_asked_to() -> None:
+    class Noting(nn.Linear):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "out_features":
+                self.__dict__.setdefault("set", []).append(value)
+            super().__setattr__(name, value)
+
+    layer = Noting(4, 5)
+    layer.weight = nn.Parameter(torch.zeros(7, 4))
+    fit_widths(layer)
+    assert layer.set == [5, 7] and layer.out_features == 7
+
+
 def test_a_module_without_a_width_is_left_alone() -> None:
     activation = nn.LeakyReLU(0.1)
     fit_widths(activation)

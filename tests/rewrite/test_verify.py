@@ -6,6 +6,7 @@ from torch import nn
 
 import nrfx
 from nrfx.errors import VerificationError
+from nrfx.rewrite.verify import _Axes
 from tests.rewrite.rewriting import images, prepared, rewritten, unit
 from tests.zoo import with_dead
 
@@ -55,3 +56,12 @@ def test_a_network_that_writes_into_its_input_is_compared_on_equal_images_and_le
     result = nrfx.rejuvenate(gm, nrfx.Budget.relative(gm, params=1.0), scheme="dense")
     x = images()
     assert result.changed and nrfx.verify(gm, result, x) < 1e-12 and torch.equal(x, images())
+
+
+def test_the_labels_of_every_pair_of_axes_are_compared() -> None:
+    axes, now = _Axes(torch.tensor([5, 7]), set()), torch.tensor([0, 1])
+    planned, other = torch.tensor([5, 7]), torch.tensor([7, 5])
+    for _ in range(2):
+        axes.check("0.weight dim 0", "conv", now, planned)
+    with pytest.raises(VerificationError, match="index 0: node conv delivers channel 5, not 7"):
+        axes.check("1.weight dim 0", "conv", now, other)

@@ -155,10 +155,12 @@ class _Copy:
         own.update(vars(module))  # in their order, whatever is exchanged below
         for key, value in vars(module).items():
             found = type(value)
-            if found in _DIRECT:
+            if found in _DIRECT or (found is tuple and _DIRECT.issuperset(map(type, value))):
                 continue
             if found in _CONTAINERS and not value:
                 own[key] = found()
+            elif found is list and _DIRECT.issuperset(map(type, value)):
+                own[key] = self._memo.setdefault(id(value), list(value))
             else:
                 self._attribute(own, key, value)
 

@@ -146,3 +146,13 @@ def test_what_cannot_change_is_shared_and_what_can_is_copied() -> None:
     twin = shell(net, same)
     assert twin.form is net.form and twin.in_runs is net.in_runs
     assert twin.note == net.note and twin.note["widths"] is not net.note["widths"]
+
+
+def test_a_list_that_two_modules_hold_is_one_list_in_the_copy_too() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.ReLU())
+    sizes = [1, 2]
+    net[0].sizes = net[1].sizes = sizes
+    net[1].held = {"sizes": sizes}
+    twin = shell(net, same)
+    assert twin[0].sizes is twin[1].sizes is twin[1].held["sizes"] is not sizes
+    assert twin[0].sizes == [1, 2]
