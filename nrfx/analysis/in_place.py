@@ -33,16 +33,23 @@ class Memory:
                 self.quiet.add(writer.target)
             return None
         now, sources = self.place[writer], writer.all_input_nodes
-        shared, queue = set(), sources if writes_by_schema(writer) else sources[:1]
+        written = sources if writes_by_schema(writer) else sources[:1]
+        if len(written) == 1 and len(written[0].users) == 1 and not self._views(written[0]):  # nearly always
+            return None
+        shared, queue = set(), written
         while queue:
             node = queue.pop()
             shared.add(node)
             around = [user for user in node.users if self.place[user] < now and self._shares(user, node)]
-            around += [source for source in node.all_input_nodes[:1] if self._shares(node, source)]
+            around += node.all_input_nodes[:1] if self._views(node) else []
             queue.extend(other for other in around if other not in shared)
         readers = {user for node in shared for user in node.users} - shared
         later = [user for user in readers if self.place[user] > now]
         return min(later, key=self.place.__getitem__).name if later else None
+
+    def _views(self, node: fx.Node) -> bool:
+        """Whether the value of `node` may lie in the memory of its first input."""
+        return any(self._shares(node, source) for source in node.all_input_nodes[:1])
 
     def _shares(self, node: fx.Node, source: fx.Node) -> bool:
         """Whether the value of `node` may lie in the memory of `source`, its first input."""

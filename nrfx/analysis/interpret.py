@@ -160,7 +160,7 @@ class LabelInterpreter:
                 for reading in step.effect.also:  # a step for each, so that whoever looks for readings finds all
                     own = Effect(step.effect.family, step.effect.out, step.effect.sites, reading=reading)
                     yield Step(mode, node, reading.path, own)
-            repeats = Repeats(graphs[mode], done)
+            repeats = Repeats(graphs[mode], done) if mode != modes[-1] else None
 
     def step(self, mode: str, node: fx.Node, sources: list[fx.Node], values: Mapping[fx.Node, Any], batch: int) -> Step:
         given, named = arguments(node)

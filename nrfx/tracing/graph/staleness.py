@@ -38,22 +38,26 @@ def check_layers(traced: TracedModule) -> None:
     The convolutions, linear layers, batch, instance and group norms of torch have a width that is checked.
     """
     modules = dict(traced.named_modules(remove_duplicate=False))
+    checked: set[tuple[str, int, int]] = set()
     for graph in dict.fromkeys(traced.graphs.values()):
         for node in graph.nodes:
             if node.op == "call_module":
-                _check_called(node, modules)
+                _check_called(node, modules, checked)
             elif node.op == "get_attr":
                 _check_read(traced, str(node.target))
 
 
-def _check_called(node: fx.Node, modules: dict[str, nn.Module]) -> None:
+def _check_called(node: fx.Node, modules: dict[str, nn.Module], checked: set[tuple[str, int, int]]) -> None:
+    """checked: path, and the ids of the values, of the calls before; the nodes hold the values."""
     path = str(node.target)
     if path not in modules:
         raise TraceError(f"The graph calls {path}, and there is no such module any more. {_AGAIN}")
     sources = node.all_input_nodes
-    source = sources[0].meta.get("val") if sources else None
-    if isinstance(source, Tensor):
-        _check_width(path, modules[path], source, node.meta.get("val"))
+    source, result = sources[0].meta.get("val") if sources else None, node.meta.get("val")
+    call = path, id(source), id(result)
+    if isinstance(source, Tensor) and call not in checked:
+        checked.add(call)
+        _check_width(path, modules[path], source, result)
 
 
 def _check_read(traced: TracedModule, name: str) -> None:

@@ -27,6 +27,7 @@ from nrfx.tracing.graph.module import Facts, TracedModule, as_parameters, consta
 from nrfx.tracing.graph.regions import erase_empty
 from nrfx.tracing.graph.registered import HOST, own_names
 from nrfx.tracing.graph.shapes import InputSpec
+from nrfx.tracing.graph.switch import switch
 from nrfx.tracing.graph.walk import Contents, named_modules
 from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
@@ -225,10 +226,12 @@ def _recorded(
         put(root, state or {})
         marks = boxes.marks(mode == "train")
         recorder = Recorder(arguments, mode == "train", leaves, scopes, otherwise, marks, watched)
-        if mode:
+        if repeated is not None:  # then `train` does nothing else
+            modules = dict(named_modules(root))
+            switch(modules.values(), mode == "train")
+            recorder.replay = Replay(repeated.graph, repeated.runs, modules) if repeated.runs else None
+        elif mode:
             recorder.unmoved = unmoved(root.train(mode == "train"), mode)
-        if repeated is not None and repeated.runs:
-            recorder.replay = Replay(repeated.graph, repeated.runs, dict(named_modules(root)))
         wanting = recorder.decisions.wanting
         in_mode = nullcontext() if mode else without_modes(root)
         with (

@@ -7,7 +7,8 @@ its third call: where their graphs differ, one graph cannot stand for the calls.
 Not seen: what the first call alone does besides making tables, and what changes after the third.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from operator import is_
 from typing import Any
 
@@ -37,17 +38,20 @@ class Attributes:
             if isinstance(value, Tensor) and not value.is_inference()  # of these torch counts no versions
         }
 
-    def _touched(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    @cached_property
+    def _touched(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         """(path, attributes now, attributes before) of the modules that hold other objects, or under other names."""
+        found = []
         for path, now, before in self._before:
             same = len(now) == len(before) and all(map(is_, now, before))
             if not (same and all(map(is_, now.values(), before.values()))):
-                yield path, now, before
+                found.append((path, now, before))
+        return found
 
     def changed(self) -> State:
-        """The plain values and tensors that stand in the places of others now."""
+        """The plain values and tensors that stand in the places of others, when this or `replaced` is first asked."""
         found: dict[tuple[str, str], Any] = {}
-        for path, attributes, before in self._touched():
+        for path, attributes, before in self._touched:
             for name, now in attributes.items():
                 was = before.get(name)
                 if now is was or name == "training" or (name not in before and name.startswith(_OF_FX)):
@@ -64,7 +68,7 @@ class Attributes:
         """The tensors in whose places traced values stand now, with other numbers."""
         return {
             (path, name): was + 1 if was.is_floating_point() else torch.zeros_like(was)
-            for path, attributes, before in self._touched()
+            for path, attributes, before in self._touched
             for name, now in attributes.items()
             if isinstance(now, fx.Proxy) and isinstance(was := before.get(name), Tensor)
         }

@@ -33,7 +33,8 @@ def record_assignments(recorder: Any, root: nn.Module, before: Mapping[str, Any]
         TraceError: a parameter was replaced, or a buffer by something else than a tensor of its shape and dtype.
     """
     now_registered = registered(named_modules(root))
-    assigned = {name: now for name, now in now_registered.items() if not _is_kept(before.get(name), now, names)}
+    others = {name: now for name, now in now_registered.items() if now is not before.get(name)}  # nearly always none
+    assigned = {name: now for name, now in others.items() if not _is_kept(before.get(name), now, names)}
     for name, now in assigned.items():
         _check(name, before.get(name), recorder.value(now) if isinstance(now, fx.Proxy) else now)
     # a copy of what is no proxy: the tensor itself is registered now, and would be taken for what was there

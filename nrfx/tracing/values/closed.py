@@ -7,8 +7,10 @@ and buffers. It may not set an attribute, nor read or write any other variable t
 
 import builtins
 import dis
+import functools
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -67,20 +69,13 @@ class ClosedForwards:
     def _has_only_closed(self, code: types.CodeType, scope: Mapping[str, Any]) -> bool:
         if code not in self._known:
             self._known[code] = True  # where it calls itself
-            self._known[code] = all(self._may(one, scope) for one in dis.get_instructions(code)) and all(
-                self._has_only_closed(part, scope) for part in code.co_consts if isinstance(part, types.CodeType)
+            names = _names(code)
+            self._known[code] = names is not None and (
+                all(self._is_global(name, scope) for name in names.of_globals)
+                and all(self._is_closed(value) for name in names.of_attributes for value in self._named.get(name, ()))
+                and all(self._has_only_closed(part, scope) for part in names.parts)
             )
         return self._known[code]
-
-    def _may(self, instruction: dis.Instruction, scope: Mapping[str, Any]) -> bool:
-        """Whether code may have this instruction."""
-        name = instruction.argval
-        if instruction.opname == "LOAD_GLOBAL":
-            return self._is_global(name, scope)
-        if instruction.opcode not in dis.hasname:
-            return True
-        reads = instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and not name.startswith("__")
-        return reads and all(map(self._is_closed, self._named.get(name, ())))
 
     def _is_global(self, name: str, scope: Mapping[str, Any]) -> bool:
         """Whether code may read a global variable."""
@@ -90,6 +85,30 @@ class ClosedForwards:
         if isinstance(value, types.ModuleType):
             return value.__name__.partition(".")[0] in _TORCHS
         return _is_of_torch(value) if isinstance(value, type) else self._is_closed(value)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What code reads by name: global variables and attributes; and the code of functions that it makes."""
+
+    of_globals: frozenset[str]
+    of_attributes: frozenset[str]
+    parts: tuple[types.CodeType, ...]
+
+
+@functools.lru_cache(1024)
+def _names(code: types.CodeType) -> _Names | None:
+    """What code reads by name; None where it does something else by a name, as to set or to import."""
+    of_globals, of_attributes = set(), set()
+    for one in dis.get_instructions(code):
+        if one.opname == "LOAD_GLOBAL":
+            of_globals.add(one.argval)
+        elif one.opcode in dis.hasname:
+            if one.opname not in ("LOAD_ATTR", "LOAD_METHOD") or one.argval.startswith("__"):
+                return None
+            of_attributes.add(one.argval)
+    parts = tuple(part for part in code.co_consts if isinstance(part, types.CodeType))
+    return _Names(frozenset(of_globals), frozenset(of_attributes), parts)
 
 
 _OF_MODULES = frozenset(vars(nn.Module()))

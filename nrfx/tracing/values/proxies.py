@@ -89,6 +89,9 @@ class SizedProxy(fx.Proxy):
 
     tracer: Any
 
+    def __init__(self, node: fx.Node, tracer: Any) -> None:
+        vars(self).update(tracer=tracer, node=node)  # as torch does, past `__setattr__`
+
     @property  # type: ignore[misc]  # it may be asked for, not set
     def __class__(self) -> Any:
         """The class of the value that the proxy stands for, which isinstance and match ask for too."""
@@ -204,6 +207,9 @@ def is_number_of_numpy(value: Any) -> bool:
 
 class SizedAttribute(SizedProxy, fx.proxy.Attribute):
     """An attribute of a proxy; it becomes a node when it is used otherwise than by a call."""
+
+    def __init__(self, root: SizedProxy, attr: str) -> None:
+        fx.proxy.Attribute.__init__(self, root, attr)
 
 
 def _augmented(inplace: Callable[[Any, Any], Any]) -> Callable[[SizedProxy, Any], fx.Proxy]:
