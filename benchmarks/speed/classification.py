@@ -208,11 +208,13 @@ def section(rows: Sequence[Row]) -> list[str]:
     middle = f"The median of the {len(rows)} ratios is {ratios.median:.2f} ({quartiles})."
     exact = f"Counts are exact for {sum(row.exact for row in rows)} of {len(rows)}."
     slowest = sorted(rows, key=lambda row: -row.to_floor)
+    nodes = Spread.of([row.to_floor * row.nodes_floor / row.nodes for row in rows])
+    by_node = f"By nodes, of which the two graphs have different numbers, it is {nodes.median:.2f}."
     return [
         TEXT,
         *markdown(HEADINGS, map(line, slowest)),
         "",
-        f"{middle} {exact} {rows[0].repeats} rounds; {made(rows)}",
+        f"{middle} {by_node} {exact} {rows[0].repeats} rounds; {made(rows)}",
     ]
 
 

@@ -33,7 +33,7 @@ from nrfx.tracing.recording.draws import random_state_kept
 from nrfx.tracing.recording.kept import State, put, refused
 from nrfx.tracing.recording.modeless import ModeSet, may_share, without_modes
 from nrfx.tracing.recording.recorder import Recorder
-from nrfx.tracing.recording.replay import Replay, Run, Runs, is_repeatable
+from nrfx.tracing.recording.replay import Replay, Run, Runs, is_repeatable, may_ask
 from nrfx.tracing.values.proxies import AUGMENTED
 from nrfx.tracing.values.writers import read_results
 
@@ -240,7 +240,8 @@ def _recorded(
             random_state_kept(),
             torch.enable_grad(),
         ):  # gradients are on, as in training
-            recorder.runs = None if answer is None else Runs(answer)
+            if answer is not None and may_ask({type(module) for _, module in named_modules(model)}):
+                recorder.runs = Runs(answer)
             try:
                 recorder.trace(root)
             except TraceError:

@@ -312,7 +312,8 @@ class Recorder(fx.Tracer):
                 patcher.patch_method(owner, method, instead)
             for name, function in self._of_torch.items():
                 patcher.patch(vars(torch), name, _create_wrapped_func(function))
-            noting_sets(patcher, self._attribute_is_set)
+            if self.runs is not None or self.replay is not None:
+                noting_sets(patcher, self._attribute_is_set)
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)

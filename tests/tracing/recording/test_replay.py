@@ -419,3 +419,24 @@ def test_a_leaf_may_give_another_shape_in_train_mode() -> None:
         del OPS[Halved]
     last = {mode: next(reversed(graph.nodes)).meta["val"].shape for mode, graph in graphs.items()}
     assert last == {"train": (3, 2), "eval": (3, 4)}
+
+
+def mode_of(net: nn.Module) -> bool:
+    return net.training
+
+
+class AsksElsewhere(nn.Module):
+    """Names the mode in no code of its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.aux = Block(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return self.aux(x) if mode_of(self) else x
+
+
+def test_a_model_that_names_no_mode_is_not_watched(repeated: list[str]) -> None:
+    traced(AsksElsewhere())
+    assert repeated == []
