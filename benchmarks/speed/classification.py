@@ -26,7 +26,7 @@ from benchmarks.table import markdown
 from benchmarks.timing import seconds
 from nrfx.analysis.rows import Row as UtilizationRow
 
-REPEATS, MOST = 3, 2.5
+REPEATS, MOST = 5, 2.5
 FLOOR, BOTH = "torch.fx.symbolic_trace", "nrfx.trace + utilization"
 
 
