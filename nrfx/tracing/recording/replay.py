@@ -7,6 +7,7 @@ have no regions, and hold no tensors of the forward's own.
 """
 
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +73,13 @@ class Runs:
         self.known: dict[str, Run] = {}
         self._answer = answer
         self._called: list[str] = []
+        self._times = Counter[str]()
         self._entered: list[str] = []
 
     def call(self, path: str, enters: bool) -> None:
         """Notes that a module is called, and whether its forward runs."""
         self._called.append(path)
+        self._times[path] += 1
         if enters:
             self._entered.append(path)
 
@@ -87,7 +90,7 @@ class Runs:
     def end(self, begun: _Begun, within: Mapping[str, Any], args: tuple[Any, ...], result: Any) -> None:
         """Notes the run of a module's forward, if it may be repeated."""
         called = self._called[begun.called :]
-        once = len(set(called)) == len(called) and set(called).isdisjoint(self._called[: begun.called])
+        once = all(self._times[path] == 1 for path in called)
         if once and self._answer.looks == begun.looks and all(map(_is_traced, (*args, result))):
             nodes, given = tuple(_behind(begun.last)), tuple([arg.node for arg in args])
             if result.node in nodes:

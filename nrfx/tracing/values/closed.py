@@ -30,7 +30,7 @@ class ClosedForwards:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = list(modules)
-        self._known: dict[types.CodeType, bool] = {}
+        self._known: dict[tuple[types.CodeType, int], bool] = {}  # codes of two files may be equal
         self._named: dict[str, list[Any]] = {}  # what an attribute of this name may be, if it is one of a module
         for kind in {base: None for module in modules for base in type(module).__mro__}:
             for name, value in vars(kind).items() if not _is_of_torch(kind) and kind is not object else ():
@@ -67,15 +67,16 @@ class ClosedForwards:
         return self._has_only_closed(value.__code__, value.__globals__)
 
     def _has_only_closed(self, code: types.CodeType, scope: Mapping[str, Any]) -> bool:
-        if code not in self._known:
-            self._known[code] = True  # where it calls itself
+        key = code, id(scope)
+        if key not in self._known:
+            self._known[key] = True  # where it calls itself
             names = _names(code)
-            self._known[code] = names is not None and (
+            self._known[key] = names is not None and (
                 all(self._is_global(name, scope) for name in names.of_globals)
                 and all(self._is_closed(value) for name in names.of_attributes for value in self._named.get(name, ()))
                 and all(self._has_only_closed(part, scope) for part in names.parts)
             )
-        return self._known[code]
+        return self._known[key]
 
     def _is_global(self, name: str, scope: Mapping[str, Any]) -> bool:
         """Whether code may read a global variable."""

@@ -276,6 +276,20 @@ def shown(block: Any, x: Tensor) -> Tensor:
     return x
 
 
+def of_a_file(scale: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A block of the same code each time, in a file of its own."""
+    scope: dict[str, Any] = {"__name__": "a_file", "nn": nn, "torch": torch, "scale": scale}
+    exec("class Scaled(nn.Module):\n    def forward(self, x):\n        return torch.relu(scale(x))\n", scope)
+    scaled: nn.Module = scope["Scaled"]()
+    return scaled
+
+
+class OfTwoFiles(Net):
+    def __init__(self) -> None:
+        super().__init__(train_way=by_factor, eval_way=by_factor)
+        self.first, self.block = of_a_file(scaled), of_a_file(lambda x: x * FACTOR[0])
+
+
 APART: dict[str, Net] = {
     "asks for the mode": Net(lambda block, x: x * 2 if block.training else x),
     "hands the mode on": Net(lambda block, x: F.dropout(x, 0.5, block.training)),
@@ -305,6 +319,7 @@ APART: dict[str, Net] = {
     "has a call of its own": WithCall(),
     "has a forward of its own": Replaced(),
     "does something else": Net(shown),
+    "has the code of another file": OfTwoFiles(),
 }
 
 
