@@ -60,7 +60,10 @@ def _shaped(sizes: list[int], x: Tensor, *_: Any, **__: Any) -> Tensor:
         kept += 1
     if not kept or kept == len(sizes) or not x.numel():
         return x.reshape(sizes)
-    one = x[(0,) * kept].reshape(sizes[kept:])
+    try:
+        one = x[(0,) * kept].reshape(sizes[kept:])
+    except RuntimeError:
+        return x.reshape(sizes)  # whose error names all sizes
     return one.expand(*x.shape[:kept], *one.shape)
 
 
