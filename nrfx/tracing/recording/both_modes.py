@@ -241,7 +241,7 @@ def _recorded(
             torch.enable_grad(),
         ):  # gradients are on, as in training
             if answer is not None and may_ask({type(module) for _, module in named_modules(model)}):
-                recorder.runs = Runs(answer)
+                recorder.runs = Runs(answer, (module for _, module in named_modules(root)))
             try:
                 recorder.trace(root)
             except TraceError:

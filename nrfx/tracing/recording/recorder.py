@@ -35,7 +35,7 @@ from nrfx.tracing.recording.einops_backend import einops_recorded
 from nrfx.tracing.recording.kept import Attributes, State
 from nrfx.tracing.recording.modeless import Flag
 from nrfx.tracing.recording.open_regions import OpenRegions
-from nrfx.tracing.recording.replay import Replay, Runs, noting_sets
+from nrfx.tracing.recording.replay import Replay, Runs
 from nrfx.tracing.recording.signatures import check_call
 from nrfx.tracing.recording.variables import variables_recorded
 from nrfx.tracing.values.assignments import record_assignments, registered
@@ -195,7 +195,7 @@ class Recorder(fx.Tracer):
                 if gave is not None:
                     return SizedProxy(gave, self)
             self._enter(m)
-        begun = None if leaf or kwargs or self.runs is None else self.runs.begin(self.graph)
+        begun = None if leaf or kwargs or self.runs is None else self.runs.begin(self.graph, m)
         try:
             result = self._called(m, forward, args, kwargs, leaf)
         except Exception as error:  # whatever a forward raises
@@ -312,18 +312,10 @@ class Recorder(fx.Tracer):
                 patcher.patch_method(owner, method, instead)
             for name, function in self._of_torch.items():
                 patcher.patch(vars(torch), name, _create_wrapped_func(function))
-            if self.runs is not None or self.replay is not None:
-                noting_sets(patcher, self._attribute_is_set)
             for scope in self._scopes:
                 for name, stand_in in stand_ins(scope).items():
                     patcher.patch(scope, name, stand_in)
         self._questions.enter(patcher, module)
-
-    def _attribute_is_set(self) -> None:
-        """What modules did before may not be what they do now."""
-        self.runs = None
-        if self.replay is not None:
-            self.replay.stop()
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers are nodes of the graph, also where the forward computes with them."""

@@ -2,13 +2,13 @@
 
 Where a forward asks for the mode, it is recorded in each, and most of its submodules do the same in both. One of them
 is repeated if it gets what it got in eval mode, its forward has not looked at the mode, and works on nothing but its
-arguments and modules (closed.py), of which no attribute was set meanwhile. The graph of eval mode must check nothing,
-have no regions, and hold no tensors of the forward's own.
+arguments and modules (closed.py), which hold at each run what they held when the recording began. The graph of eval
+mode must check nothing, have no regions, and hold no tensors of the forward's own.
 """
 
 import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,34 @@ def may_ask(kinds: Iterable[type[nn.Module]]) -> bool:
     return any("training" in function.__code__.co_names for function in functions)
 
 
+_REGISTRIES = ("_modules", "_parameters", "_buffers")
+
+
+class _Held:
+    """What modules hold when a recording begins."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._before = {module: _contents(module) for module in modules}
+
+    def is_kept(self, module: nn.Module) -> bool:
+        """Whether a module and those below it hold the same, also in their registries, whoever may have set it."""
+        before = self._before.get(module)
+        if before is None:
+            return False
+        now = _contents(module)
+        same = len(before) == len(now) and all(map(_are_the_same, before, now))
+        return same and all(self.is_kept(child) for child in module._modules.values() if child is not None)
+
+
+def _contents(module: nn.Module) -> list[dict[str, Any]]:
+    own = vars(module)
+    return [dict(own), *(dict(own[name]) for name in _REGISTRIES if own.get(name))]
+
+
+def _are_the_same(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return before.keys() == now.keys() and all(now[name] is value for name, value in before.items())
+
+
 class Runs:
     """The runs of one recording in no mode.
 
@@ -69,8 +97,10 @@ class Runs:
         known: path -> the first run of a module.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, modules: Iterable[nn.Module]) -> None:
+        """Takes the modules as they are when the recording begins."""
         self.known: dict[str, Run] = {}
+        self._held = _Held(modules)
         self._answer = answer
         self._called: list[str] = []
         self._times = Counter[str]()
@@ -83,8 +113,10 @@ class Runs:
         if enters:
             self._entered.append(path)
 
-    def begin(self, graph: fx.Graph) -> _Begun:
-        """How things are before a module is called."""
+    def begin(self, graph: fx.Graph, module: nn.Module) -> _Begun | None:
+        """How things are before a module is called; None where it is no longer what it was."""
+        if not self._held.is_kept(module):
+            return None
         return _Begun(graph._root.prev, len(self._called), len(self._entered), self._answer.looks)
 
     def end(self, begun: _Begun, within: Mapping[str, Any], args: tuple[Any, ...], result: Any) -> None:
@@ -129,7 +161,7 @@ class Replay:
         """Takes the graph and the runs of eval mode, and the modules by their paths."""
         self.twins = Twins(evaluated)
         self._runs, self._modules = runs, modules
-        self._closed = ClosedForwards(modules.values())
+        self._closed, self._held = ClosedForwards(modules.values()), _Held(modules.values())
         self._stopped = False
 
     def stop(self) -> None:
@@ -153,6 +185,7 @@ class Replay:
             or any(called in recorder.num_calls for called in run.called)
             or not all(map(_is_traced, args))
             or tuple([self.twins.of.get(arg.node) for arg in args]) != run.given
+            or not self._held.is_kept(self._modules[path])
             or not all(self._closed.has(self._modules[entered]) for entered in run.entered)
         ):
             return None
@@ -166,17 +199,3 @@ class Replay:
             twin.meta.pop("val", None)
             self.twins.pair(twin, node)
         return self.twins.back[run.gave]
-
-
-def noting_sets(patcher: Any, note: Callable[[], None]) -> None:
-    """Lets `note` know, until the patcher takes it back, whenever an attribute of a module is set or deleted."""
-    for name in ("__setattr__", "__delattr__"):
-        patcher.patch_method(nn.Module, name, _noting(getattr(nn.Module, name), note))
-
-
-def _noting(method: Callable[..., None], note: Callable[[], None]) -> Callable[..., None]:
-    def noted(module: nn.Module, *args: Any) -> None:
-        note()
-        method(module, *args)
-
-    return noted

@@ -26,7 +26,7 @@ _HARMLESS = frozenset({"__init__", "__repr__", "__str__"})
 
 
 class ClosedForwards:
-    """Which modules of a model have a forward of this kind. They have no hooks, and no attribute of them is set."""
+    """Which modules of a model have a forward of this kind. They have no hooks, and hold what they held."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = list(modules)

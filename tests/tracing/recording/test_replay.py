@@ -175,6 +175,45 @@ class ByAttribute(Net):
         self.block = Factor()
 
 
+def by_exchange(net: Any, x: Tensor) -> Tensor:
+    own = net.block._modules["fc"]
+    net.block._modules["fc"] = net.aux if net.training else own
+    result = net.block(x)
+    net.block._modules["fc"] = own
+    return result
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def below(net: Any, x: Tensor) -> Tensor:
+    own = net.block.inner._modules["fc"]
+    net.block.inner._modules["fc"] = net.aux
+    result = net.block(x)
+    net.block.inner._modules["fc"] = own
+    return result
+
+
+class ExchangedBelow(Net):
+    def __init__(self) -> None:
+        super().__init__(train_way=below)
+        self.block = Outer()
+
+
+def exchanged(net: Any, x: Tensor) -> Tensor:
+    own = net.block._modules["fc"]
+    net.block._modules["fc"] = net.aux
+    result = net.block(x)
+    net.block._modules["fc"] = own
+    return result
+
+
 class Hooked(Net):
     def __init__(self) -> None:
         super().__init__(train_way=by_factor, eval_way=by_factor)
@@ -315,6 +354,9 @@ APART: dict[str, Net] = {
     "reads a number of a default": Net(defaulting, by_factor, by_factor),
     "reads a number by a property": ByProperty(),
     "has an attribute set": ByAttribute(),
+    "has a module exchanged in train mode": Net(train_way=by_exchange, eval_way=by_exchange),
+    "has a module exchanged in eval mode": Net(eval_way=exchanged),
+    "has a module exchanged below it": ExchangedBelow(),
     "has a hook": Hooked(),
     "has a call of its own": WithCall(),
     "has a forward of its own": Replaced(),
