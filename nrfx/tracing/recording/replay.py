@@ -10,6 +10,7 @@ import types
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from torch import fx, nn
@@ -62,32 +63,28 @@ def may_ask(kinds: Iterable[type[nn.Module]]) -> bool:
     return any("training" in function.__code__.co_names for function in functions)
 
 
-_REGISTRIES = ("_modules", "_parameters", "_buffers")
-
-
 class _Held:
     """What modules hold when a recording begins."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._before = {module: _contents(module) for module in modules}
+        self._before = {module: tuple([dict(part) for part in _contents(module)]) for module in modules}
 
     def is_kept(self, module: nn.Module) -> bool:
         """Whether a module and those below it hold the same, also in their registries, whoever may have set it."""
         before = self._before.get(module)
-        if before is None:
+        if before is None or not all(map(_are_the_same, before, _contents(module))):
             return False
-        now = _contents(module)
-        same = len(before) == len(now) and all(map(_are_the_same, before, now))
-        return same and all(self.is_kept(child) for child in module._modules.values() if child is not None)
+        return all(self.is_kept(child) for child in module._modules.values() if child is not None)
 
 
-def _contents(module: nn.Module) -> list[dict[str, Any]]:
+def _contents(module: nn.Module) -> tuple[dict[str, Any], ...]:
     own = vars(module)
-    return [dict(own), *(dict(own[name]) for name in _REGISTRIES if own.get(name))]
+    return own, own["_modules"], own["_parameters"], own["_buffers"]
 
 
 def _are_the_same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return before.keys() == now.keys() and all(now[name] is value for name, value in before.items())
+    """Whether both have the same keys, in their order, with the same objects."""
+    return len(before) == len(now) and all(map(is_, before, now)) and all(map(is_, before.values(), now.values()))
 
 
 class Runs:
